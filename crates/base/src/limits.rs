@@ -1,0 +1,16 @@
+//! Limits that are not settings: each bounds something that could grow. Settings carry their own bounds in the settings table.
+
+/// Shards of one cluster.
+pub const SHARDS_MAX: u16 = 64;
+
+/// Operations in one log entry, whatever the setting; the place of an operation must fit 16 bits beside the due phase.
+pub const ENTRY_OPERATIONS_MAX: usize = 32_768;
+
+/// Due tasks handled before an entry's operations. What remains is handled by the next entry.
+pub const DUE_PER_ENTRY: usize = 4_096;
+
+/// Entries proposed by one turn of the loop for one shard, before one sync.
+pub const ENTRIES_PER_TURN: usize = 8;
+
+/// Bytes proposed and not yet applied, per shard. More operations stay in the inbox, which refuses when it is full.
+pub const UNAPPLIED_BYTES_MAX: u64 = 64 << 20;

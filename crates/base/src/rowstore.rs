@@ -1,0 +1,113 @@
+//! The rows of a checkpoint in memory: for a server that keeps nothing on disk, for the simulator, and for tests.
+
+use std::collections::BTreeMap;
+
+use crate::codec::Malformed;
+use crate::rows::{Change, Changes, Row, RowSource, RowWriter, TableId, Unreadable, Value};
+
+/// Rows by table, slice and key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RowStore(BTreeMap<(TableId, u32, i64), Vec<u8>>);
+
+impl RowStore {
+    /// Makes all changes, in order.
+    ///
+    /// # Errors
+    /// A row refers to a stored one that does not exist; the changes before it have been made.
+    pub fn apply(&mut self, changes: &Changes) -> Result<(), Unreadable> {
+        for change in changes.iter() {
+            match change {
+                Change::Put { table, slice, key, row } => {
+                    let row = self.resolve(key, row)?;
+                    self.0.insert((table, slice, key), row);
+                }
+                Change::Delete { table, slice, key } => {
+                    self.0.remove(&(table, slice, key));
+                }
+                Change::DropSlice { table, slice } => {
+                    let of_slice = (table, slice, i64::MIN)..=(table, slice, i64::MAX);
+                    let keys: Vec<_> = self.0.range(of_slice).map(|(place, _)| *place).collect();
+                    keys.iter().for_each(|place| drop(self.0.remove(place)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One row of a table, and its slice; the newest slice that has the key, if several do.
+    pub fn find(&self, table: TableId, key: i64) -> Option<(u32, Row<'_>)> {
+        let mut before = (table, u32::MAX, i64::MAX);
+        // One step per slice, from the newest to the oldest.
+        while let Some(((_, slice, _), _)) = self.0.range((table, 0, i64::MIN)..=before).next_back() {
+            if let Some(row) = self.0.get(&(table, *slice, key)) {
+                return Some((*slice, Row(row)));
+            }
+            before = (table, slice.checked_sub(1)?, i64::MAX);
+        }
+        None
+    }
+
+    /// How many rows a table has, all slices together.
+    pub fn count(&self, table: TableId) -> usize {
+        self.0.range((table, 0, i64::MIN)..=(table, u32::MAX, i64::MAX)).count()
+    }
+
+    fn resolve(&self, key: i64, row: Row<'_>) -> Result<Vec<u8>, Unreadable> {
+        let missing = |table| Unreadable(format!("table {table} has no row {key} that another row refers to"));
+        let mut resolved = Vec::with_capacity(row.0.len());
+        let mut reader = row.reader();
+        while !reader.is_empty() {
+            let mut value = reader.value().expect("rows are written by RowWriter");
+            if let Value::Stored(table) = value {
+                let (_, stored) = self.find(table, key).ok_or_else(|| missing(table))?;
+                value = stored.reader().value().map_err(|Malformed| missing(table))?;
+            }
+            RowWriter::new(&mut resolved).value(value);
+        }
+        Ok(resolved)
+    }
+}
+
+impl RowSource for RowStore {
+    fn for_each(
+        &mut self,
+        table: TableId,
+        visit: &mut dyn FnMut(u32, i64, Row<'_>) -> Result<(), Malformed>,
+    ) -> Result<(), Unreadable> {
+        for ((_, slice, key), row) in self.0.range((table, 0, i64::MIN)..=(table, u32::MAX, i64::MAX)) {
+            let refused =
+                |Malformed| Unreadable(format!("row {key} of table {table}, slice {slice} does not read back"));
+            visit(*slice, *key, Row(row)).map_err(refused)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_made_in_order_and_stored_values_are_copied() {
+        let mut store = RowStore::default();
+        let mut changes = Changes::default();
+        changes.put(0, 0, 1, |row| row.text("payload"));
+        changes.put(1, 3, 1, |row| {
+            row.number(7);
+            row.value(Value::Stored(0));
+        });
+        changes.delete(0, 0, 1);
+        changes.put(1, 4, 2, |row| row.number(8));
+        changes.drop_slice(1, 4);
+        store.apply(&changes).expect("every stored row exists");
+        assert_eq!(store.count(0), 0);
+        let (slice, row) = store.find(1, 1).expect("it was put");
+        let mut row = row.reader();
+        assert_eq!((slice, row.number(), row.text()), (3, Ok(7), Ok("payload")));
+        assert_eq!(store.find(1, 2), None);
+
+        let mut dangling = Changes::default();
+        dangling.put(1, 3, 9, |row| row.value(Value::Stored(0)));
+        assert!(store.apply(&dangling).is_err());
+    }
+}

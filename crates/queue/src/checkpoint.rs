@@ -1,0 +1,687 @@
+//! What a checkpoint of a shard holds, which rows of it change, and how the state is read back from it.
+//!
+//! Live tasks have one row each, and their payloads one that is written once. Ended tasks stand in slices (see `retention`). A task that
+//! was born and ended between two checkpoints costs one row. Saving goes on while entries are applied: a task of the frozen state
+//! that is about to change is written first.
+
+use std::sync::Arc;
+
+use base::codec::{Malformed, Reader, Write};
+use base::machine::ShardInfo;
+use base::rows::{Changes, Column, RowSource, RowWriter, Schema, Table, TableId, Unreadable, View};
+use base::{Index, LeaseTime, ScheduleTime, Stamps};
+
+use crate::id::LeaseToken;
+use crate::idempotency::Binding;
+use crate::machine::QueueMachine;
+use crate::outcome::{State, Totals};
+use crate::policy::Policy;
+use crate::ready::PRIORITIES;
+use crate::record;
+use crate::retention::{Returnable, Slice};
+use crate::slab::Slot;
+use crate::task::{Due, Extras, Lease, Payload, Saving, Stage, Task};
+
+/// Tasks that have not ended.
+pub const LIVE: TableId = 0;
+/// Their payloads, under the same keys.
+pub const PAYLOADS: TableId = 1;
+/// Completed tasks, in slices.
+pub const COMPLETED: TableId = 2;
+/// Failed and cancelled tasks, in slices.
+pub const FAILED: TableId = 3;
+/// Dead-lettered tasks, in slices.
+pub const DEAD: TableId = 4;
+const QUEUES: TableId = 5;
+const TENANTS: TableId = 6;
+const KEYS: TableId = 7;
+const SLICES: TableId = 8;
+const EPOCHS: TableId = 9;
+const SHARD: TableId = 10;
+
+macro_rules! columns {
+    ($($name:ident $kind:ident),* $(,)?) => { &[$(Column { name: stringify!($name), kind: stringify!($kind) }),*] };
+}
+
+const TABLES: &[Table] = &[
+    Table {
+        name: "live",
+        sliced: false,
+        columns: columns! {
+            tenant TEXT, command TEXT, state TEXT, priority INTEGER, attempts INTEGER, max_attempts INTEGER,
+            created_at INTEGER, updated_at INTEGER, place INTEGER, due_lease INTEGER, due_schedule INTEGER,
+            worker TEXT, lease_index INTEGER, lease_suffix BLOB, lease_until INTEGER,
+            cancel_requested INTEGER, cancel_reason TEXT, error TEXT, webhook TEXT, idempotency_key TEXT, payload_bytes INTEGER,
+        },
+    },
+    Table {
+        name: "payloads",
+        sliced: false,
+        columns: columns! { payload TEXT },
+    },
+    Table {
+        name: "completed",
+        sliced: true,
+        columns: record::COLUMNS,
+    },
+    Table {
+        name: "failed",
+        sliced: true,
+        columns: record::COLUMNS,
+    },
+    Table {
+        name: "dead",
+        sliced: true,
+        columns: record::COLUMNS,
+    },
+    Table {
+        name: "queues",
+        sliced: false,
+        columns: columns! {
+            tenant TEXT, command TEXT, created INTEGER, claimed INTEGER, completed INTEGER, failed INTEGER, dead INTEGER,
+            cancelled INTEGER, expired INTEGER, rounds BLOB,
+        },
+    },
+    Table {
+        name: "tenants",
+        sliced: false,
+        columns: columns! { tenant TEXT, rounds BLOB },
+    },
+    Table {
+        name: "idempotency",
+        sliced: false,
+        columns: columns! { scope BLOB, body BLOB, since INTEGER },
+    },
+    Table {
+        name: "slices",
+        sliced: false,
+        columns: columns! { ending INTEGER, closes INTEGER, last_keyed INTEGER },
+    },
+    Table {
+        name: "epochs",
+        sliced: false,
+        columns: columns! { incarnation INTEGER },
+    },
+    Table {
+        name: "shard",
+        sliced: false,
+        columns: columns! {
+            shard INTEGER, lease_clock INTEGER, schedule_clock INTEGER, next_place INTEGER, next_slice INTEGER,
+            live_tasks INTEGER, policy BLOB,
+        },
+    },
+];
+
+/// The id of a row's task, as clients write it.
+macro_rules! id_column {
+    () => {
+        "(SELECT printf('%08x-%04x-8%03x-', incarnation >> 16, incarnation & 65535, (SELECT shard FROM shard)) \
+         FROM epochs WHERE epochs.key <= {table}.key ORDER BY epochs.key DESC LIMIT 1) || \
+         printf('%04x-%012x', (({table}.key >> 48) & 16383) | 32768, {table}.key & 281474976710655) AS id"
+    };
+}
+
+macro_rules! status_column {
+    () => {
+        "CASE state WHEN 'DELAYED' THEN 'PENDING' WHEN 'READY' THEN 'PENDING' WHEN 'LEASED' THEN 'IN_PROGRESS' \
+         WHEN 'COMPLETED' THEN 'COMPLETED' ELSE 'FAILED' END AS status"
+    };
+}
+
+/// The tables and views of a shard's checkpoint.
+pub(crate) const SCHEMA: Schema = Schema {
+    tables: TABLES,
+    views: &[View {
+        name: "tasks",
+        over: &[LIVE, COMPLETED, FAILED, DEAD],
+        select: concat!(
+            "SELECT ",
+            id_column!(),
+            ", tenant, command, ",
+            status_column!(),
+            ", state, priority, attempts, max_attempts, created_at, error FROM {table}"
+        ),
+    }],
+};
+
+/// Which of two checkpoints a changed task belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// Unchanged since it was saved.
+    #[default]
+    Clean,
+    /// Changed; `Saves::current` tells whether before or after the freeze.
+    Even,
+    /// The other one.
+    Odd,
+}
+
+/// What has changed since the last freeze, and what of the frozen state is not collected yet.
+pub(crate) struct Saves {
+    /// Marks the tasks that changed since the last freeze.
+    pub(crate) current: Mark,
+    pub(crate) dirty: Vec<u64>,
+    /// Ended tasks that had rows among the live ones.
+    pub(crate) removed: Vec<(u64, Saving)>,
+    /// Ended tasks that came back: (table, slice, key).
+    pub(crate) returned: Vec<(TableId, u32, u64)>,
+    /// Ended tasks in the order in which they ended.
+    pub(crate) ended: Vec<u64>,
+    pub(crate) keys: Vec<([u8; 16], Binding)>,
+    pub(crate) freed_keys: Vec<u64>,
+    pub(crate) queues: Vec<u32>,
+    pub(crate) slices: bool,
+    pub(crate) dropped: Vec<(TableId, u32)>,
+    /// The same of the save in progress.
+    pub(crate) dropping: Vec<(TableId, u32)>,
+    frozen: Option<Frozen>,
+}
+
+/// What is left to collect of the frozen state.
+struct Frozen {
+    returned: Vec<(TableId, u32, u64)>,
+    ended: std::vec::IntoIter<u64>,
+    removed: Vec<(u64, Saving)>,
+    dirty: std::vec::IntoIter<u64>,
+    /// Rows that cannot wait, because what they describe changes: tasks about to change, counters, clocks.
+    ready: Changes,
+    /// Tasks whose payload has got a row by this save.
+    payloads: Vec<u64>,
+}
+
+impl QueueMachine {
+    /// Notes that a queue's numbers change.
+    pub(crate) fn change_queue(&mut self, queue: u32) {
+        let entry = &mut self.queues[queue as usize];
+        if !entry.dirty {
+            entry.dirty = true;
+            self.saves.queues.push(queue);
+        }
+    }
+
+    /// Writes a task of the frozen state before it changes.
+    pub(crate) fn save_before_change(&mut self, slot: Slot) {
+        let mut frozen = self.saves.frozen.take().expect("a frozen task belongs to a save");
+        self.put_live(slot, &mut frozen);
+        self.saves.frozen = Some(frozen);
+    }
+
+    pub(crate) fn freeze_state(&mut self) {
+        assert!(self.saves.frozen.is_none(), "the previous save has ended");
+        self.saves.current = match self.saves.current {
+            Mark::Even => Mark::Odd,
+            _ => Mark::Even,
+        };
+        let saves = &mut self.saves;
+        let mut frozen = Frozen {
+            returned: std::mem::take(&mut saves.returned),
+            ended: std::mem::take(&mut saves.ended).into_iter(),
+            removed: std::mem::take(&mut saves.removed),
+            dirty: std::mem::take(&mut saves.dirty).into_iter(),
+            ready: Changes::default(),
+            payloads: Vec::new(),
+        };
+        self.ended.saving = std::mem::take(&mut self.ended.recent);
+        self.put_small_tables(&mut frozen.ready);
+        self.saves.frozen = Some(frozen);
+    }
+
+    /// Lists about `rows_max` more rows. Deletions of what came back go first and insertions of live tasks last, so that a task that
+    /// ended, came back and ended again ends up where it is.
+    pub(crate) fn collect_rows(&mut self, rows_max: usize, changes: &mut Changes) -> bool {
+        let mut frozen = self.saves.frozen.take().expect("a save is in progress");
+        let end = changes.len() + rows_max;
+        for (table, slice, key) in frozen.returned.drain(..) {
+            changes.delete(table, slice, key as i64);
+        }
+        while changes.len() < end
+            && let Some(key) = frozen.ended.next()
+        {
+            // What came back before the freeze is not among the ended any more.
+            if let Some(ended) = self.ended.saving.get(&key) {
+                changes.put(ended.table, ended.slice, key as i64, |row| {
+                    record::encode(&ended.view, row)
+                });
+            }
+        }
+        while changes.len() < end
+            && let Some((key, saving)) = frozen.removed.pop()
+        {
+            if saving.row {
+                changes.delete(LIVE, 0, key as i64);
+            }
+            if saving.payload {
+                changes.delete(PAYLOADS, 0, key as i64);
+            }
+        }
+        while changes.len() + frozen.ready.len() < end
+            && let Some(key) = frozen.dirty.next()
+        {
+            let Some(slot) = self.tasks.find(key) else { continue };
+            let mark = self.tasks.get(slot).saving.mark;
+            if mark != Mark::Clean && mark != self.saves.current {
+                self.put_live(slot, &mut frozen);
+                self.tasks.get_mut(slot).saving.mark = Mark::Clean;
+            }
+        }
+        let done = frozen.ended.len() == 0 && frozen.removed.is_empty() && frozen.dirty.len() == 0;
+        if done {
+            changes.append(&std::mem::take(&mut frozen.ready));
+        }
+        self.saves.frozen = Some(frozen);
+        done
+    }
+
+    /// The save is durable: forgets what was kept for readers, which the caller drops at leisure.
+    pub(crate) fn end_save(&mut self) -> Box<dyn Send> {
+        let frozen = self.saves.frozen.take().expect("a save is in progress");
+        self.saves.dropping.clear();
+        self.payloads_saved(frozen.payloads);
+        Box::new(std::mem::take(&mut self.ended.saving))
+    }
+
+    fn put_live(&mut self, slot: Slot, frozen: &mut Frozen) {
+        let task = self.tasks.get(slot);
+        if !task.saving.payload {
+            let Payload::Resident(payload) = &task.payload else {
+                panic!("a payload outside memory is in the checkpoint")
+            };
+            frozen
+                .ready
+                .put(PAYLOADS, 0, task.key as i64, |row| row.readable(payload));
+            frozen.payloads.push(task.key);
+        }
+        frozen
+            .ready
+            .put(LIVE, 0, task.key as i64, |row| self.live_row(task, row));
+        let saving = &mut self.tasks.get_mut(slot).saving;
+        saving.row = true;
+        saving.payload = true;
+    }
+
+    fn live_row(&self, task: &Task, row: &mut RowWriter<'_>) {
+        let queue = &self.queues[task.queue as usize];
+        row.text(&queue.tenant);
+        row.text(&queue.command);
+        row.text(task.state().name());
+        row.number(u64::from(task.priority));
+        row.number(u64::from(task.attempts));
+        row.number(u64::from(task.max_attempts));
+        row.number(task.created_at.0);
+        row.number(task.updated_at.0);
+        let (place, due) = match &task.stage {
+            Stage::Ready { place, .. } => (Some(*place), None),
+            Stage::Delayed(due) => (None, Some(*due)),
+            Stage::Leased(lease) => (None, Some(Due::Lease(lease.deadline))),
+        };
+        row.maybe_number(place);
+        let (lease, schedule) = match due {
+            None => (None, None),
+            Some(Due::Lease(time)) => (Some(time.0), None),
+            Some(Due::Schedule(time)) => (None, Some(time.0)),
+        };
+        row.maybe_number(lease);
+        row.maybe_number(schedule);
+        match task.lease() {
+            None => (0..4).for_each(|_| row.value(base::rows::Value::Null)),
+            Some(lease) => {
+                row.text(&lease.worker);
+                row.number(lease.token.index.0);
+                row.value(base::rows::Value::Blob(&lease.token.suffix));
+                row.number(lease.until.0);
+            }
+        }
+        let none = Extras::default();
+        let extras = task.extras.as_deref().unwrap_or(&none);
+        row.number(u64::from(task.cancel_requested));
+        row.maybe_text(&extras.cancel_reason);
+        row.maybe_text(&extras.last_error);
+        row.maybe_text(&extras.webhook);
+        row.maybe_text(&extras.idempotency_key);
+        row.number(task.payload.len() as u64);
+    }
+
+    /// Tables whose changes are few: written at the freeze.
+    fn put_small_tables(&mut self, changes: &mut Changes) {
+        self.saves.dropping = std::mem::take(&mut self.saves.dropped);
+        for &(table, slice) in &self.saves.dropping {
+            changes.drop_slice(table, slice);
+            changes.delete(SLICES, 0, i64::from(slice));
+        }
+        for key in std::mem::take(&mut self.saves.freed_keys) {
+            changes.delete(KEYS, 0, key as i64);
+        }
+        for (scope, binding) in std::mem::take(&mut self.saves.keys) {
+            changes.put(KEYS, 0, binding.task as i64, |row| {
+                row.value(base::rows::Value::Blob(&scope));
+                row.value(base::rows::Value::Blob(&binding.body));
+                row.number(binding.since.0);
+            });
+        }
+        if std::mem::take(&mut self.saves.slices) {
+            for slice in &self.ended.slices {
+                changes.put(SLICES, 0, i64::from(slice.number), |row| {
+                    row.number(u64::from(slice.table));
+                    row.number(slice.closes.0);
+                    row.maybe_number(slice.last_keyed.map(|time| time.0));
+                });
+            }
+        }
+        let mut owners = Vec::new();
+        for queue in std::mem::take(&mut self.saves.queues) {
+            let entry = &mut self.queues[queue as usize];
+            entry.dirty = false;
+            owners.push(entry.owner);
+            let totals = &entry.totals;
+            changes.put(QUEUES, 0, i64::from(queue), |row| {
+                row.text(&entry.tenant);
+                row.text(&entry.command);
+                for total in [
+                    totals.created,
+                    totals.claimed,
+                    totals.completed,
+                    totals.failed,
+                    totals.dead,
+                    totals.cancelled,
+                    totals.expired,
+                ] {
+                    row.number(total);
+                }
+                put_rounds(row, entry.lists.iter().map(|list| list.round));
+            });
+        }
+        owners.sort_unstable();
+        owners.dedup();
+        for owner in owners {
+            let tenant = &self.tenants[owner as usize];
+            let Some(queue) = tenant.queues.values().next() else {
+                continue;
+            };
+            changes.put(TENANTS, 0, i64::from(owner), |row| {
+                row.text(&self.queues[*queue as usize].tenant);
+                put_rounds(row, tenant.turns.iter().map(|turns| turns.round));
+            });
+        }
+        for (first, incarnation) in &self.epochs {
+            changes.put(EPOCHS, 0, *first as i64, |row| row.number(*incarnation));
+        }
+        changes.put(SHARD, 0, 0, |row| {
+            row.number(u64::from(self.shard.0));
+            row.number(self.clocks.lease.0);
+            row.number(self.clocks.schedule.0);
+            row.number(self.next_place);
+            row.number(u64::from(self.ended.next_slice));
+            row.number(self.tasks.len() as u64);
+            let mut policy = Vec::new();
+            self.policy.encode(&mut policy);
+            row.value(base::rows::Value::Blob(&policy));
+        });
+    }
+}
+
+fn put_rounds(row: &mut RowWriter<'_>, rounds: impl Iterator<Item = u64>) {
+    let mut bytes = Vec::new();
+    rounds.for_each(|round| bytes.put_varint(round));
+    row.value(base::rows::Value::Blob(&bytes));
+}
+
+fn rounds(bytes: Option<&[u8]>) -> Result<[u64; PRIORITIES], Malformed> {
+    let mut reader = Reader::new(bytes.ok_or(Malformed)?);
+    let mut rounds = [0; PRIORITIES];
+    for round in &mut rounds {
+        *round = reader.varint()?;
+    }
+    reader.finish()?;
+    Ok(rounds)
+}
+
+/// Builds the state from its rows.
+pub(crate) fn restore(info: ShardInfo, rows: &mut dyn RowSource) -> Result<QueueMachine, Unreadable> {
+    let mut machine = QueueMachine::new(info);
+    let mut live_tasks = 0;
+    rows.for_each(SHARD, &mut |_, _, row| {
+        let mut row = row.reader();
+        if row.number()? != u64::from(info.shard.0) {
+            return Err(Malformed);
+        }
+        machine.clocks = Stamps {
+            lease: LeaseTime(row.number()?),
+            schedule: ScheduleTime(row.number()?),
+        };
+        machine.next_place = row.number()?;
+        machine.ended.next_slice = row.narrow()?;
+        live_tasks = row.number()?;
+        machine.policy = Policy::decode(&mut Reader::new(row.maybe_bytes()?.ok_or(Malformed)?))?;
+        machine.epochs.clear();
+        Ok(())
+    })?;
+    rows.for_each(EPOCHS, &mut |_, key, row| {
+        machine.epochs.push((key as u64, row.reader().number()?));
+        Ok(())
+    })?;
+    if machine.epochs.is_empty() {
+        machine.epochs.push((0, info.incarnation.0));
+    }
+    rows.for_each(QUEUES, &mut |_, _, row| restore_queue(&mut machine, &mut row.reader()))?;
+    rows.for_each(TENANTS, &mut |_, _, row| {
+        let mut row = row.reader();
+        let owner = *machine.tenant_ids.get(row.text()?).ok_or(Malformed)?;
+        for (turns, round) in machine.tenants[owner as usize]
+            .turns
+            .iter_mut()
+            .zip(rounds(row.maybe_bytes()?)?)
+        {
+            turns.round = round;
+        }
+        Ok(())
+    })?;
+    let mut ready: Vec<(u64, Slot)> = Vec::new();
+    rows.for_each(LIVE, &mut |_, key, row| {
+        let task = restore_task(&mut machine, key as u64, &mut row.reader())?;
+        match &task.stage {
+            Stage::Ready { place, .. } => {
+                let place = *place;
+                ready.push((place, machine.tasks.insert(task)));
+            }
+            Stage::Delayed(due) => {
+                machine.due.insert(*due, task.key);
+                machine.queues[task.queue as usize].delayed += 1;
+                machine.tasks.insert(task);
+            }
+            Stage::Leased(lease) => {
+                machine.due.insert(Due::Lease(lease.deadline), task.key);
+                machine.queues[task.queue as usize].leased += 1;
+                machine.tasks.insert(task);
+            }
+        }
+        Ok(())
+    })?;
+    if machine.tasks.len() as u64 != live_tasks {
+        let found = machine.tasks.len();
+        return Err(Unreadable(format!(
+            "table live holds {found} tasks and should hold {live_tasks}"
+        )));
+    }
+    ready.sort_unstable();
+    for (place, slot) in ready {
+        machine.push_ready(slot, place);
+    }
+    let mut bindings: Vec<([u8; 16], Binding)> = Vec::new();
+    rows.for_each(KEYS, &mut |_, key, row| {
+        let mut row = row.reader();
+        let scope = row.maybe_array()?.ok_or(Malformed)?;
+        let body = row.maybe_array()?.ok_or(Malformed)?;
+        bindings.push((
+            scope,
+            Binding {
+                task: key as u64,
+                body,
+                since: LeaseTime(row.number()?),
+            },
+        ));
+        Ok(())
+    })?;
+    bindings.sort_unstable_by_key(|(scope, binding)| (binding.since, *scope));
+    for (scope, binding) in bindings {
+        machine.keys.bind(scope, binding);
+    }
+    rows.for_each(SLICES, &mut |_, key, row| {
+        let mut row = row.reader();
+        machine.ended.slices.push(Slice {
+            number: u32::try_from(key).map_err(|_| Malformed)?,
+            table: row.narrow()?,
+            closes: ScheduleTime(row.number()?),
+            last_keyed: row.maybe_number()?.map(LeaseTime),
+            returnable: Vec::new(),
+        });
+        Ok(())
+    })?;
+    for table in [FAILED, DEAD] {
+        rows.for_each(table, &mut |slice, key, row| {
+            restore_returnable(&mut machine, table, slice, key as u64, row.0)
+        })?;
+    }
+    Ok(machine)
+}
+
+fn restore_queue(machine: &mut QueueMachine, row: &mut base::rows::RowReader<'_>) -> Result<(), Malformed> {
+    let (tenant, command) = (row.text()?, row.text()?);
+    let queue = machine.open_queue(tenant, command).ok_or(Malformed)?;
+    let entry = &mut machine.queues[queue as usize];
+    entry.totals = Totals {
+        created: row.number()?,
+        claimed: row.number()?,
+        completed: row.number()?,
+        failed: row.number()?,
+        dead: row.number()?,
+        cancelled: row.number()?,
+        expired: row.number()?,
+    };
+    for (list, round) in entry.lists.iter_mut().zip(rounds(row.maybe_bytes()?)?) {
+        list.round = round;
+    }
+    entry.dirty = false;
+    machine.saves.queues.clear();
+    Ok(())
+}
+
+fn restore_task(machine: &mut QueueMachine, key: u64, row: &mut base::rows::RowReader<'_>) -> Result<Task, Malformed> {
+    let (tenant, command) = (row.text()?, row.text()?);
+    let queue = machine.queue_id(tenant, command).ok_or(Malformed)?;
+    let state = State::from_name(row.text()?).ok_or(Malformed)?;
+    let priority: u8 = row.narrow()?;
+    let attempts = row.narrow()?;
+    let max_attempts = row.narrow()?;
+    let created_at = ScheduleTime(row.number()?);
+    let updated_at = ScheduleTime(row.number()?);
+    let place = row.maybe_number()?;
+    let due = match (row.maybe_number()?, row.maybe_number()?) {
+        (Some(lease), None) => Some(Due::Lease(LeaseTime(lease))),
+        (None, Some(schedule)) => Some(Due::Schedule(ScheduleTime(schedule))),
+        (None, None) => None,
+        (Some(_), Some(_)) => return Err(Malformed),
+    };
+    let worker: Arc<str> = row.text()?.into();
+    let index = row.maybe_number()?;
+    let suffix = row.maybe_array()?;
+    let until = row.maybe_number()?;
+    let stage = match (state, place, due) {
+        (State::Ready, Some(place), None) => Stage::Ready {
+            place,
+            before: Slot::NONE,
+            after: Slot::NONE,
+        },
+        (State::Delayed, None, Some(due)) => Stage::Delayed(due),
+        (State::Leased, None, Some(Due::Lease(deadline))) => Stage::Leased(Box::new(Lease {
+            worker,
+            token: LeaseToken {
+                attempt: attempts,
+                index: Index(index.ok_or(Malformed)?),
+                suffix: suffix.ok_or(Malformed)?,
+            },
+            deadline,
+            until: ScheduleTime(until.ok_or(Malformed)?),
+        })),
+        _ => return Err(Malformed),
+    };
+    let cancel_requested = row.number()? != 0;
+    let extras = Extras {
+        cancel_reason: row.text()?.into(),
+        last_error: row.text()?.into(),
+        webhook: row.text()?.into(),
+        idempotency_key: row.text()?.into(),
+    };
+    let payload = Payload::Stored(row.narrow()?);
+    let plain = extras.is_empty();
+    if usize::from(priority) >= PRIORITIES || !row.is_empty() {
+        return Err(Malformed);
+    }
+    Ok(Task {
+        key,
+        created_at,
+        updated_at,
+        payload,
+        stage,
+        extras: (!plain).then(|| Box::new(extras)),
+        queue,
+        attempts,
+        max_attempts,
+        priority,
+        cancel_requested,
+        saving: Saving {
+            row: true,
+            payload: true,
+            ..Saving::default()
+        },
+    })
+}
+
+fn restore_returnable(
+    machine: &mut QueueMachine,
+    table: TableId,
+    slice: u32,
+    key: u64,
+    row: &[u8],
+) -> Result<(), Malformed> {
+    let view = record::decode(row, machine.id(key))?;
+    let queue = machine.queue_id(&view.tenant, &view.command).ok_or(Malformed)?;
+    let home = machine
+        .ended
+        .slices
+        .iter_mut()
+        .find(|known| known.number == slice && known.table == table);
+    home.ok_or(Malformed)?.returnable.push(key);
+    let ended_at = view.ended_at.ok_or(Malformed)?;
+    machine.ended.returnable.insert(
+        key,
+        Returnable {
+            slice,
+            table,
+            ended_at,
+            queue,
+        },
+    );
+    if table == DEAD {
+        machine.queues[queue as usize].dead += 1;
+    }
+    Ok(())
+}
+
+impl Default for Saves {
+    fn default() -> Saves {
+        Saves {
+            current: Mark::Even,
+            dirty: Vec::new(),
+            removed: Vec::new(),
+            returned: Vec::new(),
+            ended: Vec::new(),
+            keys: Vec::new(),
+            freed_keys: Vec::new(),
+            queues: Vec::new(),
+            slices: false,
+            dropped: Vec::new(),
+            dropping: Vec::new(),
+            frozen: None,
+        }
+    }
+}

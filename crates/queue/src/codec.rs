@@ -1,0 +1,283 @@
+//! Operations as bytes in the log. Replay is part of the contract: a kind or field once written keeps its number and its meaning;
+//! `testdata/golden/operations.hex` holds one of each.
+
+use base::codec::{Malformed, Reader, Write};
+use base::{Index, Millis, ScheduleTime};
+
+use crate::id::{LeaseToken, TaskKey};
+use crate::op::{Claim, ClaimOrder, Create, Credential, IdempotencyKey, LeaseRef, Op, Redrive, Schedule};
+use crate::policy::Policy;
+
+const CREATE: u8 = 1;
+const CLAIM: u8 = 2;
+const EXTEND: u8 = 3;
+const RELEASE: u8 = 4;
+const NACK: u8 = 5;
+const COMPLETE: u8 = 6;
+const FAIL: u8 = 7;
+const CANCEL: u8 = 8;
+const REDRIVE: u8 = 9;
+const CONFIGURE: u8 = 10;
+
+/// Appends `op` to `bytes`.
+pub fn encode(op: &Op<'_>, bytes: &mut Vec<u8>) {
+    match op {
+        Op::Create(create) => {
+            bytes.put_u8(CREATE);
+            put_create(create, bytes);
+        }
+        Op::Claim(claim) => {
+            bytes.put_u8(CLAIM);
+            put_claim(claim, bytes);
+        }
+        Op::Extend { lease, length } => {
+            bytes.put_u8(EXTEND);
+            put_lease(lease, bytes);
+            put_millis(*length, bytes);
+        }
+        Op::Release { lease } => {
+            bytes.put_u8(RELEASE);
+            put_lease(lease, bytes);
+        }
+        Op::Nack { lease, delay, reason } => {
+            bytes.put_u8(NACK);
+            put_lease(lease, bytes);
+            put_millis(*delay, bytes);
+            bytes.put_bytes(reason.as_bytes());
+        }
+        Op::Complete { lease, result, error } => {
+            bytes.put_u8(COMPLETE);
+            put_lease(lease, bytes);
+            bytes.put_bytes(result);
+            bytes.put_bytes(error.as_bytes());
+        }
+        Op::Fail { lease, result, error } => {
+            bytes.put_u8(FAIL);
+            put_lease(lease, bytes);
+            bytes.put_u8(u8::from(result.is_some()));
+            bytes.put_bytes(result.unwrap_or_default());
+            bytes.put_bytes(error.as_bytes());
+        }
+        Op::Cancel {
+            tenant,
+            task,
+            reason,
+            force,
+        } => {
+            bytes.put_u8(CANCEL);
+            bytes.put_bytes(tenant.as_bytes());
+            bytes.put_varint(task.0);
+            bytes.put_bytes(reason.as_bytes());
+            bytes.put_u8(u8::from(*force));
+        }
+        Op::Redrive(redrive) => {
+            bytes.put_u8(REDRIVE);
+            bytes.put_bytes(redrive.tenant.as_bytes());
+            bytes.put_varint(redrive.task.0);
+            bytes.put_varint(redrive.ended_at.0);
+            bytes.put_bytes(redrive.record);
+            bytes.put_u8(u8::from(redrive.keep_attempts));
+            bytes.put_varint(redrive.delay.0);
+            bytes.put_option(redrive.priority.map(u64::from));
+        }
+        Op::Configure(policy) => {
+            bytes.put_u8(CONFIGURE);
+            policy.encode(bytes);
+        }
+    }
+}
+
+/// Reads back what [`encode`] wrote.
+///
+/// # Errors
+/// A kind this build does not know, or bytes that are not an operation.
+pub fn decode(bytes: &[u8]) -> Result<Op<'_>, Malformed> {
+    let mut reader = Reader::new(bytes);
+    let r = &mut reader;
+    let op = match r.u8()? {
+        CREATE => Op::Create(create(r)?),
+        CLAIM => Op::Claim(claim(r)?),
+        EXTEND => Op::Extend {
+            lease: lease(r)?,
+            length: millis(r)?,
+        },
+        RELEASE => Op::Release { lease: lease(r)? },
+        NACK => Op::Nack {
+            lease: lease(r)?,
+            delay: millis(r)?,
+            reason: r.text()?,
+        },
+        COMPLETE => Op::Complete {
+            lease: lease(r)?,
+            result: r.bytes()?,
+            error: r.text()?,
+        },
+        FAIL => {
+            let lease = lease(r)?;
+            let given = flag(r)?;
+            let result = r.bytes()?;
+            Op::Fail {
+                lease,
+                result: given.then_some(result),
+                error: r.text()?,
+            }
+        }
+        CANCEL => Op::Cancel {
+            tenant: r.text()?,
+            task: TaskKey(r.varint()?),
+            reason: r.text()?,
+            force: flag(r)?,
+        },
+        REDRIVE => Op::Redrive(Redrive {
+            tenant: r.text()?,
+            task: TaskKey(r.varint()?),
+            ended_at: Index(r.varint()?),
+            record: r.bytes()?,
+            keep_attempts: flag(r)?,
+            delay: Millis(r.varint()?),
+            priority: r.option()?.map(u8::try_from).transpose().map_err(|_| Malformed)?,
+        }),
+        CONFIGURE => Op::Configure(Policy::decode(r)?),
+        _ => return Err(Malformed),
+    };
+    reader.finish()?;
+    Ok(op)
+}
+
+fn put_create(create: &Create<'_>, bytes: &mut Vec<u8>) {
+    bytes.put_bytes(create.tenant.as_bytes());
+    bytes.put_bytes(create.command.as_bytes());
+    bytes.put_u8(create.priority);
+    match create.schedule {
+        Schedule::Now => bytes.put_u8(0),
+        Schedule::After(delay) => {
+            bytes.put_u8(1);
+            bytes.put_varint(delay.0);
+        }
+        Schedule::At(time) => {
+            bytes.put_u8(2);
+            bytes.put_varint(time.0);
+        }
+    }
+    bytes.put_bytes(create.webhook.as_bytes());
+    bytes.put_option(create.max_attempts.map(u64::from));
+    match &create.key {
+        None => bytes.put_u8(0),
+        Some(key) => {
+            bytes.put_u8(1);
+            bytes.put_bytes(key.text.as_bytes());
+            bytes.extend_from_slice(&key.scope);
+            bytes.extend_from_slice(&key.body);
+        }
+    }
+    bytes.put_bytes(create.payload);
+}
+
+fn create<'a>(r: &mut Reader<'a>) -> Result<Create<'a>, Malformed> {
+    Ok(Create {
+        tenant: r.text()?,
+        command: r.text()?,
+        priority: r.u8()?,
+        schedule: match r.u8()? {
+            0 => Schedule::Now,
+            1 => Schedule::After(Millis(r.varint()?)),
+            2 => Schedule::At(ScheduleTime(r.varint()?)),
+            _ => return Err(Malformed),
+        },
+        webhook: r.text()?,
+        max_attempts: r.option()?.map(u32::try_from).transpose().map_err(|_| Malformed)?,
+        key: if flag(r)? {
+            Some(IdempotencyKey {
+                text: r.text()?,
+                scope: r.array()?,
+                body: r.array()?,
+            })
+        } else {
+            None
+        },
+        payload: r.bytes()?,
+    })
+}
+
+fn put_claim(claim: &Claim<'_>, bytes: &mut Vec<u8>) {
+    bytes.put_bytes(claim.tenant.as_bytes());
+    bytes.put_bytes(claim.worker.as_bytes());
+    bytes.put_u8(match claim.order {
+        ClaimOrder::Request => 0,
+        ClaimOrder::Priority => 1,
+        ClaimOrder::Fair => 2,
+    });
+    bytes.put_u8(claim.count);
+    put_millis(claim.lease, bytes);
+    bytes.put_varint(claim.commands.len() as u64);
+    for command in &claim.commands {
+        bytes.put_bytes(command.as_bytes());
+    }
+}
+
+fn claim<'a>(r: &mut Reader<'a>) -> Result<Claim<'a>, Malformed> {
+    Ok(Claim {
+        tenant: r.text()?,
+        worker: r.text()?,
+        order: match r.u8()? {
+            0 => ClaimOrder::Request,
+            1 => ClaimOrder::Priority,
+            2 => ClaimOrder::Fair,
+            _ => return Err(Malformed),
+        },
+        count: r.u8()?,
+        lease: millis(r)?,
+        commands: (0..r.varint()?).map(|_| r.text()).collect::<Result<_, _>>()?,
+    })
+}
+
+fn put_lease(lease: &LeaseRef<'_>, bytes: &mut Vec<u8>) {
+    bytes.put_bytes(lease.tenant.as_bytes());
+    bytes.put_varint(lease.task.0);
+    match lease.credential {
+        Credential::Worker(worker) => {
+            bytes.put_u8(0);
+            bytes.put_bytes(worker.as_bytes());
+        }
+        Credential::Token(token) => {
+            bytes.put_u8(1);
+            bytes.put_varint(u64::from(token.attempt));
+            bytes.put_varint(token.index.0);
+            bytes.extend_from_slice(&token.suffix);
+        }
+        Credential::Unknown => bytes.put_u8(2),
+    }
+}
+
+fn lease<'a>(r: &mut Reader<'a>) -> Result<LeaseRef<'a>, Malformed> {
+    Ok(LeaseRef {
+        tenant: r.text()?,
+        task: TaskKey(r.varint()?),
+        credential: match r.u8()? {
+            0 => Credential::Worker(r.text()?),
+            1 => Credential::Token(LeaseToken {
+                attempt: r.narrow()?,
+                index: Index(r.varint()?),
+                suffix: r.array()?,
+            }),
+            2 => Credential::Unknown,
+            _ => return Err(Malformed),
+        },
+    })
+}
+
+fn put_millis(millis: Option<Millis>, bytes: &mut Vec<u8>) {
+    bytes.put_option(millis.map(|millis| millis.0));
+}
+
+fn millis(r: &mut Reader<'_>) -> Result<Option<Millis>, Malformed> {
+    Ok(r.option()?.map(Millis))
+}
+
+fn flag(r: &mut Reader<'_>) -> Result<bool, Malformed> {
+    match r.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Malformed),
+    }
+}

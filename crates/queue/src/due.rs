@@ -1,0 +1,88 @@
+//! What becomes due, ordered by time and then by task: delays and leases on the lease clock, absolute run-at on the schedule clock.
+
+use std::collections::BTreeSet;
+
+use base::limits::DUE_PER_ENTRY;
+use base::machine::{Effects, NextDue};
+use base::{LeaseTime, ScheduleTime, Stamps};
+
+use crate::machine::{QueueMachine, Signal};
+use crate::task::{Due, LEASE_EXPIRED, Stage};
+
+/// Deadlines of delayed and leased tasks.
+#[derive(Default)]
+pub(crate) struct DueIndex {
+    lease: BTreeSet<(LeaseTime, u64)>,
+    schedule: BTreeSet<(ScheduleTime, u64)>,
+}
+
+impl DueIndex {
+    pub(crate) fn insert(&mut self, due: Due, key: u64) {
+        let new = match due {
+            Due::Lease(time) => self.lease.insert((time, key)),
+            Due::Schedule(time) => self.schedule.insert((time, key)),
+        };
+        assert!(new, "a task has one deadline");
+    }
+
+    pub(crate) fn remove(&mut self, due: Due, key: u64) {
+        let known = match due {
+            Due::Lease(time) => self.lease.remove(&(time, key)),
+            Due::Schedule(time) => self.schedule.remove(&(time, key)),
+        };
+        assert!(known, "the deadline of a task is in the index");
+    }
+
+    /// The next task whose time has come: the lease clock's first.
+    fn next(&self, clocks: &Stamps) -> Option<u64> {
+        let lease = self
+            .lease
+            .first()
+            .filter(|(time, _)| *time <= clocks.lease)
+            .map(|(_, key)| *key);
+        lease.or_else(|| {
+            self.schedule
+                .first()
+                .filter(|(time, _)| *time <= clocks.schedule)
+                .map(|(_, key)| *key)
+        })
+    }
+
+    pub(crate) fn next_due(&self) -> NextDue {
+        NextDue {
+            lease: self.lease.first().map(|(time, _)| *time),
+            schedule: self.schedule.first().map(|(time, _)| *time),
+            overdue: false,
+        }
+    }
+}
+
+impl QueueMachine {
+    /// Applies what the clocks have made due, at most `DUE_PER_ENTRY` tasks, in order of time and task.
+    pub(crate) fn due_phase(&mut self, effects: &mut Effects<Self>) {
+        for _ in 0..DUE_PER_ENTRY {
+            let Some(key) = self.due.next(&self.clocks) else { return };
+            let slot = self.tasks.find(key).expect("what is due is live");
+            match &self.tasks.get(slot).stage {
+                Stage::Delayed(_) => {
+                    self.leave_stage(slot);
+                    self.become_ready(slot, effects);
+                }
+                Stage::Leased(_) => {
+                    let queue = self.tasks.get(slot).queue as usize;
+                    self.queues[queue].totals.expired += 1;
+                    effects.signals.push(Signal::LeaseExpired {
+                        command: self.queues[queue].command.clone(),
+                    });
+                    self.end_attempt(slot, None, LEASE_EXPIRED, effects);
+                }
+                Stage::Ready { .. } => panic!("a ready task has no deadline"),
+            }
+        }
+    }
+
+    /// Whether the last due phase reached its cap.
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.due.next(&self.clocks).is_some()
+    }
+}

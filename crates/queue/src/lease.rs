@@ -1,0 +1,133 @@
+//! Claims and leases: who may act on a task, and until when.
+
+use base::machine::Effects;
+use base::{LeaseTime, Millis};
+
+use crate::id::LeaseToken;
+use crate::machine::{QueueMachine, Signal};
+use crate::op::{Claim, Credential, LeaseRef};
+use crate::outcome::{Grant, Outcome, Rejection};
+use crate::slab::Slot;
+use crate::task::{AttemptEnd, Ending, Lease, Task};
+
+impl QueueMachine {
+    pub(crate) fn claim(&mut self, claim: &Claim<'_>, effects: &mut Effects<Self>) -> Vec<Grant> {
+        let length = self.policy.lease.clamp(claim.lease);
+        let mut grants = Vec::new();
+        while grants.len() < usize::from(claim.count) {
+            let Some(choice) = self.next_for(claim) else { break };
+            let slot = self.pop_ready(&choice);
+            let grant = self.grant(slot, claim.worker, length);
+            effects.signals.push(Signal::Claimed {
+                command: grant.task.command.clone(),
+            });
+            grants.push(grant);
+        }
+        grants
+    }
+
+    fn grant(&mut self, slot: Slot, worker: &str, length: Millis) -> Grant {
+        let rank = self.grants_in_entry;
+        self.grants_in_entry += 1;
+        let task = self.tasks.get_mut(slot);
+        task.attempts += 1;
+        let token = LeaseToken::new(task.attempts, self.entry.index, &self.entry.seed, rank);
+        let queue = task.queue as usize;
+        self.queues[queue].totals.claimed += 1;
+        let deadline = self.clocks.lease + length;
+        let until = self.clocks.schedule + length;
+        self.become_leased(
+            slot,
+            Lease {
+                worker: worker.into(),
+                token,
+                deadline,
+                until,
+            },
+        );
+        Grant {
+            task: self.view(self.tasks.get(slot)),
+            token,
+            length,
+        }
+    }
+
+    /// The task whose lease the caller holds now.
+    ///
+    /// The lease is read from the task's own record, never from a timer: at its deadline it is over, even if nobody has noticed yet.
+    pub(crate) fn held(&self, lease: &LeaseRef<'_>) -> Result<Slot, Rejection> {
+        let slot = self.live(lease.tenant, lease.task).ok_or(Rejection::NotLive)?;
+        check(self.tasks.get(slot), &lease.credential, self.clocks.lease).map(|()| slot)
+    }
+
+    pub(crate) fn extend(&mut self, lease: &LeaseRef<'_>, length: Option<Millis>) -> Result<Outcome, Rejection> {
+        let slot = self.held(lease)?;
+        let length = self.policy.lease.clamp(length);
+        let current = self.tasks.get(slot).lease().expect("it is held").deadline;
+        let deadline = current.max(self.clocks.lease + length);
+        let remaining = deadline - self.clocks.lease;
+        let until = self.clocks.schedule + remaining;
+        self.move_deadline(slot, deadline, until);
+        Ok(Outcome::Extended {
+            remaining,
+            until,
+            cancel_requested: self.tasks.get(slot).cancel_requested,
+        })
+    }
+
+    pub(crate) fn release(&mut self, lease: &LeaseRef<'_>, effects: &mut Effects<Self>) -> Result<Outcome, Rejection> {
+        let slot = self.held(lease)?;
+        if self.tasks.get(slot).cancel_requested {
+            let reason = self.cancel_reason(slot);
+            let view = self.finish(slot, &Ending::Cancelled { reason: &reason }, effects);
+            return Ok(Outcome::Cancelled(Box::new(view.as_ref().clone())));
+        }
+        self.leave_stage(slot);
+        self.tasks.get_mut(slot).attempts -= 1;
+        self.become_ready(slot, effects);
+        Ok(Outcome::Released)
+    }
+
+    pub(crate) fn nack(
+        &mut self,
+        lease: &LeaseRef<'_>,
+        delay: Option<Millis>,
+        reason: &str,
+        effects: &mut Effects<Self>,
+    ) -> Result<Outcome, Rejection> {
+        let slot = self.held(lease)?;
+        Ok(match self.end_attempt(slot, delay, reason, effects) {
+            AttemptEnd::Retried { delay, attempts } => Outcome::Retried { delay, attempts },
+            AttemptEnd::Dead { attempts } => Outcome::DeadLettered { attempts },
+            AttemptEnd::Cancelled(view) => Outcome::Cancelled(Box::new(view.as_ref().clone())),
+        })
+    }
+
+    pub(crate) fn end(
+        &mut self,
+        lease: &LeaseRef<'_>,
+        ending: &Ending<'_>,
+        effects: &mut Effects<Self>,
+    ) -> Result<Outcome, Rejection> {
+        let slot = self.held(lease)?;
+        let attempt = self.tasks.get(slot).attempts;
+        self.finish(slot, ending, effects);
+        Ok(Outcome::Finished {
+            at: self.clocks.schedule,
+            attempt,
+        })
+    }
+}
+
+fn check(task: &Task, credential: &Credential<'_>, now: LeaseTime) -> Result<(), Rejection> {
+    let current = task.lease().filter(|lease| now < lease.deadline);
+    match (credential, current) {
+        (Credential::Token(token), Some(lease)) if lease.token == *token => Ok(()),
+        (Credential::Token(_) | Credential::Unknown, current) => Err(Rejection::LeaseLost {
+            held: current.is_some(),
+        }),
+        (Credential::Worker(worker), Some(lease)) if *lease.worker == **worker => Ok(()),
+        (Credential::Worker(_), Some(_)) => Err(Rejection::NotOwner),
+        (Credential::Worker(_), None) => Err(Rejection::NotLeased),
+    }
+}

@@ -1,0 +1,181 @@
+//! Operations: what enters the log, decoded. They borrow from the entry that carries them.
+
+use base::{Millis, ScheduleTime};
+
+use crate::id::{LeaseToken, TaskKey};
+use crate::policy::Policy;
+
+/// One operation on a shard's queues. Names and texts are within their limits: the edge checks them.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op<'a> {
+    /// A new task.
+    Create(Create<'a>),
+    /// Leases ready tasks to a worker.
+    Claim(Claim<'a>),
+    /// Moves the deadline of a lease into the future.
+    Extend {
+        /// Whose task, and by what right.
+        lease: LeaseRef<'a>,
+        /// New length from now on; absent: the default.
+        length: Option<Millis>,
+    },
+    /// Gives a task back unharmed; the attempt does not count.
+    Release {
+        /// Whose task, and by what right.
+        lease: LeaseRef<'a>,
+    },
+    /// Gives a task back after a failed attempt.
+    Nack {
+        /// Whose task, and by what right.
+        lease: LeaseRef<'a>,
+        /// Delay until the next attempt; absent: the policy's backoff.
+        delay: Option<Millis>,
+        /// Why, for people.
+        reason: &'a str,
+    },
+    /// Ends a task with a result.
+    Complete {
+        /// Whose task, and by what right.
+        lease: LeaseRef<'a>,
+        /// JSON as sent.
+        result: &'a [u8],
+        /// A remark of the worker; may be empty.
+        error: &'a str,
+    },
+    /// Ends a task without success: the worker decided that there is no point in trying again.
+    Fail {
+        /// Whose task, and by what right.
+        lease: LeaseRef<'a>,
+        /// JSON as sent, if any.
+        result: Option<&'a [u8]>,
+        /// Why, for people.
+        error: &'a str,
+    },
+    /// Ends a waiting task, or asks the holder of a leased one to stop.
+    Cancel {
+        /// The task's tenant.
+        tenant: &'a str,
+        /// The task.
+        task: TaskKey,
+        /// Why, for people.
+        reason: &'a str,
+        /// End a leased task as well; its lease closes.
+        force: bool,
+    },
+    /// Brings a dead, failed or cancelled task back.
+    Redrive(Redrive<'a>),
+    /// The leader's settings of scope *cluster*; they hold from here on.
+    Configure(Policy),
+}
+
+/// What a new task is made of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Create<'a> {
+    /// Owner of the queue.
+    pub tenant: &'a str,
+    /// Name of the queue.
+    pub command: &'a str,
+    /// 0 to 9, 9 most urgent.
+    pub priority: u8,
+    /// JSON as sent.
+    pub payload: &'a [u8],
+    /// When it becomes ready.
+    pub schedule: Schedule,
+    /// URL to be told of the end; may be empty.
+    pub webhook: &'a str,
+    /// Deliveries, 1 to `ATTEMPTS_MAX`; absent: the policy's.
+    pub max_attempts: Option<u32>,
+    /// Makes a repeat answer with the first task.
+    pub key: Option<IdempotencyKey<'a>>,
+}
+
+/// When a new task becomes ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Schedule {
+    /// At once.
+    Now,
+    /// After this time on the lease clock.
+    After(Millis),
+    /// At this time on the schedule clock.
+    At(ScheduleTime),
+}
+
+/// A producer's name for a creation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdempotencyKey<'a> {
+    /// As the producer wrote it, 1 to 256 bytes.
+    pub text: &'a str,
+    /// `idempotency::scope_digest` of tenant, command and text.
+    pub scope: [u8; 16],
+    /// `idempotency::body_digest` of what was asked for.
+    pub body: [u8; 16],
+}
+
+/// A worker's request for tasks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claim<'a> {
+    /// Owner of the queues.
+    pub tenant: &'a str,
+    /// Identity of the worker.
+    pub worker: &'a str,
+    /// Names of queues without repeats, or none: all of the tenant.
+    pub commands: Vec<&'a str>,
+    /// Which of several queues is served first. Without `commands` it is `Fair`.
+    pub order: ClaimOrder,
+    /// Most tasks wanted, 1 to 100.
+    pub count: u8,
+    /// Length of the lease; absent: the default.
+    pub lease: Option<Millis>,
+}
+
+/// Which of several queues a claim takes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClaimOrder {
+    /// In the order in which the claim names them.
+    Request,
+    /// The highest priority at any head, then the oldest head.
+    Priority,
+    /// The highest priority at any head, then the queues in turn, each round in order of head age.
+    Fair,
+}
+
+/// A task and the right to act on its lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseRef<'a> {
+    /// The task's tenant.
+    pub tenant: &'a str,
+    /// The task.
+    pub task: TaskKey,
+    /// The right.
+    pub credential: Credential<'a>,
+}
+
+/// What shows that the caller holds the lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credential<'a> {
+    /// The token of the grant.
+    Token(LeaseToken),
+    /// Only the worker's identity: who held the same task twice cannot tell the two leases apart.
+    Worker(&'a str),
+    /// A token that cannot be any grant's.
+    Unknown,
+}
+
+/// Brings an ended task back, under its id. Its record stands in the checkpoint and not in memory, so the operation carries it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Redrive<'a> {
+    /// The task's tenant.
+    pub tenant: &'a str,
+    /// The task.
+    pub task: TaskKey,
+    /// The entry that ended it: if it ended again since, the record below is out of date.
+    pub ended_at: base::Index,
+    /// The record, as `record::encode` writes it.
+    pub record: &'a [u8],
+    /// Keep the attempts made so far instead of starting anew.
+    pub keep_attempts: bool,
+    /// Delay until it becomes ready.
+    pub delay: Millis,
+    /// Another priority.
+    pub priority: Option<u8>,
+}
