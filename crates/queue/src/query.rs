@@ -9,6 +9,7 @@ use crate::machine::QueueMachine;
 use crate::op::{Credential, LeaseRef};
 use crate::outcome::{Answer, Depth, OwnedCredential, Query, QueueStats, Totals};
 use crate::ready::Queue;
+use crate::retention::Recent;
 use crate::slab::Slot;
 use crate::task::end_of;
 
@@ -72,7 +73,12 @@ impl QueueMachine {
     /// An ended task that the checkpoint may not hold yet.
     fn recent(&self, tenant: &str, id: TaskId) -> Option<Arc<crate::outcome::TaskView>> {
         let key = id.key.0;
-        let recent = self.ended.recent.get(&key).or_else(|| self.ended.saving.get(&key))?;
+        let in_time = |recent: &&Recent| !self.saves.dropped.contains(&(recent.table, recent.slice));
+        let recent = self
+            .ended
+            .recent
+            .get(&key)
+            .or_else(|| self.ended.saving.get(&key).filter(in_time))?;
         (*recent.view.tenant == *tenant && recent.view.id == id).then(|| recent.view.clone())
     }
 }

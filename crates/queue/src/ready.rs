@@ -184,14 +184,22 @@ impl QueueMachine {
         }
     }
 
-    /// Enters a list with a head among the turns of its tenant. A list that was empty joins the round being served.
+    /// Lets a list that is about to get its first task join the round being served.
+    pub(crate) fn join_round(&mut self, queue: u32, priority: usize) {
+        let entry = &mut self.queues[queue as usize];
+        let served = self.tenants[entry.owner as usize].turns[priority].round;
+        let list = &mut entry.lists[priority];
+        if list.length == 0 {
+            list.round = list.round.max(served);
+        }
+    }
+
+    /// Enters a list with a head among the turns of its tenant.
     fn take_turn(&mut self, queue: u32, priority: usize) {
         let place = self.head_place(queue, priority);
         let entry = &mut self.queues[queue as usize];
         let turns = &mut self.tenants[entry.owner as usize].turns[priority];
-        let list = &mut entry.lists[priority];
-        list.round = list.round.max(turns.round);
-        turns.waiting.insert((list.round, place, queue));
+        turns.waiting.insert((entry.lists[priority].round, place, queue));
     }
 
     fn give_up_turn(&mut self, queue: u32, priority: usize) {

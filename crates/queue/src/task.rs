@@ -190,8 +190,10 @@ impl QueueMachine {
         self.change(slot);
         let place = self.next_place;
         self.next_place += 1;
+        let task = self.tasks.get(slot);
+        let (queue, priority) = (task.queue, usize::from(task.priority));
+        self.join_round(queue, priority);
         self.push_ready(slot, place);
-        let queue = self.tasks.get(slot).queue;
         self.wake_claims(queue, effects);
     }
 

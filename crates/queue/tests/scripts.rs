@@ -13,7 +13,7 @@ use goldenscript::{ArgumentConsumer, Command, Context};
 use queue::op::{Claim, ClaimOrder, Create, Credential, IdempotencyKey, LeaseRef, Redrive, Schedule};
 use queue::outcome::{Outcome, Query, Rejection, State, TaskView};
 use queue::policy::{LeaseBounds, Retention};
-use queue::{Answer, Backoff, BackoffPolicy, LeaseToken, Op, Payload, TaskId, record};
+use queue::{Answer, Backoff, BackoffPolicy, LeaseToken, Op, Payload, TaskId};
 use support::Shard;
 
 /// Wall time at which every script starts: 2026-01-01T00:00:00Z.
@@ -65,7 +65,7 @@ impl Script {
                         "granted {task} for {} with token {token}",
                         seconds(grant.length.0)
                     )
-                    .unwrap();
+                    .expect("a string takes all");
                 }
                 lines
             }
@@ -120,7 +120,7 @@ impl Script {
         for (place, id) in self.tasks.clone().into_iter().enumerate() {
             let description = self.describe(id);
             if description != self.shown[place] {
-                writeln!(lines, "t{} {description}", place + 1).unwrap();
+                writeln!(lines, "t{} {description}", place + 1).expect("a string takes all");
                 self.shown[place] = description;
             }
         }
@@ -147,9 +147,9 @@ impl Script {
             State::Dead => "dead".into(),
             State::Cancelled => "cancelled".into(),
         };
-        write!(text, ", attempts {} of {}", task.attempts, task.max_attempts).unwrap();
+        write!(text, ", attempts {} of {}", task.attempts, task.max_attempts).expect("a string takes all");
         if !task.error.is_empty() {
-            write!(text, ", error {:?}", task.error).unwrap();
+            write!(text, ", error {:?}", task.error).expect("a string takes all");
         }
         if task.cancel_requested {
             text.push_str(", asked to stop");
@@ -237,8 +237,7 @@ impl Script {
     fn redrive(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcomes {
         let id = self.task(args.next_pos())?;
         let task = self.shard.task(id).ok_or("it is gone")?;
-        let mut row = Vec::new();
-        record::encode(&task, &mut base::rows::RowWriter::new(&mut row));
+        let row = self.shard.record(task.clone());
         let stale = args.take_key("stale").is_some();
         let ended_at = task.ended_at.unwrap_or_default();
         let redrive = Redrive {
@@ -304,7 +303,7 @@ impl Script {
             self.shard.tick();
             let changes = self.changes();
             for line in changes.lines() {
-                writeln!(lines, "at {}: {line}", seconds(self.now)).unwrap();
+                writeln!(lines, "at {}: {line}", seconds(self.now)).expect("a string takes all");
             }
         }
         self.shard.advance(Millis(end - self.now));
@@ -447,12 +446,12 @@ fn show(task: &TaskView) -> String {
         since(task.created_at),
         since(task.updated_at)
     )
-    .unwrap();
+    .expect("a string takes all");
     if let Some(time) = task.finished_at {
-        writeln!(text, "finished {} result {}", since(time), result(task)).unwrap();
+        writeln!(text, "finished {} result {}", since(time), result(task)).expect("a string takes all");
     }
     if !task.webhook.is_empty() || !task.idempotency_key.is_empty() {
-        writeln!(text, "webhook {:?} key {:?}", task.webhook, task.idempotency_key).unwrap();
+        writeln!(text, "webhook {:?} key {:?}", task.webhook, task.idempotency_key).expect("a string takes all");
     }
     text
 }

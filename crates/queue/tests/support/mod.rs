@@ -7,7 +7,7 @@ use base::rows::Changes;
 use base::rowstore::RowStore;
 use base::{Incarnation, Index, LeaseTime, Millis, ScheduleTime, ShardId, Stamps, Term};
 use queue::outcome::{Outcome, TaskView};
-use queue::{Answer, Op, Policy, Query, QueueMachine, TaskId, codec, record};
+use queue::{Answer, Op, Payload, Policy, Query, QueueMachine, TaskId, codec, record};
 
 pub(crate) const INFO: ShardInfo = ShardInfo {
     shard: ShardId(0),
@@ -100,6 +100,12 @@ impl Shard {
         self.stamps.schedule = self.stamps.schedule + by;
     }
 
+    /// Lets the two clocks go on at rates of their own.
+    pub(crate) fn advance_clocks(&mut self, lease: Millis, schedule: Millis) {
+        self.stamps.lease = self.stamps.lease + lease;
+        self.stamps.schedule = self.stamps.schedule + schedule;
+    }
+
     /// Moves the wall clock alone.
     pub(crate) fn jump_wall_clock(&mut self, by: Millis) {
         self.stamps.schedule = self.stamps.schedule + by;
@@ -161,6 +167,23 @@ impl Shard {
         let key = id.key.0 as i64;
         let (slice, row) = ENDED.iter().find_map(|table| self.store.find(*table, key))?;
         (!over.contains(&slice)).then(|| record::decode(row.0, id).expect("the row reads back"))
+    }
+
+    /// The record of a task as a redrive carries it, its payload fetched from the checkpoint if it is only there.
+    pub(crate) fn record(&self, mut task: TaskView) -> Vec<u8> {
+        if let Payload::Stored(_) = task.payload {
+            let stored = self.store.find(queue::checkpoint::PAYLOADS, task.id.key.0 as i64);
+            let (_, row) = stored.expect("a payload outside memory is in the checkpoint");
+            let payload = row
+                .reader()
+                .maybe_bytes()
+                .expect("the row reads back")
+                .expect("it has a payload");
+            task.payload = Payload::Resident(payload.into());
+        }
+        let mut row = Vec::new();
+        record::encode(&task, &mut base::rows::RowWriter::new(&mut row));
+        row
     }
 
     pub(crate) fn tables(&self) -> String {
