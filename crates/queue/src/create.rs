@@ -101,7 +101,10 @@ impl QueueMachine {
             return Err(Rejection::NotLive);
         };
         let record = record::decode(redrive.record, self.id(key)).map_err(|_| Rejection::RecordChanged)?;
-        if place.ended_at != redrive.ended_at || *record.tenant != *redrive.tenant {
+        if *record.tenant != *redrive.tenant {
+            return Err(Rejection::NotLive);
+        }
+        if place.ended_at != redrive.ended_at {
             return Err(Rejection::RecordChanged);
         }
         let queue = self

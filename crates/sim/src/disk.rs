@@ -1,0 +1,310 @@
+//! A disk that forgets what was not synced.
+//!
+//! A file has two images: what a running process reads, and what would be there after a loss of power. A sync copies the one into the
+//! other. A crash lets any part of the unsynced sectors survive. Names (creation, renaming, removal) have the same two images; a crash
+//! lets a prefix of the unsynced changes survive, as a journalling file system does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use base::rng::SplitMix;
+use storage::disk::{Disk, DiskFile};
+
+/// Bytes that are written whole or not at all.
+const SECTOR: usize = 512;
+
+/// A simulated directory. Clones are the same directory.
+#[derive(Clone, Default)]
+pub struct SimDisk(Arc<Mutex<State>>);
+
+/// An open file of a [`SimDisk`].
+pub struct SimFile {
+    disk: SimDisk,
+    number: usize,
+}
+
+#[derive(Default)]
+struct State {
+    files: Vec<Image>,
+    names: BTreeMap<String, usize>,
+    durable_names: BTreeMap<String, usize>,
+    /// Changes of names since they were synced last: the names as they were after each of them.
+    unsynced_names: Vec<BTreeMap<String, usize>>,
+    /// How many more syncs succeed; absent: all.
+    syncs_left: Option<u64>,
+    /// How many more writes succeed; absent: all.
+    writes_left: Option<u64>,
+    syncs: u64,
+}
+
+#[derive(Clone, Default)]
+struct Image {
+    cached: Vec<u8>,
+    durable: Vec<u8>,
+    /// Sectors in which the two differ.
+    unsynced: BTreeSet<usize>,
+}
+
+/// Which unsynced sectors survive a crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Survival {
+    /// None.
+    Nothing,
+    /// All: the process died, the machine did not.
+    Everything,
+    /// The first ones, in the order of the file, up to a drawn one.
+    Prefix,
+    /// The last ones, from a drawn one on.
+    Suffix,
+    /// Each by a coin of its own.
+    Any,
+}
+
+impl SimDisk {
+    /// An empty directory.
+    pub fn new() -> SimDisk {
+        SimDisk::default()
+    }
+
+    /// Ends the process, and with it what was only in memory: each file keeps its durable image and the surviving sectors.
+    ///
+    /// Files opened before belong to the dead process and must not be used any more.
+    pub fn crash(&self, survival: Survival, rng: &mut SplitMix) {
+        let mut state = self.state();
+        let steps = state.unsynced_names.len() as u64;
+        let kept = match survival {
+            Survival::Nothing => 0,
+            Survival::Everything => steps,
+            _ => rng.below(steps + 1),
+        };
+        if kept > 0 {
+            state.durable_names = state.unsynced_names[kept as usize - 1].clone();
+        }
+        state.unsynced_names.clear();
+        state.names = state.durable_names.clone();
+        for file in &mut state.files {
+            file.crash(survival, rng);
+        }
+        state.syncs_left = None;
+        state.writes_left = None;
+    }
+
+    /// Lets `syncs` more syncs succeed; the one after that fails, and what it should have made durable is lost for good although later
+    /// syncs claim success.
+    pub fn fail_sync_after(&self, syncs: u64) {
+        self.state().syncs_left = Some(syncs);
+    }
+
+    /// Lets `writes` more writes succeed and fails the one after that.
+    pub fn fail_write_after(&self, writes: u64) {
+        self.state().writes_left = Some(writes);
+    }
+
+    /// Flips one bit of a file at rest.
+    ///
+    /// # Panics
+    /// There is no such file or bit.
+    pub fn flip_bit(&self, name: &str, offset: u64, bit: u8) {
+        let mut state = self.state();
+        let number = state.names[name];
+        let file = &mut state.files[number];
+        for image in [&mut file.cached, &mut file.durable] {
+            image[offset as usize] ^= 1 << bit;
+        }
+    }
+
+    /// Overwrites part of a file at rest.
+    ///
+    /// # Panics
+    /// There is no such file, or it is shorter.
+    pub fn overwrite(&self, name: &str, offset: u64, bytes: &[u8]) {
+        let mut state = self.state();
+        let number = state.names[name];
+        let file = &mut state.files[number];
+        for image in [&mut file.cached, &mut file.durable] {
+            image[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes);
+        }
+    }
+
+    /// The bytes of a file as a running process reads them.
+    ///
+    /// # Panics
+    /// There is no such file.
+    pub fn contents(&self, name: &str) -> Vec<u8> {
+        let state = self.state();
+        state.files[state.names[name]].cached.clone()
+    }
+
+    /// How many syncs of files have been asked for.
+    pub fn syncs(&self) -> u64 {
+        self.state().syncs
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+impl State {
+    fn change_names(&mut self, change: impl FnOnce(&mut BTreeMap<String, usize>)) {
+        change(&mut self.names);
+        self.unsynced_names.push(self.names.clone());
+    }
+}
+
+impl Image {
+    fn crash(&mut self, survival: Survival, rng: &mut SplitMix) {
+        let unsynced: Vec<usize> = std::mem::take(&mut self.unsynced).into_iter().collect();
+        let drawn = rng.below(unsynced.len() as u64 + 1) as usize;
+        for (place, sector) in unsynced.into_iter().enumerate() {
+            let survives = match survival {
+                Survival::Nothing => false,
+                Survival::Everything => true,
+                Survival::Prefix => place < drawn,
+                Survival::Suffix => place >= drawn,
+                Survival::Any => rng.one_in(2),
+            };
+            if survives {
+                self.make_durable(sector);
+            }
+        }
+        self.cached = self.durable.clone();
+    }
+
+    fn make_durable(&mut self, sector: usize) {
+        let start = sector * SECTOR;
+        let end = (start + SECTOR).min(self.cached.len());
+        if self.durable.len() < end {
+            self.durable.resize(end, 0);
+        }
+        self.durable[start..end].copy_from_slice(&self.cached[start..end]);
+    }
+}
+
+fn spent(left: &mut Option<u64>) -> bool {
+    match left {
+        None => false,
+        Some(0) => {
+            *left = None;
+            true
+        }
+        Some(more) => {
+            *more -= 1;
+            false
+        }
+    }
+}
+
+/// What the operating system says when a device fails: EIO.
+fn device_error() -> io::Error {
+    io::Error::from_raw_os_error(5)
+}
+
+impl Disk for SimDisk {
+    type File = SimFile;
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.state().names.keys().cloned().collect())
+    }
+
+    fn open(&self, name: &str) -> io::Result<SimFile> {
+        let number = *self.state().names.get(name).ok_or(io::ErrorKind::NotFound)?;
+        Ok(SimFile {
+            disk: self.clone(),
+            number,
+        })
+    }
+
+    fn create(&self, name: &str) -> io::Result<SimFile> {
+        let mut state = self.state();
+        if state.names.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let number = state.files.len();
+        state.files.push(Image::default());
+        state.change_names(|names| {
+            names.insert(name.into(), number);
+        });
+        Ok(SimFile {
+            disk: self.clone(),
+            number,
+        })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.state();
+        let number = *state.names.get(from).ok_or(io::ErrorKind::NotFound)?;
+        state.change_names(|names| {
+            names.remove(from);
+            names.insert(to.into(), number);
+        });
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.state();
+        if !state.names.contains_key(name) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        state.change_names(|names| {
+            names.remove(name);
+        });
+        Ok(())
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        let mut state = self.state();
+        state.durable_names = state.names.clone();
+        state.unsynced_names.clear();
+        Ok(())
+    }
+
+    fn describe(&self, name: &str) -> String {
+        format!("sim/{name}")
+    }
+}
+
+impl DiskFile for SimFile {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.disk.state().files[self.number].cached.len() as u64)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let state = self.disk.state();
+        let start = offset as usize;
+        let bytes = state.files[self.number].cached.get(start..start + buffer.len());
+        buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut state = self.disk.state();
+        if spent(&mut state.writes_left) {
+            return Err(device_error());
+        }
+        let file = &mut state.files[self.number];
+        let (start, end) = (offset as usize, offset as usize + bytes.len());
+        if file.cached.len() < end {
+            file.cached.resize(end, 0);
+        }
+        file.cached[start..end].copy_from_slice(bytes);
+        file.unsynced.extend(start / SECTOR..end.div_ceil(SECTOR));
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.disk.state();
+        state.syncs += 1;
+        let fails = spent(&mut state.syncs_left);
+        let file = &mut state.files[self.number];
+        let unsynced = std::mem::take(&mut file.unsynced);
+        if fails {
+            return Err(device_error());
+        }
+        for sector in unsynced {
+            file.make_durable(sector);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,74 @@
+//! Checkpoints: what a shard's state machine was at some index, in one SQLite file that any SQLite tool can open, or in memory.
+//!
+//! One transaction carries the changed rows and the index they belong to, so a crash leaves the old or the new checkpoint. Every row has a
+//! checksum over its key and values; one that does not fit is damage.
+
+mod memory;
+mod sqlite;
+
+use base::rows::{Changes, RowSource, TableId};
+use base::{Index, Term};
+
+use crate::StorageError;
+
+pub use memory::MemoryCheckpoint;
+pub use sqlite::SqliteCheckpoint;
+
+/// What a checkpoint is of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// Every entry up to here is applied.
+    pub index: Index,
+    /// The term of that entry.
+    pub term: Term,
+    /// The members at that entry, as consensus encodes them.
+    pub configuration: Vec<u8>,
+}
+
+/// Writes the checkpoints of one shard, and reads them at start.
+pub trait Checkpoint: Send {
+    /// What the last committed checkpoint is of; nothing if there is none yet.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn meta(&self) -> Result<Option<Meta>, StorageError>;
+
+    /// The rows of the last committed checkpoint.
+    fn rows(&mut self) -> Box<dyn RowSource + '_>;
+
+    /// Makes changes that count once [`Checkpoint::commit`] has returned.
+    ///
+    /// # Errors
+    /// The disk failed, or the checkpoint is damaged.
+    fn write(&mut self, changes: &Changes) -> Result<(), StorageError>;
+
+    /// Makes all changes since the last commit durable, together.
+    ///
+    /// # Errors
+    /// The disk failed.
+    fn commit(&mut self, meta: &Meta) -> Result<(), StorageError>;
+
+    /// Another reader of committed rows, for another thread.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    fn reader(&self) -> Result<Box<dyn RowReader>, StorageError>;
+}
+
+/// Reads single rows of the last committed checkpoint.
+pub trait RowReader: Send {
+    /// The row of that key, and its slice; in a sliced table the newest slice is looked at first.
+    ///
+    /// # Errors
+    /// The disk failed, or the row is damaged.
+    fn find(&mut self, table: TableId, key: i64) -> Result<Option<StoredRow>, StorageError>;
+}
+
+/// A row out of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRow {
+    /// Its slice; 0 in a table that is not sliced.
+    pub slice: u32,
+    /// Its values, as [`base::rows::Row`] reads them.
+    pub bytes: Vec<u8>,
+}

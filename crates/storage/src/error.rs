@@ -1,0 +1,92 @@
+//! What can go wrong with a data directory, by what follows from it.
+
+use std::{fmt, io};
+
+/// Why storage cannot be used, or not any longer. The text is one line that names the file and what to do.
+#[derive(Debug)]
+pub enum StorageError {
+    /// The operating system refused a read, write or sync. The node stops; nothing is tried again.
+    Failed {
+        /// What was attempted.
+        doing: &'static str,
+        /// The file or directory.
+        file: String,
+        /// The reason.
+        cause: io::Error,
+    },
+    /// A file does not hold what this program wrote there. The node must not go on with this data.
+    Damaged {
+        /// The file.
+        file: String,
+        /// Where in it, in bytes, if that is known.
+        offset: Option<u64>,
+        /// What is wrong there.
+        what: String,
+    },
+    /// Another process uses the data directory.
+    Locked {
+        /// The lock file.
+        file: String,
+        /// What it says about its holder.
+        holder: String,
+    },
+    /// The data directory belongs to something else than what was asked for.
+    Foreign {
+        /// The directory.
+        directory: String,
+        /// What differs, with both values.
+        what: String,
+    },
+}
+
+impl StorageError {
+    pub(crate) fn failed(doing: &'static str, file: &str, cause: io::Error) -> StorageError {
+        StorageError::Failed {
+            doing,
+            file: file.into(),
+            cause,
+        }
+    }
+
+    pub(crate) fn damaged(file: &str, offset: impl Into<Option<u64>>, what: impl Into<String>) -> StorageError {
+        StorageError::Damaged {
+            file: file.into(),
+            offset: offset.into(),
+            what: what.into(),
+        }
+    }
+}
+
+impl fmt::Display for StorageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StorageError::Failed { doing, file, cause } => write!(f, "cannot {doing} {file}: {cause}"),
+            StorageError::Damaged { file, offset, what } => {
+                write!(f, "{file} is damaged")?;
+                if let Some(offset) = offset {
+                    write!(f, " at offset {offset}")?;
+                }
+                write!(
+                    f,
+                    ": {what}; move this data directory away and restore it from a backup or from the other nodes"
+                )
+            }
+            StorageError::Locked { file, holder } => {
+                write!(
+                    f,
+                    "another process uses this data directory ({file} is held by {holder}); stop it, or choose another directory"
+                )
+            }
+            StorageError::Foreign { directory, what } => write!(f, "data directory {directory}: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for StorageError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            StorageError::Failed { cause, .. } => Some(cause),
+            _ => None,
+        }
+    }
+}

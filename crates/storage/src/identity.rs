@@ -1,0 +1,275 @@
+//! Whose data directory this is: written once when it is made, and compared at every start. And the lock that keeps a second process out.
+//!
+//! The file is text, one `name = value` per line, the last line a checksum of those above, so that an operator can read it.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use base::checksum::crc32c;
+use base::{Incarnation, ScheduleTime};
+
+use crate::StorageError;
+
+const IDENTITY: &str = "identity";
+const LOCK: &str = "lock";
+const FORMAT: u64 = 1;
+
+/// What is fixed when a data directory is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The node's name.
+    pub node: String,
+    /// The data directory's own incarnation; the node's Raft id.
+    pub incarnation: Incarnation,
+    /// The cluster's incarnation, part of every task id.
+    pub cluster_incarnation: Incarnation,
+    /// Shards of the cluster.
+    pub shards: u16,
+    /// Which kind of storage: `sqlite`.
+    pub provider: String,
+    /// When it was made.
+    pub created_at: ScheduleTime,
+}
+
+/// A data directory that this process holds alone, until it is dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes the directory if there is none, and locks it.
+    ///
+    /// # Errors
+    /// It cannot be made or written to, or another process holds it.
+    pub fn open(path: &Path) -> Result<DataDir, StorageError> {
+        let shown = path.display().to_string();
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(|cause| StorageError::failed("make the data directory", &shown, cause))?;
+        let lock_path = path.join(LOCK);
+        let lock_shown = lock_path.display().to_string();
+        let mut lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(|cause| StorageError::failed("write to the data directory, at", &lock_shown, cause))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // Whoever holds the lock has written its process id, unless it has only just started.
+                let _ = lock.read_to_string(&mut holder);
+                let holder = match holder.trim() {
+                    "" => "another process".into(),
+                    id => format!("process {id}"),
+                };
+                return Err(StorageError::Locked {
+                    file: lock_shown,
+                    holder,
+                });
+            }
+            Err(TryLockError::Error(cause)) => return Err(StorageError::failed("lock", &lock_shown, cause)),
+        }
+        let written = lock
+            .set_len(0)
+            .and_then(|()| lock.rewind())
+            .and_then(|()| writeln!(lock, "{}", std::process::id()))
+            .and_then(|()| lock.flush());
+        written.map_err(|cause| StorageError::failed("write", &lock_shown, cause))?;
+        Ok(DataDir {
+            path: path.into(),
+            _lock: lock,
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whose it is; nothing if it is new.
+    ///
+    /// # Errors
+    /// The identity cannot be read, or the directory holds data without one.
+    pub fn identity(&self) -> Result<Option<Identity>, StorageError> {
+        let path = self.path.join(IDENTITY);
+        let shown = path.display().to_string();
+        match std::fs::read_to_string(&path) {
+            Ok(text) => parse(&text)
+                .map(Some)
+                .map_err(|what| StorageError::damaged(&shown, None, what)),
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
+                let strange = self.foreign_files()?;
+                if strange.is_empty() {
+                    return Ok(None);
+                }
+                let what = format!(
+                    "it has no identity file, but holds {}; choose an empty directory",
+                    strange.join(", ")
+                );
+                Err(StorageError::Foreign {
+                    directory: self.path.display().to_string(),
+                    what,
+                })
+            }
+            Err(cause) if cause.kind() == std::io::ErrorKind::InvalidData => {
+                Err(StorageError::damaged(&shown, None, "it is not text"))
+            }
+            Err(cause) => Err(StorageError::failed("read", &shown, cause)),
+        }
+    }
+
+    /// Makes the directory this node's, durably.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn found(&self, identity: &Identity) -> Result<(), StorageError> {
+        let path = self.path.join(IDENTITY);
+        let temporary = self.path.join("identity.new");
+        let shown = path.display().to_string();
+        let write = || -> std::io::Result<()> {
+            let mut file = OpenOptions::new()
+                .create(true)
+                .truncate(true)
+                .write(true)
+                .mode(0o600)
+                .open(&temporary)?;
+            file.write_all(format(identity).as_bytes())?;
+            file.sync_all()?;
+            std::fs::rename(&temporary, &path)?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().map_err(|cause| StorageError::failed("write", &shown, cause))
+    }
+
+    /// Files that a new directory of ours does not have. A directory that was being made when the process stopped is still new.
+    fn foreign_files(&self) -> Result<Vec<String>, StorageError> {
+        let shown = self.path.display().to_string();
+        let failed = |cause| StorageError::failed("list", &shown, cause);
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.path).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
+            if !matches!(name.as_str(), LOCK | "identity.new" | "lost+found") {
+                names.push(name);
+            }
+        }
+        names.sort();
+        names.truncate(5);
+        Ok(names)
+    }
+}
+
+fn format(identity: &Identity) -> String {
+    let mut text = format!(
+        "# Whose data this is. Written by codeq once; never edit it, never copy it to another node.\n\
+         format = {FORMAT}\n\
+         node = {}\n\
+         incarnation = {}\n\
+         cluster_incarnation = {}\n\
+         shards = {}\n\
+         provider = {}\n\
+         created_at_ms = {}\n",
+        identity.node,
+        identity.incarnation,
+        identity.cluster_incarnation,
+        identity.shards,
+        identity.provider,
+        identity.created_at.0,
+    );
+    let checksum = crc32c(0, text.as_bytes());
+    text.push_str(&format!("checksum = {checksum:08x}\n"));
+    text
+}
+
+fn parse(text: &str) -> Result<Identity, String> {
+    let (body, last) = text.trim_end().rsplit_once('\n').ok_or("it is too short")?;
+    let expected = format!("checksum = {:08x}", crc32c(0, format!("{body}\n").as_bytes()));
+    let field = |name: &str| {
+        let mut lines = body.lines().filter_map(|line| line.split_once(" = "));
+        lines
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| value)
+            .ok_or(format!("it has no {name}"))
+    };
+    let number = |name: &str| field(name)?.parse::<u64>().map_err(|_| format!("{name} is no number"));
+    let incarnation = |name: &str| {
+        u64::from_str_radix(field(name)?, 16)
+            .map(Incarnation)
+            .map_err(|_| format!("{name} is no incarnation"))
+    };
+    let format = number("format")?;
+    if format > FORMAT {
+        return Err(format!(
+            "it has format {format}, and this program reads up to {FORMAT}; use a newer program"
+        ));
+    }
+    if last != expected {
+        return Err("its checksum does not fit".into());
+    }
+    Ok(Identity {
+        node: field("node")?.into(),
+        incarnation: incarnation("incarnation")?,
+        cluster_incarnation: incarnation("cluster_incarnation")?,
+        shards: u16::try_from(number("shards")?).map_err(|_| "shards is out of range")?,
+        provider: field("provider")?.into(),
+        created_at: ScheduleTime(number("created_at_ms")?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity {
+            node: "node-a".into(),
+            incarnation: Incarnation(0x0123_4567_89ab_cdef),
+            cluster_incarnation: Incarnation(0xfedc_ba98_7654_3210),
+            shards: 4,
+            provider: "sqlite".into(),
+            created_at: ScheduleTime(1_767_225_600_000),
+        }
+    }
+
+    #[test]
+    fn an_identity_reads_back_and_no_damage_goes_unnoticed() {
+        let text = format(&identity());
+        assert_eq!(parse(&text), Ok(identity()));
+        for place in 0..text.len() - 1 {
+            let mut bytes = text.clone().into_bytes();
+            bytes[place] ^= 1;
+            let Ok(damaged) = String::from_utf8(bytes) else {
+                continue;
+            };
+            assert!(parse(&damaged).is_err(), "a flip at {place} went unnoticed: {damaged}");
+        }
+        assert!(parse("").is_err());
+        assert!(parse(&text[..text.len() / 2]).is_err());
+    }
+
+    #[test]
+    fn a_newer_format_is_named_as_such() {
+        let text = format(&identity()).replace("format = 1", "format = 2");
+        let refusal = parse(&text).expect_err("it is refused");
+        assert!(refusal.contains("use a newer program"), "{refusal}");
+    }
+
+    #[test]
+    fn the_format_is_the_one_on_record() {
+        let golden = "testdata/identity-v1.txt";
+        let text = format(&identity());
+        if std::env::var_os("UPDATE_GOLDENFILES").is_some() {
+            std::fs::write(golden, &text).expect("it can be written");
+        }
+        assert_eq!(text, std::fs::read_to_string(golden).expect("the file exists"));
+    }
+}
