@@ -7,6 +7,7 @@ pub mod checksum;
 pub mod codec;
 pub mod ids;
 pub mod limits;
+pub mod log;
 pub mod machine;
 pub mod map;
 pub mod rng;

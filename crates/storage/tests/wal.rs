@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use base::log::{Entry, HardState};
 use base::rng::SplitMix;
 use base::{Index, ShardId, Term};
 use bytes::Bytes;
 use sim::disk::{SimDisk, Survival};
 use storage::StorageError;
-use storage::wal::{Entry, HardState, Options, Recovered, Wal};
+use storage::wal::{Options, Recovered, Wal};
 
 const SMALL: Options = Options {
     segment_bytes: 16 << 10,

@@ -5,6 +5,8 @@
 //! `checkpoint` has one row: which index the rest belongs to.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use base::checksum::crc32c;
@@ -42,6 +44,18 @@ fn error(path: &Path, doing: &'static str) -> impl Fn(rusqlite::Error) -> Storag
     }
 }
 
+/// Makes the file, if there is none, so that only its owner can read it. SQLite gives its other files the same mode.
+fn make_private(path: &Path) -> Result<(), StorageError> {
+    let made = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path);
+    made.map(drop)
+        .map_err(|cause| StorageError::failed("open", &path.display().to_string(), cause))
+}
+
 impl SqliteCheckpoint {
     /// Opens the file, or makes it.
     ///
@@ -49,6 +63,7 @@ impl SqliteCheckpoint {
     /// The disk failed, the file is damaged, or a newer program has made it.
     pub fn open(path: &Path, schema: Schema) -> Result<SqliteCheckpoint, StorageError> {
         let failed = error(path, "open");
+        make_private(path)?;
         let connection = Connection::open(path).map_err(&failed)?;
         // The write-ahead mode of SQLite lets readers go on while a checkpoint is written.
         connection.pragma_update(None, "journal_mode", "wal").map_err(&failed)?;

@@ -1,7 +1,7 @@
 //! The write-ahead log of a node: one log for all shards, written by one writer, synced once for whatever has gathered.
 //!
 //! The log is a chain of segment files of fixed size, pre-zeroed and recycled, so that a sync need not update file sizes (measured: half
-//! the time of a sync of a growing file). See [`record`] for the bytes, `recover` for how they are read back.
+//! the time of a sync of a growing file). See `record` for the bytes, `recover` for how they are read back.
 //!
 //! Invariants:
 //!
@@ -14,10 +14,9 @@
 //! 6. Every segment begins with the hard state of every shard, so older segments can be freed.
 //! 7. After a failed write or sync nothing is written any more.
 
-pub mod record;
+mod record;
 mod recover;
 mod writer;
 
-pub use record::{Entry, HardState};
 pub use recover::{Recovered, ShardLog};
 pub use writer::{Options, Spare, SpareJob, Wal, WalStats};

@@ -25,14 +25,14 @@
 
 use base::checksum::crc32c;
 use base::codec::{Malformed, Reader, Write};
+use base::log::{Entry, HardState};
 use base::{Index, ShardId, Term};
-use bytes::Bytes;
 
 /// Writes begin at multiples of this. No disk tears what is smaller.
-pub const SECTOR: u64 = 512;
+pub(super) const SECTOR: u64 = 512;
 
 /// Size of a record before its body.
-pub const RECORD_HEADER: usize = 34;
+pub(super) const RECORD_HEADER: usize = 34;
 
 const SEGMENT_MAGIC: &[u8; 8] = b"codeqwal";
 const SEGMENT_VERSION: u32 = 1;
@@ -41,28 +41,6 @@ const RECORD_MAGIC: u16 = 0xC0DE;
 const ENTRY: u8 = 1;
 const HARD_STATE: u8 = 2;
 const MARK: u8 = 3;
-
-/// An entry of a shard's log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Its place.
-    pub index: Index,
-    /// The term of the leader that made it.
-    pub term: Term,
-    /// What consensus keeps in it.
-    pub data: Bytes,
-}
-
-/// What Raft must remember besides entries.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HardState {
-    /// The latest term the node has seen.
-    pub term: Term,
-    /// Whom it voted for in that term; 0: nobody.
-    pub vote: u64,
-    /// An index known to be committed.
-    pub commit: Index,
-}
 
 /// What a segment header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

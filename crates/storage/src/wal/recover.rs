@@ -11,7 +11,8 @@ use bytes::Bytes;
 
 use crate::StorageError;
 use crate::disk::{Disk, DiskFile};
-use crate::wal::record::{Entry, HardState, Parsed, Record, SECTOR, SegmentHeader, next_sector, parse};
+use crate::wal::record::{Parsed, Record, SECTOR, SegmentHeader, next_sector, parse};
+use base::log::{Entry, HardState};
 
 /// What one shard's part of the log holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

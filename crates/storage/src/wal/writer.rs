@@ -6,10 +6,9 @@ use base::{Index, ShardId};
 
 use crate::StorageError;
 use crate::disk::{Disk, DiskFile};
-use crate::wal::record::{
-    Entry, HardState, RECORD_HEADER, SECTOR, SegmentHeader, next_sector, put_entry, put_hard_state, put_mark,
-};
+use crate::wal::record::{RECORD_HEADER, SECTOR, SegmentHeader, next_sector, put_entry, put_hard_state, put_mark};
 use crate::wal::recover::{Found, Recovered, SEGMENT_PREFIX, SPARE_PREFIX, name_of, numbered, recover};
+use base::log::{Entry, HardState};
 
 /// How the log is laid out.
 #[derive(Clone, Copy, Debug)]

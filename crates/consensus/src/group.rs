@@ -1,0 +1,385 @@
+//! One Raft group.
+
+use std::collections::VecDeque;
+
+use base::log::{Entry, HardState};
+use base::{Index, ShardId, Term};
+use raft::eraftpb::{EntryType, MessageType};
+use raft::{Config, RawNode, ReadOnlyOption, StateRole};
+use slog::{Discard, Logger, o};
+
+use crate::codec::{Message, from_log, to_log};
+use crate::configuration::Configuration;
+use crate::log::Log;
+use crate::timeouts::{Draw, election_ticks};
+
+/// What a group is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupConfig {
+    /// Which shard it carries.
+    pub shard: ShardId,
+    /// This node's Raft id: the incarnation of its data directory, not 0.
+    pub id: u64,
+    /// Decides the election timeouts.
+    pub seed: u64,
+    /// Ticks without a leader until a campaign: drawn from this to twice this. More than `heartbeat_ticks`.
+    pub election_ticks: usize,
+    /// Ticks between a leader's heartbeats, at least 1.
+    pub heartbeat_ticks: usize,
+    /// Bytes of entries proposed and not committed beyond which proposals are refused.
+    pub uncommitted_bytes_max: u64,
+}
+
+/// What a group goes on from.
+#[derive(Clone, Debug, Default)]
+pub struct Restored {
+    /// The members at `applied`.
+    pub configuration: Configuration,
+    /// The last entry that the checkpoint covers.
+    pub applied: Index,
+    /// Its term.
+    pub applied_term: Term,
+    /// The last hard state in the log.
+    pub hard_state: HardState,
+    /// The entries behind `applied`, without gaps.
+    pub entries: Vec<Entry>,
+}
+
+/// What a node is in its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Follows a leader, or waits for one.
+    Follower,
+    /// Asks whether it could win an election.
+    PreCandidate,
+    /// Asks for votes.
+    Candidate,
+    /// Leads.
+    Leader,
+}
+
+/// Where a group stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// This node's part.
+    pub role: Role,
+    /// The term it knows.
+    pub term: Term,
+    /// The leader's id; 0: none is known.
+    pub leader: u64,
+    /// Whom it voted for in this term; 0: nobody.
+    pub vote: u64,
+    /// The last entry known to be committed.
+    pub commit: Index,
+    /// The last entry of its log.
+    pub last: Index,
+}
+
+/// Names a [`Work`]; higher ones are later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(u64);
+
+/// What a group wants done. Handle the fields in their order.
+#[derive(Debug, Default)]
+pub struct Work {
+    /// Names this work for [`Group::on_synced`].
+    pub ticket: Option<Ticket>,
+    /// May leave at once.
+    pub messages: Vec<Message>,
+    /// To be written to the log, before `entries`.
+    pub hard_state: Option<HardState>,
+    /// To be written to the log.
+    pub entries: Vec<Entry>,
+    /// Must leave only after `hard_state` and `entries` are synced.
+    pub messages_after_sync: Vec<Message>,
+    /// Entries to apply, in order. They are durable on a majority.
+    pub committed: Vec<Entry>,
+    /// Contexts of reads that are confirmed, each with the index that must be applied before it is answered.
+    pub reads: Vec<(Vec<u8>, Index)>,
+}
+
+/// This node does not lead the group now; nothing happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotLeader;
+
+/// The log does not hold what it must.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LostLog {
+    /// An entry between the checkpoint and the end of the log is missing.
+    Gap {
+        /// The first one that is missing.
+        missing: Index,
+    },
+    /// The log ends too early.
+    Short {
+        /// Its last entry.
+        last: Index,
+        /// An entry known to be committed.
+        committed: Index,
+    },
+}
+
+/// Why a proposal was refused; nothing happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// This node does not lead, or hands its leadership over.
+    NotLeader,
+    /// Too much is proposed and not committed.
+    Busy,
+}
+
+/// One Raft group of one shard, on one node.
+pub struct Group {
+    node: RawNode<Log>,
+    config: GroupConfig,
+    campaigns: u64,
+    last_role: StateRole,
+}
+
+impl Group {
+    /// A group that goes on from what was restored.
+    ///
+    /// # Errors
+    /// What was restored has a gap, or ends before an entry that is known to be committed: a part of the log is lost.
+    ///
+    /// # Panics
+    /// The configuration is out of range.
+    pub fn new(config: GroupConfig, restored: &Restored) -> Result<Group, LostLog> {
+        let applied = restored.applied.0;
+        let gap = restored
+            .entries
+            .iter()
+            .zip(applied + 1..)
+            .find(|(entry, index)| entry.index.0 != *index);
+        if let Some((_, index)) = gap {
+            return Err(LostLog::Gap { missing: Index(index) });
+        }
+        let last = Index(applied + restored.entries.len() as u64);
+        if restored.hard_state.commit > last {
+            return Err(LostLog::Short {
+                last,
+                committed: restored.hard_state.commit,
+            });
+        }
+        let hard_state = raft::eraftpb::HardState {
+            term: restored.hard_state.term.0.max(restored.applied_term.0),
+            vote: restored.hard_state.vote,
+            commit: restored.hard_state.commit.0.max(applied),
+            ..Default::default()
+        };
+        let entries: VecDeque<_> = restored.entries.iter().map(from_log).collect();
+        let log = Log::new(
+            (applied, restored.applied_term.0),
+            entries,
+            hard_state,
+            restored.configuration.to_raft(),
+        );
+        let raft_config = Config {
+            id: config.id,
+            election_tick: config.election_ticks,
+            heartbeat_tick: config.heartbeat_ticks,
+            min_election_tick: config.election_ticks,
+            max_election_tick: config.election_ticks * 2,
+            applied,
+            max_size_per_msg: 1 << 20,
+            max_inflight_msgs: 256,
+            check_quorum: true,
+            pre_vote: true,
+            // Reads are confirmed by a quorum, never by a clock.
+            read_only_option: ReadOnlyOption::Safe,
+            max_uncommitted_size: config.uncommitted_bytes_max,
+            max_committed_size_per_ready: 16 << 20,
+            ..Config::default()
+        };
+        // The core is silent: what happens is returned, not logged.
+        let silent = Logger::root(Discard, o!());
+        let node = RawNode::new(&raft_config, log, &silent).expect("the configuration has been checked");
+        let mut group = Group {
+            node,
+            config,
+            campaigns: 0,
+            last_role: StateRole::Follower,
+        };
+        group.tame_timeout();
+        Ok(group)
+    }
+
+    /// One unit of consensus time has passed.
+    pub fn tick(&mut self) {
+        self.node.tick();
+        self.tame_timeout();
+    }
+
+    /// A message has come from another member. One that does not fit the group's state is ignored, as Raft says.
+    pub fn step(&mut self, message: Message) {
+        // The only errors are messages from unknown members and local ones, which must not disturb.
+        let _ = self.node.step(message.0);
+        self.tame_timeout();
+    }
+
+    /// Asks for votes without waiting for the timeout. Useful where nobody else can be leading, as in a group of one.
+    pub fn campaign(&mut self) {
+        // The only error is a message refused because it is local, and this one is made here.
+        let _ = self.node.campaign();
+        self.tame_timeout();
+    }
+
+    /// Adds an entry to the log, if this node leads in `term`. `data` begins with its kind, see [`crate::codec`].
+    ///
+    /// # Errors
+    /// Nothing was added.
+    pub fn propose(&mut self, term: Term, data: Vec<u8>) -> Result<(), Refused> {
+        if self.node.raft.state != StateRole::Leader || self.node.raft.term != term.0 || self.is_transferring() {
+            return Err(Refused::NotLeader);
+        }
+        self.node.propose(Vec::new(), data).map_err(|_| Refused::Busy)
+    }
+
+    /// Asks the quorum whether this node still leads; the answer comes as one of [`Work::reads`], with the same context.
+    ///
+    /// # Errors
+    /// This node does not lead, or has not committed an entry of its term yet: reads must wait for that.
+    pub fn confirm_read(&mut self, context: Vec<u8>) -> Result<(), NotLeader> {
+        if self.node.raft.state != StateRole::Leader || !self.node.raft.commit_to_current_term() {
+            return Err(NotLeader);
+        }
+        self.node.read_index(context);
+        Ok(())
+    }
+
+    /// Whether this node alone decides: it leads, nobody else votes, and it has committed an entry of its term. Then its reads are confirmed.
+    pub fn is_alone(&self) -> bool {
+        let voters = self.node.raft.prs().conf().voters();
+        self.node.raft.state == StateRole::Leader
+            && self.node.raft.commit_to_current_term()
+            && voters.ids().iter().all(|voter| voter == self.config.id)
+    }
+
+    /// Whether there is something to do.
+    pub fn has_work(&self) -> bool {
+        self.node.has_ready()
+    }
+
+    /// What is to be done now. Its entries stand in the log of this value already; [`Group::on_synced`] tells when they are durable.
+    pub fn work(&mut self) -> Work {
+        if !self.node.has_ready() {
+            return Work::default();
+        }
+        let mut ready = self.node.ready();
+        let messages = travelling(ready.take_messages());
+        let messages_after_sync = travelling(ready.take_persisted_messages());
+        let hard_state = ready.hs().map(|state| HardState {
+            term: Term(state.term),
+            vote: state.vote,
+            commit: Index(state.commit),
+        });
+        let reads = ready
+            .take_read_states()
+            .into_iter()
+            .map(|read| (read.request_ctx, Index(read.index)))
+            .collect();
+        let entries = ready.take_entries();
+        let committed = ready.take_committed_entries();
+        self.node.mut_store().append(&entries);
+        let work = Work {
+            ticket: Some(Ticket(ready.number())),
+            messages,
+            hard_state,
+            entries: entries.iter().map(to_log).collect(),
+            messages_after_sync,
+            committed: committed.iter().map(committed_entry).collect(),
+            reads,
+        };
+        self.node.advance_append_async(ready);
+        work
+    }
+
+    /// Everything that work up to `ticket` wanted written is durable.
+    pub fn on_synced(&mut self, ticket: Ticket) {
+        self.node.on_persist_ready(ticket.0);
+        self.tame_timeout();
+    }
+
+    /// Entries up to `index` are applied.
+    pub fn on_applied(&mut self, index: Index) {
+        self.node.advance_apply_to(index.0);
+        self.tame_timeout();
+    }
+
+    /// Forgets entries up to `index`: they are applied, and a checkpoint holds what they did.
+    pub fn compact(&mut self, index: Index) {
+        assert!(
+            index.0 <= self.node.raft.raft_log.applied,
+            "only applied entries are forgotten"
+        );
+        self.node.mut_store().compact(index.0);
+    }
+
+    /// Where the group stands.
+    pub fn status(&self) -> Status {
+        let raft = &self.node.raft;
+        Status {
+            role: match raft.state {
+                StateRole::Follower => Role::Follower,
+                StateRole::PreCandidate => Role::PreCandidate,
+                StateRole::Candidate => Role::Candidate,
+                StateRole::Leader => Role::Leader,
+            },
+            term: Term(raft.term),
+            leader: raft.leader_id,
+            vote: raft.vote,
+            commit: Index(raft.raft_log.committed),
+            last: Index(raft.raft_log.last_index()),
+        }
+    }
+
+    /// The members.
+    pub fn configuration(&self) -> Configuration {
+        let state = self.node.raft.prs().conf().to_conf_state();
+        Configuration {
+            voters: state.voters,
+            learners: state.learners,
+            voters_outgoing: state.voters_outgoing,
+            learners_next: state.learners_next,
+            auto_leave: state.auto_leave,
+        }
+    }
+
+    fn is_transferring(&self) -> bool {
+        self.node.raft.lead_transferee.is_some()
+    }
+
+    /// Replaces whatever timeout the `raft` crate has drawn. See [`crate::timeouts`].
+    fn tame_timeout(&mut self) {
+        let role = self.node.raft.state;
+        let campaigning = |role| matches!(role, StateRole::PreCandidate | StateRole::Candidate);
+        if campaigning(role) && role != self.last_role {
+            self.campaigns += 1;
+        }
+        self.last_role = role;
+        let draw = Draw {
+            seed: self.config.seed,
+            shard: u64::from(self.config.shard.0),
+            id: self.config.id,
+            term: self.node.raft.term,
+            campaigns: self.campaigns,
+        };
+        let ticks = election_ticks(&draw, self.config.election_ticks);
+        self.node.raft.set_randomized_election_timeout(ticks);
+    }
+}
+
+/// Messages for other members. The `raft` crate addresses some to itself, which it has handled.
+fn travelling(messages: Vec<raft::eraftpb::Message>) -> Vec<Message> {
+    let travels = |message: &raft::eraftpb::Message| message.get_msg_type() != MessageType::MsgPropose;
+    messages.into_iter().filter(travels).map(Message).collect()
+}
+
+fn committed_entry(entry: &raft::eraftpb::Entry) -> Entry {
+    assert_eq!(
+        entry.get_entry_type(),
+        EntryType::EntryNormal,
+        "members change by entries of our own kind"
+    );
+    to_log(entry)
+}
