@@ -101,6 +101,9 @@ pub trait StateMachine: Sized + Send + 'static {
     /// The checkpoint does not hold what this type wrote.
     fn restore(info: ShardInfo, rows: &mut dyn RowSource) -> Result<Self, Unreadable>;
 
+    /// The clocks of the last entry begun, forced to be non-decreasing. A leader's stamps go on from here.
+    fn stamps(&self) -> Stamps;
+
     /// Begins an entry: takes over its stamps and applies what they have made due.
     fn begin_entry(&mut self, entry: &EntryInfo, effects: &mut Effects<Self>);
 
@@ -109,6 +112,12 @@ pub trait StateMachine: Sized + Send + 'static {
     /// # Errors
     /// The operation is of a kind this build does not know.
     fn apply(&mut self, operation: &[u8], effects: &mut Effects<Self>) -> Result<Self::Outcome, UnknownOperation>;
+
+    /// The operation that this node proposes first when it becomes leader, appended to `operation`. False: none.
+    fn opening(&self, operation: &mut Vec<u8>) -> bool {
+        let _ = operation;
+        false
+    }
 
     /// Looks at an operation before it is proposed. For `Nothing`, lists in `keys` what would change the verdict.
     fn admit(&self, operation: &[u8], keys: &mut Vec<WaitKey>) -> Admission<Self::Outcome> {

@@ -144,6 +144,11 @@ pub fn decode(bytes: &[u8]) -> Result<Op<'_>, Malformed> {
     Ok(op)
 }
 
+/// Whether an operation must be looked at before it is proposed: creations may be refused, claims may find nothing.
+pub(crate) fn is_admitted_by_look(bytes: &[u8]) -> bool {
+    matches!(bytes.first(), Some(&CREATE | &CLAIM))
+}
+
 fn put_create(create: &Create<'_>, bytes: &mut Vec<u8>) {
     bytes.put_bytes(create.tenant.as_bytes());
     bytes.put_bytes(create.command.as_bytes());

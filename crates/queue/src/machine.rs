@@ -47,6 +47,8 @@ pub struct QueueMachine {
     pub(crate) saves: Saves,
     /// Most live tasks; 0: no limit. Not replicated: it guards the leader's memory before an operation is proposed.
     live_tasks_max: u64,
+    /// This node's settings, which it makes those of the shard when it leads. Not replicated.
+    own_policy: Option<Policy>,
 }
 
 /// What observers learn.
@@ -104,12 +106,18 @@ impl QueueMachine {
             ended: Ended::default(),
             saves: Saves::default(),
             live_tasks_max: 0,
+            own_policy: None,
         }
     }
 
     /// Refuses creations before the log once so many tasks are live; 0: never.
     pub fn limit_live_tasks(&mut self, live_tasks_max: u64) {
         self.live_tasks_max = live_tasks_max;
+    }
+
+    /// Makes these settings those of the shard when this node leads it.
+    pub fn set_own_policy(&mut self, policy: Policy) {
+        self.own_policy = Some(policy);
     }
 
     /// The incarnation that a task's id shows.
@@ -176,6 +184,10 @@ impl StateMachine for QueueMachine {
         checkpoint::restore(info, rows)
     }
 
+    fn stamps(&self) -> Stamps {
+        self.clocks
+    }
+
     fn begin_entry(&mut self, entry: &EntryInfo, effects: &mut Effects<Self>) {
         self.entry = *entry;
         self.creations_in_entry = 0;
@@ -193,7 +205,18 @@ impl StateMachine for QueueMachine {
         Ok(self.apply_op(&op, effects).unwrap_or_else(Outcome::Rejected))
     }
 
+    fn opening(&self, operation: &mut Vec<u8>) -> bool {
+        let differs = self.own_policy.is_some_and(|own| own != self.policy);
+        if let (true, Some(own)) = (differs, self.own_policy) {
+            codec::encode(&Op::Configure(own), operation);
+        }
+        differs
+    }
+
     fn admit(&self, operation: &[u8], keys: &mut Vec<WaitKey>) -> Admission<Outcome> {
+        if !codec::is_admitted_by_look(operation) {
+            return Admission::Propose;
+        }
         match codec::decode(operation) {
             Ok(Op::Claim(claim)) if self.next_for(&claim).is_none() => {
                 Self::claim_keys(&claim, keys);

@@ -1,1 +1,24 @@
+//! One replica of N shards, as a value: events in, effects out.
+//!
+//! [`Replica`] joins consensus with a state machine for each shard a node carries. It decides what becomes an entry, what an entry's stamps
+//! are, which waiting requests go on, and what may be answered; its driver owns threads, the clock, the disk and the sockets, and does what
+//! [`Effects`] asks for. A replica never waits: what takes time comes back as an event.
+//!
+//! Reading order: [`event`] says what goes in and comes out, `shard` joins the parts, and the parts are one file each: `batch` forms
+//! entries, `stamp` keeps the clocks, `deadlines` says when to wake up, `waiters` holds requests open, `reads` confirms questions.
 
+mod batch;
+mod deadlines;
+pub mod event;
+mod reads;
+mod replica;
+mod shard;
+mod stamp;
+mod waiters;
+
+pub use batch::Operations;
+pub use event::{
+    AfterSync, Client, Effects, Event, Freshness, Now, Reply, ShardStatus, Transition, Unavailable, Wait, Write,
+};
+pub use replica::{Replica, ReplicaConfig, RestoreShard};
+pub use shard::Fault;

@@ -1,0 +1,230 @@
+//! What goes into a replica, and what comes out.
+
+use base::log::{Entry, HardState};
+use base::machine::StateMachine;
+use base::{Index, Millis, Mono, Position, ScheduleTime, ShardId, Term};
+use consensus::{Message, Role, Ticket};
+
+use crate::batch::Operations;
+
+/// The present moment, read by the driver.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Now {
+    /// Monotonic time.
+    pub mono: Mono,
+    /// Wall time: may jump.
+    pub wall: ScheduleTime,
+}
+
+/// Whoever waits for a reply. The replica hands it back with the reply and looks into it only to see whether anybody still listens.
+pub trait Client {
+    /// Nobody will take the reply.
+    fn is_gone(&self) -> bool;
+}
+
+/// How long a request may wait for something to come up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// Names the request for [`Event::Forget`]; unique on this node.
+    pub id: u64,
+    /// From now on.
+    pub up_to: Millis,
+}
+
+/// How fresh an answer must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// It reflects every write acknowledged before the question was asked.
+    Linearizable,
+    /// It reflects at least this entry; 0: whatever is applied here.
+    AtLeast {
+        /// The entry.
+        index: Index,
+        /// How long to wait for it.
+        up_to: Millis,
+    },
+}
+
+/// All that can wake a replica.
+pub enum Event<S: StateMachine, C> {
+    /// Operations of one client on one shard.
+    Submit {
+        /// The shard.
+        shard: ShardId,
+        /// They enter one entry together.
+        operations: Operations,
+        /// If they find nothing to do.
+        wait: Option<Wait>,
+        /// Who waits for the reply.
+        client: C,
+    },
+    /// A question to one shard.
+    Ask {
+        /// The shard.
+        shard: ShardId,
+        /// The question.
+        query: S::Query,
+        /// How fresh the answer must be.
+        freshness: Freshness,
+        /// If the answer may become better.
+        wait: Option<Wait>,
+        /// Who waits for the reply.
+        client: C,
+    },
+    /// A waiting request's client has gone.
+    Forget {
+        /// The shard it was sent to.
+        shard: ShardId,
+        /// The request.
+        wait: u64,
+    },
+    /// A message from another member.
+    Message {
+        /// The group it belongs to.
+        shard: ShardId,
+        /// The message.
+        message: Message,
+    },
+    /// One unit of consensus time has passed.
+    Tick,
+    /// No request may wait any longer: the node stops.
+    Drain,
+}
+
+/// What a client is told.
+pub enum Reply<S: StateMachine> {
+    /// The operations were applied, or could be answered without.
+    Applied {
+        /// Where in the log; what the outcomes reflect.
+        position: Position,
+        /// One for each operation, in order.
+        outcomes: Vec<S::Outcome>,
+    },
+    /// The question's answer.
+    Answered {
+        /// What it reflects.
+        position: Position,
+        /// The answer.
+        answer: S::Answer,
+    },
+    /// Nothing could be done, or it is not known what was.
+    Unavailable(Unavailable),
+}
+
+/// Why a request was not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unavailable {
+    /// This node does not lead the shard. Nothing happened.
+    NoLeader,
+    /// Too much is under way. Nothing happened.
+    Overloaded,
+    /// The node stops. Nothing happened.
+    Draining,
+    /// The entry asked for was not applied here in time. Nothing happened.
+    TooStale,
+    /// Leadership was lost after the operations were proposed: they may have happened, or may still happen.
+    Unknown,
+}
+
+/// Something to write to the log, in order.
+#[derive(Debug)]
+pub enum Write {
+    /// An entry.
+    Entry(ShardId, Entry),
+    /// A hard state.
+    HardState(ShardId, HardState),
+}
+
+/// What becomes possible once all writes so far are durable. Only [`crate::Replica::on_synced`] opens it, so nothing leaves too early.
+#[derive(Debug, Default)]
+pub struct AfterSync {
+    pub(crate) tickets: Vec<(ShardId, Ticket)>,
+    pub(crate) messages: Vec<(ShardId, Message)>,
+}
+
+/// Something an operator wants to know happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transition {
+    /// This node's part in a group has changed.
+    Role {
+        /// The group.
+        shard: ShardId,
+        /// Before.
+        from: Role,
+        /// Now.
+        to: Role,
+        /// In this term.
+        term: Term,
+    },
+    /// A group has a leader, as far as this node knows.
+    Leader {
+        /// The group.
+        shard: ShardId,
+        /// Its id.
+        leader: u64,
+        /// In this term.
+        term: Term,
+    },
+    /// This node leads and has committed an entry of its term: it takes writes.
+    Ready {
+        /// The group.
+        shard: ShardId,
+        /// In this term.
+        term: Term,
+        /// The first entry of the term.
+        index: Index,
+    },
+}
+
+/// What a replica wants done. The driver takes the fields in their order.
+pub struct Effects<S: StateMachine, C> {
+    /// May leave at once, while the writes are under way.
+    pub messages: Vec<(ShardId, Message)>,
+    /// To be written, in order.
+    pub writes: Vec<Write>,
+    /// The writes must be durable before `after_sync`; otherwise they may wait for later ones.
+    pub must_sync: bool,
+    /// For [`crate::Replica::on_synced`], once the writes are durable.
+    pub after_sync: AfterSync,
+    /// To be handed to their clients.
+    pub replies: Vec<(C, Reply<S>)>,
+    /// For observers.
+    pub signals: Vec<S::Signal>,
+    /// For the log and for observers.
+    pub transitions: Vec<Transition>,
+}
+
+impl<S: StateMachine, C> Default for Effects<S, C> {
+    fn default() -> Self {
+        Effects {
+            messages: Vec::new(),
+            writes: Vec::new(),
+            must_sync: false,
+            after_sync: AfterSync::default(),
+            replies: Vec::new(),
+            signals: Vec::new(),
+            transitions: Vec::new(),
+        }
+    }
+}
+
+/// Where a shard stands on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardStatus {
+    /// The shard.
+    pub shard: ShardId,
+    /// What consensus says.
+    pub consensus: consensus::Status,
+    /// Every entry up to here is applied.
+    pub applied: Index,
+    /// The term of that entry.
+    pub applied_term: Term,
+    /// Every entry up to here is held by the checkpoint.
+    pub checkpoint: Index,
+    /// This node leads and takes writes.
+    pub ready: bool,
+    /// Requests that wait for something to come up.
+    pub waiting: usize,
+    /// Entries that were skipped because their header names another term; never more than 0 unless there is a fault.
+    pub skipped: u64,
+}

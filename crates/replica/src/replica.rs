@@ -1,0 +1,230 @@
+//! All shards of a node.
+
+use std::collections::BTreeMap;
+
+use base::log::HardState;
+use base::machine::StateMachine;
+use base::rows::Changes;
+use base::{Index, Mono, ShardId, Term};
+use consensus::{Configuration, Group, GroupConfig, LostLog, Message, Restored};
+
+use crate::event::{AfterSync, Client, Effects, Event, Now, ShardStatus};
+use crate::shard::{Fault, Question, Shard};
+
+/// What a replica is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplicaConfig {
+    /// This node's Raft id, not 0.
+    pub id: u64,
+    /// Decides election timeouts; random in production, given in the simulator.
+    pub seed: u64,
+    /// Ticks without a leader until a campaign: drawn from this to twice this.
+    pub election_ticks: usize,
+    /// Ticks between heartbeats.
+    pub heartbeat_ticks: usize,
+    /// Operations in one entry: 1 to `limits::ENTRY_OPERATIONS_MAX`. A larger request travels alone.
+    pub entry_operations_max: usize,
+    /// Bytes of operations in one entry; a single larger request travels alone.
+    pub entry_bytes_max: usize,
+}
+
+/// What one shard goes on from.
+pub struct RestoreShard<S> {
+    /// The state at `index`.
+    pub machine: S,
+    /// The last entry that the checkpoint covers.
+    pub index: Index,
+    /// Its term.
+    pub term: Term,
+    /// The members then.
+    pub configuration: Configuration,
+    /// The last hard state in the log.
+    pub hard_state: HardState,
+    /// The entries in the log behind `index`.
+    pub entries: Vec<base::log::Entry>,
+}
+
+/// One replica of N shards. See the crate's documentation.
+pub struct Replica<S: StateMachine, C> {
+    config: ReplicaConfig,
+    shards: BTreeMap<ShardId, Shard<S, C>>,
+}
+
+impl<S: StateMachine, C: Client> Replica<S, C> {
+    /// A replica that goes on from what was restored.
+    ///
+    /// # Errors
+    /// A shard's log does not hold what it must.
+    pub fn new(
+        config: ReplicaConfig,
+        restored: impl IntoIterator<Item = (ShardId, RestoreShard<S>)>,
+    ) -> Result<Replica<S, C>, (ShardId, LostLog)> {
+        let mut shards = BTreeMap::new();
+        for (id, shard) in restored {
+            let group_config = GroupConfig {
+                shard: id,
+                id: config.id,
+                seed: config.seed,
+                election_ticks: config.election_ticks,
+                heartbeat_ticks: config.heartbeat_ticks,
+                uncommitted_bytes_max: base::limits::UNAPPLIED_BYTES_MAX,
+            };
+            let alone = shard.configuration == Configuration::of_one(config.id);
+            let from = Restored {
+                configuration: shard.configuration,
+                applied: shard.index,
+                applied_term: shard.term,
+                hard_state: shard.hard_state,
+                entries: shard.entries,
+            };
+            let mut group = Group::new(group_config, &from).map_err(|lost| (id, lost))?;
+            // Nobody else could lead, so there is nothing to wait for.
+            if alone {
+                group.campaign();
+            }
+            shards.insert(
+                id,
+                Shard::new(id, group, shard.machine, (shard.index, shard.term), config.seed),
+            );
+        }
+        Ok(Replica { config, shards })
+    }
+
+    /// Takes note of an event. What follows from it comes out of [`Replica::poll`], refusals excepted.
+    ///
+    /// Events for shards that the node does not carry are ignored: no client can name one.
+    pub fn on_event(&mut self, now: Now, event: Event<S, C>, fx: &mut Effects<S, C>) {
+        match event {
+            Event::Submit {
+                shard,
+                operations,
+                wait,
+                client,
+            } => {
+                if let Some(shard) = self.shards.get_mut(&shard) {
+                    shard.submit(now, operations, wait, client, fx);
+                }
+            }
+            Event::Ask {
+                shard,
+                query,
+                freshness,
+                wait,
+                client,
+            } => {
+                if let Some(shard) = self.shards.get_mut(&shard) {
+                    let wait = wait.map(|wait| (wait.id, now.mono + wait.up_to));
+                    shard.ask(
+                        now,
+                        Question {
+                            query,
+                            freshness,
+                            wait,
+                            client,
+                        },
+                        fx,
+                    );
+                }
+            }
+            Event::Forget { shard, wait } => {
+                if let Some(shard) = self.shards.get_mut(&shard) {
+                    shard.forget(wait);
+                }
+            }
+            Event::Message { shard, message } => {
+                if let Some(shard) = self.shards.get_mut(&shard) {
+                    shard.group_mut().step(message);
+                }
+            }
+            Event::Tick => self.shards.values_mut().for_each(|shard| shard.group_mut().tick()),
+            Event::Drain => self.shards.values_mut().for_each(|shard| shard.drain(fx)),
+        }
+    }
+
+    /// Does what has come up, for all shards together. `seeds` yields 128 unpredictable bits for each entry proposed.
+    ///
+    /// # Errors
+    /// A committed entry cannot be applied: the node must stop.
+    pub fn poll(&mut self, now: Now, mut seeds: impl FnMut() -> [u8; 16], fx: &mut Effects<S, C>) -> Result<(), Fault> {
+        self.shards
+            .values_mut()
+            .try_for_each(|shard| shard.poll(now, &self.config, &mut seeds, fx))
+    }
+
+    /// All writes of the effects that `after_sync` belongs to are durable. Returns what may be sent now.
+    pub fn on_synced(&mut self, after_sync: AfterSync) -> Vec<(ShardId, Message)> {
+        for (shard, ticket) in after_sync.tickets {
+            if let Some(shard) = self.shards.get_mut(&shard) {
+                shard.group_mut().on_synced(ticket);
+            }
+        }
+        after_sync.messages
+    }
+
+    /// Whether another [`Replica::poll`] has something to do at once.
+    pub fn has_work(&self) -> bool {
+        self.shards.values().any(Shard::has_work)
+    }
+
+    /// When a [`Replica::poll`] is wanted although nothing happens.
+    pub fn next_wakeup(&mut self, now: Now) -> Option<Mono> {
+        self.shards
+            .values_mut()
+            .filter_map(|shard| shard.next_wakeup(now))
+            .min()
+    }
+
+    /// Whether the shard takes more operations before the next [`Replica::poll`]. What does not fit stays where it waits.
+    pub fn has_room(&self, shard: ShardId) -> bool {
+        self.shards.get(&shard).is_none_or(|shard| shard.has_room(&self.config))
+    }
+
+    /// Where all shards stand.
+    pub fn status(&self) -> Vec<ShardStatus> {
+        self.shards.values().map(Shard::status).collect()
+    }
+
+    /// The shards.
+    pub fn shards(&self) -> Vec<ShardId> {
+        self.shards.keys().copied().collect()
+    }
+
+    /// A shard's state machine: for settings of this node that are not replicated.
+    ///
+    /// # Panics
+    /// The node does not carry the shard.
+    pub fn machine_mut(&mut self, shard: ShardId) -> &mut S {
+        self.shard_mut(shard).machine_mut()
+    }
+
+    /// Marks a shard's present state as the one to be saved; returns what a checkpoint of it is of: index, term and members.
+    ///
+    /// # Panics
+    /// The node does not carry the shard.
+    pub fn freeze(&mut self, shard: ShardId) -> (Index, Term, Vec<u8>) {
+        let shard = self.shard_mut(shard);
+        shard.machine_mut().freeze();
+        let (index, term) = shard.applied();
+        (index, term, shard.configuration())
+    }
+
+    /// Lists about `rows_max` more changes of the frozen state. True: those were the last.
+    ///
+    /// # Panics
+    /// The node does not carry the shard, or it is not frozen.
+    pub fn collect(&mut self, shard: ShardId, rows_max: usize, changes: &mut Changes) -> bool {
+        self.shard_mut(shard).machine_mut().collect(rows_max, changes)
+    }
+
+    /// The checkpoint at `index` is durable: entries up to there are forgotten. Returns what the caller should drop where nobody waits.
+    ///
+    /// # Panics
+    /// The node does not carry the shard, or it is not frozen.
+    pub fn saved(&mut self, shard: ShardId, index: Index) -> Box<dyn Send> {
+        self.shard_mut(shard).saved(index)
+    }
+
+    fn shard_mut(&mut self, shard: ShardId) -> &mut Shard<S, C> {
+        self.shards.get_mut(&shard).expect("the node carries this shard")
+    }
+}

@@ -1,0 +1,710 @@
+//! One shard of a replica: a Raft group, a state machine, and the requests between them.
+
+use std::collections::VecDeque;
+
+use base::limits::{ENTRIES_PER_TURN, UNAPPLIED_BYTES_MAX};
+use base::log::{Entry, HardState};
+use base::machine::{Admission, Effects as MachineEffects, EntryInfo, StateMachine, WaitKey};
+use base::{Index, Mono, Position, ShardId, Stamps, Term};
+use consensus::{Group, Refused, Role, Status};
+
+use crate::batch::{Batch, Operations, Pending, Retry, operations, read_entry};
+use crate::deadlines::{Clocks, next_proposal};
+use crate::event::{Client, Effects, Freshness, Now, Reply, ShardStatus, Transition, Unavailable, Wait, Write};
+use crate::reads::Reads;
+use crate::replica::ReplicaConfig;
+use crate::stamp::Stamper;
+use crate::waiters::{Waiter, Waiters, Wants};
+
+/// A committed entry that this build cannot apply. The node must stop: it would no longer agree with the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The shard.
+    pub shard: ShardId,
+    /// The entry.
+    pub index: Index,
+}
+
+/// A question, and who asks it.
+pub(crate) struct Question<Q, C> {
+    pub(crate) query: Q,
+    pub(crate) freshness: Freshness,
+    pub(crate) wait: Option<(u64, Mono)>,
+    pub(crate) client: C,
+}
+
+/// What must not be said before it is known that this node still leads.
+enum Claimed<S: StateMachine, C> {
+    /// The answer to a question.
+    Answer(Question<S::Query, C>),
+    /// That there is nothing to do.
+    Nothing(S::Outcome, C),
+}
+
+/// Requests whose entry is proposed and not applied yet.
+struct UnderWay<C> {
+    index: Index,
+    term: Term,
+    bytes: u64,
+    requests: Vec<Pending<C>>,
+}
+
+/// A request that was applied in vain and may wait on.
+struct Again<O, C> {
+    client: C,
+    retry: Retry,
+    nothing: Vec<O>,
+}
+
+pub(crate) struct Shard<S: StateMachine, C> {
+    id: ShardId,
+    group: Group,
+    machine: S,
+    batch: Batch<C>,
+    under_way: VecDeque<UnderWay<C>>,
+    unapplied_bytes: u64,
+    waiters: Waiters<S::Query, S::Outcome, C>,
+    reads: Reads<Claimed<S, C>>,
+    /// Set while this node leads and takes writes.
+    stamper: Option<Stamper>,
+    status: Status,
+    hard_state: HardState,
+    applied: Index,
+    applied_term: Term,
+    applied_stamps: Stamps,
+    proposed_stamps: Stamps,
+    checkpoint: Index,
+    draining: bool,
+    skipped: u64,
+}
+
+impl<S: StateMachine, C: Client> Shard<S, C> {
+    pub(crate) fn new(id: ShardId, group: Group, machine: S, applied: (Index, Term), process: u64) -> Shard<S, C> {
+        let status = group.status();
+        let stamps = machine.stamps();
+        Shard {
+            id,
+            group,
+            machine,
+            batch: Batch::new(),
+            under_way: VecDeque::new(),
+            unapplied_bytes: 0,
+            waiters: Waiters::default(),
+            reads: Reads::new(process),
+            stamper: None,
+            status,
+            hard_state: HardState {
+                term: status.term,
+                vote: status.vote,
+                commit: status.commit,
+            },
+            applied: applied.0,
+            applied_term: applied.1,
+            applied_stamps: stamps,
+            proposed_stamps: stamps,
+            checkpoint: applied.0,
+            draining: false,
+            skipped: 0,
+        }
+    }
+
+    pub(crate) fn group_mut(&mut self) -> &mut Group {
+        &mut self.group
+    }
+
+    pub(crate) fn machine_mut(&mut self) -> &mut S {
+        &mut self.machine
+    }
+
+    pub(crate) fn status(&self) -> ShardStatus {
+        ShardStatus {
+            shard: self.id,
+            consensus: self.group.status(),
+            applied: self.applied,
+            applied_term: self.applied_term,
+            checkpoint: self.checkpoint,
+            ready: self.stamper.is_some(),
+            waiting: self.waiters.len(),
+            skipped: self.skipped,
+        }
+    }
+
+    pub(crate) fn applied(&self) -> (Index, Term) {
+        (self.applied, self.applied_term)
+    }
+
+    pub(crate) fn configuration(&self) -> Vec<u8> {
+        self.group.configuration().encode()
+    }
+
+    /// Whether more operations may be submitted before the next turn.
+    pub(crate) fn has_room(&self, config: &ReplicaConfig) -> bool {
+        self.batch.operations() < config.entry_operations_max * ENTRIES_PER_TURN
+            && self.unapplied_bytes < UNAPPLIED_BYTES_MAX
+    }
+
+    // Requests.
+
+    pub(crate) fn submit(
+        &mut self,
+        now: Now,
+        operations: Operations,
+        wait: Option<Wait>,
+        client: C,
+        fx: &mut Effects<S, C>,
+    ) {
+        if self.draining && wait.is_some() {
+            return refuse(fx, client, Unavailable::Draining);
+        }
+        if self.stamper.is_none() {
+            return refuse(fx, client, Unavailable::NoLeader);
+        }
+        let mut keys = Vec::new();
+        let mut refused = Vec::new();
+        let mut nothing = None;
+        for operation in operations.iter() {
+            match self.machine.admit(operation, &mut keys) {
+                Admission::Propose => {}
+                Admission::Refuse(outcome) => refused.push(outcome),
+                Admission::Nothing(outcome) => nothing = Some(outcome),
+            }
+        }
+        // What holds for one item of a batch may not hold for the next, so a batch is refused as a whole or goes to the log.
+        if refused.len() == operations.len() {
+            let position = self.position();
+            return fx.replies.push((
+                client,
+                Reply::Applied {
+                    position,
+                    outcomes: refused,
+                },
+            ));
+        }
+        let deadline = wait.map(|Wait { id, up_to }| (id, now.mono + up_to));
+        match (nothing.filter(|_| operations.len() == 1), deadline) {
+            (Some(nothing), None) => self.claim(Claimed::Nothing(nothing, client), fx),
+            (Some(nothing), Some((wait, deadline))) => {
+                let rank = self.waiters.new_rank();
+                let wants = Wants::Work { operations, nothing };
+                self.waiters.park(
+                    rank,
+                    Waiter {
+                        wait,
+                        keys,
+                        deadline,
+                        client,
+                        wants,
+                    },
+                );
+            }
+            (None, deadline) => {
+                let retry = deadline.map(|(wait, deadline)| Retry {
+                    operations: Operations::default(),
+                    wait,
+                    deadline,
+                    rank: self.waiters.new_rank(),
+                    woken_by: None,
+                });
+                let count = operations.len();
+                self.batch.push(
+                    operations,
+                    Pending {
+                        client: Some(client),
+                        count,
+                        retry,
+                    },
+                );
+            }
+        }
+    }
+
+    pub(crate) fn ask(&mut self, now: Now, question: Question<S::Query, C>, fx: &mut Effects<S, C>) {
+        if self.draining && question.wait.is_some() {
+            return refuse(fx, question.client, Unavailable::Draining);
+        }
+        match question.freshness {
+            Freshness::AtLeast { index, .. } if index <= self.applied => self.settle(Claimed::Answer(question), fx),
+            Freshness::AtLeast { index, up_to } => {
+                self.reads.wait_for(index, now.mono + up_to, Claimed::Answer(question));
+            }
+            Freshness::Linearizable => self.claim(Claimed::Answer(question), fx),
+        }
+    }
+
+    pub(crate) fn forget(&mut self, wait: u64) {
+        self.waiters.forget(wait);
+    }
+
+    /// Lets nobody wait any longer.
+    pub(crate) fn drain(&mut self, fx: &mut Effects<S, C>) {
+        self.draining = true;
+        for waiter in self.waiters.drain() {
+            refuse(fx, waiter.client, Unavailable::Draining);
+        }
+    }
+
+    /// Says something that holds only while this node leads: at once if nobody else could lead, else when a quorum has confirmed it.
+    fn claim(&mut self, claimed: Claimed<S, C>, fx: &mut Effects<S, C>) {
+        if self.group.is_alone() {
+            self.settle(claimed, fx);
+        } else if self.status.role == Role::Leader {
+            self.reads.gather(claimed);
+        } else {
+            refuse(fx, claimed.into_client(), Unavailable::NoLeader);
+        }
+    }
+
+    fn settle(&mut self, claimed: Claimed<S, C>, fx: &mut Effects<S, C>) {
+        let position = self.position();
+        match claimed {
+            Claimed::Nothing(outcome, client) => {
+                fx.replies.push((
+                    client,
+                    Reply::Applied {
+                        position,
+                        outcomes: vec![outcome],
+                    },
+                ));
+            }
+            Claimed::Answer(question) => {
+                let (answer, key) = self.machine.query(&question.query);
+                if let (Some(key), Some((wait, deadline))) = (key, question.wait) {
+                    let rank = self.waiters.new_rank();
+                    let wants = Wants::Answer(question.query);
+                    let client = question.client;
+                    self.waiters.park(
+                        rank,
+                        Waiter {
+                            wait,
+                            keys: vec![key],
+                            deadline,
+                            client,
+                            wants,
+                        },
+                    );
+                } else {
+                    fx.replies.push((question.client, Reply::Answered { position, answer }));
+                }
+            }
+        }
+    }
+
+    fn position(&self) -> Position {
+        Position {
+            shard: self.id,
+            term: self.applied_term,
+            index: self.applied,
+        }
+    }
+
+    // A turn.
+
+    /// Does what has come up: applies, wakes, proposes, and collects what is to be written and sent.
+    pub(crate) fn poll(
+        &mut self,
+        now: Now,
+        config: &ReplicaConfig,
+        seeds: &mut impl FnMut() -> [u8; 16],
+        fx: &mut Effects<S, C>,
+    ) -> Result<(), Fault> {
+        self.work(now, fx)?;
+        self.follow_status(now, fx);
+        self.confirm_reads();
+        for claimed in self.reads.take_ready(self.applied) {
+            self.settle(claimed, fx);
+        }
+        self.wake(fx);
+        self.give_up_late(now, fx);
+        self.propose(now, config, seeds, fx);
+        self.work(now, fx)
+    }
+
+    /// Whether another turn has something to do at once.
+    pub(crate) fn has_work(&self) -> bool {
+        self.group.has_work() || (self.stamper.is_some() && !self.batch.is_empty())
+    }
+
+    /// When the shard wants a turn although nothing happens.
+    pub(crate) fn next_wakeup(&mut self, now: Now) -> Option<Mono> {
+        let proposal = self.next_proposal(now);
+        [proposal, self.waiters.next_deadline(), self.reads.next_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn next_proposal(&mut self, now: Now) -> Option<Mono> {
+        let present = self.stamper.as_mut()?.stamp(now);
+        let clocks = Clocks {
+            proposed: self.proposed_stamps,
+            applied: self.applied_stamps,
+            present,
+        };
+        next_proposal(self.machine.next_due(), &clocks, now.mono)
+    }
+
+    fn work(&mut self, now: Now, fx: &mut Effects<S, C>) -> Result<(), Fault> {
+        while self.group.has_work() {
+            let work = self.group.work();
+            let shard = self.id;
+            fx.messages
+                .extend(work.messages.into_iter().map(|message| (shard, message)));
+            fx.must_sync |= !work.entries.is_empty();
+            if let Some(state) = work.hard_state {
+                // A commit index alone can be learnt again; a term and a vote must never be forgotten.
+                fx.must_sync |= (state.term, state.vote) != (self.hard_state.term, self.hard_state.vote);
+                self.hard_state = state;
+                fx.writes.push(Write::HardState(shard, state));
+            }
+            fx.writes
+                .extend(work.entries.into_iter().map(|entry| Write::Entry(shard, entry)));
+            fx.after_sync.tickets.extend(work.ticket.map(|ticket| (shard, ticket)));
+            fx.after_sync
+                .messages
+                .extend(work.messages_after_sync.into_iter().map(|message| (shard, message)));
+            for (context, index) in work.reads {
+                self.reads.on_confirmed(&context, index);
+            }
+            for entry in &work.committed {
+                self.apply(now, entry, fx)?;
+            }
+            if let Some(last) = work.committed.last() {
+                self.group.on_applied(last.index);
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, now: Now, entry: &Entry, fx: &mut Effects<S, C>) -> Result<(), Fault> {
+        let fault = Fault {
+            shard: self.id,
+            index: entry.index,
+        };
+        let requests = self.requests_of(entry, fx);
+        self.applied = entry.index;
+        self.applied_term = entry.term;
+        // A new leader's first entry says nothing.
+        if entry.data.is_empty() {
+            return Ok(());
+        }
+        let (header, rest) = read_entry(entry.index, &entry.data).map_err(|_| fault)?;
+        // Stamps of another term's leader mean nothing in this one.
+        if header.term != entry.term {
+            self.skipped += 1;
+            return Ok(());
+        }
+        let mut effects = MachineEffects {
+            woken: Vec::new(),
+            signals: std::mem::take(&mut fx.signals),
+        };
+        self.machine.begin_entry(&header, &mut effects);
+        self.applied_stamps = self.machine.stamps();
+        let mut all = operations(rest);
+        let mut again = Vec::new();
+        let position = self.position();
+        for request in requests {
+            let mut outcomes = Vec::with_capacity(request.count);
+            for operation in all.by_ref().take(request.count) {
+                let operation = operation.map_err(|_| fault)?;
+                outcomes.push(self.machine.apply(operation, &mut effects).map_err(|_| fault)?);
+            }
+            let Some(client) = request.client else { continue };
+            if let Some(key) = request.retry.as_ref().and_then(|retry| retry.woken_by) {
+                self.waiters.settled(key);
+            }
+            let in_vain = |outcomes: &[S::Outcome]| outcomes.iter().all(|outcome| self.machine.found_nothing(outcome));
+            match request.retry {
+                Some(retry) if retry.deadline > now.mono && !self.draining && in_vain(&outcomes) => {
+                    again.push(Again {
+                        client,
+                        retry,
+                        nothing: outcomes,
+                    });
+                }
+                _ => fx.replies.push((client, Reply::Applied { position, outcomes })),
+            }
+        }
+        // Nobody here waits for the others: they came from another leader.
+        for operation in all {
+            self.machine
+                .apply(operation.map_err(|_| fault)?, &mut effects)
+                .map_err(|_| fault)?;
+        }
+        fx.signals = effects.signals;
+        for key in effects.woken {
+            self.waiters.signal(key);
+        }
+        for request in again {
+            self.wait_again(request);
+        }
+        Ok(())
+    }
+
+    /// The requests that proposed this entry here. Those of entries that it has overtaken are lost.
+    fn requests_of(&mut self, entry: &Entry, fx: &mut Effects<S, C>) -> Vec<Pending<C>> {
+        while let Some(first) = self.under_way.front().filter(|first| first.index <= entry.index) {
+            let found = (first.index, first.term) == (entry.index, entry.term);
+            let taken = self.under_way.pop_front().expect("it was looked at");
+            self.unapplied_bytes -= taken.bytes;
+            if found {
+                return taken.requests;
+            }
+            self.fail(taken.requests, Unavailable::Unknown, fx);
+        }
+        Vec::new()
+    }
+
+    /// A request that found nothing to do waits on with its old rank, or tries again if something has come up meanwhile.
+    fn wait_again(&mut self, request: Again<S::Outcome, C>) {
+        let Again { client, retry, nothing } = request;
+        let mut keys: Vec<WaitKey> = Vec::new();
+        let operation = retry.operations.iter().next().expect("what waits has an operation");
+        let nothing_now = matches!(self.machine.admit(operation, &mut keys), Admission::Nothing(_));
+        let Some(nothing) = nothing.into_iter().next().filter(|_| nothing_now) else {
+            let operations = retry.operations;
+            let retry = Retry {
+                operations: Operations::default(),
+                woken_by: None,
+                ..retry
+            };
+            return self.batch.push(
+                operations,
+                Pending {
+                    client: Some(client),
+                    count: 1,
+                    retry: Some(retry),
+                },
+            );
+        };
+        let wants = Wants::Work {
+            operations: retry.operations,
+            nothing,
+        };
+        let waiter = Waiter {
+            wait: retry.wait,
+            keys,
+            deadline: retry.deadline,
+            client,
+            wants,
+        };
+        self.waiters.park(retry.rank, waiter);
+    }
+
+    /// Takes note of a new role, leader or term.
+    fn follow_status(&mut self, now: Now, fx: &mut Effects<S, C>) {
+        let status = self.group.status();
+        let before = std::mem::replace(&mut self.status, status);
+        let (shard, term) = (self.id, status.term);
+        if status.role != before.role {
+            fx.transitions.push(Transition::Role {
+                shard,
+                from: before.role,
+                to: status.role,
+                term,
+            });
+        }
+        if status.leader != 0 && (status.leader, status.term) != (before.leader, before.term) {
+            fx.transitions.push(Transition::Leader {
+                shard,
+                leader: status.leader,
+                term,
+            });
+        }
+        let leads = status.role == Role::Leader;
+        if before.role == Role::Leader && (!leads || status.term != before.term) {
+            self.stop_leading(fx);
+        }
+        // Everything before its own first entry is applied: the stamps go on from there, and reads are current.
+        if leads && self.stamper.is_none() && self.applied_term == status.term {
+            self.start_leading(now, fx);
+        }
+    }
+
+    fn start_leading(&mut self, now: Now, fx: &mut Effects<S, C>) {
+        let (shard, term, index) = (self.id, self.status.term, self.applied);
+        self.stamper = Some(Stamper::begin_term(self.applied_stamps, now));
+        self.proposed_stamps = self.applied_stamps;
+        let mut opening = Operations::default();
+        let mut operation = Vec::new();
+        if self.machine.opening(&mut operation) {
+            opening.push(|bytes| bytes.extend_from_slice(&operation));
+            self.batch.push(
+                opening,
+                Pending {
+                    client: None,
+                    count: 1,
+                    retry: None,
+                },
+            );
+        }
+        fx.transitions.push(Transition::Ready { shard, term, index });
+    }
+
+    fn stop_leading(&mut self, fx: &mut Effects<S, C>) {
+        self.stamper = None;
+        let unproposed: Vec<_> = self.batch.drain().collect();
+        self.fail(unproposed, Unavailable::NoLeader, fx);
+        self.unapplied_bytes = 0;
+        for entry in std::mem::take(&mut self.under_way) {
+            self.fail(entry.requests, Unavailable::Unknown, fx);
+        }
+        for waiter in self.waiters.drain() {
+            refuse(fx, waiter.client, Unavailable::NoLeader);
+        }
+        for claimed in self.reads.drain() {
+            refuse(fx, claimed.into_client(), Unavailable::NoLeader);
+        }
+    }
+
+    fn fail(&mut self, requests: Vec<Pending<C>>, why: Unavailable, fx: &mut Effects<S, C>) {
+        for request in requests {
+            if let Some(key) = request.retry.and_then(|retry| retry.woken_by) {
+                self.waiters.settled(key);
+            }
+            if let Some(client) = request.client {
+                refuse(fx, client, why);
+            }
+        }
+    }
+
+    fn confirm_reads(&mut self) {
+        if self.reads.is_gathering() && self.stamper.is_some() {
+            let context = self.reads.begin_round();
+            // A leader that has committed in its term takes the request; its loss is noticed by the change of its role.
+            let _ = self.group.confirm_read(context);
+        }
+    }
+
+    /// Lets waiting requests go on for which something has come up.
+    fn wake(&mut self, fx: &mut Effects<S, C>) {
+        let machine = &self.machine;
+        for (rank, key, waiter) in self.waiters.wake(|key| machine.available(key)) {
+            let Waiter {
+                wait,
+                deadline,
+                client,
+                wants,
+                ..
+            } = waiter;
+            match wants {
+                Wants::Answer(query) => {
+                    let question = Question {
+                        query,
+                        freshness: Freshness::Linearizable,
+                        wait: Some((wait, deadline)),
+                        client,
+                    };
+                    self.claim(Claimed::Answer(question), fx);
+                }
+                Wants::Work { .. } if client.is_gone() => self.waiters.settled(key),
+                Wants::Work { operations, .. } => {
+                    let retry = Retry {
+                        operations: Operations::default(),
+                        wait,
+                        deadline,
+                        rank,
+                        woken_by: Some(key),
+                    };
+                    self.batch.push(
+                        operations,
+                        Pending {
+                            client: Some(client),
+                            count: 1,
+                            retry: Some(retry),
+                        },
+                    );
+                }
+            }
+        }
+    }
+
+    fn give_up_late(&mut self, now: Now, fx: &mut Effects<S, C>) {
+        for waiter in self.waiters.take_late(now.mono) {
+            let client = waiter.client;
+            let claimed = match waiter.wants {
+                Wants::Work { nothing, .. } => Claimed::Nothing(nothing, client),
+                Wants::Answer(query) => Claimed::Answer(Question {
+                    query,
+                    freshness: Freshness::Linearizable,
+                    wait: None,
+                    client,
+                }),
+            };
+            self.claim(claimed, fx);
+        }
+        for claimed in self.reads.take_late(now.mono) {
+            refuse(fx, claimed.into_client(), Unavailable::TooStale);
+        }
+    }
+
+    /// Turns what waits into entries, or proposes an empty one if something is due.
+    fn propose(
+        &mut self,
+        now: Now,
+        config: &ReplicaConfig,
+        seeds: &mut impl FnMut() -> [u8; 16],
+        fx: &mut Effects<S, C>,
+    ) {
+        let due = self.batch.is_empty() && self.next_proposal(now).is_some_and(|moment| moment <= now.mono);
+        let Some(stamper) = &mut self.stamper else { return };
+        let term = self.status.term;
+        let mut header = EntryInfo {
+            term,
+            index: self.group.status().last,
+            stamps: stamper.stamp(now),
+            seed: [0; 16],
+        };
+        let mut entries = 0;
+        while (due && entries == 0)
+            || (!self.batch.is_empty() && entries < ENTRIES_PER_TURN && self.unapplied_bytes < UNAPPLIED_BYTES_MAX)
+        {
+            entries += 1;
+            header.index = header.index.next();
+            header.seed = seeds();
+            let formed = self
+                .batch
+                .form(&header, config.entry_operations_max, config.entry_bytes_max);
+            let bytes = formed.data.len() as u64;
+            match self.group.propose(term, formed.data) {
+                Ok(()) => {
+                    self.proposed_stamps = header.stamps;
+                    self.unapplied_bytes += bytes;
+                    self.under_way.push_back(UnderWay {
+                        index: header.index,
+                        term,
+                        bytes,
+                        requests: formed.requests,
+                    });
+                }
+                Err(refused) => {
+                    let why = match refused {
+                        Refused::NotLeader => Unavailable::NoLeader,
+                        Refused::Busy => Unavailable::Overloaded,
+                    };
+                    return self.fail(formed.requests, why, fx);
+                }
+            }
+        }
+    }
+
+    // Checkpoints.
+
+    pub(crate) fn saved(&mut self, index: Index) -> Box<dyn Send> {
+        self.checkpoint = index;
+        self.group.compact(index);
+        self.machine.saved()
+    }
+}
+
+impl<S: StateMachine, C> Claimed<S, C> {
+    fn into_client(self) -> C {
+        match self {
+            Claimed::Answer(question) => question.client,
+            Claimed::Nothing(_, client) => client,
+        }
+    }
+}
+
+fn refuse<S: StateMachine, C>(fx: &mut Effects<S, C>, client: C, why: Unavailable) {
+    fx.replies.push((client, Reply::Unavailable(why)));
+}
