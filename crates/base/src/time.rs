@@ -46,6 +46,13 @@ impl Millis {
     }
 }
 
+impl Add for Millis {
+    type Output = Millis;
+    fn add(self, other: Millis) -> Millis {
+        Millis(self.0.saturating_add(other.0))
+    }
+}
+
 macro_rules! reading {
     ($clock:ident) => {
         impl Add<Millis> for $clock {

@@ -1,1 +1,23 @@
+//! Runs a replicated state machine for real: threads, clock, disk, and handles for clients. Knows no task.
+//!
+//! A [`Node`] owns a data directory and carries N shards. One thread, the loop, runs the replica: it takes what clients have queued, proposes,
+//! writes the log and syncs it once for everything that gathered, applies, and hands out replies. A second thread writes checkpoints, and a
+//! third reads single rows of them for clients. Nothing here blocks an async runtime: clients wait for replies by future.
+//!
+//! Reading order: `node` (what a user of this crate sees), `driver` (the loop), then the parts: `inbox` where threads meet, `lane` for replies,
+//! `checkpoints` and `rows` for the other two threads, `clock`.
 
+mod checkpoints;
+mod clock;
+mod driver;
+mod inbox;
+mod lane;
+mod node;
+mod open;
+mod rows;
+
+pub use lane::{Lane, LaneId};
+pub use node::{Counters, Data, Durability, Handle, Hooks, Node, NodeConfig, NodeError, NodeStatus, Stage, StartError};
+pub use replica::{Freshness, Operations, Reply, ShardStatus, Unavailable};
+pub use rows::RowsUnavailable;
+pub use storage::checkpoint::StoredRow;

@@ -353,6 +353,11 @@ impl<D: Disk> Wal<D> {
         })
     }
 
+    /// Nobody could run the job; [`Wal::spare_job`] offers another one.
+    pub fn give_back(&mut self, _job: SpareJob<D>) {
+        self.spare_pending = false;
+    }
+
     /// Takes over what a [`SpareJob`] has made.
     pub fn add_spare(&mut self, spare: Spare) {
         self.spare_pending = false;

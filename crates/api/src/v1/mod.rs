@@ -1,0 +1,10 @@
+//! Bodies of the routes under `/v1/codeq`.
+
+mod requests;
+mod task;
+
+pub use requests::{
+    CancelBody, ClaimBody, CreateBatchBody, CreateBody, HeartbeatBody, NackBody, RedriveBody, ReleaseBody,
+    ResultBatchBody, ResultBody,
+};
+pub use task::{Lease, Location, ResultRecord, Task};

@@ -1,0 +1,112 @@
+//! The thread that writes checkpoints, makes files for the log, and drops what nobody needs any more: everything that takes time and that
+//! nobody waits for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
+
+use base::machine::StateMachine;
+use base::rows::Changes;
+use base::{Index, ShardId};
+use storage::StorageError;
+use storage::checkpoint::{Checkpoint, Meta};
+use storage::disk::Disk;
+use storage::wal::SpareJob;
+
+use crate::inbox::{Control, Inbox};
+
+/// What the thread is asked to do, in order.
+pub(crate) enum Job<D: Disk> {
+    /// Changes of the checkpoint being written.
+    Write(ShardId, Changes),
+    /// They are complete.
+    Commit(ShardId, Meta),
+    /// Something that takes time to drop.
+    Drop(Box<dyn Send>),
+    /// A file for a later segment of the log.
+    MakeSpare(SpareJob<D>),
+}
+
+/// A checkpoint is durable.
+pub(crate) struct Saved {
+    pub(crate) shard: ShardId,
+    pub(crate) index: Index,
+    /// Time spent writing it.
+    pub(crate) took: Duration,
+}
+
+/// Jobs waiting at most: what does not fit is collected later.
+const JOBS_MAX: usize = 8;
+
+/// Where the loop puts jobs.
+pub(crate) struct Background<D: Disk> {
+    sender: SyncSender<Job<D>>,
+}
+
+impl<D: Disk> Background<D> {
+    /// Starts the thread. It ends when the value is dropped.
+    pub(crate) fn start<S: StateMachine>(
+        checkpoints: BTreeMap<ShardId, Box<dyn Checkpoint>>,
+        inbox: Arc<Inbox<S>>,
+    ) -> std::io::Result<(Background<D>, std::thread::JoinHandle<()>)> {
+        let (sender, receiver) = sync_channel(JOBS_MAX);
+        let thread = std::thread::Builder::new()
+            .name("codeq-checkpoint".into())
+            .spawn(move || {
+                if let Err(failure) = run(checkpoints, &receiver, &inbox) {
+                    inbox.control(Control::Failed(failure));
+                }
+            })?;
+        Ok((Background { sender }, thread))
+    }
+
+    /// Queues a job unless too many wait; gives it back then.
+    pub(crate) fn try_queue(&self, job: Job<D>) -> Result<(), Job<D>> {
+        self.sender.try_send(job).map_err(|refused| match refused {
+            TrySendError::Full(job) | TrySendError::Disconnected(job) => job,
+        })
+    }
+
+    /// Queues a job, waiting for room. The thread has ended: the job is dropped, and the reason is on its way to the loop.
+    pub(crate) fn queue(&self, job: Job<D>) {
+        let _ = self.sender.send(job);
+    }
+}
+
+fn run<S: StateMachine, D: Disk>(
+    mut checkpoints: BTreeMap<ShardId, Box<dyn Checkpoint>>,
+    jobs: &Receiver<Job<D>>,
+    inbox: &Inbox<S>,
+) -> Result<(), StorageError> {
+    let mut spent = Duration::ZERO;
+    while let Ok(job) = jobs.recv() {
+        let start = Instant::now();
+        match job {
+            Job::Write(shard, changes) => {
+                checkpoints
+                    .get_mut(&shard)
+                    .expect("every shard has a checkpoint")
+                    .write(&changes)?;
+                spent += start.elapsed();
+                // The loop may have waited for room.
+                inbox.wake();
+            }
+            Job::Commit(shard, meta) => {
+                checkpoints
+                    .get_mut(&shard)
+                    .expect("every shard has a checkpoint")
+                    .commit(&meta)?;
+                let took = std::mem::take(&mut spent) + start.elapsed();
+                inbox.control(Control::Saved(Saved {
+                    shard,
+                    index: meta.index,
+                    took,
+                }));
+            }
+            Job::Drop(garbage) => drop(garbage),
+            Job::MakeSpare(job) => inbox.control(Control::Spare(job.run()?)),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,436 @@
+//! The loop: one thread that runs the replica of a node.
+//!
+//! A turn takes what clients have queued, lets the replica do its work, hands out its replies, and then writes and syncs the log. What
+//! clients queue during the sync is the next turn's batch, so no timer decides how large one is; and the replies of a turn leave before the
+//! sync of the next one begins.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use base::machine::StateMachine;
+use base::rows::Changes;
+use base::{Index, Millis, Mono, ShardId};
+use replica::{Effects, Event, Now, Replica, ReplicaConfig, Write};
+use storage::checkpoint::Meta;
+use storage::disk::Disk;
+use storage::identity::Identity;
+use storage::wal::Wal;
+
+use crate::checkpoints::{Background, Job, Saved};
+use crate::clock::Clock;
+use crate::inbox::Control;
+use crate::lane::{Replies, ReplyTo};
+use crate::node::{Common, Durability, LoopHooks, NodeConfig, NodeError, NodeStatus, Observe, Stage, log_transition};
+use crate::open::{Opened, lost_log, open};
+use crate::rows::Rows;
+
+/// Rows collected for a checkpoint in one turn: about 0.2 ms.
+const ROWS_PER_TURN: usize = 512;
+
+/// Nothing sleeps longer: the loop shows that it lives.
+const SLEEP_MAX: Duration = Duration::from_millis(1_000);
+
+/// A checkpoint being collected or written.
+struct Saving {
+    shard: ShardId,
+    meta: Meta,
+    /// Collected, and waiting for room in the queue of the checkpoint thread.
+    waiting: Option<Changes>,
+    /// Everything is collected.
+    complete: bool,
+    /// Everything is handed over.
+    committed: bool,
+}
+
+pub(crate) struct Driver<'a, S: StateMachine, D: Disk> {
+    config: &'a NodeConfig,
+    clock: Clock,
+    common: Arc<Common<S>>,
+    observe: Observe<S>,
+    replica: Replica<S, ReplyTo<S>>,
+    wal: Wal<D>,
+    background: Background<D>,
+    effects: Effects<S, ReplyTo<S>>,
+    /// Replies of this turn by lane.
+    replies: Vec<Replies<S>>,
+    next_tick: Mono,
+    last_sync: Mono,
+    /// The shards that the present round of checkpoints still has to save.
+    to_save: Vec<ShardId>,
+    saving: Option<Saving>,
+    last_checkpoint: Mono,
+    log_bytes_at_checkpoint: u64,
+    /// What the log must keep, by shard: everything from here on.
+    kept_from: BTreeMap<ShardId, Index>,
+    stopping: bool,
+}
+
+impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
+    /// Opens the node's data and runs it until it is stopped.
+    pub(crate) fn run(
+        disk: D,
+        folder: Option<&Path>,
+        identity: &Identity,
+        config: &'a NodeConfig,
+        clock: Clock,
+        common: Arc<Common<S>>,
+        hooks: LoopHooks<S>,
+    ) -> Result<(), NodeError> {
+        common.inbox.own();
+        let progress = |text: String| {
+            common.status.send_modify(|status| status.stage = Stage::Starting(text));
+        };
+        // In memory, segments need not be large: nothing is pre-zeroed for the sake of a sync.
+        let segment_bytes = if folder.is_some() {
+            config.segment_bytes
+        } else {
+            config.segment_bytes.min(4 << 20)
+        };
+        let Opened {
+            wal,
+            mut shards,
+            checkpoints,
+            readers,
+        } = open::<S, D>(disk, folder, identity, segment_bytes, progress)?;
+        let kept_from = shards
+            .iter()
+            .map(|(shard, restored)| (*shard, restored.index.next()))
+            .collect();
+        for restored in shards.values_mut() {
+            (hooks.prepare)(&mut restored.machine);
+        }
+        let tick = tick(config);
+        let replica_config = ReplicaConfig {
+            id: identity.incarnation.0,
+            seed: getrandom::u64().expect("the operating system has random numbers"),
+            election_ticks: (config.election_timeout.0.div_ceil(tick.0)) as usize,
+            heartbeat_ticks: (config.heartbeat.0.div_ceil(tick.0)) as usize,
+            entry_operations_max: config.entry_operations_max,
+            entry_bytes_max: config.entry_bytes_max,
+        };
+        let replica = Replica::new(replica_config, shards).map_err(|(shard, lost)| lost_log(folder, shard, lost))?;
+        let failed = |cause| {
+            NodeError::Storage(storage::StorageError::Failed {
+                doing: "start",
+                file: "a thread".into(),
+                cause,
+            })
+        };
+        let rows = Rows::start(readers).map_err(failed)?;
+        *common.rows.lock().expect("nothing panics while it holds this lock") = Some(rows);
+        let (background, thread) = Background::start(checkpoints, common.inbox.clone()).map_err(failed)?;
+        let now = clock.now();
+        let mut driver = Driver {
+            config,
+            clock,
+            common,
+            observe: hooks.observe,
+            replica,
+            wal,
+            background,
+            effects: Effects::default(),
+            replies: Vec::new(),
+            next_tick: now.mono + tick,
+            last_sync: now.mono,
+            to_save: Vec::new(),
+            saving: None,
+            last_checkpoint: now.mono,
+            log_bytes_at_checkpoint: 0,
+            kept_from,
+            stopping: false,
+        };
+        driver.publish(Stage::Running);
+        let outcome = driver.turns();
+        driver.publish(Stage::Stopped);
+        *driver
+            .common
+            .rows
+            .lock()
+            .expect("nothing panics while it holds this lock") = None;
+        drop(driver);
+        let ended = thread.join();
+        outcome?;
+        ended.map_err(|_| NodeError::Panicked)
+    }
+
+    fn turns(&mut self) -> Result<(), NodeError> {
+        loop {
+            let now = self.clock.now();
+            self.tick(now);
+            self.take_controls(now)?;
+            self.take_requests(now);
+            let seeds = || {
+                let mut seed = [0; 16];
+                getrandom::fill(&mut seed).expect("the operating system has random numbers");
+                seed
+            };
+            self.replica
+                .poll(now, seeds, &mut self.effects)
+                .map_err(NodeError::Fault)?;
+            self.common.counters.turns.fetch_add(1, Ordering::Relaxed);
+            self.follow_transitions();
+            self.hand_out_replies();
+            self.write_log(now)?;
+            self.checkpoint(now)?;
+            if self.is_done() {
+                return self.finish();
+            }
+            self.rest()?;
+        }
+    }
+
+    fn tick(&mut self, now: Now) {
+        if now.mono < self.next_tick {
+            return;
+        }
+        let tick = tick(self.config);
+        // After a pause only one tick is made up for: the others did not pass for anybody who could have acted.
+        self.next_tick = now.mono + tick;
+        self.replica.on_event(now, Event::Tick, &mut self.effects);
+        let stage = if self.stopping { Stage::Draining } else { Stage::Running };
+        self.publish(stage);
+    }
+
+    fn take_controls(&mut self, now: Now) -> Result<(), NodeError> {
+        while let Some(control) = self.common.inbox.pop_control() {
+            match control {
+                Control::Forget(shard, wait) => {
+                    self.replica
+                        .on_event(now, Event::Forget { shard, wait }, &mut self.effects);
+                }
+                Control::Stop if !self.stopping => {
+                    self.stopping = true;
+                    self.replica.on_event(now, Event::Drain, &mut self.effects);
+                    self.publish(Stage::Draining);
+                }
+                Control::Stop => {}
+                Control::Saved(saved) => self.on_saved(&saved)?,
+                Control::Spare(spare) => self.wal.add_spare(spare),
+                Control::Failed(failure) => return Err(NodeError::Storage(failure)),
+            }
+        }
+        Ok(())
+    }
+
+    fn take_requests(&mut self, now: Now) {
+        for number in 0..self.config.shards {
+            let shard = ShardId(number);
+            while self.replica.has_room(shard)
+                && let Some(event) = self.common.inbox.pop(shard)
+            {
+                self.replica.on_event(now, event, &mut self.effects);
+            }
+        }
+    }
+
+    fn follow_transitions(&mut self) {
+        if !self.effects.transitions.is_empty() {
+            self.effects
+                .transitions
+                .drain(..)
+                .for_each(|transition| log_transition(&transition));
+            let stage = if self.stopping { Stage::Draining } else { Stage::Running };
+            self.publish(stage);
+        }
+        if !self.effects.signals.is_empty() {
+            (self.observe)(&mut self.effects.signals);
+            self.effects.signals.clear();
+        }
+    }
+
+    fn hand_out_replies(&mut self) {
+        if self.effects.replies.is_empty() {
+            return;
+        }
+        let lanes = self
+            .common
+            .lanes
+            .lock()
+            .expect("nothing panics while it holds this lock");
+        self.replies.resize_with(lanes.len(), Vec::new);
+        for (client, reply) in self.effects.replies.drain(..) {
+            match client.lane {
+                Some(lane) => self.replies[lane.0].push((client.sender, reply)),
+                // Without a lane nobody undoes what a lost reply has brought.
+                None => drop(client.sender.send(reply)),
+            }
+        }
+        for (lane, replies) in lanes.iter().zip(&mut self.replies) {
+            if !replies.is_empty() {
+                lane.put(replies);
+            }
+        }
+    }
+
+    fn write_log(&mut self, now: Now) -> Result<(), NodeError> {
+        let entries = self
+            .effects
+            .writes
+            .iter()
+            .filter(|write| matches!(write, Write::Entry(..)))
+            .count();
+        for write in self.effects.writes.drain(..) {
+            match write {
+                Write::Entry(shard, entry) => self.wal.append(shard, entry),
+                Write::HardState(shard, state) => self.wal.append_hard_state(shard, state),
+            }
+        }
+        let must_sync = std::mem::take(&mut self.effects.must_sync);
+        if must_sync {
+            let sync = self.config.durability == Durability::Fsync;
+            self.wal.flush(sync).map_err(NodeError::Storage)?;
+        }
+        if let Durability::Buffered(interval) = self.config.durability
+            && now.mono - self.last_sync >= interval
+        {
+            self.last_sync = now.mono;
+            self.wal.flush(true).map_err(NodeError::Storage)?;
+        }
+        let after_sync = std::mem::take(&mut self.effects.after_sync);
+        let messages = self.replica.on_synced(after_sync);
+        debug_assert!(messages.is_empty(), "a group of one sends nothing");
+        if must_sync {
+            let stats = self.wal.stats();
+            let counters = &self.common.counters;
+            counters.entries.fetch_add(entries as u64, Ordering::Relaxed);
+            counters.log_syncs.store(stats.syncs, Ordering::Relaxed);
+            counters.log_bytes.store(stats.bytes, Ordering::Relaxed);
+            counters.log_size.store(stats.size, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Starts checkpoints when it is time, and goes on with the one under way.
+    fn checkpoint(&mut self, now: Now) -> Result<(), NodeError> {
+        if let Some(job) = self.wal.spare_job()
+            && let Err(Job::MakeSpare(job)) = self.background.try_queue(Job::MakeSpare(job))
+        {
+            self.wal.give_back(job);
+        }
+        if self.saving.is_none() && self.to_save.is_empty() {
+            let written = self.wal.stats().bytes - self.log_bytes_at_checkpoint;
+            let due = now.mono - self.last_checkpoint >= self.config.checkpoint_interval;
+            if written > 0 && (due || written >= self.config.checkpoint_log_bytes || self.stopping) {
+                self.last_checkpoint = now.mono;
+                self.log_bytes_at_checkpoint += written;
+                self.to_save = self.replica.shards();
+            }
+        }
+        if self.saving.is_none()
+            && let Some(shard) = self.to_save.pop()
+        {
+            let (index, term, configuration) = self.replica.freeze(shard);
+            let meta = Meta {
+                index,
+                term,
+                configuration,
+            };
+            self.saving = Some(Saving {
+                shard,
+                meta,
+                waiting: None,
+                complete: false,
+                committed: false,
+            });
+        }
+        self.collect();
+        Ok(())
+    }
+
+    /// Collects a few rows of the checkpoint under way and hands them over.
+    fn collect(&mut self) {
+        let Some(saving) = &mut self.saving else { return };
+        if saving.committed {
+            return;
+        }
+        if saving.waiting.is_none() && !saving.complete {
+            let mut changes = Changes::default();
+            saving.complete = self.replica.collect(saving.shard, ROWS_PER_TURN, &mut changes);
+            saving.waiting = Some(changes);
+        }
+        if let Some(changes) = saving.waiting.take()
+            && let Err(Job::Write(_, changes)) = self.background.try_queue(Job::Write(saving.shard, changes))
+        {
+            saving.waiting = Some(changes);
+        }
+        if saving.complete && saving.waiting.is_none() {
+            saving.committed = self
+                .background
+                .try_queue(Job::Commit(saving.shard, saving.meta.clone()))
+                .is_ok();
+        }
+    }
+
+    fn on_saved(&mut self, saved: &Saved) -> Result<(), NodeError> {
+        let Saved { shard, index, took } = *saved;
+        self.saving = None;
+        let garbage = self.replica.saved(shard, index);
+        self.background.queue(Job::Drop(garbage));
+        self.kept_from.insert(shard, index.next());
+        self.wal.release(&self.kept_from).map_err(NodeError::Storage)?;
+        let counters = &self.common.counters;
+        counters.checkpoints.fetch_add(1, Ordering::Relaxed);
+        counters
+            .checkpoint_micros
+            .fetch_add(took.as_micros() as u64, Ordering::Relaxed);
+        tracing::debug!(
+            event = "storage.checkpoint",
+            shard = shard.0,
+            index = index.0,
+            ms = took.as_millis() as u64
+        );
+        Ok(())
+    }
+
+    fn publish(&self, stage: Stage) {
+        let shards = self.replica.status();
+        self.common.status.send_replace(NodeStatus { stage, shards });
+    }
+
+    /// Asked to stop, everything taken is finished, and a checkpoint holds all of it.
+    fn is_done(&self) -> bool {
+        self.stopping
+            && self.saving.is_none()
+            && self.to_save.is_empty()
+            && self.common.inbox.is_empty()
+            && !self.replica.has_work()
+            && self.wal.stats().bytes == self.log_bytes_at_checkpoint
+    }
+
+    fn finish(&mut self) -> Result<(), NodeError> {
+        self.wal
+            .flush(true)
+            .and_then(|()| self.wal.settle())
+            .map_err(NodeError::Storage)
+    }
+
+    /// Sleeps if there is nothing to do.
+    fn rest(&mut self) -> Result<(), NodeError> {
+        let collecting = self
+            .saving
+            .as_ref()
+            .is_some_and(|saving| !saving.committed && saving.waiting.is_none());
+        if collecting || self.replica.has_work() || !self.common.inbox.is_empty() {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        let wakeup = self
+            .replica
+            .next_wakeup(now)
+            .map_or(self.next_tick, |wakeup| wakeup.min(self.next_tick));
+        let idle = wakeup - now.mono;
+        if idle > Millis(0) {
+            self.wal.settle().map_err(NodeError::Storage)?;
+            self.common.inbox.sleep(idle.to_std().min(SLEEP_MAX));
+        }
+        Ok(())
+    }
+}
+
+/// The unit of consensus time.
+fn tick(config: &NodeConfig) -> Millis {
+    config.heartbeat.min(Millis(50))
+}

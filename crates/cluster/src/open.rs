@@ -1,0 +1,184 @@
+//! Opening what a node goes on from: its data directory, the log, and the checkpoint of each shard.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use base::machine::{ShardInfo, StateMachine};
+use base::rows::Unreadable;
+use base::{Incarnation, Index, ScheduleTime, ShardId, Term};
+use consensus::{Configuration, LostLog};
+use replica::RestoreShard;
+use storage::StorageError;
+use storage::checkpoint::{Checkpoint, MemoryCheckpoint, Meta, RowReader, SqliteCheckpoint};
+use storage::disk::Disk;
+use storage::identity::{DataDir, Identity};
+use storage::wal::{Options, Wal};
+
+use crate::node::{NodeConfig, NodeError, StartError};
+
+/// The first configuration stands where an entry would: whoever joins later gets it with a snapshot.
+const FIRST: Meta = Meta {
+    index: Index(1),
+    term: Term(1),
+    configuration: Vec::new(),
+};
+
+/// Everything of a node that was opened.
+pub(crate) struct Opened<S, D: Disk> {
+    pub(crate) wal: Wal<D>,
+    pub(crate) shards: BTreeMap<ShardId, RestoreShard<S>>,
+    pub(crate) checkpoints: BTreeMap<ShardId, Box<dyn Checkpoint>>,
+    pub(crate) readers: BTreeMap<ShardId, Box<dyn RowReader>>,
+}
+
+/// The identity of a data directory: the one it has, which must fit the configuration, or a new one.
+pub(crate) fn identify(directory: &DataDir, config: &NodeConfig, now: ScheduleTime) -> Result<Identity, StartError> {
+    let Some(identity) = directory.identity().map_err(StartError::Storage)? else {
+        let identity = Identity {
+            node: config.name.clone(),
+            incarnation: random_incarnation(),
+            cluster_incarnation: random_incarnation(),
+            shards: config.shards,
+            provider: "sqlite".into(),
+            created_at: now,
+        };
+        directory.found(&identity).map_err(StartError::Storage)?;
+        return Ok(identity);
+    };
+    let path = directory.path().display().to_string();
+    let differs = |what: &'static str, recorded: &dyn ToString, given: &dyn ToString| {
+        let (recorded, given) = (recorded.to_string(), given.to_string());
+        StartError::Differs {
+            directory: path.clone(),
+            what,
+            recorded,
+            given,
+        }
+    };
+    if identity.shards != config.shards {
+        return Err(differs("shards", &identity.shards, &config.shards));
+    }
+    if config.name_is_given && identity.node != config.name {
+        return Err(differs("cluster.nodeId", &identity.node, &config.name));
+    }
+    Ok(identity)
+}
+
+/// 64 random bits, not zero.
+pub(crate) fn random_incarnation() -> Incarnation {
+    loop {
+        let bits = getrandom::u64().expect("the operating system has random numbers");
+        if bits != 0 {
+            return Incarnation(bits);
+        }
+    }
+}
+
+/// Opens log and checkpoints, and restores every shard's state.
+pub(crate) fn open<S: StateMachine, D: Disk>(
+    disk: D,
+    folder: Option<&Path>,
+    identity: &Identity,
+    segment_bytes: u64,
+    mut progress: impl FnMut(String),
+) -> Result<Opened<S, D>, NodeError> {
+    progress("reading the log".into());
+    let (wal, mut recovered) = Wal::open(disk, Options { segment_bytes }).map_err(NodeError::Storage)?;
+    if recovered.torn_bytes > 0 {
+        tracing::info!(
+            event = "storage.tail_cut",
+            bytes = recovered.torn_bytes,
+            "the log ended in a write that was under way when the node stopped; it was never acknowledged"
+        );
+    }
+    let mut opened = Opened {
+        wal,
+        shards: BTreeMap::new(),
+        checkpoints: BTreeMap::new(),
+        readers: BTreeMap::new(),
+    };
+    for number in 0..identity.shards {
+        let shard = ShardId(number);
+        progress(format!(
+            "loading the checkpoint of shard {number}, {} in all",
+            identity.shards
+        ));
+        let file = folder.map(|folder| folder.join(format!("shard-{number}.sqlite")));
+        let name = file
+            .as_ref()
+            .map_or_else(|| "memory".into(), |file| file.display().to_string());
+        let mut checkpoint: Box<dyn Checkpoint> = match &file {
+            Some(file) => Box::new(SqliteCheckpoint::open(file, S::schema()).map_err(NodeError::Storage)?),
+            None => Box::new(MemoryCheckpoint::new()),
+        };
+        let mut log = recovered.shards.remove(&shard).unwrap_or_default();
+        let meta = match checkpoint.meta().map_err(NodeError::Storage)? {
+            Some(meta) => meta,
+            // The checkpoint is made before anything is written to the log, so a log without it has lost it.
+            None if !log.entries.is_empty() => {
+                let what = "it is empty, but the log has entries that follow a checkpoint".into();
+                return Err(NodeError::Storage(StorageError::Damaged {
+                    file: name,
+                    offset: None,
+                    what,
+                }));
+            }
+            None => {
+                let configuration = Configuration::of_one(identity.incarnation.0).encode();
+                let meta = Meta { configuration, ..FIRST };
+                checkpoint.commit(&meta).map_err(NodeError::Storage)?;
+                meta
+            }
+        };
+        let damaged = |what: String| {
+            NodeError::Storage(StorageError::Damaged {
+                file: name.clone(),
+                offset: None,
+                what,
+            })
+        };
+        let info = ShardInfo {
+            shard,
+            incarnation: identity.cluster_incarnation,
+        };
+        let machine = S::restore(info, &mut *checkpoint.rows()).map_err(|Unreadable(what)| damaged(what))?;
+        let configuration = Configuration::decode(&meta.configuration)
+            .map_err(|_| damaged("the members in table checkpoint do not read back".into()))?;
+        log.drop_until(meta.index);
+        opened
+            .readers
+            .insert(shard, checkpoint.reader().map_err(NodeError::Storage)?);
+        opened.checkpoints.insert(shard, checkpoint);
+        opened.shards.insert(
+            shard,
+            RestoreShard {
+                machine,
+                index: meta.index,
+                term: meta.term,
+                configuration,
+                hard_state: log.hard_state,
+                entries: log.entries,
+            },
+        );
+    }
+    Ok(opened)
+}
+
+/// What to say when a shard's log does not hold what it must.
+pub(crate) fn lost_log(folder: Option<&Path>, shard: ShardId, lost: LostLog) -> NodeError {
+    let what = match lost {
+        LostLog::Gap { missing } => format!("entry {missing} of shard {shard} is missing"),
+        LostLog::Short { last, committed } => {
+            format!("the log of shard {shard} ends at entry {last}, though entry {committed} was committed")
+        }
+    };
+    let file = folder.map_or_else(
+        || "the log in memory".into(),
+        |folder| folder.join("wal").display().to_string(),
+    );
+    NodeError::Storage(StorageError::Damaged {
+        file,
+        offset: None,
+        what,
+    })
+}
