@@ -103,12 +103,12 @@ impl<'de> Deserialize<'de> for Seconds {
 /// Declares a body that is read field by field. All fields are optional here; what is required is the route's business.
 #[macro_export]
 macro_rules! json_object {
-    ($(#[$meta:meta])* pub struct $name:ident<$lifetime:lifetime> {
+    ($(#[$meta:meta])* $visibility:vis struct $name:ident<$lifetime:lifetime> {
         $($(#[$field_meta:meta])* $field:ident: $type:ty = $key:literal,)*
     }) => {
         $(#[$meta])*
         #[derive(Clone, Debug, Default)]
-        pub struct $name<$lifetime> {
+        $visibility struct $name<$lifetime> {
             $($(#[$field_meta])* pub $field: Option<$type>,)*
             #[doc(hidden)]
             pub lifetime: std::marker::PhantomData<&$lifetime ()>,
@@ -329,7 +329,7 @@ mod tests {
 
     json_object! {
         /// A body with a field of each kind.
-        pub struct Sample<'a> {
+        struct Sample<'a> {
             name: Text<'a> = "name",
             count: Int = "count",
             wait: Seconds = "waitSeconds",

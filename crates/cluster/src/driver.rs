@@ -201,6 +201,7 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
                     self.replica
                         .on_event(now, Event::Forget { shard, wait }, &mut self.effects);
                 }
+                Control::Drain => self.replica.on_event(now, Event::Drain, &mut self.effects),
                 Control::Stop if !self.stopping => {
                     self.stopping = true;
                     self.replica.on_event(now, Event::Drain, &mut self.effects);

@@ -20,6 +20,8 @@ use crate::lane::ReplyTo;
 pub(crate) enum Control {
     /// A waiting request's client has gone.
     Forget(ShardId, u64),
+    /// Let nobody wait any longer; everything else goes on.
+    Drain,
     /// Stop: answer who waits, write a last checkpoint, end.
     Stop,
     /// A checkpoint is durable.

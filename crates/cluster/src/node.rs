@@ -356,89 +356,101 @@ impl<S: StateMachine> Handle<S> {
     }
 
     /// Proposes operations on one shard and waits until they are applied. With `wait`, a single operation that finds nothing to do waits for
-    /// something that long.
+    /// something that long. The operations are queued by the call itself, so several calls may be made before the first is awaited.
     ///
     /// # Errors
     /// The operations were not applied, or nobody knows; see [`Unavailable`].
-    pub async fn submit(
+    pub fn submit(
         &self,
         shard: ShardId,
         operations: Operations,
         wait: Option<Millis>,
         lane: Option<LaneId>,
-    ) -> Result<(Position, Vec<S::Outcome>), Unavailable> {
+    ) -> impl Future<Output = Result<(Position, Vec<S::Outcome>), Unavailable>> + use<S> {
         self.common
             .counters
             .operations
             .fetch_add(operations.len() as u64, Ordering::Relaxed);
         let wait = wait.map(|up_to| self.new_wait(up_to));
-        let event = |client| Event::Submit {
+        let (sender, reply) = oneshot::channel();
+        let event = Event::Submit {
             shard,
             operations,
             wait,
-            client,
+            client: ReplyTo { sender, lane },
         };
-        match self.request(shard, wait, lane, event).await? {
-            Reply::Applied { position, outcomes } => Ok((position, outcomes)),
-            Reply::Unavailable(why) => Err(why),
-            Reply::Answered { .. } => panic!("operations are not answered like a question"),
+        let reply = self.request(shard, wait, event, reply);
+        async move {
+            match reply.await? {
+                Reply::Applied { position, outcomes } => Ok((position, outcomes)),
+                Reply::Unavailable(why) => Err(why),
+                Reply::Answered { .. } => panic!("operations are not answered like a question"),
+            }
         }
     }
 
-    /// Asks a question of one shard. With `wait`, waits that long for a better answer.
+    /// Asks a question of one shard. With `wait`, waits that long for a better answer. The question is queued by the call itself.
     ///
     /// # Errors
     /// The question was not answered; see [`Unavailable`].
-    pub async fn ask(
+    pub fn ask(
         &self,
         shard: ShardId,
         query: S::Query,
         freshness: Freshness,
         wait: Option<Millis>,
         lane: Option<LaneId>,
-    ) -> Result<(Position, S::Answer), Unavailable> {
+    ) -> impl Future<Output = Result<(Position, S::Answer), Unavailable>> + use<S> {
         let wait = wait.map(|up_to| self.new_wait(up_to));
-        let event = |client| Event::Ask {
+        let (sender, reply) = oneshot::channel();
+        let event = Event::Ask {
             shard,
             query,
             freshness,
             wait,
-            client,
+            client: ReplyTo { sender, lane },
         };
-        match self.request(shard, wait, lane, event).await? {
-            Reply::Answered { position, answer } => Ok((position, answer)),
-            Reply::Unavailable(why) => Err(why),
-            Reply::Applied { .. } => panic!("a question is not answered like operations"),
+        let reply = self.request(shard, wait, event, reply);
+        async move {
+            match reply.await? {
+                Reply::Answered { position, answer } => Ok((position, answer)),
+                Reply::Unavailable(why) => Err(why),
+                Reply::Applied { .. } => panic!("a question is not answered like operations"),
+            }
         }
     }
 
-    async fn request(
+    fn request(
         &self,
         shard: ShardId,
         wait: Option<Wait>,
-        lane: Option<LaneId>,
-        event: impl FnOnce(ReplyTo<S>) -> Event<S, ReplyTo<S>>,
-    ) -> Result<Reply<S>, Unavailable> {
-        let (sender, reply) = oneshot::channel();
-        if !self.common.inbox.push(shard, event(ReplyTo { sender, lane })) {
+        event: Event<S, ReplyTo<S>>,
+        reply: oneshot::Receiver<Reply<S>>,
+    ) -> impl Future<Output = Result<Reply<S>, Unavailable>> + use<S> {
+        let taken = self.common.inbox.push(shard, event);
+        if !taken {
             self.common.counters.refused.fetch_add(1, Ordering::Relaxed);
-            return Err(Unavailable::Overloaded);
         }
-        let waited = wait.map_or(Millis(0), |wait| wait.up_to);
         // If the client goes away while its request waits, the request must not.
+        let wait_id = wait.filter(|_| taken).map(|wait| wait.id);
         let mut guard = ForgetOnDrop {
-            common: &self.common,
-            shard,
-            wait: wait.map(|wait| wait.id),
+            common: wait_id.map(|wait| (self.common.clone(), shard, wait)),
         };
-        let outcome = tokio::time::timeout((self.propose_timeout + waited).to_std(), reply).await;
-        if matches!(outcome, Ok(Ok(_))) {
-            guard.wait = None;
+        let waited = wait.map_or(Millis(0), |wait| wait.up_to);
+        let longest = (self.propose_timeout + waited).to_std();
+        async move {
+            if !taken {
+                return Err(Unavailable::Overloaded);
+            }
+            let outcome = tokio::time::timeout(longest, reply).await;
+            if matches!(outcome, Ok(Ok(_))) {
+                guard.disarm();
+            }
+            // The sender is dropped without a reply when the node ends.
+            outcome
+                .map_err(|_| Unavailable::Unknown)?
+                .map_err(|_| Unavailable::Unknown)
         }
-        // The sender is dropped without a reply when the node ends.
-        outcome
-            .map_err(|_| Unavailable::Unknown)?
-            .map_err(|_| Unavailable::Unknown)
     }
 
     fn new_wait(&self, up_to: Millis) -> Wait {
@@ -515,6 +527,11 @@ impl<S: StateMachine> Handle<S> {
         self.identity.cluster_incarnation
     }
 
+    /// Tells whoever waits to go elsewhere, and lets nobody wait any longer. Everything else goes on.
+    pub fn drain(&self) {
+        self.common.inbox.control(Control::Drain);
+    }
+
     /// Stops the node: whoever waits is told to go elsewhere, what was taken is finished, a last checkpoint is written.
     pub fn stop(&self) {
         self.common.inbox.control(Control::Stop);
@@ -522,16 +539,21 @@ impl<S: StateMachine> Handle<S> {
 }
 
 /// Tells the loop that a waiting request's client has gone.
-struct ForgetOnDrop<'a, S: StateMachine> {
-    common: &'a Common<S>,
-    shard: ShardId,
-    wait: Option<u64>,
+struct ForgetOnDrop<S: StateMachine> {
+    common: Option<(Arc<Common<S>>, ShardId, u64)>,
 }
 
-impl<S: StateMachine> Drop for ForgetOnDrop<'_, S> {
+impl<S: StateMachine> ForgetOnDrop<S> {
+    /// The reply has come: there is nothing to forget.
+    fn disarm(&mut self) {
+        self.common = None;
+    }
+}
+
+impl<S: StateMachine> Drop for ForgetOnDrop<S> {
     fn drop(&mut self) {
-        if let Some(wait) = self.wait {
-            self.common.inbox.control(Control::Forget(self.shard, wait));
+        if let Some((common, shard, wait)) = self.common.take() {
+            common.inbox.control(Control::Forget(shard, wait));
         }
     }
 }

@@ -3,7 +3,7 @@
 use base::Millis;
 use base::machine::Effects;
 
-use crate::id::{TaskId, TaskKey};
+use crate::id::TaskKey;
 use crate::idempotency::Binding;
 use crate::machine::QueueMachine;
 use crate::op::{Create, Redrive, Schedule};
@@ -78,11 +78,7 @@ impl QueueMachine {
         effects.signals.push(crate::machine::Signal::Created {
             command: self.queues[queue as usize].command.clone(),
         });
-        let id = TaskId {
-            incarnation: self.incarnation_of(key.0),
-            shard: self.shard,
-            key,
-        };
+        let id = self.id(key.0);
         Ok(Outcome::Created(Created {
             id,
             at,

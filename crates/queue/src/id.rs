@@ -33,6 +33,17 @@ impl TaskKey {
     }
 }
 
+/// The shard that carries a queue. Part of the format of a data directory: the answer must never change.
+///
+/// SipHash-2-4 under a fixed key, so that queues spread evenly whatever they are called.
+pub fn shard_of(tenant: &str, command: &str, shards: u16) -> ShardId {
+    let mut hasher = siphasher::sip::SipHasher24::new();
+    hasher.write(tenant.as_bytes());
+    hasher.write_u8(0);
+    hasher.write(command.as_bytes());
+    ShardId((hasher.finish() % u64::from(shards)) as u16)
+}
+
 /// A task's id as clients see it: unique for ever, and it names its shard.
 ///
 /// Written as a UUID of version 8 (RFC 9562): 48 bits of the cluster's incarnation, 12 bits of shard, 62 bits of [`TaskKey`], so that
@@ -205,6 +216,15 @@ mod tests {
             assert_eq!(text.parse::<TaskId>().map(|id| id.to_string()).as_ref(), Ok(text));
         }
         assert_eq!(texts[1].to_uppercase().parse::<TaskId>(), Ok(id(2, 1)));
+    }
+
+    #[test]
+    fn queues_keep_their_shard_for_ever() {
+        let shards = |command| [1, 4, 64].map(|shards| shard_of("acme", command, shards).0);
+        assert_eq!(
+            [shards("mail"), shards("thumbnails"), shards("a")],
+            [[0, 3, 27], [0, 3, 63], [0, 1, 1]]
+        );
     }
 
     #[test]

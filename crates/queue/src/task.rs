@@ -17,7 +17,7 @@ use base::machine::{Effects, WaitKey};
 use base::{LeaseTime, Millis, ScheduleTime};
 
 use crate::checkpoint::Mark;
-use crate::id::{LeaseToken, TaskId, TaskKey};
+use crate::id::{LeaseToken, TaskKey};
 use crate::machine::{QueueMachine, Signal};
 use crate::outcome::{State, TaskView};
 use crate::slab::Slot;
@@ -357,11 +357,7 @@ impl QueueMachine {
         let lease = task.lease();
         let extras = task.extras.as_deref();
         TaskView {
-            id: TaskId {
-                incarnation: self.incarnation_of(task.key),
-                shard: self.shard,
-                key: TaskKey(task.key),
-            },
+            id: self.id(task.key),
             tenant: queue.tenant.clone(),
             command: queue.command.clone(),
             payload: task.payload.clone(),

@@ -1,1 +1,12 @@
+//! codeq's face: HTTP, authentication, configuration, metrics.
+//!
+//! A request is read on one of the edge's threads ([`http`]), checked for who sends it ([`auth`]), turned into a typed operation, and handed
+//! to the node; the outcome becomes the answer. Nothing about tasks is decided here: rights are, and the shape of what goes in and out.
 
+pub mod auth;
+pub mod http;
+pub mod metrics;
+mod serve;
+pub mod settings;
+
+pub use serve::{Exit, Server};

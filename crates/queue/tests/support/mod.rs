@@ -11,7 +11,7 @@ use queue::{Answer, Op, Payload, Policy, Query, QueueMachine, TaskId, codec, rec
 
 pub(crate) const INFO: ShardInfo = ShardInfo {
     shard: ShardId(0),
-    incarnation: Incarnation(0xc0de_c0de_c0de),
+    incarnation: Incarnation(0xffff_c0de_c0de_c0de),
 };
 
 /// Where ended tasks are looked for: completed, failed, dead.

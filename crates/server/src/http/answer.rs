@@ -1,0 +1,161 @@
+//! Answers, and the headers they all have.
+
+use api::Problem;
+use base::Position;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Response;
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+
+/// An answer with a body.
+pub(crate) type HttpResponse = Response<Full<Bytes>>;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const CODEQ_POSITION: HeaderName = HeaderName::from_static("codeq-position");
+const CODEQ_SERVED_BY: HeaderName = HeaderName::from_static("codeq-served-by");
+const CODEQ_CONSISTENCY: HeaderName = HeaderName::from_static("codeq-consistency");
+const CODEQ_LAST_CONTACT: HeaderName = HeaderName::from_static("codeq-last-contact-ms");
+const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+const TRUE: HeaderValue = HeaderValue::from_static("true");
+
+/// What a route answers.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    status: u16,
+    kind: Kind,
+    body: Vec<u8>,
+    positions: Vec<Position>,
+    replayed: bool,
+    /// How it was read, where that was not linearizable.
+    consistency: Option<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Json,
+    Text,
+    Metrics,
+    Empty,
+}
+
+impl Answer {
+    /// JSON that `write` appends.
+    pub(crate) fn json(status: u16, write: impl FnOnce(&mut Vec<u8>)) -> Answer {
+        let mut body = Vec::with_capacity(512);
+        write(&mut body);
+        Answer::new(status, Kind::Json, body)
+    }
+
+    /// No body.
+    pub(crate) fn empty(status: u16) -> Answer {
+        Answer::new(status, Kind::Empty, Vec::new())
+    }
+
+    /// Text for people and probes.
+    pub(crate) fn text(status: u16, text: impl Into<String>) -> Answer {
+        Answer::new(status, Kind::Text, text.into().into_bytes())
+    }
+
+    /// Metrics in Prometheus' text format.
+    pub(crate) fn metrics(text: String) -> Answer {
+        Answer::new(200, Kind::Metrics, text.into_bytes())
+    }
+
+    fn new(status: u16, kind: Kind, body: Vec<u8>) -> Answer {
+        Answer {
+            status,
+            kind,
+            body,
+            positions: Vec::new(),
+            replayed: false,
+            consistency: None,
+        }
+    }
+
+    /// With what it reflects.
+    pub(crate) fn at(mut self, position: Position) -> Answer {
+        self.positions.push(position);
+        self
+    }
+
+    /// With what it reflects of several shards.
+    pub(crate) fn at_all(mut self, positions: impl IntoIterator<Item = Position>) -> Answer {
+        self.positions.extend(positions);
+        self
+    }
+
+    /// It shows an earlier creation.
+    pub(crate) fn replayed(mut self) -> Answer {
+        self.replayed = true;
+        self
+    }
+
+    /// It was read without asking whether this node still leads.
+    pub(crate) fn consistency(mut self, consistency: Option<&'static str>) -> Answer {
+        self.consistency = consistency;
+        self
+    }
+
+    /// With all headers.
+    pub(crate) fn into_response(self, request_id: HeaderValue, node: &HeaderValue, is_api: bool) -> HttpResponse {
+        let mut response = Response::new(Full::new(Bytes::from(self.body)));
+        *response.status_mut() = hyper::StatusCode::from_u16(self.status).expect("a status of ours");
+        let headers = response.headers_mut();
+        match self.kind {
+            Kind::Json => headers.insert(CONTENT_TYPE, JSON),
+            Kind::Text => headers.insert(CONTENT_TYPE, TEXT),
+            Kind::Metrics => headers.insert(CONTENT_TYPE, METRICS),
+            Kind::Empty => None,
+        };
+        headers.insert(X_REQUEST_ID, request_id);
+        headers.insert(CODEQ_SERVED_BY, node.clone());
+        if is_api {
+            headers.insert(CACHE_CONTROL, NO_STORE);
+        }
+        if !self.positions.is_empty() {
+            headers.insert(CODEQ_POSITION, joined(&self.positions));
+        }
+        if self.replayed {
+            headers.insert(IDEMPOTENCY_REPLAYED, TRUE);
+        }
+        if let Some(consistency) = self.consistency {
+            headers.insert(CODEQ_CONSISTENCY, HeaderValue::from_static(consistency));
+            // A cluster of one is its own leader.
+            headers.insert(CODEQ_LAST_CONTACT, HeaderValue::from_static("0"));
+        }
+        response
+    }
+}
+
+fn joined(positions: &[Position]) -> HeaderValue {
+    let texts: Vec<String> = positions.iter().map(Position::to_string).collect();
+    HeaderValue::from_str(&texts.join(",")).expect("digits, colons and commas")
+}
+
+/// The answer that says what went wrong.
+pub(crate) fn problem_response(
+    problem: &Problem,
+    request_id: HeaderValue,
+    node: &HeaderValue,
+    is_api: bool,
+    allow: Option<&'static str>,
+) -> HttpResponse {
+    let mut body = Vec::with_capacity(512);
+    problem.write(request_id.to_str().unwrap_or_default(), &mut body);
+    let mut answer = Answer::new(problem.code.status(), Kind::Json, body).into_response(request_id, node, is_api);
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, PROBLEM);
+    if let Some(ms) = problem.retry_after_ms {
+        headers.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
+    }
+    if let Some(allow) = allow {
+        headers.insert(ALLOW, HeaderValue::from_static(allow));
+    }
+    answer
+}

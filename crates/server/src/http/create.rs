@@ -1,0 +1,432 @@
+//! `POST /tasks` and `POST /tasks/batch`.
+
+use api::json::{Seconds, Writer};
+use api::v1::{CreateBatchBody, CreateBody};
+use api::{Code, Problem};
+use base::{Millis, Position, ScheduleTime};
+use cluster::{Freshness, Operations};
+use queue::id::shard_of;
+use queue::op::{Create, IdempotencyKey, Op, Schedule};
+use queue::outcome::{Created, Outcome as Applied, State, TaskView};
+use queue::policy::ATTEMPTS_MAX;
+use queue::{Payload, TaskId, codec, idempotency};
+use std::sync::Arc;
+
+use crate::http::answer::Answer;
+use crate::http::batch::{Batch, Item};
+use crate::http::call::{Call, Outcome};
+use crate::http::edge::Edge;
+use crate::http::error::{Words, invalid_body, rejected, unavailable};
+use crate::http::tasks::write_task;
+use crate::settings::Limits;
+
+/// Longest name of a queue.
+const COMMAND_MAX: usize = 128;
+/// Longest idempotency key in bytes.
+const KEY_MAX: usize = 256;
+/// Longest URL of a webhook in bytes.
+const WEBHOOK_MAX: usize = 2048;
+
+impl Edge {
+    pub(crate) async fn create(&self, call: &Call) -> Outcome<Answer> {
+        let body: CreateBody<'_> = call.required_json()?;
+        let key = header_key(call)?;
+        if body.payload.is_none() {
+            return Err(invalid_body("payload is required, and must not be null").map_field("payload"));
+        }
+        let limits = &self.shared.settings.limits;
+        let create = read_create(&body, key.as_deref(), call, limits, self.now())?;
+        self.check_running()?;
+        let shard = shard_of(create.tenant, create.command, self.node.identity().shards);
+        let mut operations = Operations::default();
+        let created = Op::Create(create);
+        operations.push(|bytes| codec::encode(&created, bytes));
+        let submitted = self.node.submit(shard, operations, None, Some(self.lane)).await;
+        let (position, mut outcomes) = submitted.map_err(unavailable)?;
+        let Op::Create(create) = created else {
+            return Err(unavailable(cluster::Unavailable::Unknown));
+        };
+        match outcomes.pop() {
+            Some(Applied::Created(created)) => {
+                let view = new_task(&create, &created);
+                Ok(Answer::json(202, |out| write_task(&view, None, out)).at(position))
+            }
+            Some(Applied::Replayed(first)) => {
+                let (position, view) = self.first_task(call, first, position).await?;
+                Ok(Answer::json(202, |out| write_task(&view, None, out))
+                    .at(position)
+                    .replayed())
+            }
+            Some(Applied::Rejected(rejection)) => Err(rejected(&rejection, Words::Tasks, None)),
+            _ => Err(unavailable(cluster::Unavailable::Unknown)),
+        }
+    }
+
+    pub(crate) async fn create_batch(&self, call: &Call) -> Outcome<Answer> {
+        let body: CreateBatchBody<'_> = call.required_json()?;
+        let key = header_key(call)?;
+        let limits = &self.shared.settings.limits;
+        let tasks = body.tasks.unwrap_or_default();
+        if tasks.is_empty() {
+            return Err(invalid_body("tasks is required, and must not be empty").map_field("tasks"));
+        }
+        if tasks.len() > limits.batch_create_max {
+            return Err(batch_too_large(
+                "batch size exceeds maximum of",
+                limits.batch_create_max,
+            ));
+        }
+        self.check_running()?;
+        let now = self.now();
+        let keys: Vec<Option<String>> = (0..tasks.len())
+            .map(|place| key.as_ref().map(|key| format!("{key}#{place}")))
+            .collect();
+        let mut batch = Batch::new();
+        let mut creates = Vec::with_capacity(tasks.len());
+        for (place, task) in tasks.iter().enumerate() {
+            let read = read_create(task, keys[place].as_deref(), call, limits, now);
+            let read = read.map_err(|problem| problem.map_field(&format!("tasks[{place}]")));
+            match read {
+                Ok(create) => {
+                    let shard = shard_of(create.tenant, create.command, self.node.identity().shards);
+                    let op = Op::Create(create);
+                    batch.push(shard, |bytes| codec::encode(&op, bytes));
+                    let Op::Create(create) = op else { continue };
+                    creates.push(Some(create));
+                }
+                Err(problem) => {
+                    batch.refuse(problem);
+                    creates.push(None);
+                }
+            }
+        }
+        let (positions, items) = batch.submit(self).await?;
+        let mut results: Vec<Outcome<(Arc<TaskView>, bool)>> = Vec::with_capacity(items.len());
+        for (item, create) in items.into_iter().zip(&creates) {
+            results.push(match (item, create) {
+                (Item::Refused(problem), _) => Err(problem),
+                (Item::Applied(_, Applied::Created(created)), Some(create)) => {
+                    Ok((Arc::new(new_task(create, &created)), false))
+                }
+                (Item::Applied(position, Applied::Replayed(first)), _) => self
+                    .first_task(call, first, position)
+                    .await
+                    .map(|(_, view)| (view, true)),
+                (Item::Applied(_, Applied::Rejected(rejection)), _) => Err(rejected(&rejection, Words::Tasks, None)),
+                _ => Err(unavailable(cluster::Unavailable::Unknown)),
+            });
+        }
+        let answer = Answer::json(200, |out| {
+            let mut body = Writer::object(out);
+            body.value("results", |out| {
+                let mut list = Writer::array(out);
+                for result in &results {
+                    list.element(|out| {
+                        let mut item = Writer::object(out);
+                        match result {
+                            Ok((view, replayed)) => {
+                                item.value("task", |out| write_task(view, None, out));
+                                if *replayed {
+                                    item.flag("replayed", true);
+                                }
+                            }
+                            Err(problem) => problem.write_item(&mut item),
+                        }
+                        item.end();
+                    });
+                }
+                list.end();
+            });
+            body.end();
+        });
+        Ok(answer.at_all(positions))
+    }
+
+    /// The task that a key was bound to first, in its present state.
+    async fn first_task(&self, call: &Call, first: TaskId, position: Position) -> Outcome<(Position, Arc<TaskView>)> {
+        let freshness = Freshness::AtLeast {
+            index: position.index,
+            up_to: Millis(2_000),
+        };
+        let (position, view) = self.find_task(&call.principal.tenant, first, freshness, None).await?;
+        let gone = || {
+            Box::new(
+                Problem::new(Code::Overloaded, "the first task of this key has just gone; try again").retry_after(1000),
+            )
+        };
+        Ok((position, view.ok_or_else(gone)?))
+    }
+
+    fn now(&self) -> ScheduleTime {
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        ScheduleTime(now.as_millis() as u64)
+    }
+}
+
+/// The task that a creation has made: nothing of it comes back from the log but what the log has decided.
+fn new_task(create: &Create<'_>, created: &Created) -> TaskView {
+    TaskView {
+        id: created.id,
+        tenant: create.tenant.into(),
+        command: create.command.into(),
+        payload: Payload::Resident(create.payload.into()),
+        priority: create.priority,
+        state: if created.run_at.is_some() {
+            State::Delayed
+        } else {
+            State::Ready
+        },
+        worker: None,
+        lease_until: None,
+        attempts: 0,
+        max_attempts: created.max_attempts,
+        error: Arc::default(),
+        run_at: created.run_at,
+        created_at: created.at,
+        updated_at: created.at,
+        finished_at: None,
+        ended_at: None,
+        result: None,
+        webhook: create.webhook.into(),
+        idempotency_key: create.key.map(|key| key.text).unwrap_or_default().into(),
+        cancel_requested: false,
+    }
+}
+
+/// The key of the header `Idempotency-Key`, bare or quoted; only white space is none.
+fn header_key(call: &Call) -> Outcome<Option<String>> {
+    let Some(value) = call.head.headers.get("idempotency-key") else {
+        return Ok(None);
+    };
+    let bad = |detail: &str| Box::new(Problem::new(Code::InvalidIdempotencyKey, detail).field("Idempotency-Key"));
+    let text = std::str::from_utf8(value.as_bytes())
+        .map_err(|_| bad("the header is not text"))?
+        .trim();
+    let text = text
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'))
+        .unwrap_or(text);
+    Ok((!text.trim().is_empty()).then(|| text.to_owned()))
+}
+
+/// The creation that a body asks for. Fields are checked in the order of the contract.
+fn read_create<'a>(
+    body: &'a CreateBody<'_>,
+    header_key: Option<&'a str>,
+    call: &'a Call,
+    limits: &Limits,
+    now: ScheduleTime,
+) -> Outcome<Create<'a>> {
+    let command = check_command(body.command.as_deref().unwrap_or(""), true)?;
+    let payload = body.payload.map_or("null", |payload| payload.get()).as_bytes();
+    if payload.len() > limits.payload_bytes_max {
+        let detail = format!(
+            "a payload has at most {} bytes (limits.maxPayloadBytes)",
+            limits.payload_bytes_max
+        );
+        return Err(Box::new(Problem::new(Code::PayloadTooLarge, detail).field("payload")));
+    }
+    let schedule = read_schedule(body, limits, now)?;
+    let webhook = check_webhook(body.webhook.as_deref().unwrap_or(""))?;
+    let key = check_key(body.idempotency_key.as_deref(), header_key)?;
+    let tenant: &str = &call.principal.tenant;
+    let priority = body.priority.map_or(0, |priority| priority.0.clamp(0, 9) as u8);
+    let max_attempts = body
+        .max_attempts
+        .map(|attempts| attempts.0)
+        .filter(|attempts| *attempts > 0);
+    let max_attempts = max_attempts.map(|attempts| attempts.min(i64::from(ATTEMPTS_MAX)) as u32);
+    let key = key.map(|text| IdempotencyKey {
+        text,
+        scope: idempotency::scope_digest(tenant, command, text),
+        body: idempotency::body_digest(payload, priority, webhook, max_attempts, &schedule),
+    });
+    Ok(Create {
+        tenant,
+        command,
+        priority,
+        payload,
+        schedule,
+        webhook,
+        max_attempts,
+        key,
+    })
+}
+
+/// A queue's name: 1 to 128 of `[A-Za-z0-9._:-]`. An empty one is a missing one where the field is required.
+pub(crate) fn check_command(command: &str, required: bool) -> Outcome<&str> {
+    if command.is_empty() && required {
+        return Err(invalid_body("command is required").map_field("command"));
+    }
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'-');
+    if (1..=COMMAND_MAX).contains(&command.len()) && command.bytes().all(allowed) {
+        return Ok(command);
+    }
+    let detail = "a command is 1 to 128 characters of A-Z, a-z, 0-9, '.', '_', ':' and '-'";
+    Err(Box::new(
+        Problem::new(Code::InvalidCommand, detail)
+            .error("invalid command")
+            .field("command"),
+    ))
+}
+
+fn read_schedule(body: &CreateBody<'_>, limits: &Limits, now: ScheduleTime) -> Outcome<Schedule> {
+    let most = limits.delay_max;
+    let run_at = match body.run_at.as_deref() {
+        None | Some("") => None,
+        Some(text) => {
+            let time = api::time::parse(text)
+                .map(ScheduleTime)
+                .filter(|time| *time - now <= most);
+            let detail = format!(
+                "runAt is an RFC 3339 time, at most {} days ahead (queue.maxDelay)",
+                most.0 / 86_400_000
+            );
+            let bad = || {
+                Problem::new(Code::InvalidRunAt, detail)
+                    .error("invalid 'runAt' (use RFC3339)")
+                    .field("runAt")
+            };
+            Some(time.ok_or_else(|| Box::new(bad()))?)
+        }
+    };
+    let delay = body.delay.unwrap_or(Seconds(0)).0;
+    if delay < 0 || delay as u64 > most.0 {
+        let detail = format!("delaySeconds is 0 to {} (queue.maxDelay)", most.0 / 1000);
+        let problem = Problem::new(Code::InvalidDelay, detail).error("invalid 'delaySeconds' (must be >= 0)");
+        return Err(Box::new(problem.field("delaySeconds")));
+    }
+    Ok(match (run_at, delay) {
+        (Some(time), _) => Schedule::At(time),
+        (None, 0) => Schedule::Now,
+        (None, delay) => Schedule::After(Millis(delay as u64)),
+    })
+}
+
+fn check_webhook(url: &str) -> Outcome<&str> {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let host = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or(""));
+    let clean =
+        |host: &str| !host.is_empty() && !host.contains('@') && !url.bytes().any(|byte| byte <= b' ' || byte == 0x7f);
+    if url.is_empty() || (url.len() <= WEBHOOK_MAX && host.is_some_and(clean)) {
+        return Ok(url);
+    }
+    let detail = "a webhook is an http or https URL with a host and without user information, at most 2048 bytes";
+    Err(Box::new(
+        Problem::new(Code::InvalidWebhookUrl, detail)
+            .error("invalid webhook url")
+            .field("webhook"),
+    ))
+}
+
+/// The key of the body or the header; both must be equal.
+fn check_key<'a>(body: Option<&'a str>, header: Option<&'a str>) -> Outcome<Option<&'a str>> {
+    let bad = |detail: &str| {
+        Err(Box::new(
+            Problem::new(Code::InvalidIdempotencyKey, detail).field("idempotencyKey"),
+        ))
+    };
+    let body = body.filter(|key| !key.trim().is_empty());
+    let key = match (body, header) {
+        // In a batch the header names the call and the body the item, so the item's own key holds.
+        (Some(body), Some(header)) if body != header && !header.contains('#') => {
+            return bad("the header Idempotency-Key and the field idempotencyKey differ; send one of them");
+        }
+        (body, header) => body.or(header),
+    };
+    match key {
+        Some(key) if key.len() > KEY_MAX => bad("an idempotency key has at most 256 bytes"),
+        key => Ok(key),
+    }
+}
+
+/// More items than a batch may have.
+pub(crate) fn batch_too_large(what: &str, most: usize) -> Box<Problem> {
+    let detail = format!("{what} {most}");
+    let error = match (what, most) {
+        ("batch size exceeds maximum of", 100) => "batch size exceeds maximum of 100",
+        ("count exceeds maximum of", 10) => "count exceeds maximum of 10",
+        _ => Code::BatchTooLarge.title(),
+    };
+    Box::new(Problem::new(Code::BatchTooLarge, detail).error(error))
+}
+
+/// Puts a problem's field beneath another one.
+pub(crate) trait MapField {
+    /// With the field beneath `prefix`.
+    fn map_field(self, prefix: &str) -> Self;
+}
+
+impl MapField for Box<Problem> {
+    fn map_field(mut self, prefix: &str) -> Self {
+        self.field = Some(match self.field.take() {
+            Some(field) => format!("{prefix}.{field}"),
+            None => prefix.to_owned(),
+        });
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_queues_follow_their_rule() {
+        for good in ["a", "mail.send_v2:eu-1", &"x".repeat(128)] {
+            assert_eq!(check_command(good, true), Ok(good));
+        }
+        for bad in ["a b", "ä", "a/b", "a\0b", &"x".repeat(129), "*"] {
+            assert_eq!(
+                check_command(bad, true).map_err(|problem| problem.code),
+                Err(Code::InvalidCommand),
+                "{bad:?}"
+            );
+        }
+        assert_eq!(
+            check_command("", true).map_err(|problem| problem.code),
+            Err(Code::InvalidBody)
+        );
+    }
+
+    #[test]
+    fn webhooks_are_http_urls_with_a_host() {
+        for good in [
+            "",
+            "http://example.com",
+            "https://example.com:8443/path?x=1",
+            "http://[::1]:80/",
+        ] {
+            assert_eq!(check_webhook(good), Ok(good));
+        }
+        let long = format!("http://example.com/{}", "x".repeat(WEBHOOK_MAX));
+        for bad in [
+            "ftp://example.com",
+            "http://",
+            "http:///x",
+            "example.com",
+            "http://user@example.com",
+            "http://a b",
+            &long,
+            "javascript:alert(1)",
+        ] {
+            assert_eq!(
+                check_webhook(bad).map_err(|problem| problem.code),
+                Err(Code::InvalidWebhookUrl),
+                "{bad:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn keys_of_body_and_header_must_agree() {
+        assert_eq!(check_key(Some("k"), None), Ok(Some("k")));
+        assert_eq!(check_key(None, Some("k")), Ok(Some("k")));
+        assert_eq!(check_key(Some("k"), Some("k")), Ok(Some("k")));
+        assert_eq!(check_key(Some("  "), Some("k")), Ok(Some("k")));
+        assert!(check_key(Some("a"), Some("b")).is_err());
+        assert!(check_key(Some(&"k".repeat(257)), None).is_err());
+    }
+}

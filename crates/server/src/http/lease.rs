@@ -1,0 +1,267 @@
+//! `POST /tasks/{id}/heartbeat`, `/abandon`, `/nack`, `/cancel` and `/redrive`.
+
+use api::json::{Seconds, Writer};
+use api::v1::{CancelBody, HeartbeatBody, NackBody, RedriveBody, ReleaseBody};
+use api::{Code, Problem};
+use base::{Millis, Position};
+use cluster::{Freshness, Operations, Unavailable};
+use queue::op::{Credential, LeaseRef, Op, Redrive};
+use queue::outcome::{Outcome as Applied, Rejection, State};
+use queue::{TaskId, codec, record};
+
+use crate::http::answer::Answer;
+use crate::http::call::{Call, Outcome, task_id};
+use crate::http::edge::Edge;
+use crate::http::error::{Ended, Words, rejected, task_not_found, unavailable};
+use crate::http::tasks::{has_ended, write_task};
+
+impl Edge {
+    pub(crate) async fn heartbeat(&self, call: &Call, id: &str) -> Outcome<Answer> {
+        let body: HeartbeatBody<'_> = call.json()?;
+        let id = self.live_id(id, Words::Leases)?;
+        let lease = self.lease_of(call, &id, body.lease_token.as_deref());
+        let length = body
+            .extend
+            .map(|Seconds(ms)| ms)
+            .filter(|ms| *ms > 0)
+            .map(|ms| Millis(ms as u64));
+        let (position, applied) = self.apply(&id, &Op::Extend { lease, length }).await?;
+        match applied {
+            Applied::Extended {
+                remaining,
+                until,
+                cancel_requested,
+            } => Ok(Answer::json(200, |out| {
+                let mut body = Writer::object(out);
+                body.flag("ok", true);
+                body.time("leaseUntil", until.0);
+                body.number("leaseMs", remaining.0);
+                if cancel_requested {
+                    body.flag("cancelRequested", true);
+                }
+                body.end();
+            })
+            .at(position)),
+            other => Err(self.refusal(call, &id, &other, &lease.credential, Words::Leases).await),
+        }
+    }
+
+    pub(crate) async fn abandon(&self, call: &Call, id: &str) -> Outcome<Answer> {
+        let body: ReleaseBody<'_> = call.json()?;
+        let id = self.live_id(id, Words::Leases)?;
+        let lease = self.lease_of(call, &id, body.lease_token.as_deref());
+        let (position, applied) = self.apply(&id, &Op::Release { lease }).await?;
+        let status = match applied {
+            Applied::Released => "requeued",
+            Applied::Cancelled(_) => "cancelled",
+            other => {
+                return Err(self.refusal(call, &id, &other, &lease.credential, Words::Leases).await);
+            }
+        };
+        Ok(Answer::json(200, |out| {
+            let mut body = Writer::object(out);
+            body.text("status", status);
+            body.end();
+        })
+        .at(position))
+    }
+
+    pub(crate) async fn nack(&self, call: &Call, id: &str) -> Outcome<Answer> {
+        let body: NackBody<'_> = call.json()?;
+        let id = self.live_id(id, Words::Leases)?;
+        let lease = self.lease_of(call, &id, body.lease_token.as_deref());
+        let delay = read_retry_delay(body.delay);
+        let op = Op::Nack {
+            lease,
+            delay,
+            reason: body.reason.as_deref().unwrap_or(""),
+        };
+        let (position, applied) = self.apply(&id, &op).await?;
+        match write_nack(&applied, None) {
+            Some(body) => Ok(Answer::json(200, |out| out.extend_from_slice(&body)).at(position)),
+            None => Err(self
+                .refusal(call, &id, &applied, &lease.credential, Words::Leases)
+                .await),
+        }
+    }
+
+    pub(crate) async fn cancel(&self, call: &Call, id: &str) -> Outcome<Answer> {
+        let body: CancelBody<'_> = call.json()?;
+        let id = self.live_id(id, Words::Tasks)?;
+        let op = Op::Cancel {
+            tenant: &call.principal.tenant,
+            task: id.key,
+            reason: body.reason.as_deref().unwrap_or(""),
+            force: body.force.unwrap_or(false),
+        };
+        let (position, applied) = self.apply(&id, &op).await?;
+        let (status, view) = match applied {
+            Applied::Cancelled(view) => (200, view),
+            Applied::CancelRequested(view) => (202, view),
+            // What has ended cannot be cancelled, but cancelling twice is harmless.
+            Applied::Rejected(Rejection::NotLive) => {
+                let (position, found) = self.read_now(call, id).await?;
+                return match found {
+                    None => Err(task_not_found(Words::Tasks)),
+                    Some(view) if view.state == State::Cancelled => {
+                        Ok(Answer::json(200, |out| write_task(&view, None, out)).at(position))
+                    }
+                    Some(_) => Err(Box::new(Problem::new(
+                        Code::AlreadyFinished,
+                        "the task has ended; read its result",
+                    ))),
+                };
+            }
+            _ => return Err(unavailable(Unavailable::Unknown)),
+        };
+        let view = self.with_payload(std::sync::Arc::new(*view)).await?;
+        Ok(Answer::json(status, |out| write_task(&view, None, out)).at(position))
+    }
+
+    pub(crate) async fn redrive(&self, call: &Call, id: &str) -> Outcome<Answer> {
+        let body: RedriveBody<'_> = call.json()?;
+        let keep_attempts = match body.attempts.as_deref() {
+            None | Some("" | "reset") => false,
+            Some("keep") => true,
+            Some(_) => {
+                return Err(Box::new(
+                    Problem::new(Code::InvalidField, "attempts is reset or keep").field("attempts"),
+                ));
+            }
+        };
+        let delay = body.delay.map_or(0, |Seconds(ms)| ms);
+        if delay < 0 || delay as u64 > self.shared.settings.limits.delay_max.0 {
+            return Err(Box::new(
+                Problem::new(Code::InvalidDelay, "delaySeconds is 0 to queue.maxDelay").field("delaySeconds"),
+            ));
+        }
+        let id = self.live_id(id, Words::Tasks)?;
+        // The record may change between being read and being redriven; then it is read again.
+        for _ in 0..3 {
+            let (_, found) = self.read_now(call, id).await?;
+            let view = found.ok_or_else(|| task_not_found(Words::Tasks))?;
+            if !has_ended(view.state) {
+                return Err(rejected(&Rejection::NotEnded, Words::Tasks, None));
+            }
+            if view.state == State::Completed {
+                return Err(Box::new(Problem::new(
+                    Code::AlreadyFinished,
+                    "a completed task is not redriven",
+                )));
+            }
+            let mut row = Vec::new();
+            record::encode(&view, &mut base::rows::RowWriter::new(&mut row));
+            let op = Op::Redrive(Redrive {
+                tenant: &call.principal.tenant,
+                task: id.key,
+                ended_at: view.ended_at.unwrap_or_default(),
+                record: &row,
+                keep_attempts,
+                delay: Millis(delay as u64),
+                priority: body.priority.map(|priority| priority.0.clamp(0, 9) as u8),
+            });
+            match self.apply(&id, &op).await? {
+                (position, Applied::Redriven(view)) => {
+                    return Ok(Answer::json(200, |out| write_task(&view, None, out)).at(position));
+                }
+                (_, Applied::Rejected(Rejection::RecordChanged | Rejection::NotLive)) => {}
+                (_, Applied::Rejected(rejection)) => return Err(rejected(&rejection, Words::Tasks, None)),
+                _ => return Err(unavailable(Unavailable::Unknown)),
+            }
+        }
+        Err(rejected(&Rejection::RecordChanged, Words::Tasks, None))
+    }
+
+    /// Applies one operation on a task.
+    pub(crate) async fn apply(&self, id: &TaskId, op: &Op<'_>) -> Outcome<(Position, Applied)> {
+        self.check_running()?;
+        let mut operations = Operations::default();
+        operations.push(|bytes| codec::encode(op, bytes));
+        let submitted = self.node.submit(id.shard, operations, None, Some(self.lane)).await;
+        let (position, mut outcomes) = submitted.map_err(unavailable)?;
+        Ok((
+            position,
+            outcomes.pop().ok_or_else(|| unavailable(Unavailable::Unknown))?,
+        ))
+    }
+
+    /// The task of a path, if it could be one of this cluster.
+    pub(crate) fn live_id(&self, text: &str, words: Words) -> Outcome<TaskId> {
+        task_id(text)
+            .filter(|id| self.is_ours(id))
+            .ok_or_else(|| task_not_found(words))
+    }
+
+    pub(crate) fn lease_of<'a>(&self, call: &'a Call, id: &TaskId, token: Option<&str>) -> LeaseRef<'a> {
+        LeaseRef {
+            tenant: &call.principal.tenant,
+            task: id.key,
+            credential: call.credential(token),
+        }
+    }
+
+    /// Why an operation on a lease was refused. Whether a task that is not live has ended or never was stands in the checkpoint.
+    pub(crate) async fn refusal(
+        &self,
+        call: &Call,
+        id: &TaskId,
+        applied: &Applied,
+        credential: &Credential<'_>,
+        words: Words,
+    ) -> Box<Problem> {
+        let Applied::Rejected(rejection) = applied else {
+            return unavailable(Unavailable::Unknown);
+        };
+        let ended = if *rejection == Rejection::NotLive {
+            match self.read_now(call, *id).await {
+                Ok((_, found)) => found.map(|_| Ended {
+                    by_token: !matches!(credential, Credential::Worker(_)),
+                }),
+                Err(problem) => return problem,
+            }
+        } else {
+            None
+        };
+        rejected(rejection, words, ended)
+    }
+
+    pub(crate) async fn read_now(
+        &self,
+        call: &Call,
+        id: TaskId,
+    ) -> Outcome<(Position, Option<std::sync::Arc<queue::TaskView>>)> {
+        self.find_task(&call.principal.tenant, id, Freshness::Linearizable, None)
+            .await
+    }
+}
+
+/// A delay until the next attempt; absent or negative: the policy's.
+pub(crate) fn read_retry_delay(delay: Option<Seconds>) -> Option<Millis> {
+    delay
+        .map(|Seconds(ms)| ms)
+        .filter(|ms| *ms >= 0)
+        .map(|ms| Millis(ms as u64))
+}
+
+/// The answer to a nack; nothing if it was refused.
+pub(crate) fn write_nack(applied: &Applied, task_id: Option<&TaskId>) -> Option<Vec<u8>> {
+    let (status, delay, attempts) = match applied {
+        Applied::Retried { delay, attempts } => ("requeued", *delay, Some(*attempts)),
+        Applied::DeadLettered { attempts } => ("dlq", Millis(0), Some(*attempts)),
+        Applied::Cancelled(view) => ("cancelled", Millis(0), Some(view.attempts)),
+        _ => return None,
+    };
+    let mut out = Vec::new();
+    let mut body = Writer::object(&mut out);
+    if let Some(id) = task_id {
+        body.plain("taskId", id);
+    }
+    body.text("status", status);
+    body.number("delaySeconds", delay.0.div_ceil(1000));
+    body.number("delayMs", delay.0);
+    if let Some(attempts) = attempts {
+        body.number("attempts", u64::from(attempts));
+    }
+    body.end();
+    Some(out)
+}

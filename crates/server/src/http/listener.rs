@@ -1,0 +1,153 @@
+//! Accepting connections and spreading them over the edge's threads.
+//!
+//! Each thread has a runtime of its own; connections are dealt out in turn, so that a few busy ones do not end up on one thread. One listener
+//! accepts for all: several listeners on one port would let a second server start on it unnoticed.
+
+use std::net::{SocketAddr, TcpStream};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+
+use crate::http::connection::{Connections, serve_connection};
+use crate::http::edge::{Edge, Shared};
+
+/// A bound listener.
+pub(crate) struct Listener {
+    listener: std::net::TcpListener,
+    addr: SocketAddr,
+}
+
+/// The edge's threads.
+pub(crate) struct Threads {
+    threads: Vec<std::thread::JoinHandle<()>>,
+    stop: watch::Sender<bool>,
+}
+
+impl Listener {
+    /// Binds the address.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub(crate) fn bind(addr: SocketAddr) -> std::io::Result<Listener> {
+        let listener = std::net::TcpListener::bind(addr)?;
+        listener.set_nonblocking(true)?;
+        let addr = listener.local_addr()?;
+        Ok(Listener { listener, addr })
+    }
+
+    /// Where it listens.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Starts the threads that serve its connections.
+    pub(crate) fn start(self, shared: &Arc<Shared>) -> std::io::Result<Threads> {
+        let open = Arc::new(AtomicUsize::new(0));
+        let (stop, stopped) = watch::channel(false);
+        let mut threads = Vec::new();
+        let mut edges = Vec::new();
+        for number in 0..shared.settings.http.threads {
+            let (sender, receiver) = unbounded_channel();
+            edges.push(sender);
+            let (shared, open, stopped) = (shared.clone(), open.clone(), stopped.clone());
+            let run = move || on_a_runtime(serve_connections(shared, receiver, open, stopped));
+            threads.push(
+                std::thread::Builder::new()
+                    .name(format!("codeq-edge-{number}"))
+                    .spawn(run)?,
+            );
+        }
+        let most = shared.settings.http.connections_max;
+        let accept = move || on_a_runtime(accept(self.listener, edges, open, most, stopped));
+        threads.push(std::thread::Builder::new().name("codeq-accept".into()).spawn(accept)?);
+        Ok(Threads { threads, stop })
+    }
+}
+
+impl Threads {
+    /// Accepts no more connections and lets those that are open end after the requests they have begun, for at most `longest`.
+    pub(crate) fn stop(self, longest: Duration) {
+        self.stop.send_replace(true);
+        let until = std::time::Instant::now() + longest;
+        for thread in self.threads {
+            while !thread.is_finished() && std::time::Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+}
+
+fn on_a_runtime(work: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime can be made");
+    LocalSet::new().block_on(&runtime, work);
+}
+
+async fn accept(
+    listener: std::net::TcpListener,
+    edges: Vec<UnboundedSender<TcpStream>>,
+    open: Arc<AtomicUsize>,
+    most: usize,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let listener = tokio::net::TcpListener::from_std(listener).expect("a runtime takes any listener");
+    let mut next = 0;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                // A connection without these still works.
+                let _ = stream.set_nodelay(true);
+                let Ok(stream) = stream.into_std() else { continue };
+                open.fetch_add(1, Ordering::Relaxed);
+                let _ = edges[next].send(stream);
+                next = (next + 1) % edges.len();
+                while open.load(Ordering::Relaxed) >= most {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+            Err(error) => {
+                // Out of handles, most likely: those that close make room.
+                tracing::warn!(event = "http.accept_failed", %error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn serve_connections(
+    shared: Arc<Shared>,
+    mut streams: UnboundedReceiver<TcpStream>,
+    open: Arc<AtomicUsize>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let lane = shared.node.lane();
+    let edge = Rc::new(Edge::new(shared, lane.id()));
+    tokio::task::spawn_local(lane.deliver());
+    let connections = Rc::new(Connections::default());
+    tokio::task::spawn_local(connections.clone().watch(edge.clone()));
+    loop {
+        tokio::select! {
+            stream = streams.recv() => {
+                let Some(Ok(stream)) = stream.map(tokio::net::TcpStream::from_std) else { continue };
+                let (edge, connections, open) = (edge.clone(), connections.clone(), open.clone());
+                tokio::task::spawn_local(async move {
+                    serve_connection(stream, edge, &connections).await;
+                    open.fetch_sub(1, Ordering::Relaxed);
+                });
+            }
+            _ = stopped.wait_for(|stopped| *stopped) => break,
+        }
+    }
+    connections.close_all().await;
+}

@@ -1,0 +1,26 @@
+//! HTTP: from a socket to a typed operation and back.
+//!
+//! [`listener`] accepts and spreads connections over the edge's threads, `connection` speaks HTTP on one of them, `routes` says which path is
+//! what and who may call it, `call` reads a request by the rules all routes share, and then there is one file per group of routes. What is
+//! said when something cannot be done is decided in `error`.
+
+mod answer;
+mod batch;
+mod call;
+mod claim;
+mod connection;
+mod create;
+mod edge;
+mod error;
+mod lease;
+mod listener;
+mod reads;
+mod result;
+mod routes;
+mod status;
+mod tasks;
+mod waiting;
+
+pub(crate) use claim::give_back;
+pub(crate) use edge::Shared;
+pub(crate) use listener::{Listener, Threads};

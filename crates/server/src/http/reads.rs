@@ -1,0 +1,100 @@
+//! `GET /tasks/{id}`, `GET /tasks/{id}/result` and `GET /admin/queues/{command}`.
+
+use api::json::Writer;
+use api::{Code, Problem};
+use base::Millis;
+use cluster::Unavailable;
+use queue::id::shard_of;
+use queue::{Answer as Told, Query};
+
+use crate::http::answer::Answer;
+use crate::http::call::{Call, Consistency, Outcome, query_seconds};
+use crate::http::create::check_command;
+use crate::http::edge::Edge;
+use crate::http::error::{Words, task_not_found, unavailable};
+use crate::http::tasks::{has_ended, write_result, write_task};
+
+/// Longest wait for a result.
+const WAIT_MAX: Millis = Millis(60_000);
+
+impl Edge {
+    pub(crate) async fn get_task(&self, call: &Call, id: &str) -> Outcome<Answer> {
+        let id = self.live_id(id, Words::Tasks)?;
+        let reading = call.freshness(id.shard, self.node.identity().shards, Consistency::Linearizable)?;
+        self.check_running()?;
+        let (position, view) = self
+            .find_task(&call.principal.tenant, id, reading.freshness(), None)
+            .await?;
+        let view = view.ok_or_else(|| task_not_found(Words::Tasks))?;
+        Ok(Answer::json(200, |out| write_task(&view, None, out))
+            .at(position)
+            .consistency(reading.label()))
+    }
+
+    pub(crate) async fn get_result(&self, call: &Call, id: &str) -> Outcome<Answer> {
+        let id = self.live_id(id, Words::Results)?;
+        let reading = call.freshness(id.shard, self.node.identity().shards, Consistency::Linearizable)?;
+        let wait = query_seconds(call.query("waitSeconds")).min(WAIT_MAX);
+        self.check_running()?;
+        let tenant = &call.principal.tenant;
+        let (mut position, view) = self.find_task(tenant, id, reading.freshness(), None).await?;
+        let mut view = view.ok_or_else(|| task_not_found(Words::Results))?;
+        if !has_ended(view.state) && wait > Millis(0) {
+            if self.is_draining() {
+                return Err(unavailable(Unavailable::Draining));
+            }
+            let limits = &self.shared.settings.limits;
+            let _place = self
+                .shared
+                .waiting
+                .enter(tenant, limits.waiters_max, limits.waiters_per_tenant_max)?;
+            let (later, waited) = self.find_task(tenant, id, reading.freshness(), Some(wait)).await?;
+            position = later;
+            view = waited.ok_or_else(|| task_not_found(Words::Results))?;
+        }
+        if !has_ended(view.state) {
+            let problem = Problem::new(
+                Code::ResultNotFound,
+                "the task has not ended yet; wait with waitSeconds",
+            );
+            return Err(Box::new(problem.error("result not found")));
+        }
+        let answer = Answer::json(200, |out| {
+            let mut body = Writer::object(out);
+            body.value("task", |out| write_task(&view, None, out));
+            body.value("result", |out| write_result(&view, out));
+            body.end();
+        });
+        Ok(answer.at(position).consistency(reading.label()))
+    }
+
+    pub(crate) async fn get_queue(&self, call: &Call, command: &str) -> Outcome<Answer> {
+        let command = check_command(command, false)?;
+        let tenant = &call.principal.tenant;
+        let shards = self.node.identity().shards;
+        let shard = shard_of(tenant, command, shards);
+        let reading = call.freshness(shard, shards, Consistency::Linearizable)?;
+        self.check_running()?;
+        let query = Query::Queue {
+            tenant: tenant.clone(),
+            command: command.into(),
+        };
+        let asked = self
+            .node
+            .ask(shard, query, reading.freshness(), None, Some(self.lane))
+            .await;
+        let (position, Told::Queue(stats)) = asked.map_err(unavailable)? else {
+            return Err(unavailable(Unavailable::Unknown));
+        };
+        let answer = Answer::json(200, |out| {
+            let mut body = Writer::object(out);
+            body.text("command", command);
+            body.number("ready", stats.depth.ready_total());
+            body.number("delayed", stats.depth.delayed);
+            body.number("inProgress", stats.depth.leased);
+            body.number("dlq", stats.depth.dead);
+            body.end();
+        });
+        Ok(answer.at(position).consistency(reading.label()))
+    }
+}

@@ -1,0 +1,222 @@
+//! Which path is what, and who may call it. One table: a route without a row does not exist.
+
+use std::borrow::Cow;
+
+use api::{Code, Problem};
+use hyper::Method;
+
+use crate::auth::{Access, scope};
+
+/// A route with what its path names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Route<'a> {
+    CreateTask,
+    CreateBatch,
+    Claim,
+    ClaimBatch,
+    BatchResults,
+    Heartbeat(Cow<'a, str>),
+    Abandon(Cow<'a, str>),
+    Nack(Cow<'a, str>),
+    SubmitResult(Cow<'a, str>),
+    Cancel(Cow<'a, str>),
+    Redrive(Cow<'a, str>),
+    GetTask(Cow<'a, str>),
+    GetResult(Cow<'a, str>),
+    GetQueue(Cow<'a, str>),
+    RaftStatus,
+    Healthz,
+    Livez,
+    Readyz,
+    Metrics,
+}
+
+impl Route<'_> {
+    /// Who may call it.
+    pub(crate) fn access(&self) -> Access {
+        match self {
+            Route::CreateTask | Route::CreateBatch | Route::Cancel(_) => Access::Producer,
+            Route::Claim | Route::ClaimBatch => Access::Worker(scope::CLAIM),
+            Route::Heartbeat(_) => Access::Worker(scope::HEARTBEAT),
+            Route::Abandon(_) => Access::Worker(scope::ABANDON),
+            Route::Nack(_) => Access::Worker(scope::NACK),
+            Route::SubmitResult(_) | Route::BatchResults => Access::Worker(scope::RESULT),
+            Route::GetTask(_) | Route::GetResult(_) | Route::RaftStatus => Access::Any,
+            Route::GetQueue(_) | Route::Redrive(_) => Access::Admin,
+            Route::Healthz | Route::Livez | Route::Readyz | Route::Metrics => Access::Open,
+        }
+    }
+}
+
+const BASE: &str = "/v1/codeq/";
+
+/// The route of a request. `HEAD` goes where `GET` does; one trailing slash is ignored.
+///
+/// # Errors
+/// There is no such path, or it has other methods.
+pub(crate) fn find<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, Box<Problem>> {
+    let path = path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path);
+    let (route, allowed) = of_path(path, method).ok_or_else(|| not_found(path))?;
+    if *method == allowed || (*method == Method::HEAD && allowed == Method::GET) {
+        return Ok(route);
+    }
+    let allow = if allowed == Method::GET { "GET, HEAD" } else { "POST" };
+    Err(Box::new(Problem::new(
+        Code::MethodNotAllowed,
+        format!("this path takes {allow}"),
+    )))
+}
+
+/// The methods of a path that exists, for the header `Allow`.
+pub(crate) fn allowed(path: &str) -> &'static str {
+    let path = path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path);
+    let takes = |method: &Method| of_path(path, method).is_some_and(|(_, allowed)| allowed == *method);
+    match (takes(&Method::GET), takes(&Method::POST)) {
+        (true, true) => "GET, HEAD, POST",
+        (true, false) => "GET, HEAD",
+        _ => "POST",
+    }
+}
+
+/// The route and its method. Where a path is something else by method, `method` decides; fixed segments win over ids on `POST`.
+fn of_path<'a>(path: &'a str, method: &Method) -> Option<(Route<'a>, Method)> {
+    let (get, post) = (Method::GET, Method::POST);
+    match path {
+        "/healthz" => return Some((Route::Healthz, get)),
+        "/livez" => return Some((Route::Livez, get)),
+        "/readyz" => return Some((Route::Readyz, get)),
+        "/metrics" => return Some((Route::Metrics, get)),
+        _ => {}
+    }
+    let mut segments = path.strip_prefix(BASE)?.split('/');
+    let parts = [segments.next(), segments.next(), segments.next()];
+    if segments.next().is_some() {
+        return None;
+    }
+    Some(match parts {
+        [Some("tasks"), None, None] => (Route::CreateTask, post),
+        [Some("tasks"), Some("batch"), None] if *method == post => (Route::CreateBatch, post),
+        [Some("tasks"), Some("batch"), Some("results")] if *method == post => (Route::BatchResults, post),
+        [Some("tasks"), Some("claim"), None] if *method == post => (Route::Claim, post),
+        [Some("tasks"), Some("claim"), Some("batch")] => (Route::ClaimBatch, post),
+        [Some("tasks"), Some(id), None] => (Route::GetTask(decode(id)?), get),
+        [Some("tasks"), Some(id), Some("heartbeat")] => (Route::Heartbeat(decode(id)?), post),
+        [Some("tasks"), Some(id), Some("abandon")] => (Route::Abandon(decode(id)?), post),
+        [Some("tasks"), Some(id), Some("nack")] => (Route::Nack(decode(id)?), post),
+        [Some("tasks"), Some(id), Some("cancel")] => (Route::Cancel(decode(id)?), post),
+        [Some("tasks"), Some(id), Some("redrive")] => (Route::Redrive(decode(id)?), post),
+        [Some("tasks"), Some(id), Some("result")] if *method == post => (Route::SubmitResult(decode(id)?), post),
+        [Some("tasks"), Some(id), Some("result")] => (Route::GetResult(decode(id)?), get),
+        [Some("admin"), Some("queues"), Some(command)] => (Route::GetQueue(decode(command)?), get),
+        [Some("raft"), Some("status"), None] => (Route::RaftStatus, get),
+        _ => return None,
+    })
+}
+
+fn not_found(path: &str) -> Box<Problem> {
+    let shown: String = path.chars().take(200).collect();
+    Box::new(Problem::new(Code::RouteNotFound, format!("there is no {shown}")))
+}
+
+/// A segment with its percent escapes undone, once. An encoded slash does not become one that separates. Nothing: it is not UTF-8, or empty.
+fn decode(segment: &str) -> Option<Cow<'_, str>> {
+    if segment.is_empty() {
+        return None;
+    }
+    if !segment.contains('%') {
+        return Some(segment.into());
+    }
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let mut digit = || char::from(rest.next()?).to_digit(16);
+            let (high, low) = (digit()?, digit()?);
+            bytes.push((high * 16 + low) as u8);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok().map(Cow::Owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(method: &Method, path: &str, expected: Result<Route<'_>, Code>) {
+        assert_eq!(
+            find(method, path).map_err(|problem| problem.code),
+            expected,
+            "{method} {path}"
+        );
+    }
+
+    #[test]
+    fn paths_lead_to_their_routes() {
+        let (get, post) = (&Method::GET, &Method::POST);
+        check(post, "/v1/codeq/tasks", Ok(Route::CreateTask));
+        check(post, "/v1/codeq/tasks/", Ok(Route::CreateTask));
+        check(post, "/v1/codeq/tasks/batch", Ok(Route::CreateBatch));
+        check(post, "/v1/codeq/tasks/claim", Ok(Route::Claim));
+        check(post, "/v1/codeq/tasks/claim/batch", Ok(Route::ClaimBatch));
+        check(post, "/v1/codeq/tasks/batch/results", Ok(Route::BatchResults));
+        check(post, "/v1/codeq/tasks/x/heartbeat", Ok(Route::Heartbeat("x".into())));
+        check(post, "/v1/codeq/tasks/x/abandon", Ok(Route::Abandon("x".into())));
+        check(post, "/v1/codeq/tasks/x/nack", Ok(Route::Nack("x".into())));
+        check(post, "/v1/codeq/tasks/x/result", Ok(Route::SubmitResult("x".into())));
+        check(post, "/v1/codeq/tasks/x/cancel", Ok(Route::Cancel("x".into())));
+        check(post, "/v1/codeq/tasks/x/redrive", Ok(Route::Redrive("x".into())));
+        check(get, "/v1/codeq/tasks/x/result", Ok(Route::GetResult("x".into())));
+        check(get, "/v1/codeq/tasks/x", Ok(Route::GetTask("x".into())));
+        check(&Method::HEAD, "/v1/codeq/tasks/x", Ok(Route::GetTask("x".into())));
+        check(get, "/v1/codeq/admin/queues/a%3Ab", Ok(Route::GetQueue("a:b".into())));
+        check(get, "/v1/codeq/raft/status", Ok(Route::RaftStatus));
+        check(get, "/healthz", Ok(Route::Healthz));
+    }
+
+    #[test]
+    fn fixed_segments_win_over_ids_where_their_method_is_asked_for() {
+        check(
+            &Method::GET,
+            "/v1/codeq/tasks/claim",
+            Ok(Route::GetTask("claim".into())),
+        );
+        check(
+            &Method::GET,
+            "/v1/codeq/tasks/batch",
+            Ok(Route::GetTask("batch".into())),
+        );
+        check(&Method::PUT, "/v1/codeq/tasks/claim", Err(Code::MethodNotAllowed));
+    }
+
+    #[test]
+    fn other_paths_and_methods_are_refused() {
+        let get = &Method::GET;
+        for path in [
+            "/",
+            "",
+            "/v1",
+            "/v1/codeq",
+            "/v1/codeq/",
+            "/v1/codeq/tasks//result",
+            "/v1/codeq/tasks/x/y/z",
+            "/v1/codeq/tasks/x/unknown",
+            "/V1/codeq/tasks/x",
+            "/v1/codeq/../codeq/tasks/x",
+            "/v1/codeq/tasks/%ff",
+            "/v1/codeq/tasks/%zz",
+            "/v1/codeq/tasks/%2",
+            "//healthz",
+        ] {
+            check(get, path, Err(Code::RouteNotFound));
+        }
+        check(get, "/v1/codeq/tasks/a%2Fb", Ok(Route::GetTask("a/b".into())));
+        check(get, "/v1/codeq/tasks", Err(Code::MethodNotAllowed));
+        check(&Method::DELETE, "/v1/codeq/tasks/x", Err(Code::MethodNotAllowed));
+        check(&Method::POST, "/healthz", Err(Code::MethodNotAllowed));
+        assert_eq!(allowed("/v1/codeq/tasks"), "POST");
+        assert_eq!(allowed("/v1/codeq/tasks/x/result"), "GET, HEAD, POST");
+        assert_eq!(allowed("/healthz"), "GET, HEAD");
+    }
+}

@@ -1,0 +1,173 @@
+//! Domain values in the shape of the wire.
+
+use std::sync::Arc;
+
+use api::v1::{Lease, Location, ResultRecord, Task};
+use base::Position;
+use base::rows::Row;
+use cluster::{Freshness, Unavailable};
+use queue::checkpoint::{COMPLETED, DEAD, FAILED, PAYLOADS};
+use queue::outcome::State;
+use queue::{Answer, Payload, Query, TaskId, TaskView, record};
+
+use crate::http::call::Outcome;
+use crate::http::edge::Edge;
+use crate::http::error::{rows_unavailable, unavailable};
+
+/// Where a state is in codeQ's words.
+pub(crate) fn location(state: State) -> Location {
+    let (status, location) = match state {
+        State::Ready => ("PENDING", "PENDING_LIST"),
+        State::Delayed => ("PENDING", "DELAYED_ZSET"),
+        State::Leased => ("IN_PROGRESS", "INPROG_SET"),
+        State::Completed => ("COMPLETED", "NONE"),
+        State::Failed | State::Cancelled => ("FAILED", "NONE"),
+        State::Dead => ("FAILED", "DLQ_SET"),
+    };
+    Location {
+        status,
+        location,
+        state: state.name(),
+    }
+}
+
+/// Whether a task in this state will not change any more by itself.
+pub(crate) fn has_ended(state: State) -> bool {
+    matches!(state, State::Completed | State::Failed | State::Dead | State::Cancelled)
+}
+
+/// Appends a task. Its payload must be in memory; see [`Edge::with_payload`].
+pub(crate) fn write_task(view: &TaskView, lease: Option<Lease<'_>>, out: &mut Vec<u8>) {
+    let ended = has_ended(view.state);
+    let payload = match &view.payload {
+        Payload::Resident(bytes) => Some(&**bytes),
+        Payload::Stored(_) => None,
+    };
+    Task {
+        id: view.id,
+        command: &view.command,
+        payload,
+        priority: view.priority,
+        webhook: &view.webhook,
+        location: location(view.state),
+        worker: view.worker.as_deref(),
+        lease_until: view.lease_until.map(|time| time.0),
+        attempts: view.attempts,
+        max_attempts: view.max_attempts,
+        error: if ended { &view.error } else { "" },
+        has_result: matches!(view.state, State::Completed | State::Failed),
+        tenant: &view.tenant,
+        created_at: view.created_at.0,
+        updated_at: view.updated_at.0,
+        run_at: view.run_at.map(|time| time.0),
+        last_error: if ended { "" } else { &view.error },
+        finished_at: view.finished_at.map(|time| time.0),
+        lease,
+        idempotency_key: &view.idempotency_key,
+        cancel_requested: view.cancel_requested,
+    }
+    .write(out);
+}
+
+/// Appends how a task ended.
+pub(crate) fn write_result(view: &TaskView, out: &mut Vec<u8>) {
+    ResultRecord {
+        task_id: view.id,
+        status: location(view.state).status,
+        result: view.result.as_deref(),
+        error: &view.error,
+        completed_at: view.finished_at.unwrap_or_default().0,
+        attempt: view.attempts,
+    }
+    .write(out);
+}
+
+impl Edge {
+    /// A task of this tenant, wherever it stands. With `wait`, waits that long for its end.
+    pub(crate) async fn find_task(
+        &self,
+        tenant: &Arc<str>,
+        id: TaskId,
+        freshness: Freshness,
+        wait: Option<base::Millis>,
+    ) -> Outcome<(Position, Option<Arc<TaskView>>)> {
+        if !self.is_ours(&id) {
+            return Ok((
+                Position {
+                    shard: id.shard,
+                    ..Position::default()
+                },
+                None,
+            ));
+        }
+        // Between the answer of the state machine and the look into the checkpoint a task may come back to life, or a checkpoint may be
+        // replaced: what is missing is looked for once more.
+        let mut last = None;
+        for _ in 0..2 {
+            let query = Query::Task {
+                tenant: tenant.clone(),
+                id,
+                until_ended: wait.is_some(),
+            };
+            let asked = self.node.ask(id.shard, query, freshness, wait, Some(self.lane)).await;
+            let (position, answer) = asked.map_err(unavailable)?;
+            let dropped = match answer {
+                Answer::Task(view) => return Ok((position, Some(self.with_payload(view).await?))),
+                Answer::NotLive { dropped } => dropped,
+                _ => return Err(unavailable(Unavailable::Unknown)),
+            };
+            last = Some(position);
+            let found = self
+                .node
+                .find_row(id.shard, &[COMPLETED, FAILED, DEAD], id.key.0 as i64)
+                .await;
+            let Some((_, row)) = found.map_err(|why| rows_unavailable(&why))? else {
+                continue;
+            };
+            let view = record::decode(&row.bytes, id).map_err(|_| self.damaged_row(id))?;
+            let known = !dropped.contains(&row.slice) && view.tenant == *tenant;
+            return Ok((position, known.then(|| Arc::new(view))));
+        }
+        Ok((last.unwrap_or_default(), None))
+    }
+
+    /// The same task with its payload in memory.
+    pub(crate) async fn with_payload(&self, view: Arc<TaskView>) -> Outcome<Arc<TaskView>> {
+        let Payload::Stored(_) = view.payload else {
+            return Ok(view);
+        };
+        let id = view.id;
+        let tables = [PAYLOADS, COMPLETED, FAILED, DEAD];
+        let found = self
+            .node
+            .find_row(id.shard, &tables, id.key.0 as i64)
+            .await
+            .map_err(|why| rows_unavailable(&why))?;
+        let (table, row) = found.ok_or_else(|| self.damaged_row(id))?;
+        let payload = if table == PAYLOADS {
+            let bytes = Row(&row.bytes)
+                .reader()
+                .maybe_bytes()
+                .ok()
+                .flatten()
+                .ok_or_else(|| self.damaged_row(id))?;
+            Payload::Resident(bytes.into())
+        } else {
+            record::decode(&row.bytes, id)
+                .map_err(|_| self.damaged_row(id))?
+                .payload
+        };
+        Ok(Arc::new(TaskView {
+            payload,
+            ..view.as_ref().clone()
+        }))
+    }
+
+    fn damaged_row(&self, id: TaskId) -> Box<api::Problem> {
+        tracing::error!(event = "storage.failed", task = %id, "a row of a checkpoint does not read back");
+        Box::new(api::Problem::new(
+            api::Code::Internal,
+            "the task cannot be read; the server's log says why",
+        ))
+    }
+}

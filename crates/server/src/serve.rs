@@ -1,0 +1,133 @@
+//! A whole server: the node beneath and the edge in front of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use cluster::{Handle, Hooks, Node, NodeError, Reply, StartError};
+use hyper::header::HeaderValue;
+use queue::QueueMachine;
+
+use crate::auth::Authenticator;
+use crate::http::{Listener, Shared, Threads, give_back};
+use crate::metrics::Metrics;
+use crate::settings::Settings;
+
+/// A running server.
+pub struct Server {
+    node: Node<QueueMachine>,
+    shared: Arc<Shared>,
+    threads: Option<Threads>,
+    addr: SocketAddr,
+    drain_timeout: Duration,
+}
+
+/// Why a server did not start, or has stopped by itself.
+#[derive(Debug)]
+pub enum Exit {
+    /// The address cannot be listened on.
+    Bind(SocketAddr, std::io::Error),
+    /// The data directory cannot be used.
+    Start(StartError),
+    /// The node has stopped by itself.
+    Node(NodeError),
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Exit::Bind(addr, cause) if cause.kind() == std::io::ErrorKind::AddrInUse => {
+                write!(
+                    f,
+                    "port {} is in use ({addr}); stop whoever listens there, or choose another one with --http-addr",
+                    addr.port()
+                )
+            }
+            Exit::Bind(addr, cause) => write!(f, "cannot listen on {addr}: {cause}"),
+            Exit::Start(error) => error.fmt(f),
+            Exit::Node(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Exit {}
+
+impl Server {
+    /// Takes the port, starts the node and serves. Requests are answered from now on, with 503 until the node has read its data.
+    ///
+    /// # Errors
+    /// The port or the data directory cannot be had.
+    pub fn start(settings: Settings) -> Result<Server, Exit> {
+        let listener = Listener::bind(settings.http.addr).map_err(|cause| Exit::Bind(settings.http.addr, cause))?;
+        let addr = listener.addr();
+        let metrics = Arc::new(Metrics::new(settings.metrics_commands_max));
+        let (policy, live_tasks_max) = (settings.policy, settings.limits.live_tasks_max);
+        let observer = metrics.clone();
+        let hooks = Hooks {
+            prepare: Box::new(move |machine: &mut QueueMachine| {
+                machine.set_own_policy(policy);
+                machine.limit_live_tasks(live_tasks_max);
+            }),
+            observe: Box::new(move |signals| observer.observe(signals)),
+            undelivered: Box::new(|reply| match reply {
+                Reply::Applied { position, outcomes } => give_back(position, &outcomes),
+                _ => Vec::new(),
+            }),
+        };
+        let node = Node::start(settings.node.clone(), hooks).map_err(Exit::Start)?;
+        let drain_timeout = settings.drain_timeout.to_std();
+        let name = HeaderValue::from_str(&node.handle().identity().node).unwrap_or(HeaderValue::from_static("codeq"));
+        let shared = Arc::new(Shared {
+            auth: Authenticator::new(settings.auth.clone()),
+            metrics,
+            waiting: Default::default(),
+            node: node.handle().clone(),
+            name,
+            addr,
+            draining: AtomicBool::new(false),
+            settings,
+        });
+        let threads = listener.start(&shared).map_err(|cause| Exit::Bind(addr, cause))?;
+        Ok(Server {
+            node,
+            shared,
+            threads: Some(threads),
+            addr,
+            drain_timeout,
+        })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The node beneath.
+    pub fn node(&self) -> &Handle<QueueMachine> {
+        self.node.handle()
+    }
+
+    /// Waits until the node stops by itself.
+    pub async fn failed(&mut self) -> Exit {
+        match self.node.ended().await {
+            Ok(()) => Exit::Node(NodeError::Panicked),
+            Err(error) => Exit::Node(error),
+        }
+    }
+
+    /// Stops: whoever waits is told to go elsewhere, requests that have begun are finished, a last checkpoint is written.
+    ///
+    /// # Errors
+    /// The node failed meanwhile.
+    pub async fn stop(mut self) -> Result<(), Exit> {
+        self.shared.draining.store(true, Ordering::Relaxed);
+        self.node.handle().drain();
+        // The connections' threads need the node until their requests are finished.
+        if let Some(threads) = self.threads.take() {
+            threads.stop(self.drain_timeout);
+        }
+        self.node.handle().stop();
+        self.node.ended().await.map_err(Exit::Node)
+    }
+}

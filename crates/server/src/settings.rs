@@ -1,0 +1,74 @@
+//! The values a server runs with.
+
+use std::net::SocketAddr;
+
+use base::Millis;
+use cluster::NodeConfig;
+use queue::Policy;
+
+use crate::auth::AuthSettings;
+
+/// Everything a server is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The node beneath.
+    pub node: NodeConfig,
+    /// What queues follow.
+    pub policy: Policy,
+    /// The listener.
+    pub http: HttpSettings,
+    /// Who may do what.
+    pub auth: AuthSettings,
+    /// What is too much.
+    pub limits: Limits,
+    /// How long a planned stop may take.
+    pub drain_timeout: Millis,
+    /// Whether there is `/metrics`.
+    pub metrics_enabled: bool,
+    /// Distinct values of the label `command`; the rest is `other`.
+    pub metrics_commands_max: usize,
+}
+
+/// The listener.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpSettings {
+    /// Where to listen; port 0 is a free one.
+    pub addr: SocketAddr,
+    /// Time for the head of a request, from its first byte.
+    pub header_timeout: Millis,
+    /// Time for its body.
+    pub body_timeout: Millis,
+    /// How long a connection without a request is kept.
+    pub idle_timeout: Millis,
+    /// All header lines together, in bytes.
+    pub header_bytes_max: usize,
+    /// Connections at one time; then accepting pauses.
+    pub connections_max: usize,
+    /// Threads, each with a runtime of its own.
+    pub threads: usize,
+}
+
+/// What is too much.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of a request's body.
+    pub body_bytes_max: usize,
+    /// Bytes of a task's payload.
+    pub payload_bytes_max: usize,
+    /// Bytes of a result.
+    pub result_bytes_max: usize,
+    /// Tasks in one batch creation.
+    pub batch_create_max: usize,
+    /// Results in one batch.
+    pub batch_results_max: usize,
+    /// Tasks in one batch claim.
+    pub batch_claim_max: usize,
+    /// Furthest a task may be delayed.
+    pub delay_max: Millis,
+    /// Waiting requests on this node.
+    pub waiters_max: usize,
+    /// Waiting requests of one tenant on this node.
+    pub waiters_per_tenant_max: usize,
+    /// Live tasks of a shard; 0: any number.
+    pub live_tasks_max: u64,
+}
