@@ -152,12 +152,7 @@ mod tests {
         assert_eq!(names.len(), Code::ALL.len());
         for code in Code::ALL {
             assert!((400..600).contains(&code.status()), "{code:?}");
-            assert!(
-                code.name()
-                    .bytes()
-                    .all(|byte| byte.is_ascii_lowercase() || byte == b'_'),
-                "{code:?}"
-            );
+            assert!(code.name().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{code:?}");
             assert!(!code.title().ends_with('.'), "{code:?}");
         }
     }

@@ -61,11 +61,7 @@ impl<'de> Deserialize<'de> for Int {
                 Ok(Int(i64::try_from(number).unwrap_or(i64::MAX)))
             }
             fn visit_f64<E: Error>(self, number: f64) -> Result<Int, E> {
-                if number.fract() == 0.0 {
-                    Ok(Int(number as i64))
-                } else {
-                    Err(E::custom("expected an integer"))
-                }
+                if number.fract() == 0.0 { Ok(Int(number as i64)) } else { Err(E::custom("expected an integer")) }
             }
         }
         deserializer.deserialize_any(IntVisitor)
@@ -194,21 +190,13 @@ impl<'a> Writer<'a> {
     /// Begins an object.
     pub fn object(out: &'a mut Vec<u8>) -> Writer<'a> {
         out.push(b'{');
-        Writer {
-            out,
-            is_first: true,
-            close: b'}',
-        }
+        Writer { out, is_first: true, close: b'}' }
     }
 
     /// Begins an array.
     pub fn array(out: &'a mut Vec<u8>) -> Writer<'a> {
         out.push(b'[');
-        Writer {
-            out,
-            is_first: true,
-            close: b']',
-        }
+        Writer { out, is_first: true, close: b']' }
     }
 
     /// Ends it.
@@ -286,10 +274,7 @@ impl<'a> Writer<'a> {
 pub fn write_text(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     let mut rest = text.as_bytes();
-    while let Some(place) = rest
-        .iter()
-        .position(|byte| *byte < 0x20 || matches!(byte, b'"' | b'\\'))
-    {
+    while let Some(place) = rest.iter().position(|byte| *byte < 0x20 || matches!(byte, b'"' | b'\\')) {
         out.extend_from_slice(&rest[..place]);
         match rest[place] {
             b'"' => out.extend_from_slice(b"\\\""),
@@ -351,10 +336,7 @@ mod tests {
         assert_eq!(sample.payload.map(RawValue::get), Some(r#"{"a" : 1}"#));
         let last = read(r#"{"name": "first", "name": "last", "count": null}"#).unwrap();
         assert_eq!((last.name.as_deref(), last.count), (Some("last"), None));
-        assert_eq!(
-            read(r#"{"name": "t\u00e4st \"\\"}"#).unwrap().name.as_deref(),
-            Some("täst \"\\")
-        );
+        assert_eq!(read(r#"{"name": "t\u00e4st \"\\"}"#).unwrap().name.as_deref(), Some("täst \"\\"));
         assert!(read("{}").unwrap().payload.is_none());
     }
 
@@ -384,31 +366,14 @@ mod tests {
     #[test]
     fn absurd_numbers_saturate() {
         let sample = read(r#"{"count": 1e300, "waitSeconds": 1e300}"#).unwrap();
-        assert_eq!(
-            (sample.count, sample.wait),
-            (Some(Int(i64::MAX)), Some(Seconds(i64::MAX)))
-        );
+        assert_eq!((sample.count, sample.wait), (Some(Int(i64::MAX)), Some(Seconds(i64::MAX))));
         let sample = read(r#"{"count": -99999999999999999999, "waitSeconds": -1e300}"#).unwrap();
-        assert_eq!(
-            (sample.count, sample.wait),
-            (Some(Int(i64::MIN)), Some(Seconds(i64::MIN)))
-        );
-        assert_eq!(
-            read(r#"{"waitSeconds": 18446744073709551615}"#).unwrap().wait,
-            Some(Seconds(i64::MAX))
-        );
-        for (text, ms) in [
-            ("0.001", 1),
-            ("1e3", 1_000_000),
-            ("-0.5", -500),
-            ("0.1", 100),
-            ("1234567.891", 1_234_567_891),
-        ] {
-            assert_eq!(
-                read(&format!("{{\"waitSeconds\": {text}}}")).unwrap().wait,
-                Some(Seconds(ms)),
-                "{text}"
-            );
+        assert_eq!((sample.count, sample.wait), (Some(Int(i64::MIN)), Some(Seconds(i64::MIN))));
+        assert_eq!(read(r#"{"waitSeconds": 18446744073709551615}"#).unwrap().wait, Some(Seconds(i64::MAX)));
+        for (text, ms) in
+            [("0.001", 1), ("1e3", 1_000_000), ("-0.5", -500), ("0.1", 100), ("1234567.891", 1_234_567_891)]
+        {
+            assert_eq!(read(&format!("{{\"waitSeconds\": {text}}}")).unwrap().wait, Some(Seconds(ms)), "{text}");
         }
     }
 

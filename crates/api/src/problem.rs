@@ -23,41 +23,25 @@ pub struct Problem {
 impl Problem {
     /// A problem with its explanation.
     pub fn new(code: Code, detail: impl Into<String>) -> Problem {
-        Problem {
-            code,
-            detail: detail.into(),
-            error: None,
-            field: None,
-            retry_after_ms: None,
-            task_id: None,
-        }
+        Problem { code, detail: detail.into(), error: None, field: None, retry_after_ms: None, task_id: None }
     }
 
     /// With codeQ's text.
     #[must_use]
     pub fn error(self, error: &'static str) -> Problem {
-        Problem {
-            error: Some(error),
-            ..self
-        }
+        Problem { error: Some(error), ..self }
     }
 
     /// With the input at fault.
     #[must_use]
     pub fn field(self, field: impl Into<String>) -> Problem {
-        Problem {
-            field: Some(field.into()),
-            ..self
-        }
+        Problem { field: Some(field.into()), ..self }
     }
 
     /// With advice when to try again.
     #[must_use]
     pub fn retry_after(self, ms: u64) -> Problem {
-        Problem {
-            retry_after_ms: Some(ms),
-            ..self
-        }
+        Problem { retry_after_ms: Some(ms), ..self }
     }
 
     /// codeQ's text, or the title.
@@ -120,13 +104,8 @@ mod tests {
              \"requestId\":\"r1\",\"field\":\"runAt\"}"
         );
         let mut out = Vec::new();
-        Problem::new(Code::Overloaded, "full")
-            .retry_after(1200)
-            .write("r2", &mut out);
+        Problem::new(Code::Overloaded, "full").retry_after(1200).write("r2", &mut out);
         let text = String::from_utf8(out).expect("JSON is text");
-        assert!(
-            text.ends_with("\"retryAfterSeconds\":2,\"retryAfterMs\":1200}"),
-            "{text}"
-        );
+        assert!(text.ends_with("\"retryAfterSeconds\":2,\"retryAfterMs\":1200}"), "{text}");
     }
 }

@@ -186,17 +186,7 @@ mod tests {
     #[test]
     fn numbers_of_every_width_read_back() {
         let mut bytes = Vec::new();
-        let numbers = [
-            0,
-            1,
-            0x7f,
-            0x80,
-            0x3fff,
-            0x4000,
-            u64::from(u32::MAX),
-            u64::MAX - 1,
-            u64::MAX,
-        ];
+        let numbers = [0, 1, 0x7f, 0x80, 0x3fff, 0x4000, u64::from(u32::MAX), u64::MAX - 1, u64::MAX];
         for number in numbers {
             bytes.put_varint(number);
             bytes.put_signed(number as i64);
@@ -221,10 +211,7 @@ mod tests {
         assert_eq!(Reader::new(&[0x80]).varint(), Err(Malformed));
         assert_eq!(Reader::new(&[0xff; 11]).varint(), Err(Malformed));
         // 2^64, one more than fits.
-        assert_eq!(
-            Reader::new(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x02]).varint(),
-            Err(Malformed)
-        );
+        assert_eq!(Reader::new(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x02]).varint(), Err(Malformed));
         assert_eq!(Reader::new(&[5, b'a']).bytes(), Err(Malformed));
         assert_eq!(Reader::new(&[1, 0xff]).text(), Err(Malformed));
         assert_eq!(Reader::new(&[0]).finish(), Err(Malformed));

@@ -89,11 +89,7 @@ impl FromStr for Position {
             term: Term(number(parts.next())?),
             index: Index(number(parts.next())?),
         };
-        if parts.next().is_some() {
-            Err(BadPosition)
-        } else {
-            Ok(position)
-        }
+        if parts.next().is_some() { Err(BadPosition) } else { Ok(position) }
     }
 }
 
@@ -103,25 +99,10 @@ mod tests {
 
     #[test]
     fn a_position_reads_back_what_it_writes_and_refuses_the_rest() {
-        let position = Position {
-            shard: ShardId(2),
-            term: Term(7),
-            index: Index(998),
-        };
+        let position = Position { shard: ShardId(2), term: Term(7), index: Index(998) };
         assert_eq!(position.to_string(), "2:7:998");
         assert_eq!("2:7:998".parse(), Ok(position));
-        for bad in [
-            "",
-            "1",
-            "1:2",
-            "1:2:3:4",
-            "1:2:",
-            "-1:2:3",
-            "1: 2:3",
-            "+1:2:3",
-            "65536:1:1",
-            "1:2:x",
-        ] {
+        for bad in ["", "1", "1:2", "1:2:3:4", "1:2:", "-1:2:3", "1: 2:3", "+1:2:3", "65536:1:1", "1:2:x"] {
             assert_eq!(bad.parse::<Position>(), Err(BadPosition), "{bad:?}");
         }
     }

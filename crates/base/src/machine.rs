@@ -43,10 +43,7 @@ pub struct Effects<S: StateMachine> {
 
 impl<S: StateMachine> Default for Effects<S> {
     fn default() -> Self {
-        Effects {
-            woken: Vec::new(),
-            signals: Vec::new(),
-        }
+        Effects { woken: Vec::new(), signals: Vec::new() }
     }
 }
 

@@ -38,9 +38,7 @@ pub fn mix(bits: u64) -> u64 {
 
 /// Scrambles a sequence of numbers into one; the order of the parts matters.
 pub fn mix_all(parts: &[u64]) -> u64 {
-    parts.iter().fold(0, |hash, part| {
-        mix(hash.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ mix(*part))
-    })
+    parts.iter().fold(0, |hash, part| mix(hash.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ mix(*part)))
 }
 
 /// Maps 64 uniform bits onto 0..bound. `bound` must not be zero.
@@ -58,14 +56,7 @@ mod tests {
         // Reference values of SplitMix64 with seed 1234567, as published with the algorithm.
         let mut rng = SplitMix::new(1_234_567);
         let drawn: Vec<u64> = (0..3).map(|_| rng.next_u64()).collect();
-        assert_eq!(
-            drawn,
-            [
-                6_457_827_717_110_365_317,
-                3_203_168_211_198_807_973,
-                9_817_491_932_198_370_423
-            ]
-        );
+        assert_eq!(drawn, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
     }
 
     #[test]

@@ -118,11 +118,7 @@ impl<'a> RowWriter<'a> {
 
     /// Appends text, or null if it is empty.
     pub fn maybe_text(&mut self, text: &str) {
-        self.value(if text.is_empty() {
-            Value::Null
-        } else {
-            Value::Text(text)
-        });
+        self.value(if text.is_empty() { Value::Null } else { Value::Text(text) });
     }
 
     /// Appends bytes: as text if they are UTF-8, so that people can read them, else as a blob.
@@ -217,9 +213,7 @@ impl<'a> RowReader<'a> {
 
     /// A digest or seed of exactly `N` bytes, or null.
     pub fn maybe_array<const N: usize>(&mut self) -> Result<Option<[u8; N]>, Malformed> {
-        self.maybe_bytes()?
-            .map(|bytes| bytes.try_into().map_err(|_| Malformed))
-            .transpose()
+        self.maybe_bytes()?.map(|bytes| bytes.try_into().map_err(|_| Malformed)).transpose()
     }
 }
 
@@ -328,17 +322,8 @@ fn read_change<'a>(reader: &mut Reader<'a>) -> Result<Change<'a>, Malformed> {
     let table = reader.u8()?;
     let slice = reader.u32()?;
     Ok(match kind {
-        PUT => Change::Put {
-            table,
-            slice,
-            key: reader.u64()? as i64,
-            row: Row(reader.bytes()?),
-        },
-        DELETE => Change::Delete {
-            table,
-            slice,
-            key: reader.u64()? as i64,
-        },
+        PUT => Change::Put { table, slice, key: reader.u64()? as i64, row: Row(reader.bytes()?) },
+        DELETE => Change::Delete { table, slice, key: reader.u64()? as i64 },
         DROP_SLICE => Change::DropSlice { table, slice },
         _ => return Err(Malformed),
     })
@@ -378,15 +363,7 @@ mod tests {
         changes.drop_slice(2, 7);
         let all: Vec<_> = changes.iter().collect();
         assert_eq!(all.len(), 3);
-        let Change::Put {
-            table: 2,
-            slice: 7,
-            key: -5,
-            row,
-        } = all[0]
-        else {
-            panic!("{:?}", all[0])
-        };
+        let Change::Put { table: 2, slice: 7, key: -5, row } = all[0] else { panic!("{:?}", all[0]) };
         let mut values = row.reader();
         assert_eq!(values.number(), Ok(u64::MAX));
         assert_eq!(values.text(), Ok(""));
@@ -394,14 +371,7 @@ mod tests {
         assert_eq!(values.text(), Ok("text"));
         assert_eq!(values.value(), Ok(Value::Stored(3)));
         assert!(values.is_empty());
-        assert_eq!(
-            all[1],
-            Change::Delete {
-                table: 1,
-                slice: 0,
-                key: 9
-            }
-        );
+        assert_eq!(all[1], Change::Delete { table: 1, slice: 0, key: 9 });
         assert_eq!(all[2], Change::DropSlice { table: 2, slice: 7 });
     }
 }

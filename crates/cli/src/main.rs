@@ -6,19 +6,29 @@ use server::settings::{HttpSettings, Limits, Settings};
 mod bench;
 mod output;
 use clap::Parser;
-#[derive(Parser)] struct B { #[command(flatten)] args: bench::BenchArgs }
+#[derive(Parser)]
+struct B {
+    #[command(flatten)]
+    args: bench::BenchArgs,
+}
 
 fn duration(text: &str) -> Result<std::time::Duration, String> {
     let units = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
     let found = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?.parse::<u64>().ok()?, *factor)));
-    found.map(|(number, factor)| std::time::Duration::from_millis(number * factor)).ok_or_else(|| "a duration is a number with a unit: 500ms, 10s, 5m".into())
+    found
+        .map(|(number, factor)| std::time::Duration::from_millis(number * factor))
+        .ok_or_else(|| "a duration is a number with a unit: 500ms, 10s, 5m".into())
 }
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
-    if std::env::args().nth(1).as_deref() == Some("bench") { let b = B::parse_from(std::env::args().skip(1)); bench::run(&b.args).unwrap(); return; }
+    if std::env::args().nth(1).as_deref() == Some("bench") {
+        let b = B::parse_from(std::env::args().skip(1));
+        bench::run(&b.args).unwrap();
+        return;
+    }
     tracing_subscriber::fmt().with_env_filter("info").init();
     let args: Vec<String> = std::env::args().collect();
     let dir = args.get(1).cloned().unwrap_or("/tmp/codeq-data".into());
@@ -27,11 +37,7 @@ fn main() {
         node: NodeConfig {
             name: "node".into(),
             name_is_given: false,
-            data: if dir == "mem" {
-                Data::Memory
-            } else {
-                Data::Directory(dir.into())
-            },
+            data: if dir == "mem" { Data::Memory } else { Data::Directory(dir.into()) },
             shards,
             durability: if std::env::var("BUFFERED").is_ok() {
                 Durability::Buffered(Millis(50))
@@ -58,10 +64,7 @@ fn main() {
             connections_max: 20000,
             threads: 2,
         },
-        auth: server::auth::AuthSettings {
-            open: Some(server::auth::OpenMode { names: vec![] }),
-            ..Default::default()
-        },
+        auth: server::auth::AuthSettings { open: Some(server::auth::OpenMode { names: vec![] }), ..Default::default() },
         limits: Limits {
             body_bytes_max: 16 << 20,
             payload_bytes_max: 1 << 20,
@@ -78,10 +81,7 @@ fn main() {
         metrics_enabled: true,
         metrics_commands_max: 1000,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut server = match server::Server::start(settings) {
             Ok(s) => s,

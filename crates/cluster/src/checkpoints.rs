@@ -51,13 +51,11 @@ impl<D: Disk> Background<D> {
         inbox: Arc<Inbox<S>>,
     ) -> std::io::Result<(Background<D>, std::thread::JoinHandle<()>)> {
         let (sender, receiver) = sync_channel(JOBS_MAX);
-        let thread = std::thread::Builder::new()
-            .name("codeq-checkpoint".into())
-            .spawn(move || {
-                if let Err(failure) = run(checkpoints, &receiver, &inbox) {
-                    inbox.control(Control::Failed(failure));
-                }
-            })?;
+        let thread = std::thread::Builder::new().name("codeq-checkpoint".into()).spawn(move || {
+            if let Err(failure) = run(checkpoints, &receiver, &inbox) {
+                inbox.control(Control::Failed(failure));
+            }
+        })?;
         Ok((Background { sender }, thread))
     }
 
@@ -84,25 +82,15 @@ fn run<S: StateMachine, D: Disk>(
         let start = Instant::now();
         match job {
             Job::Write(shard, changes) => {
-                checkpoints
-                    .get_mut(&shard)
-                    .expect("every shard has a checkpoint")
-                    .write(&changes)?;
+                checkpoints.get_mut(&shard).expect("every shard has a checkpoint").write(&changes)?;
                 spent += start.elapsed();
                 // The loop may have waited for room.
                 inbox.wake();
             }
             Job::Commit(shard, meta) => {
-                checkpoints
-                    .get_mut(&shard)
-                    .expect("every shard has a checkpoint")
-                    .commit(&meta)?;
+                checkpoints.get_mut(&shard).expect("every shard has a checkpoint").commit(&meta)?;
                 let took = std::mem::take(&mut spent) + start.elapsed();
-                inbox.control(Control::Saved(Saved {
-                    shard,
-                    index: meta.index,
-                    took,
-                }));
+                inbox.control(Control::Saved(Saved { shard, index: meta.index, took }));
             }
             Job::Drop(garbage) => drop(garbage),
             Job::MakeSpare(job) => inbox.control(Control::Spare(job.run()?)),

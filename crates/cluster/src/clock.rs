@@ -17,12 +17,7 @@ impl Clock {
     }
 
     pub(crate) fn now(&self) -> Now {
-        let wall = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        Now {
-            mono: Mono(self.start.elapsed().as_millis() as u64),
-            wall: ScheduleTime(wall.as_millis() as u64),
-        }
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Now { mono: Mono(self.start.elapsed().as_millis() as u64), wall: ScheduleTime(wall.as_millis() as u64) }
     }
 }

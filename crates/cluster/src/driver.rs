@@ -84,21 +84,10 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
             common.status.send_modify(|status| status.stage = Stage::Starting(text));
         };
         // In memory, segments need not be large: nothing is pre-zeroed for the sake of a sync.
-        let segment_bytes = if folder.is_some() {
-            config.segment_bytes
-        } else {
-            config.segment_bytes.min(4 << 20)
-        };
-        let Opened {
-            wal,
-            mut shards,
-            checkpoints,
-            readers,
-        } = open::<S, D>(disk, folder, identity, segment_bytes, progress)?;
-        let kept_from = shards
-            .iter()
-            .map(|(shard, restored)| (*shard, restored.index.next()))
-            .collect();
+        let segment_bytes = if folder.is_some() { config.segment_bytes } else { config.segment_bytes.min(4 << 20) };
+        let Opened { wal, mut shards, checkpoints, readers } =
+            open::<S, D>(disk, folder, identity, segment_bytes, progress)?;
+        let kept_from = shards.iter().map(|(shard, restored)| (*shard, restored.index.next())).collect();
         for restored in shards.values_mut() {
             (hooks.prepare)(&mut restored.machine);
         }
@@ -113,11 +102,7 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         };
         let replica = Replica::new(replica_config, shards).map_err(|(shard, lost)| lost_log(folder, shard, lost))?;
         let failed = |cause| {
-            NodeError::Storage(storage::StorageError::Failed {
-                doing: "start",
-                file: "a thread".into(),
-                cause,
-            })
+            NodeError::Storage(storage::StorageError::Failed { doing: "start", file: "a thread".into(), cause })
         };
         let rows = Rows::start(readers).map_err(failed)?;
         *common.rows.lock().expect("nothing panics while it holds this lock") = Some(rows);
@@ -145,11 +130,7 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         driver.publish(Stage::Running);
         let outcome = driver.turns();
         driver.publish(Stage::Stopped);
-        *driver
-            .common
-            .rows
-            .lock()
-            .expect("nothing panics while it holds this lock") = None;
+        *driver.common.rows.lock().expect("nothing panics while it holds this lock") = None;
         drop(driver);
         let ended = thread.join();
         outcome?;
@@ -167,9 +148,7 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
                 getrandom::fill(&mut seed).expect("the operating system has random numbers");
                 seed
             };
-            self.replica
-                .poll(now, seeds, &mut self.effects)
-                .map_err(NodeError::Fault)?;
+            self.replica.poll(now, seeds, &mut self.effects).map_err(NodeError::Fault)?;
             self.common.counters.turns.fetch_add(1, Ordering::Relaxed);
             self.follow_transitions();
             self.hand_out_replies();
@@ -198,8 +177,7 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         while let Some(control) = self.common.inbox.pop_control() {
             match control {
                 Control::Forget(shard, wait) => {
-                    self.replica
-                        .on_event(now, Event::Forget { shard, wait }, &mut self.effects);
+                    self.replica.on_event(now, Event::Forget { shard, wait }, &mut self.effects);
                 }
                 Control::Drain => self.replica.on_event(now, Event::Drain, &mut self.effects),
                 Control::Stop if !self.stopping => {
@@ -229,10 +207,7 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
 
     fn follow_transitions(&mut self) {
         if !self.effects.transitions.is_empty() {
-            self.effects
-                .transitions
-                .drain(..)
-                .for_each(|transition| log_transition(&transition));
+            self.effects.transitions.drain(..).for_each(|transition| log_transition(&transition));
             let stage = if self.stopping { Stage::Draining } else { Stage::Running };
             self.publish(stage);
         }
@@ -246,11 +221,7 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         if self.effects.replies.is_empty() {
             return;
         }
-        let lanes = self
-            .common
-            .lanes
-            .lock()
-            .expect("nothing panics while it holds this lock");
+        let lanes = self.common.lanes.lock().expect("nothing panics while it holds this lock");
         self.replies.resize_with(lanes.len(), Vec::new);
         for (client, reply) in self.effects.replies.drain(..) {
             match client.lane {
@@ -267,12 +238,7 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
     }
 
     fn write_log(&mut self, now: Now) -> Result<(), NodeError> {
-        let entries = self
-            .effects
-            .writes
-            .iter()
-            .filter(|write| matches!(write, Write::Entry(..)))
-            .count();
+        let entries = self.effects.writes.iter().filter(|write| matches!(write, Write::Entry(..))).count();
         for write in self.effects.writes.drain(..) {
             match write {
                 Write::Entry(shard, entry) => self.wal.append(shard, entry),
@@ -324,18 +290,8 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
             && let Some(shard) = self.to_save.pop()
         {
             let (index, term, configuration) = self.replica.freeze(shard);
-            let meta = Meta {
-                index,
-                term,
-                configuration,
-            };
-            self.saving = Some(Saving {
-                shard,
-                meta,
-                waiting: None,
-                complete: false,
-                committed: false,
-            });
+            let meta = Meta { index, term, configuration };
+            self.saving = Some(Saving { shard, meta, waiting: None, complete: false, committed: false });
         }
         self.collect();
         Ok(())
@@ -358,10 +314,7 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
             saving.waiting = Some(changes);
         }
         if saving.complete && saving.waiting.is_none() {
-            saving.committed = self
-                .background
-                .try_queue(Job::Commit(saving.shard, saving.meta.clone()))
-                .is_ok();
+            saving.committed = self.background.try_queue(Job::Commit(saving.shard, saving.meta.clone())).is_ok();
         }
     }
 
@@ -374,15 +327,8 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         self.wal.release(&self.kept_from).map_err(NodeError::Storage)?;
         let counters = &self.common.counters;
         counters.checkpoints.fetch_add(1, Ordering::Relaxed);
-        counters
-            .checkpoint_micros
-            .fetch_add(took.as_micros() as u64, Ordering::Relaxed);
-        tracing::debug!(
-            event = "storage.checkpoint",
-            shard = shard.0,
-            index = index.0,
-            ms = took.as_millis() as u64
-        );
+        counters.checkpoint_micros.fetch_add(took.as_micros() as u64, Ordering::Relaxed);
+        tracing::debug!(event = "storage.checkpoint", shard = shard.0, index = index.0, ms = took.as_millis() as u64);
         Ok(())
     }
 
@@ -402,26 +348,17 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
     }
 
     fn finish(&mut self) -> Result<(), NodeError> {
-        self.wal
-            .flush(true)
-            .and_then(|()| self.wal.settle())
-            .map_err(NodeError::Storage)
+        self.wal.flush(true).and_then(|()| self.wal.settle()).map_err(NodeError::Storage)
     }
 
     /// Sleeps if there is nothing to do.
     fn rest(&mut self) -> Result<(), NodeError> {
-        let collecting = self
-            .saving
-            .as_ref()
-            .is_some_and(|saving| !saving.committed && saving.waiting.is_none());
+        let collecting = self.saving.as_ref().is_some_and(|saving| !saving.committed && saving.waiting.is_none());
         if collecting || self.replica.has_work() || !self.common.inbox.is_empty() {
             return Ok(());
         }
         let now = self.clock.now();
-        let wakeup = self
-            .replica
-            .next_wakeup(now)
-            .map_or(self.next_tick, |wakeup| wakeup.min(self.next_tick));
+        let wakeup = self.replica.next_wakeup(now).map_or(self.next_tick, |wakeup| wakeup.min(self.next_tick));
         let idle = wakeup - now.mono;
         if idle > Millis(0) {
             self.wal.settle().map_err(NodeError::Storage)?;

@@ -36,10 +36,7 @@ pub(crate) struct Shared<S: StateMachine> {
 
 impl<S: StateMachine> Shared<S> {
     pub(crate) fn new() -> Shared<S> {
-        Shared {
-            waiting: Mutex::new(Vec::new()),
-            notify: Notify::new(),
-        }
+        Shared { waiting: Mutex::new(Vec::new()), notify: Notify::new() }
     }
 
     /// Hands over a turn's replies; leaves `replies` empty.
@@ -78,11 +75,7 @@ impl<S: StateMachine> Lane<S> {
             self.shared.notify.notified().await;
             std::mem::swap(
                 &mut replies,
-                &mut *self
-                    .shared
-                    .waiting
-                    .lock()
-                    .expect("nothing panics while it holds this lock"),
+                &mut *self.shared.waiting.lock().expect("nothing panics while it holds this lock"),
             );
             for (sender, reply) in replies.drain(..) {
                 if let Err(reply) = sender.send(reply) {

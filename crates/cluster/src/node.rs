@@ -116,12 +116,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StartError::Storage(error) => error.fmt(f),
-            StartError::Differs {
-                directory,
-                what,
-                recorded,
-                given,
-            } => write!(
+            StartError::Differs { directory, what, recorded, given } => write!(
                 f,
                 "{what} is fixed when a data directory is made: {directory} has {recorded}, asked for is {given}; \
                  use {recorded}, or another directory"
@@ -149,10 +144,7 @@ impl fmt::Display for NodeError {
         match self {
             NodeError::Storage(error) => error.fmt(f),
             NodeError::Fault(Fault { shard, index }) => {
-                write!(
-                    f,
-                    "entry {index} of shard {shard} is of a kind this program does not know; use a newer program"
-                )
+                write!(f, "entry {index} of shard {shard} is of a kind this program does not know; use a newer program")
             }
             NodeError::Panicked => f.write_str("the node has met a fault of its own; its log says where"),
         }
@@ -239,11 +231,7 @@ pub struct Handle<S: StateMachine> {
 
 impl<S: StateMachine> Clone for Handle<S> {
     fn clone(&self) -> Self {
-        Handle {
-            common: self.common.clone(),
-            identity: self.identity.clone(),
-            propose_timeout: self.propose_timeout,
-        }
+        Handle { common: self.common.clone(), identity: self.identity.clone(), propose_timeout: self.propose_timeout }
     }
 }
 
@@ -263,15 +251,8 @@ impl<S: StateMachine> Node<S> {
                 (Some(directory), identity)
             }
         };
-        let Hooks {
-            prepare,
-            observe,
-            undelivered,
-        } = hooks;
-        let status = NodeStatus {
-            stage: Stage::Starting("starting".into()),
-            shards: Vec::new(),
-        };
+        let Hooks { prepare, observe, undelivered } = hooks;
+        let status = NodeStatus { stage: Stage::Starting("starting".into()), shards: Vec::new() };
         let common = Arc::new(Common {
             inbox: Arc::new(Inbox::new(config.shards, config.inbox_depth)),
             lanes: Mutex::new(Vec::new()),
@@ -282,11 +263,8 @@ impl<S: StateMachine> Node<S> {
             next_wait: AtomicU64::new(1),
         });
         let identity = Arc::new(identity);
-        let handle = Handle {
-            common: common.clone(),
-            identity: identity.clone(),
-            propose_timeout: config.propose_timeout,
-        };
+        let handle =
+            Handle { common: common.clone(), identity: identity.clone(), propose_timeout: config.propose_timeout };
         let (end, ended) = oneshot::channel();
         let hooks = LoopHooks { prepare, observe };
         let run = move || {
@@ -315,10 +293,7 @@ impl<S: StateMachine> Node<S> {
             drop(directory);
             let _ = end.send(outcome);
         };
-        std::thread::Builder::new()
-            .name("codeq-loop".into())
-            .spawn(run)
-            .map_err(StartError::Thread)?;
+        std::thread::Builder::new().name("codeq-loop".into()).spawn(run).map_err(StartError::Thread)?;
         Ok(Node { handle, ended })
     }
 
@@ -340,19 +315,11 @@ impl<S: StateMachine> Handle<S> {
     /// A lane for the replies to one runtime. Its task must run from the first request on that names it.
     pub fn lane(&self) -> Lane<S> {
         let shared = Arc::new(Shared::new());
-        let mut lanes = self
-            .common
-            .lanes
-            .lock()
-            .expect("nothing panics while it holds this lock");
+        let mut lanes = self.common.lanes.lock().expect("nothing panics while it holds this lock");
         lanes.push(shared.clone());
         let id = LaneId(lanes.len() - 1);
         let handle = self.clone();
-        Lane {
-            id,
-            shared,
-            undelivered: Arc::new(move |reply| handle.compensate(reply)),
-        }
+        Lane { id, shared, undelivered: Arc::new(move |reply| handle.compensate(reply)) }
     }
 
     /// Proposes operations on one shard and waits until they are applied. With `wait`, a single operation that finds nothing to do waits for
@@ -367,18 +334,10 @@ impl<S: StateMachine> Handle<S> {
         wait: Option<Millis>,
         lane: Option<LaneId>,
     ) -> impl Future<Output = Result<(Position, Vec<S::Outcome>), Unavailable>> + use<S> {
-        self.common
-            .counters
-            .operations
-            .fetch_add(operations.len() as u64, Ordering::Relaxed);
+        self.common.counters.operations.fetch_add(operations.len() as u64, Ordering::Relaxed);
         let wait = wait.map(|up_to| self.new_wait(up_to));
         let (sender, reply) = oneshot::channel();
-        let event = Event::Submit {
-            shard,
-            operations,
-            wait,
-            client: ReplyTo { sender, lane },
-        };
+        let event = Event::Submit { shard, operations, wait, client: ReplyTo { sender, lane } };
         let reply = self.request(shard, wait, event, reply);
         async move {
             match reply.await? {
@@ -403,13 +362,7 @@ impl<S: StateMachine> Handle<S> {
     ) -> impl Future<Output = Result<(Position, S::Answer), Unavailable>> + use<S> {
         let wait = wait.map(|up_to| self.new_wait(up_to));
         let (sender, reply) = oneshot::channel();
-        let event = Event::Ask {
-            shard,
-            query,
-            freshness,
-            wait,
-            client: ReplyTo { sender, lane },
-        };
+        let event = Event::Ask { shard, query, freshness, wait, client: ReplyTo { sender, lane } };
         let reply = self.request(shard, wait, event, reply);
         async move {
             match reply.await? {
@@ -433,9 +386,7 @@ impl<S: StateMachine> Handle<S> {
         }
         // If the client goes away while its request waits, the request must not.
         let wait_id = wait.filter(|_| taken).map(|wait| wait.id);
-        let mut guard = ForgetOnDrop {
-            common: wait_id.map(|wait| (self.common.clone(), shard, wait)),
-        };
+        let mut guard = ForgetOnDrop { common: wait_id.map(|wait| (self.common.clone(), shard, wait)) };
         let waited = wait.map_or(Millis(0), |wait| wait.up_to);
         let longest = (self.propose_timeout + waited).to_std();
         async move {
@@ -447,17 +398,12 @@ impl<S: StateMachine> Handle<S> {
                 guard.disarm();
             }
             // The sender is dropped without a reply when the node ends.
-            outcome
-                .map_err(|_| Unavailable::Unknown)?
-                .map_err(|_| Unavailable::Unknown)
+            outcome.map_err(|_| Unavailable::Unknown)?.map_err(|_| Unavailable::Unknown)
         }
     }
 
     fn new_wait(&self, up_to: Millis) -> Wait {
-        Wait {
-            id: self.common.next_wait.fetch_add(1, Ordering::Relaxed),
-            up_to,
-        }
+        Wait { id: self.common.next_wait.fetch_add(1, Ordering::Relaxed), up_to }
     }
 
     /// A row of the last checkpoint of a shard, looked for in these tables in turn.
@@ -470,12 +416,7 @@ impl<S: StateMachine> Handle<S> {
         tables: &[TableId],
         key: i64,
     ) -> Result<Option<(TableId, StoredRow)>, RowsUnavailable> {
-        let rows = self
-            .common
-            .rows
-            .lock()
-            .expect("nothing panics while it holds this lock")
-            .clone();
+        let rows = self.common.rows.lock().expect("nothing panics while it holds this lock").clone();
         rows.ok_or(RowsUnavailable::NotRunning)?.find(shard, tables, key).await
     }
 
@@ -483,12 +424,7 @@ impl<S: StateMachine> Handle<S> {
     fn compensate(&self, reply: Reply<S>) {
         for (shard, operations) in (self.common.undelivered)(reply) {
             let (sender, _nobody) = oneshot::channel();
-            let event = Event::Submit {
-                shard,
-                operations,
-                wait: None,
-                client: ReplyTo { sender, lane: None },
-            };
+            let event = Event::Submit { shard, operations, wait: None, client: ReplyTo { sender, lane: None } };
             // If the queue is full, the lease ends by itself.
             self.common.inbox.push(shard, event);
         }
@@ -573,11 +509,7 @@ fn make_folder(folder: &std::path::Path) -> Result<(), NodeError> {
     match std::fs::create_dir(folder) {
         Err(cause) if cause.kind() != std::io::ErrorKind::AlreadyExists => {
             let file = folder.display().to_string();
-            Err(NodeError::Storage(StorageError::Failed {
-                doing: "make",
-                file,
-                cause,
-            }))
+            Err(NodeError::Storage(StorageError::Failed { doing: "make", file, cause }))
         }
         _ => Ok(()),
     }

@@ -17,11 +17,7 @@ use storage::wal::{Options, Wal};
 use crate::node::{NodeConfig, NodeError, StartError};
 
 /// The first configuration stands where an entry would: whoever joins later gets it with a snapshot.
-const FIRST: Meta = Meta {
-    index: Index(1),
-    term: Term(1),
-    configuration: Vec::new(),
-};
+const FIRST: Meta = Meta { index: Index(1), term: Term(1), configuration: Vec::new() };
 
 /// Everything of a node that was opened.
 pub(crate) struct Opened<S, D: Disk> {
@@ -48,12 +44,7 @@ pub(crate) fn identify(directory: &DataDir, config: &NodeConfig, now: ScheduleTi
     let path = directory.path().display().to_string();
     let differs = |what: &'static str, recorded: &dyn ToString, given: &dyn ToString| {
         let (recorded, given) = (recorded.to_string(), given.to_string());
-        StartError::Differs {
-            directory: path.clone(),
-            what,
-            recorded,
-            given,
-        }
+        StartError::Differs { directory: path.clone(), what, recorded, given }
     };
     if identity.shards != config.shards {
         return Err(differs("shards", &identity.shards, &config.shards));
@@ -91,22 +82,12 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
             "the log ended in a write that was under way when the node stopped; it was never acknowledged"
         );
     }
-    let mut opened = Opened {
-        wal,
-        shards: BTreeMap::new(),
-        checkpoints: BTreeMap::new(),
-        readers: BTreeMap::new(),
-    };
+    let mut opened = Opened { wal, shards: BTreeMap::new(), checkpoints: BTreeMap::new(), readers: BTreeMap::new() };
     for number in 0..identity.shards {
         let shard = ShardId(number);
-        progress(format!(
-            "loading the checkpoint of shard {number}, {} in all",
-            identity.shards
-        ));
+        progress(format!("loading the checkpoint of shard {number}, {} in all", identity.shards));
         let file = folder.map(|folder| folder.join(format!("shard-{number}.sqlite")));
-        let name = file
-            .as_ref()
-            .map_or_else(|| "memory".into(), |file| file.display().to_string());
+        let name = file.as_ref().map_or_else(|| "memory".into(), |file| file.display().to_string());
         let mut checkpoint: Box<dyn Checkpoint> = match &file {
             Some(file) => Box::new(SqliteCheckpoint::open(file, S::schema()).map_err(NodeError::Storage)?),
             None => Box::new(MemoryCheckpoint::new()),
@@ -117,11 +98,7 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
             // The checkpoint is made before anything is written to the log, so a log without it has lost it.
             None if !log.entries.is_empty() => {
                 let what = "it is empty, but the log has entries that follow a checkpoint".into();
-                return Err(NodeError::Storage(StorageError::Damaged {
-                    file: name,
-                    offset: None,
-                    what,
-                }));
+                return Err(NodeError::Storage(StorageError::Damaged { file: name, offset: None, what }));
             }
             None => {
                 let configuration = Configuration::of_one(identity.incarnation.0).encode();
@@ -130,24 +107,14 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
                 meta
             }
         };
-        let damaged = |what: String| {
-            NodeError::Storage(StorageError::Damaged {
-                file: name.clone(),
-                offset: None,
-                what,
-            })
-        };
-        let info = ShardInfo {
-            shard,
-            incarnation: identity.cluster_incarnation,
-        };
+        let damaged =
+            |what: String| NodeError::Storage(StorageError::Damaged { file: name.clone(), offset: None, what });
+        let info = ShardInfo { shard, incarnation: identity.cluster_incarnation };
         let machine = S::restore(info, &mut *checkpoint.rows()).map_err(|Unreadable(what)| damaged(what))?;
         let configuration = Configuration::decode(&meta.configuration)
             .map_err(|_| damaged("the members in table checkpoint do not read back".into()))?;
         log.drop_until(meta.index);
-        opened
-            .readers
-            .insert(shard, checkpoint.reader().map_err(NodeError::Storage)?);
+        opened.readers.insert(shard, checkpoint.reader().map_err(NodeError::Storage)?);
         opened.checkpoints.insert(shard, checkpoint);
         opened.shards.insert(
             shard,
@@ -172,13 +139,6 @@ pub(crate) fn lost_log(folder: Option<&Path>, shard: ShardId, lost: LostLog) -> 
             format!("the log of shard {shard} ends at entry {last}, though entry {committed} was committed")
         }
     };
-    let file = folder.map_or_else(
-        || "the log in memory".into(),
-        |folder| folder.join("wal").display().to_string(),
-    );
-    NodeError::Storage(StorageError::Damaged {
-        file,
-        offset: None,
-        what,
-    })
+    let file = folder.map_or_else(|| "the log in memory".into(), |folder| folder.join("wal").display().to_string());
+    NodeError::Storage(StorageError::Damaged { file, offset: None, what })
 }

@@ -42,9 +42,7 @@ impl Rows {
     /// Starts the thread. It ends when all clones are dropped.
     pub(crate) fn start(readers: BTreeMap<ShardId, Box<dyn RowReader>>) -> std::io::Result<Rows> {
         let (sender, receiver) = sync_channel(WANTED_MAX);
-        std::thread::Builder::new()
-            .name("codeq-rows".into())
-            .spawn(move || run(readers, &receiver))?;
+        std::thread::Builder::new().name("codeq-rows".into()).spawn(move || run(readers, &receiver))?;
         Ok(Rows { sender })
     }
 
@@ -55,17 +53,12 @@ impl Rows {
         key: i64,
     ) -> Result<Option<(TableId, StoredRow)>, RowsUnavailable> {
         let (reply, answer) = oneshot::channel();
-        self.sender
-            .try_send(Wanted {
-                shard,
-                tables: tables.to_vec(),
-                key,
-                reply,
-            })
-            .map_err(|refused| match refused {
+        self.sender.try_send(Wanted { shard, tables: tables.to_vec(), key, reply }).map_err(
+            |refused| match refused {
                 TrySendError::Full(_) => RowsUnavailable::Overloaded,
                 TrySendError::Disconnected(_) => RowsUnavailable::NotRunning,
-            })?;
+            },
+        )?;
         match answer.await {
             Ok(found) => found.map_err(RowsUnavailable::Failed),
             Err(_) => Err(RowsUnavailable::NotRunning),
@@ -74,13 +67,7 @@ impl Rows {
 }
 
 fn run(mut readers: BTreeMap<ShardId, Box<dyn RowReader>>, wanted: &Receiver<Wanted>) {
-    while let Ok(Wanted {
-        shard,
-        tables,
-        key,
-        reply,
-    }) = wanted.recv()
-    {
+    while let Ok(Wanted { shard, tables, key, reply }) = wanted.recv() {
         if reply.is_closed() {
             continue;
         }

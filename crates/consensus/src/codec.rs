@@ -118,12 +118,8 @@ impl Message {
         };
         message.context = bytes.slice_ref(r.bytes()?);
         for _ in 0..r.varint()? {
-            let entry = Entry {
-                term: r.varint()?,
-                index: r.varint()?,
-                data: bytes.slice_ref(r.bytes()?),
-                ..Entry::default()
-            };
+            let entry =
+                Entry { term: r.varint()?, index: r.varint()?, data: bytes.slice_ref(r.bytes()?), ..Entry::default() };
             message.entries.push(entry);
         }
         reader.finish()?;
@@ -133,21 +129,12 @@ impl Message {
 
 /// An entry as storage keeps it.
 pub(crate) fn to_log(entry: &Entry) -> base::log::Entry {
-    base::log::Entry {
-        index: base::Index(entry.index),
-        term: base::Term(entry.term),
-        data: entry.data.clone(),
-    }
+    base::log::Entry { index: base::Index(entry.index), term: base::Term(entry.term), data: entry.data.clone() }
 }
 
 /// An entry as the `raft` crate keeps it.
 pub(crate) fn from_log(entry: &base::log::Entry) -> Entry {
-    Entry {
-        index: entry.index.0,
-        term: entry.term.0,
-        data: entry.data.clone(),
-        ..Entry::default()
-    }
+    Entry { index: entry.index.0, term: entry.term.0, data: entry.data.clone(), ..Entry::default() }
 }
 
 #[cfg(test)]
@@ -159,21 +146,11 @@ mod tests {
         message.set_msg_type(kind);
         (message.to, message.from, message.term, message.log_term) = (1, u64::MAX, 3, 4);
         (message.index, message.commit, message.commit_term) = (5, 6, 7);
-        (
-            message.request_snapshot,
-            message.reject_hint,
-            message.priority,
-            message.reject,
-        ) = (8, 9, -10, true);
+        (message.request_snapshot, message.reject_hint, message.priority, message.reject) = (8, 9, -10, true);
         message.context = Bytes::from_static(b"context");
         for index in 6..8 {
             let data = Bytes::from(vec![1; index as usize]);
-            message.entries.push(Entry {
-                term: 3,
-                index,
-                data,
-                ..Entry::default()
-            });
+            message.entries.push(Entry { term: 3, index, data, ..Entry::default() });
         }
         Message(message)
     }

@@ -21,10 +21,7 @@ pub struct Configuration {
 impl Configuration {
     /// One voter.
     pub fn of_one(voter: u64) -> Configuration {
-        Configuration {
-            voters: vec![voter],
-            ..Configuration::default()
-        }
+        Configuration { voters: vec![voter], ..Configuration::default() }
     }
 
     /// Its bytes, for a checkpoint.
@@ -44,21 +41,11 @@ impl Configuration {
     /// The bytes are not a configuration.
     pub fn decode(bytes: &[u8]) -> Result<Configuration, Malformed> {
         let mut reader = Reader::new(bytes);
-        let mut ids = || {
-            (0..reader.varint()?)
-                .map(|_| reader.u64())
-                .collect::<Result<Vec<u64>, _>>()
-        };
+        let mut ids = || (0..reader.varint()?).map(|_| reader.u64()).collect::<Result<Vec<u64>, _>>();
         let (voters, learners, voters_outgoing, learners_next) = (ids()?, ids()?, ids()?, ids()?);
         let auto_leave = reader.u8()? != 0;
         reader.finish()?;
-        Ok(Configuration {
-            voters,
-            learners,
-            voters_outgoing,
-            learners_next,
-            auto_leave,
-        })
+        Ok(Configuration { voters, learners, voters_outgoing, learners_next, auto_leave })
     }
 
     pub(crate) fn to_raft(&self) -> ConfState {

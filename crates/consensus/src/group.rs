@@ -146,20 +146,13 @@ impl Group {
     /// The configuration is out of range.
     pub fn new(config: GroupConfig, restored: &Restored) -> Result<Group, LostLog> {
         let applied = restored.applied.0;
-        let gap = restored
-            .entries
-            .iter()
-            .zip(applied + 1..)
-            .find(|(entry, index)| entry.index.0 != *index);
+        let gap = restored.entries.iter().zip(applied + 1..).find(|(entry, index)| entry.index.0 != *index);
         if let Some((_, index)) = gap {
             return Err(LostLog::Gap { missing: Index(index) });
         }
         let last = Index(applied + restored.entries.len() as u64);
         if restored.hard_state.commit > last {
-            return Err(LostLog::Short {
-                last,
-                committed: restored.hard_state.commit,
-            });
+            return Err(LostLog::Short { last, committed: restored.hard_state.commit });
         }
         let hard_state = raft::eraftpb::HardState {
             term: restored.hard_state.term.0.max(restored.applied_term.0),
@@ -168,12 +161,7 @@ impl Group {
             ..Default::default()
         };
         let entries: VecDeque<_> = restored.entries.iter().map(from_log).collect();
-        let log = Log::new(
-            (applied, restored.applied_term.0),
-            entries,
-            hard_state,
-            restored.configuration.to_raft(),
-        );
+        let log = Log::new((applied, restored.applied_term.0), entries, hard_state, restored.configuration.to_raft());
         let raft_config = Config {
             id: config.id,
             election_tick: config.election_ticks,
@@ -194,12 +182,7 @@ impl Group {
         // The core is silent: what happens is returned, not logged.
         let silent = Logger::root(Discard, o!());
         let node = RawNode::new(&raft_config, log, &silent).expect("the configuration has been checked");
-        let mut group = Group {
-            node,
-            config,
-            campaigns: 0,
-            last_role: StateRole::Follower,
-        };
+        let mut group = Group { node, config, campaigns: 0, last_role: StateRole::Follower };
         group.tame_timeout();
         Ok(group)
     }
@@ -268,16 +251,9 @@ impl Group {
         let mut ready = self.node.ready();
         let messages = travelling(ready.take_messages());
         let messages_after_sync = travelling(ready.take_persisted_messages());
-        let hard_state = ready.hs().map(|state| HardState {
-            term: Term(state.term),
-            vote: state.vote,
-            commit: Index(state.commit),
-        });
-        let reads = ready
-            .take_read_states()
-            .into_iter()
-            .map(|read| (read.request_ctx, Index(read.index)))
-            .collect();
+        let hard_state =
+            ready.hs().map(|state| HardState { term: Term(state.term), vote: state.vote, commit: Index(state.commit) });
+        let reads = ready.take_read_states().into_iter().map(|read| (read.request_ctx, Index(read.index))).collect();
         let entries = ready.take_entries();
         let committed = ready.take_committed_entries();
         self.node.mut_store().append(&entries);
@@ -308,10 +284,7 @@ impl Group {
 
     /// Forgets entries up to `index`: they are applied, and a checkpoint holds what they did.
     pub fn compact(&mut self, index: Index) {
-        assert!(
-            index.0 <= self.node.raft.raft_log.applied,
-            "only applied entries are forgotten"
-        );
+        assert!(index.0 <= self.node.raft.raft_log.applied, "only applied entries are forgotten");
         self.node.mut_store().compact(index.0);
     }
 
@@ -376,10 +349,6 @@ fn travelling(messages: Vec<raft::eraftpb::Message>) -> Vec<Message> {
 }
 
 fn committed_entry(entry: &raft::eraftpb::Entry) -> Entry {
-    assert_eq!(
-        entry.get_entry_type(),
-        EntryType::EntryNormal,
-        "members change by entries of our own kind"
-    );
+    assert_eq!(entry.get_entry_type(), EntryType::EntryNormal, "members change by entries of our own kind");
     to_log(entry)
 }

@@ -21,17 +21,9 @@ impl Log {
         hard_state: HardState,
         configuration: ConfState,
     ) -> Log {
-        let contiguous = entries
-            .iter()
-            .zip(base.0 + 1..)
-            .all(|(entry, index)| entry.index == index);
+        let contiguous = entries.iter().zip(base.0 + 1..).all(|(entry, index)| entry.index == index);
         assert!(contiguous, "the log follows its checkpoint without a gap");
-        Log {
-            base,
-            entries,
-            hard_state,
-            configuration,
-        }
+        Log { base, entries, hard_state, configuration }
     }
 
     pub(crate) fn last(&self) -> u64 {
@@ -41,10 +33,7 @@ impl Log {
     /// Adds entries; they replace what stands at their indexes and behind.
     pub(crate) fn append(&mut self, entries: &[Entry]) {
         let Some(first) = entries.first() else { return };
-        assert!(
-            first.index > self.base.0 && first.index <= self.last() + 1,
-            "entries continue the log"
-        );
+        assert!(first.index > self.base.0 && first.index <= self.last() + 1, "entries continue the log");
         self.entries.truncate((first.index - self.base.0 - 1) as usize);
         self.entries.extend(entries.iter().cloned());
     }
@@ -95,9 +84,7 @@ impl Storage for Log {
             return Err(Error::Store(StorageError::Compacted));
         }
         let entry = self.entries.get((index - self.base.0 - 1) as usize);
-        entry
-            .map(|entry| entry.term)
-            .ok_or(Error::Store(StorageError::Unavailable))
+        entry.map(|entry| entry.term).ok_or(Error::Store(StorageError::Unavailable))
     }
 
     fn first_index(&self) -> raft::Result<u64> {

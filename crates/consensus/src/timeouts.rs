@@ -29,13 +29,7 @@ mod tests {
 
     #[test]
     fn the_timeout_stays_in_its_range_and_depends_on_every_part() {
-        let draw = Draw {
-            seed: 1,
-            shard: 2,
-            id: 3,
-            term: 4,
-            campaigns: 5,
-        };
+        let draw = Draw { seed: 1, shard: 2, id: 3, term: 4, campaigns: 5 };
         let others = [
             Draw { seed: 9, ..draw },
             Draw { shard: 9, ..draw },

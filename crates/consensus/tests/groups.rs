@@ -21,27 +21,12 @@ struct Cluster {
 }
 
 fn config(id: u64, seed: u64) -> GroupConfig {
-    GroupConfig {
-        shard: ShardId(0),
-        id,
-        seed,
-        election_ticks: 10,
-        heartbeat_ticks: 2,
-        uncommitted_bytes_max: 1 << 20,
-    }
+    GroupConfig { shard: ShardId(0), id, seed, election_ticks: 10, heartbeat_ticks: 2, uncommitted_bytes_max: 1 << 20 }
 }
 
 fn restored(voters: &[u64]) -> Restored {
-    let configuration = Configuration {
-        voters: voters.to_vec(),
-        ..Configuration::default()
-    };
-    Restored {
-        configuration,
-        applied: Index(1),
-        applied_term: Term(1),
-        ..Restored::default()
-    }
+    let configuration = Configuration { voters: voters.to_vec(), ..Configuration::default() };
+    Restored { configuration, applied: Index(1), applied_term: Term(1), ..Restored::default() }
 }
 
 fn operations(text: &str) -> Vec<u8> {
@@ -54,12 +39,7 @@ impl Cluster {
             group: Group::new(config(id, seed), &restored(&[1, 2, 3])).expect("nothing is lost"),
             applied: Vec::new(),
         };
-        Cluster {
-            members: (1..4).map(member).collect(),
-            wire: VecDeque::new(),
-            trace: Vec::new(),
-            cut_off: None,
-        }
+        Cluster { members: (1..4).map(member).collect(), wire: VecDeque::new(), trace: Vec::new(), cut_off: None }
     }
 
     /// Does all work and delivers all messages until nothing is left.
@@ -89,10 +69,7 @@ impl Cluster {
             let Some(bytes) = self.wire.pop_front() else { return };
             let message = Message::decode(&bytes).expect("it was encoded here");
             self.trace.push(bytes);
-            if self
-                .cut_off
-                .is_some_and(|id| id == message.to() || id == message.from())
-            {
+            if self.cut_off.is_some_and(|id| id == message.to() || id == message.from()) {
                 continue;
             }
             let to = message.to();
@@ -122,9 +99,7 @@ impl Cluster {
             cluster.tick(40);
             let leader = cluster.leader().expect("a leader within two election timeouts");
             let term = cluster.members[leader].group.status().term;
-            let proposed = cluster.members[leader]
-                .group
-                .propose(term, operations(&format!("round {round}")));
+            let proposed = cluster.members[leader].group.propose(term, operations(&format!("round {round}")));
             assert_eq!(proposed, Ok(()));
             cluster.settle();
             // Whoever leads now is cut off for a while, so that another one must win.
@@ -143,22 +118,13 @@ fn leaders_change_and_every_member_applies_the_same() {
         let cluster = Cluster::run(seed);
         let said = |member: &Member| -> Vec<String> {
             let texts = member.applied.iter().filter(|entry| !entry.data.is_empty());
-            texts
-                .map(|entry| String::from_utf8_lossy(&entry.data[1..]).into_owned())
-                .collect()
+            texts.map(|entry| String::from_utf8_lossy(&entry.data[1..]).into_owned()).collect()
         };
         for member in &cluster.members {
             assert_eq!(member.applied, cluster.members[0].applied, "seed {seed}");
-            assert_eq!(
-                said(member),
-                ["round 0", "round 1", "round 2", "round 3", "round 4"],
-                "seed {seed}"
-            );
+            assert_eq!(said(member), ["round 0", "round 1", "round 2", "round 3", "round 4"], "seed {seed}");
         }
-        assert!(
-            cluster.members[0].group.status().term >= Term(6),
-            "seed {seed}: five leaders were cut off"
-        );
+        assert!(cluster.members[0].group.status().term >= Term(6), "seed {seed}: five leaders were cut off");
     }
 }
 
@@ -176,21 +142,11 @@ fn only_the_leader_of_a_term_proposes_in_it() {
     let leader = cluster.leader().expect("a leader within two election timeouts");
     let term = cluster.members[leader].group.status().term;
     let stale = Term(term.0 - 1);
-    assert_eq!(
-        cluster.members[leader].group.propose(stale, operations("stale")),
-        Err(Refused::NotLeader)
-    );
+    assert_eq!(cluster.members[leader].group.propose(stale, operations("stale")), Err(Refused::NotLeader));
     let follower = (leader + 1) % 3;
-    assert_eq!(
-        cluster.members[follower].group.propose(term, operations("foreign")),
-        Err(Refused::NotLeader)
-    );
+    assert_eq!(cluster.members[follower].group.propose(term, operations("foreign")), Err(Refused::NotLeader));
     let large = vec![codec::OPERATIONS; 2 << 20];
-    assert_eq!(
-        cluster.members[leader].group.propose(term, large.clone()),
-        Ok(()),
-        "a single one may be too large"
-    );
+    assert_eq!(cluster.members[leader].group.propose(term, large.clone()), Ok(()), "a single one may be too large");
     assert_eq!(cluster.members[leader].group.propose(term, large), Err(Refused::Busy));
 }
 
@@ -215,17 +171,11 @@ fn a_group_of_one_leads_at_once_and_commits_what_is_synced() {
     group.propose(Term(2), operations("first")).expect("it leads");
     group.propose(Term(2), operations("second")).expect("it leads");
     let work = group.work();
-    assert_eq!(
-        work.entries.iter().map(|entry| entry.index).collect::<Vec<_>>(),
-        [Index(3), Index(4)]
-    );
+    assert_eq!(work.entries.iter().map(|entry| entry.index).collect::<Vec<_>>(), [Index(3), Index(4)]);
     assert!(work.committed.is_empty(), "nothing is committed before it is synced");
     group.on_synced(work.ticket.expect("there is something to sync"));
     let work = group.work();
-    assert_eq!(
-        work.committed.iter().map(|entry| entry.index).collect::<Vec<_>>(),
-        [Index(3), Index(4)]
-    );
+    assert_eq!(work.committed.iter().map(|entry| entry.index).collect::<Vec<_>>(), [Index(3), Index(4)]);
     group.on_applied(Index(4));
     group.compact(Index(3));
     assert_eq!(group.status().last, Index(4));
@@ -233,16 +183,8 @@ fn a_group_of_one_leads_at_once_and_commits_what_is_synced() {
 
 #[test]
 fn a_restarted_member_goes_on_with_its_term_and_log() {
-    let entry = |index| Entry {
-        index: Index(index),
-        term: Term(4),
-        data: operations("x").into(),
-    };
-    let hard_state = HardState {
-        term: Term(5),
-        vote: 2,
-        commit: Index(11),
-    };
+    let entry = |index| Entry { index: Index(index), term: Term(4), data: operations("x").into() };
+    let hard_state = HardState { term: Term(5), vote: 2, commit: Index(11) };
     let whole = Restored {
         applied: Index(10),
         applied_term: Term(4),
@@ -252,26 +194,11 @@ fn a_restarted_member_goes_on_with_its_term_and_log() {
     };
     let group = Group::new(config(1, 1), &whole).expect("nothing is lost");
     let status = group.status();
-    assert_eq!(
-        (status.term, status.vote, status.commit, status.last),
-        (Term(5), 2, Index(11), Index(12))
-    );
+    assert_eq!((status.term, status.vote, status.commit, status.last), (Term(5), 2, Index(11), Index(12)));
 
-    let gap = Restored {
-        entries: vec![entry(11), entry(13)],
-        ..whole.clone()
-    };
-    assert_eq!(
-        Group::new(config(1, 1), &gap).err(),
-        Some(LostLog::Gap { missing: Index(12) })
-    );
-    let short = Restored {
-        entries: vec![],
-        ..whole
-    };
-    let lost = LostLog::Short {
-        last: Index(10),
-        committed: Index(11),
-    };
+    let gap = Restored { entries: vec![entry(11), entry(13)], ..whole.clone() };
+    assert_eq!(Group::new(config(1, 1), &gap).err(), Some(LostLog::Gap { missing: Index(12) }));
+    let short = Restored { entries: vec![], ..whole };
+    let lost = LostLog::Short { last: Index(10), committed: Index(11) };
     assert_eq!(Group::new(config(1, 1), &short).err(), Some(lost));
 }

@@ -49,11 +49,7 @@ impl Backoff {
         let (base, max) = (self.base.0, self.max.0);
         let doubled = || {
             let shift = attempt - 1;
-            if base != 0 && shift >= base.leading_zeros() {
-                max
-            } else {
-                (base << shift.min(63)).min(max)
-            }
+            if base != 0 && shift >= base.leading_zeros() { max } else { (base << shift.min(63)).min(max) }
         };
         let uniform = |bound: u64| scale(random, bound + 1);
         Millis(match self.policy {
@@ -75,11 +71,7 @@ mod tests {
 
     /// Delays after deliveries 1 to 5 and after one far beyond any overflow, with the smallest and the largest draw.
     fn check(policy: BackoffPolicy, least: [u64; 6], most: [u64; 6]) {
-        let backoff = Backoff {
-            policy,
-            base: Millis(5_000),
-            max: Millis(30_000),
-        };
+        let backoff = Backoff { policy, base: Millis(5_000), max: Millis(30_000) };
         let delays = |random| [1, 2, 3, 4, 5, u32::MAX].map(|attempt| backoff.delay(attempt, random).0);
         assert_eq!(delays(0), least, "{policy:?}, smallest draw");
         assert_eq!(delays(u64::MAX), most, "{policy:?}, largest draw");
@@ -92,21 +84,13 @@ mod tests {
         check(BackoffPolicy::Linear, linear, linear);
         let doubled = [5_000, 10_000, 20_000, 30_000, 30_000, 30_000];
         check(BackoffPolicy::Exponential, doubled, doubled);
-        check(
-            BackoffPolicy::ExpEqualJitter,
-            [2_500, 5_000, 10_000, 15_000, 15_000, 15_000],
-            doubled,
-        );
+        check(BackoffPolicy::ExpEqualJitter, [2_500, 5_000, 10_000, 15_000, 15_000, 15_000], doubled);
         check(BackoffPolicy::ExpFullJitter, [0; 6], doubled);
     }
 
     #[test]
     fn a_base_of_zero_means_no_delay() {
-        let backoff = Backoff {
-            policy: BackoffPolicy::Exponential,
-            base: Millis(0),
-            max: Millis(30_000),
-        };
+        let backoff = Backoff { policy: BackoffPolicy::Exponential, base: Millis(0), max: Millis(30_000) };
         assert_eq!(backoff.delay(70, 0), Millis(0));
     }
 }

@@ -37,11 +37,6 @@ impl QueueMachine {
 
     /// Why the holder of this task was asked to stop.
     pub(crate) fn cancel_reason(&self, slot: Slot) -> Arc<str> {
-        self.tasks
-            .get(slot)
-            .extras
-            .as_ref()
-            .map(|extras| extras.cancel_reason.clone())
-            .unwrap_or_default()
+        self.tasks.get(slot).extras.as_ref().map(|extras| extras.cancel_reason.clone()).unwrap_or_default()
     }
 }

@@ -54,26 +54,10 @@ const TABLES: &[Table] = &[
             cancel_requested INTEGER, cancel_reason TEXT, error TEXT, webhook TEXT, idempotency_key TEXT, payload_bytes INTEGER,
         },
     },
-    Table {
-        name: "payloads",
-        sliced: false,
-        columns: columns! { payload TEXT },
-    },
-    Table {
-        name: "completed",
-        sliced: true,
-        columns: record::COLUMNS,
-    },
-    Table {
-        name: "failed",
-        sliced: true,
-        columns: record::COLUMNS,
-    },
-    Table {
-        name: "dead",
-        sliced: true,
-        columns: record::COLUMNS,
-    },
+    Table { name: "payloads", sliced: false, columns: columns! { payload TEXT } },
+    Table { name: "completed", sliced: true, columns: record::COLUMNS },
+    Table { name: "failed", sliced: true, columns: record::COLUMNS },
+    Table { name: "dead", sliced: true, columns: record::COLUMNS },
     Table {
         name: "queues",
         sliced: false,
@@ -82,26 +66,10 @@ const TABLES: &[Table] = &[
             cancelled INTEGER, expired INTEGER, rounds BLOB,
         },
     },
-    Table {
-        name: "tenants",
-        sliced: false,
-        columns: columns! { tenant TEXT, rounds BLOB },
-    },
-    Table {
-        name: "idempotency",
-        sliced: false,
-        columns: columns! { scope BLOB, body BLOB, since INTEGER },
-    },
-    Table {
-        name: "slices",
-        sliced: false,
-        columns: columns! { ending INTEGER, closes INTEGER, last_keyed INTEGER },
-    },
-    Table {
-        name: "epochs",
-        sliced: false,
-        columns: columns! { incarnation INTEGER },
-    },
+    Table { name: "tenants", sliced: false, columns: columns! { tenant TEXT, rounds BLOB } },
+    Table { name: "idempotency", sliced: false, columns: columns! { scope BLOB, body BLOB, since INTEGER } },
+    Table { name: "slices", sliced: false, columns: columns! { ending INTEGER, closes INTEGER, last_keyed INTEGER } },
+    Table { name: "epochs", sliced: false, columns: columns! { incarnation INTEGER } },
     Table {
         name: "shard",
         sliced: false,
@@ -239,9 +207,7 @@ impl QueueMachine {
         {
             // What came back before the freeze is not among the ended any more.
             if let Some(ended) = self.ended.saving.get(&key) {
-                changes.put(ended.table, ended.slice, key as i64, |row| {
-                    record::encode(&ended.view, row)
-                });
+                changes.put(ended.table, ended.slice, key as i64, |row| record::encode(&ended.view, row));
             }
         }
         while changes.len() < end
@@ -286,14 +252,10 @@ impl QueueMachine {
             let Payload::Resident(payload) = &task.payload else {
                 panic!("a payload outside memory is in the checkpoint")
             };
-            frozen
-                .ready
-                .put(PAYLOADS, 0, task.key as i64, |row| row.readable(payload));
+            frozen.ready.put(PAYLOADS, 0, task.key as i64, |row| row.readable(payload));
             frozen.payloads.push(task.key);
         }
-        frozen
-            .ready
-            .put(LIVE, 0, task.key as i64, |row| self.live_row(task, row));
+        frozen.ready.put(LIVE, 0, task.key as i64, |row| self.live_row(task, row));
         let saving = &mut self.tasks.get_mut(slot).saving;
         saving.row = true;
         saving.payload = true;
@@ -444,10 +406,7 @@ pub(crate) fn restore(info: ShardInfo, rows: &mut dyn RowSource) -> Result<Queue
         if row.number()? != u64::from(info.shard.0) {
             return Err(Malformed);
         }
-        machine.clocks = Stamps {
-            lease: LeaseTime(row.number()?),
-            schedule: ScheduleTime(row.number()?),
-        };
+        machine.clocks = Stamps { lease: LeaseTime(row.number()?), schedule: ScheduleTime(row.number()?) };
         machine.next_place = row.number()?;
         machine.ended.next_slice = row.narrow()?;
         live_tasks = row.number()?;
@@ -466,11 +425,7 @@ pub(crate) fn restore(info: ShardInfo, rows: &mut dyn RowSource) -> Result<Queue
     rows.for_each(TENANTS, &mut |_, _, row| {
         let mut row = row.reader();
         let owner = *machine.tenant_ids.get(row.text()?).ok_or(Malformed)?;
-        for (turns, round) in machine.tenants[owner as usize]
-            .turns
-            .iter_mut()
-            .zip(rounds(row.maybe_bytes()?)?)
-        {
+        for (turns, round) in machine.tenants[owner as usize].turns.iter_mut().zip(rounds(row.maybe_bytes()?)?) {
             turns.round = round;
         }
         Ok(())
@@ -498,9 +453,7 @@ pub(crate) fn restore(info: ShardInfo, rows: &mut dyn RowSource) -> Result<Queue
     })?;
     if machine.tasks.len() as u64 != live_tasks {
         let found = machine.tasks.len();
-        return Err(Unreadable(format!(
-            "table live holds {found} tasks and should hold {live_tasks}"
-        )));
+        return Err(Unreadable(format!("table live holds {found} tasks and should hold {live_tasks}")));
     }
     ready.sort_unstable();
     for (place, slot) in ready {
@@ -511,14 +464,7 @@ pub(crate) fn restore(info: ShardInfo, rows: &mut dyn RowSource) -> Result<Queue
         let mut row = row.reader();
         let scope = row.maybe_array()?.ok_or(Malformed)?;
         let body = row.maybe_array()?.ok_or(Malformed)?;
-        bindings.push((
-            scope,
-            Binding {
-                task: key as u64,
-                body,
-                since: LeaseTime(row.number()?),
-            },
-        ));
+        bindings.push((scope, Binding { task: key as u64, body, since: LeaseTime(row.number()?) }));
         Ok(())
     })?;
     bindings.sort_unstable_by_key(|(scope, binding)| (binding.since, *scope));
@@ -537,9 +483,7 @@ pub(crate) fn restore(info: ShardInfo, rows: &mut dyn RowSource) -> Result<Queue
         Ok(())
     })?;
     for table in [FAILED, DEAD] {
-        rows.for_each(table, &mut |slice, key, row| {
-            restore_returnable(&mut machine, table, slice, key as u64, row.0)
-        })?;
+        rows.for_each(table, &mut |slice, key, row| restore_returnable(&mut machine, table, slice, key as u64, row.0))?;
     }
     Ok(machine)
 }
@@ -586,11 +530,7 @@ fn restore_task(machine: &mut QueueMachine, key: u64, row: &mut base::rows::RowR
     let suffix = row.maybe_array()?;
     let until = row.maybe_number()?;
     let stage = match (state, place, due) {
-        (State::Ready, Some(place), None) => Stage::Ready {
-            place,
-            before: Slot::NONE,
-            after: Slot::NONE,
-        },
+        (State::Ready, Some(place), None) => Stage::Ready { place, before: Slot::NONE, after: Slot::NONE },
         (State::Delayed, None, Some(due)) => Stage::Delayed(due),
         (State::Leased, None, Some(Due::Lease(deadline))) => Stage::Leased(Box::new(Lease {
             worker,
@@ -628,11 +568,7 @@ fn restore_task(machine: &mut QueueMachine, key: u64, row: &mut base::rows::RowR
         max_attempts,
         priority,
         cancel_requested,
-        saving: Saving {
-            row: true,
-            payload: true,
-            ..Saving::default()
-        },
+        saving: Saving { row: true, payload: true, ..Saving::default() },
     })
 }
 
@@ -645,22 +581,10 @@ fn restore_returnable(
 ) -> Result<(), Malformed> {
     let view = record::decode(row, machine.id(key))?;
     let queue = machine.queue_id(&view.tenant, &view.command).ok_or(Malformed)?;
-    let home = machine
-        .ended
-        .slices
-        .iter_mut()
-        .find(|known| known.number == slice && known.table == table);
+    let home = machine.ended.slices.iter_mut().find(|known| known.number == slice && known.table == table);
     home.ok_or(Malformed)?.returnable.push(key);
     let ended_at = view.ended_at.ok_or(Malformed)?;
-    machine.ended.returnable.insert(
-        key,
-        Returnable {
-            slice,
-            table,
-            ended_at,
-            queue,
-        },
-    );
+    machine.ended.returnable.insert(key, Returnable { slice, table, ended_at, queue });
     if table == DEAD {
         machine.queues[queue as usize].dead += 1;
     }

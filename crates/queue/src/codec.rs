@@ -58,12 +58,7 @@ pub fn encode(op: &Op<'_>, bytes: &mut Vec<u8>) {
             bytes.put_bytes(result.unwrap_or_default());
             bytes.put_bytes(error.as_bytes());
         }
-        Op::Cancel {
-            tenant,
-            task,
-            reason,
-            force,
-        } => {
+        Op::Cancel { tenant, task, reason, force } => {
             bytes.put_u8(CANCEL);
             bytes.put_bytes(tenant.as_bytes());
             bytes.put_varint(task.0);
@@ -97,37 +92,17 @@ pub fn decode(bytes: &[u8]) -> Result<Op<'_>, Malformed> {
     let op = match r.u8()? {
         CREATE => Op::Create(create(r)?),
         CLAIM => Op::Claim(claim(r)?),
-        EXTEND => Op::Extend {
-            lease: lease(r)?,
-            length: millis(r)?,
-        },
+        EXTEND => Op::Extend { lease: lease(r)?, length: millis(r)? },
         RELEASE => Op::Release { lease: lease(r)? },
-        NACK => Op::Nack {
-            lease: lease(r)?,
-            delay: millis(r)?,
-            reason: r.text()?,
-        },
-        COMPLETE => Op::Complete {
-            lease: lease(r)?,
-            result: r.bytes()?,
-            error: r.text()?,
-        },
+        NACK => Op::Nack { lease: lease(r)?, delay: millis(r)?, reason: r.text()? },
+        COMPLETE => Op::Complete { lease: lease(r)?, result: r.bytes()?, error: r.text()? },
         FAIL => {
             let lease = lease(r)?;
             let given = flag(r)?;
             let result = r.bytes()?;
-            Op::Fail {
-                lease,
-                result: given.then_some(result),
-                error: r.text()?,
-            }
+            Op::Fail { lease, result: given.then_some(result), error: r.text()? }
         }
-        CANCEL => Op::Cancel {
-            tenant: r.text()?,
-            task: TaskKey(r.varint()?),
-            reason: r.text()?,
-            force: flag(r)?,
-        },
+        CANCEL => Op::Cancel { tenant: r.text()?, task: TaskKey(r.varint()?), reason: r.text()?, force: flag(r)? },
         REDRIVE => Op::Redrive(Redrive {
             tenant: r.text()?,
             task: TaskKey(r.varint()?),
@@ -192,11 +167,7 @@ fn create<'a>(r: &mut Reader<'a>) -> Result<Create<'a>, Malformed> {
         webhook: r.text()?,
         max_attempts: r.option()?.map(u32::try_from).transpose().map_err(|_| Malformed)?,
         key: if flag(r)? {
-            Some(IdempotencyKey {
-                text: r.text()?,
-                scope: r.array()?,
-                body: r.array()?,
-            })
+            Some(IdempotencyKey { text: r.text()?, scope: r.array()?, body: r.array()? })
         } else {
             None
         },
@@ -260,11 +231,7 @@ fn lease<'a>(r: &mut Reader<'a>) -> Result<LeaseRef<'a>, Malformed> {
         task: TaskKey(r.varint()?),
         credential: match r.u8()? {
             0 => Credential::Worker(r.text()?),
-            1 => Credential::Token(LeaseToken {
-                attempt: r.narrow()?,
-                index: Index(r.varint()?),
-                suffix: r.array()?,
-            }),
+            1 => Credential::Token(LeaseToken { attempt: r.narrow()?, index: Index(r.varint()?), suffix: r.array()? }),
             2 => Credential::Unknown,
             _ => return Err(Malformed),
         },

@@ -16,9 +16,7 @@ use crate::task::{Due, Extras, Payload, Saving, Stage, Task};
 impl QueueMachine {
     pub(crate) fn create(&mut self, create: &Create<'_>, effects: &mut Effects<Self>) -> Result<Outcome, Rejection> {
         if let Some(key) = &create.key {
-            let bound = self
-                .keys
-                .find(&key.scope, self.clocks.lease, self.policy.idempotency_window);
+            let bound = self.keys.find(&key.scope, self.clocks.lease, self.policy.idempotency_window);
             if let Some(binding) = bound {
                 let first = self.id(binding.task);
                 return if binding.body == key.body {
@@ -28,9 +26,7 @@ impl QueueMachine {
                 };
             }
         }
-        let queue = self
-            .open_queue(create.tenant, create.command)
-            .ok_or(Rejection::TooManyQueues)?;
+        let queue = self.open_queue(create.tenant, create.command).ok_or(Rejection::TooManyQueues)?;
         let key = TaskKey::new(self.entry.index, self.creations_in_entry);
         self.creations_in_entry += 1;
         let due = match create.schedule {
@@ -38,10 +34,7 @@ impl QueueMachine {
             Schedule::After(delay) => Some(Due::Lease(self.clocks.lease + delay)),
             Schedule::At(time) => (time > self.clocks.schedule).then_some(Due::Schedule(time)),
         };
-        let max_attempts = create
-            .max_attempts
-            .unwrap_or(self.policy.max_attempts)
-            .clamp(1, ATTEMPTS_MAX);
+        let max_attempts = create.max_attempts.unwrap_or(self.policy.max_attempts).clamp(1, ATTEMPTS_MAX);
         let extras = (create.key.is_some() || !create.webhook.is_empty()).then(|| {
             Box::new(Extras {
                 webhook: create.webhook.into(),
@@ -50,11 +43,7 @@ impl QueueMachine {
             })
         });
         if let Some(bound) = &create.key {
-            let binding = Binding {
-                task: key.0,
-                body: bound.body,
-                since: self.clocks.lease,
-            };
+            let binding = Binding { task: key.0, body: bound.body, since: self.clocks.lease };
             self.keys.bind(bound.scope, binding);
             self.saves.keys.push((bound.scope, binding));
         }
@@ -75,16 +64,9 @@ impl QueueMachine {
         };
         self.queues[queue as usize].totals.created += 1;
         self.enter(task, due, effects);
-        effects.signals.push(crate::machine::Signal::Created {
-            command: self.queues[queue as usize].command.clone(),
-        });
+        effects.signals.push(crate::machine::Signal::Created { command: self.queues[queue as usize].command.clone() });
         let id = self.id(key.0);
-        Ok(Outcome::Created(Created {
-            id,
-            at,
-            run_at: due.map(|due| self.estimate(due)),
-            max_attempts,
-        }))
+        Ok(Outcome::Created(Created { id, at, run_at: due.map(|due| self.estimate(due)), max_attempts }))
     }
 
     /// Brings a dead, failed or cancelled task back under its id.
@@ -103,9 +85,7 @@ impl QueueMachine {
         if place.ended_at != redrive.ended_at {
             return Err(Rejection::RecordChanged);
         }
-        let queue = self
-            .open_queue(&record.tenant, &record.command)
-            .ok_or(Rejection::TooManyQueues)?;
+        let queue = self.open_queue(&record.tenant, &record.command).ok_or(Rejection::TooManyQueues)?;
         self.unretain(key, place);
         let attempts = if redrive.keep_attempts { record.attempts } else { 0 };
         let used_up = attempts >= record.max_attempts;
@@ -124,11 +104,7 @@ impl QueueMachine {
             extras: Some(Box::new(extras)),
             queue,
             attempts,
-            max_attempts: if used_up {
-                (attempts + 1).min(ATTEMPTS_MAX)
-            } else {
-                record.max_attempts
-            },
+            max_attempts: if used_up { (attempts + 1).min(ATTEMPTS_MAX) } else { record.max_attempts },
             priority: redrive.priority.unwrap_or(record.priority).min(9),
             cancel_requested: false,
             saving: Saving::default(),
@@ -140,8 +116,4 @@ impl QueueMachine {
 }
 
 /// The stage of a task that is in no index yet.
-const UNPLACED: Stage = Stage::Ready {
-    place: 0,
-    before: Slot::NONE,
-    after: Slot::NONE,
-};
+const UNPLACED: Stage = Stage::Ready { place: 0, before: Slot::NONE, after: Slot::NONE };

@@ -35,17 +35,8 @@ impl DueIndex {
 
     /// The next task whose time has come: the lease clock's first.
     fn next(&self, clocks: &Stamps) -> Option<u64> {
-        let lease = self
-            .lease
-            .first()
-            .filter(|(time, _)| *time <= clocks.lease)
-            .map(|(_, key)| *key);
-        lease.or_else(|| {
-            self.schedule
-                .first()
-                .filter(|(time, _)| *time <= clocks.schedule)
-                .map(|(_, key)| *key)
-        })
+        let lease = self.lease.first().filter(|(time, _)| *time <= clocks.lease).map(|(_, key)| *key);
+        lease.or_else(|| self.schedule.first().filter(|(time, _)| *time <= clocks.schedule).map(|(_, key)| *key))
     }
 
     pub(crate) fn next_due(&self) -> NextDue {
@@ -71,9 +62,7 @@ impl QueueMachine {
                 Stage::Leased(_) => {
                     let queue = self.tasks.get(slot).queue as usize;
                     self.queues[queue].totals.expired += 1;
-                    effects.signals.push(Signal::LeaseExpired {
-                        command: self.queues[queue].command.clone(),
-                    });
+                    effects.signals.push(Signal::LeaseExpired { command: self.queues[queue].command.clone() });
                     self.end_attempt(slot, None, LEASE_EXPIRED, effects);
                 }
                 Stage::Ready { .. } => panic!("a ready task has no deadline"),

@@ -20,10 +20,7 @@ const INCARNATION_MASK: u64 = (1 << 48) - 1;
 impl TaskKey {
     /// The key of creation number `rank` of the entry at `index`.
     pub fn new(index: Index, rank: u16) -> TaskKey {
-        assert!(
-            index.0 < 1 << (KEY_BITS - RANK_BITS),
-            "a log of 2^46 entries has no successor"
-        );
+        assert!(index.0 < 1 << (KEY_BITS - RANK_BITS), "a log of 2^46 entries has no successor");
         TaskKey(index.0 << RANK_BITS | u64::from(rank))
     }
 
@@ -61,11 +58,7 @@ pub struct TaskId {
 impl TaskId {
     /// The id of a task created under `incarnation`.
     pub fn new(incarnation: Incarnation, shard: ShardId, key: TaskKey) -> TaskId {
-        TaskId {
-            incarnation: incarnation.0 & INCARNATION_MASK,
-            shard,
-            key,
-        }
+        TaskId { incarnation: incarnation.0 & INCARNATION_MASK, shard, key }
     }
 }
 
@@ -140,24 +133,14 @@ impl LeaseToken {
         let mut hasher = SipHasher24::new_with_key(seed);
         hasher.write_u64(index.0);
         hasher.write_u32(rank);
-        LeaseToken {
-            attempt,
-            index,
-            suffix: hasher.finish128().as_u128().to_le_bytes(),
-        }
+        LeaseToken { attempt, index, suffix: hasher.finish128().as_u128().to_le_bytes() }
     }
 }
 
 /// `<attempt>-<index>-<32 hexadecimal digits>`, at most 64 characters; opaque to clients.
 impl fmt::Display for LeaseToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}-{}-{:032x}",
-            self.attempt,
-            self.index,
-            u128::from_be_bytes(self.suffix)
-        )
+        write!(f, "{}-{}-{:032x}", self.attempt, self.index, u128::from_be_bytes(self.suffix))
     }
 }
 
@@ -185,11 +168,7 @@ impl FromStr for LeaseToken {
             return Err(NoLeaseToken);
         }
         let suffix = u128::from_str_radix(suffix, 16).map_err(|_| NoLeaseToken)?;
-        Ok(LeaseToken {
-            attempt,
-            index,
-            suffix: suffix.to_be_bytes(),
-        })
+        Ok(LeaseToken { attempt, index, suffix: suffix.to_be_bytes() })
     }
 }
 
@@ -199,17 +178,10 @@ mod tests {
 
     #[test]
     fn ids_read_back_and_sort_by_creation() {
-        let id = |index, rank| {
-            TaskId::new(
-                Incarnation(0xfedc_ba98_7654_3210),
-                ShardId(5),
-                TaskKey::new(Index(index), rank),
-            )
-        };
-        let texts: Vec<String> = [id(2, 0), id(2, 1), id(2, 65535), id(3, 0), id(1 << 45, 7)]
-            .iter()
-            .map(TaskId::to_string)
-            .collect();
+        let id =
+            |index, rank| TaskId::new(Incarnation(0xfedc_ba98_7654_3210), ShardId(5), TaskKey::new(Index(index), rank));
+        let texts: Vec<String> =
+            [id(2, 0), id(2, 1), id(2, 65535), id(3, 0), id(1 << 45, 7)].iter().map(TaskId::to_string).collect();
         assert_eq!(texts[0], "ba987654-3210-8005-8000-000000020000");
         assert!(texts.is_sorted());
         for text in &texts {
@@ -221,10 +193,7 @@ mod tests {
     #[test]
     fn queues_keep_their_shard_for_ever() {
         let shards = |command| [1, 4, 64].map(|shards| shard_of("acme", command, shards).0);
-        assert_eq!(
-            [shards("mail"), shards("thumbnails"), shards("a")],
-            [[0, 3, 27], [0, 3, 63], [0, 1, 1]]
-        );
+        assert_eq!([shards("mail"), shards("thumbnails"), shards("a")], [[0, 3, 27], [0, 3, 63], [0, 1, 1]]);
     }
 
     #[test]

@@ -78,12 +78,7 @@ pub fn body_digest(
         Schedule::At(ScheduleTime(time)) => [2, *time],
     };
     let mut numbers = Vec::with_capacity(33);
-    for number in [
-        u64::from(priority),
-        max_attempts.map_or(0, u64::from),
-        schedule[0],
-        schedule[1],
-    ] {
+    for number in [u64::from(priority), max_attempts.map_or(0, u64::from), schedule[0], schedule[1]] {
         numbers.extend_from_slice(&number.to_le_bytes());
     }
     digest(&[&without_space(payload), webhook.as_bytes(), &numbers])
@@ -133,11 +128,7 @@ mod tests {
             (r#""a\\" , " b""#, r#""a\\"," b""#),
             ("\t\r\n1", "1"),
         ] {
-            assert_eq!(
-                String::from_utf8_lossy(&without_space(json.as_bytes())),
-                stripped,
-                "{json:?}"
-            );
+            assert_eq!(String::from_utf8_lossy(&without_space(json.as_bytes())), stripped, "{json:?}");
         }
     }
 

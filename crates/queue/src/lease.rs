@@ -18,9 +18,7 @@ impl QueueMachine {
             let Some(choice) = self.next_for(claim) else { break };
             let slot = self.pop_ready(&choice);
             let grant = self.grant(slot, claim.worker, length);
-            effects.signals.push(Signal::Claimed {
-                command: grant.task.command.clone(),
-            });
+            effects.signals.push(Signal::Claimed { command: grant.task.command.clone() });
             grants.push(grant);
         }
         grants
@@ -36,20 +34,8 @@ impl QueueMachine {
         self.queues[queue].totals.claimed += 1;
         let deadline = self.clocks.lease + length;
         let until = self.clocks.schedule + length;
-        self.become_leased(
-            slot,
-            Lease {
-                worker: worker.into(),
-                token,
-                deadline,
-                until,
-            },
-        );
-        Grant {
-            task: self.view(self.tasks.get(slot)),
-            token,
-            length,
-        }
+        self.become_leased(slot, Lease { worker: worker.into(), token, deadline, until });
+        Grant { task: self.view(self.tasks.get(slot)), token, length }
     }
 
     /// The task whose lease the caller holds now.
@@ -68,11 +54,7 @@ impl QueueMachine {
         let remaining = deadline - self.clocks.lease;
         let until = self.clocks.schedule + remaining;
         self.move_deadline(slot, deadline, until);
-        Ok(Outcome::Extended {
-            remaining,
-            until,
-            cancel_requested: self.tasks.get(slot).cancel_requested,
-        })
+        Ok(Outcome::Extended { remaining, until, cancel_requested: self.tasks.get(slot).cancel_requested })
     }
 
     pub(crate) fn release(&mut self, lease: &LeaseRef<'_>, effects: &mut Effects<Self>) -> Result<Outcome, Rejection> {
@@ -112,10 +94,7 @@ impl QueueMachine {
         let slot = self.held(lease)?;
         let attempt = self.tasks.get(slot).attempts;
         self.finish(slot, ending, effects);
-        Ok(Outcome::Finished {
-            at: self.clocks.schedule,
-            attempt,
-        })
+        Ok(Outcome::Finished { at: self.clocks.schedule, attempt })
     }
 }
 
@@ -123,9 +102,7 @@ fn check(task: &Task, credential: &Credential<'_>, now: LeaseTime) -> Result<(),
     let current = task.lease().filter(|lease| now < lease.deadline);
     match (credential, current) {
         (Credential::Token(token), Some(lease)) if lease.token == *token => Ok(()),
-        (Credential::Token(_) | Credential::Unknown, current) => Err(Rejection::LeaseLost {
-            held: current.is_some(),
-        }),
+        (Credential::Token(_) | Credential::Unknown, current) => Err(Rejection::LeaseLost { held: current.is_some() }),
         (Credential::Worker(worker), Some(lease)) if *lease.worker == **worker => Ok(()),
         (Credential::Worker(_), Some(_)) => Err(Rejection::NotOwner),
         (Credential::Worker(_), None) => Err(Rejection::NotLeased),

@@ -87,12 +87,7 @@ impl QueueMachine {
             epochs: vec![(0, info.incarnation.0)],
             clocks: Stamps::default(),
             policy: Policy::default(),
-            entry: EntryInfo {
-                term: Term(0),
-                index: Index(0),
-                stamps: Stamps::default(),
-                seed: [0; 16],
-            },
+            entry: EntryInfo { term: Term(0), index: Index(0), stamps: Stamps::default(), seed: [0; 16] },
             creations_in_entry: 0,
             grants_in_entry: 0,
             tasks: Slab::default(),
@@ -140,12 +135,7 @@ impl QueueMachine {
             Op::Nack { lease, delay, reason } => self.nack(lease, *delay, reason, effects),
             Op::Complete { lease, result, error } => self.end(lease, &Ending::Completed { result, error }, effects),
             Op::Fail { lease, result, error } => self.end(lease, &Ending::Failed { result: *result, error }, effects),
-            Op::Cancel {
-                tenant,
-                task,
-                reason,
-                force,
-            } => self.cancel(tenant, *task, reason, *force, effects),
+            Op::Cancel { tenant, task, reason, force } => self.cancel(tenant, *task, reason, *force, effects),
             Op::Redrive(redrive) => self.redrive(redrive, effects),
             Op::Configure(policy) => {
                 self.policy = *policy;

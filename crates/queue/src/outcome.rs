@@ -150,10 +150,7 @@ impl State {
 
     /// The state of that name.
     pub fn from_name(name: &str) -> Option<State> {
-        Self::NAMES
-            .iter()
-            .find(|(_, known)| *known == name)
-            .map(|(state, _)| *state)
+        Self::NAMES.iter().find(|(_, known)| *known == name).map(|(state, _)| *state)
     }
 }
 

@@ -82,9 +82,7 @@ impl LeaseBounds {
 
 impl Policy {
     pub(crate) fn encode(&self, bytes: &mut Vec<u8>) {
-        let place = BackoffPolicy::NAMES
-            .iter()
-            .position(|(policy, _)| *policy == self.backoff.policy);
+        let place = BackoffPolicy::NAMES.iter().position(|(policy, _)| *policy == self.backoff.policy);
         bytes.put_u8(place.expect("every policy has a name") as u8);
         for millis in [
             self.lease.default,
@@ -107,22 +105,10 @@ impl Policy {
         let (policy, _) = BackoffPolicy::NAMES.get(usize::from(reader.u8()?)).ok_or(Malformed)?;
         let mut millis = || reader.varint().map(Millis);
         Ok(Policy {
-            lease: LeaseBounds {
-                default: millis()?,
-                min: millis()?,
-                max: millis()?,
-            },
-            backoff: Backoff {
-                policy: *policy,
-                base: millis()?,
-                max: millis()?,
-            },
+            lease: LeaseBounds { default: millis()?, min: millis()?, max: millis()? },
+            backoff: Backoff { policy: *policy, base: millis()?, max: millis()? },
             idempotency_window: millis()?,
-            retention: Retention {
-                completed: millis()?,
-                failed: millis()?,
-                dead: millis()?,
-            },
+            retention: Retention { completed: millis()?, failed: millis()?, dead: millis()? },
             max_attempts: reader.narrow()?,
             error_bytes_max: reader.narrow()?,
         })

@@ -16,25 +16,13 @@ use crate::task::end_of;
 impl QueueMachine {
     pub(crate) fn answer(&self, query: &Query) -> (Answer, Option<WaitKey>) {
         match query {
-            Query::Task {
-                tenant,
-                id,
-                until_ended,
-            } => {
+            Query::Task { tenant, id, until_ended } => {
                 if let Some(slot) = self.find(tenant, *id) {
                     let wait = until_ended.then(|| end_of(id.key.0));
                     return (Answer::Task(Arc::new(self.view(self.tasks.get(slot)))), wait);
                 }
                 let recent = self.recent(tenant, *id);
-                (
-                    recent.map_or_else(
-                        || Answer::NotLive {
-                            dropped: self.dropped_slices(),
-                        },
-                        Answer::Task,
-                    ),
-                    None,
-                )
+                (recent.map_or_else(|| Answer::NotLive { dropped: self.dropped_slices() }, Answer::Task), None)
             }
             Query::Lease { tenant, id, credential } => {
                 let credential = match credential {
@@ -42,17 +30,11 @@ impl QueueMachine {
                     OwnedCredential::Worker(worker) => Credential::Worker(worker),
                     OwnedCredential::Unknown => Credential::Unknown,
                 };
-                let lease = LeaseRef {
-                    tenant,
-                    task: id.key,
-                    credential,
-                };
+                let lease = LeaseRef { tenant, task: id.key, credential };
                 (Answer::Lease(self.held(&lease).map(|_| ())), None)
             }
             Query::Queue { tenant, command } => {
-                let known = self
-                    .queue_id(tenant, command)
-                    .map(|queue| stats(&self.queues[queue as usize]));
+                let known = self.queue_id(tenant, command).map(|queue| stats(&self.queues[queue as usize]));
                 let unknown = || QueueStats {
                     tenant: tenant.clone(),
                     command: command.clone(),
@@ -74,11 +56,7 @@ impl QueueMachine {
     fn recent(&self, tenant: &str, id: TaskId) -> Option<Arc<crate::outcome::TaskView>> {
         let key = id.key.0;
         let in_time = |recent: &&Recent| !self.saves.dropped.contains(&(recent.table, recent.slice));
-        let recent = self
-            .ended
-            .recent
-            .get(&key)
-            .or_else(|| self.ended.saving.get(&key).filter(in_time))?;
+        let recent = self.ended.recent.get(&key).or_else(|| self.ended.saving.get(&key).filter(in_time))?;
         (*recent.view.tenant == *tenant && recent.view.id == id).then(|| recent.view.clone())
     }
 }

@@ -80,12 +80,7 @@ impl Queue {
             tenant,
             command,
             owner,
-            lists: [List {
-                head: Slot::NONE,
-                tail: Slot::NONE,
-                length: 0,
-                round: 0,
-            }; PRIORITIES],
+            lists: [List { head: Slot::NONE, tail: Slot::NONE, length: 0, round: 0 }; PRIORITIES],
             delayed: 0,
             leased: 0,
             dead: 0,
@@ -132,11 +127,7 @@ impl QueueMachine {
         let task = self.tasks.get(slot);
         let (queue, priority) = (task.queue, usize::from(task.priority));
         let tail = self.queues[queue as usize].lists[priority].tail;
-        self.tasks.get_mut(slot).stage = Stage::Ready {
-            place,
-            before: tail,
-            after: Slot::NONE,
-        };
+        self.tasks.get_mut(slot).stage = Stage::Ready { place, before: tail, after: Slot::NONE };
         let entry = &mut self.queues[queue as usize];
         self.tenants[entry.owner as usize].ready += 1;
         let list = &mut entry.lists[priority];
@@ -157,9 +148,7 @@ impl QueueMachine {
     pub(crate) fn unlink_ready(&mut self, slot: Slot) {
         let task = self.tasks.get(slot);
         let (queue, priority) = (task.queue, usize::from(task.priority));
-        let Stage::Ready { before, after, .. } = task.stage else {
-            panic!("only a ready task is in a ready list")
-        };
+        let Stage::Ready { before, after, .. } = task.stage else { panic!("only a ready task is in a ready list") };
         if before == Slot::NONE {
             self.give_up_turn(queue, priority);
         }
@@ -258,15 +247,9 @@ impl QueueMachine {
         if claim.commands.is_empty() {
             let owner = *self.tenant_ids.get(claim.tenant)?;
             let turns = &self.tenants[owner as usize].turns;
-            let priority = (0..PRIORITIES)
-                .rev()
-                .find(|priority| !turns[*priority].waiting.is_empty())?;
+            let priority = (0..PRIORITIES).rev().find(|priority| !turns[*priority].waiting.is_empty())?;
             let (_, _, queue) = turns[priority].waiting.first().expect("it is not empty");
-            return Some(Choice {
-                queue: *queue,
-                priority,
-                by_turn: true,
-            });
+            return Some(Choice { queue: *queue, priority, by_turn: true });
         }
         let tops = claim.commands.iter().filter_map(|command| {
             let queue = self.queue_id(claim.tenant, command)?;
@@ -275,32 +258,18 @@ impl QueueMachine {
         });
         let best = |by_turn: bool| {
             let round = |queue: u32, priority: usize| {
-                if by_turn {
-                    self.queues[queue as usize].lists[priority].round
-                } else {
-                    0
-                }
+                if by_turn { self.queues[queue as usize].lists[priority].round } else { 0 }
             };
             tops.clone()
                 .min_by_key(|(queue, priority)| {
-                    (
-                        PRIORITIES - priority,
-                        round(*queue, *priority),
-                        self.head_place(*queue, *priority),
-                    )
+                    (PRIORITIES - priority, round(*queue, *priority), self.head_place(*queue, *priority))
                 })
-                .map(|(queue, priority)| Choice {
-                    queue,
-                    priority,
-                    by_turn,
-                })
+                .map(|(queue, priority)| Choice { queue, priority, by_turn })
         };
         match claim.order {
-            ClaimOrder::Request => tops.clone().next().map(|(queue, priority)| Choice {
-                queue,
-                priority,
-                by_turn: false,
-            }),
+            ClaimOrder::Request => {
+                tops.clone().next().map(|(queue, priority)| Choice { queue, priority, by_turn: false })
+            }
             ClaimOrder::Priority => best(false),
             ClaimOrder::Fair => best(true),
         }
@@ -326,11 +295,9 @@ impl QueueMachine {
     /// How many ready tasks claims that wait for `key` could get. A key that no queue has is not one of claims.
     pub(crate) fn supply(&self, key: WaitKey) -> usize {
         match self.suppliers.get(&key.0) {
-            Some(Supplier::Queue(queue)) => self.queues[*queue as usize]
-                .lists
-                .iter()
-                .map(|list| list.length as usize)
-                .sum(),
+            Some(Supplier::Queue(queue)) => {
+                self.queues[*queue as usize].lists.iter().map(|list| list.length as usize).sum()
+            }
             Some(Supplier::Tenant(owner)) => self.tenants[*owner as usize].ready,
             None => usize::MAX,
         }

@@ -11,62 +11,20 @@ use crate::task::Payload;
 
 /// The columns of the tables of ended tasks, after the key. Times are milliseconds since the Unix epoch.
 pub(crate) const COLUMNS: &[Column] = &[
-    Column {
-        name: "tenant",
-        kind: "TEXT",
-    },
-    Column {
-        name: "command",
-        kind: "TEXT",
-    },
-    Column {
-        name: "state",
-        kind: "TEXT",
-    },
-    Column {
-        name: "priority",
-        kind: "INTEGER",
-    },
-    Column {
-        name: "attempts",
-        kind: "INTEGER",
-    },
-    Column {
-        name: "max_attempts",
-        kind: "INTEGER",
-    },
-    Column {
-        name: "created_at",
-        kind: "INTEGER",
-    },
-    Column {
-        name: "finished_at",
-        kind: "INTEGER",
-    },
-    Column {
-        name: "ended_at",
-        kind: "INTEGER",
-    },
-    Column {
-        name: "error",
-        kind: "TEXT",
-    },
-    Column {
-        name: "payload",
-        kind: "TEXT",
-    },
-    Column {
-        name: "result",
-        kind: "TEXT",
-    },
-    Column {
-        name: "webhook",
-        kind: "TEXT",
-    },
-    Column {
-        name: "idempotency_key",
-        kind: "TEXT",
-    },
+    Column { name: "tenant", kind: "TEXT" },
+    Column { name: "command", kind: "TEXT" },
+    Column { name: "state", kind: "TEXT" },
+    Column { name: "priority", kind: "INTEGER" },
+    Column { name: "attempts", kind: "INTEGER" },
+    Column { name: "max_attempts", kind: "INTEGER" },
+    Column { name: "created_at", kind: "INTEGER" },
+    Column { name: "finished_at", kind: "INTEGER" },
+    Column { name: "ended_at", kind: "INTEGER" },
+    Column { name: "error", kind: "TEXT" },
+    Column { name: "payload", kind: "TEXT" },
+    Column { name: "result", kind: "TEXT" },
+    Column { name: "webhook", kind: "TEXT" },
+    Column { name: "idempotency_key", kind: "TEXT" },
 ];
 
 /// Writes the row of an ended task.
@@ -125,8 +83,5 @@ pub fn decode(row: &[u8], id: TaskId) -> Result<TaskView, Malformed> {
     if !row.is_empty() {
         return Err(Malformed);
     }
-    Ok(TaskView {
-        updated_at: view.finished_at.unwrap_or_default(),
-        ..view
-    })
+    Ok(TaskView { updated_at: view.finished_at.unwrap_or_default(), ..view })
 }

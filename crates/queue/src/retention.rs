@@ -92,29 +92,20 @@ impl QueueMachine {
         let table = table_of(view.state);
         let keyed = !view.idempotency_key.is_empty();
         let now = self.clocks;
-        let slice = match self
-            .ended
-            .slices
-            .iter()
-            .rposition(|slice| slice.table == table && now.schedule < slice.closes)
-        {
-            Some(open) => open,
-            None => {
-                let length = Millis(kept_for(table, &self.policy.retention).0 / SLICES_PER_RETENTION).max(SLICE_MIN);
-                let number = self.ended.next_slice;
-                self.ended.next_slice += 1;
-                let closes = now.schedule + length;
-                self.ended.slices.push(Slice {
-                    number,
-                    table,
-                    closes,
-                    last_keyed: None,
-                    returnable: Vec::new(),
-                });
-                self.saves.slices = true;
-                self.ended.slices.len() - 1
-            }
-        };
+        let slice =
+            match self.ended.slices.iter().rposition(|slice| slice.table == table && now.schedule < slice.closes) {
+                Some(open) => open,
+                None => {
+                    let length =
+                        Millis(kept_for(table, &self.policy.retention).0 / SLICES_PER_RETENTION).max(SLICE_MIN);
+                    let number = self.ended.next_slice;
+                    self.ended.next_slice += 1;
+                    let closes = now.schedule + length;
+                    self.ended.slices.push(Slice { number, table, closes, last_keyed: None, returnable: Vec::new() });
+                    self.saves.slices = true;
+                    self.ended.slices.len() - 1
+                }
+            };
         let slice = &mut self.ended.slices[slice];
         if keyed && slice.last_keyed != Some(now.lease) {
             slice.last_keyed = Some(now.lease);
@@ -122,12 +113,7 @@ impl QueueMachine {
         }
         if table != COMPLETED {
             slice.returnable.push(task.key);
-            let place = Returnable {
-                slice: slice.number,
-                table,
-                ended_at: self.entry.index,
-                queue: task.queue,
-            };
+            let place = Returnable { slice: slice.number, table, ended_at: self.entry.index, queue: task.queue };
             self.ended.returnable.insert(task.key, place);
         }
         if table == DEAD {
@@ -137,14 +123,7 @@ impl QueueMachine {
             self.saves.removed.push((task.key, task.saving));
         }
         self.saves.ended.push(task.key);
-        self.ended.recent.insert(
-            task.key,
-            Recent {
-                view,
-                slice: slice.number,
-                table,
-            },
-        );
+        self.ended.recent.insert(task.key, Recent { view, slice: slice.number, table });
     }
 
     /// Forgets an ended task that has come back to life.
@@ -164,9 +143,7 @@ impl QueueMachine {
         let (policy, now) = (self.policy, self.clocks);
         let over = |slice: &Slice| {
             let kept = slice.closes + kept_for(slice.table, &policy.retention) <= now.schedule;
-            kept && slice
-                .last_keyed
-                .is_none_or(|last| last + policy.idempotency_window <= now.lease)
+            kept && slice.last_keyed.is_none_or(|last| last + policy.idempotency_window <= now.lease)
         };
         if !self.ended.slices.iter().any(over) {
             return;
@@ -177,12 +154,7 @@ impl QueueMachine {
         for slice in dropped {
             for key in slice.returnable {
                 // A task that came back and ended again stands in another slice.
-                let Some(place) = self
-                    .ended
-                    .returnable
-                    .get(&key)
-                    .filter(|place| place.slice == slice.number)
-                else {
+                let Some(place) = self.ended.returnable.get(&key).filter(|place| place.slice == slice.number) else {
                     continue;
                 };
                 let (table, queue) = (place.table, place.queue);
@@ -201,12 +173,7 @@ impl QueueMachine {
     /// Slices that are over and that the checkpoint may still hold.
     pub(crate) fn dropped_slices(&self) -> Vec<u32> {
         let saves = &self.saves;
-        saves
-            .dropped
-            .iter()
-            .chain(&saves.dropping)
-            .map(|(_, slice)| *slice)
-            .collect()
+        saves.dropped.iter().chain(&saves.dropping).map(|(_, slice)| *slice).collect()
     }
 
     /// When the next slice is due to be dropped: by the schedule clock, or by the lease clock where only a key is waited for.

@@ -49,23 +49,17 @@ impl Slab {
     }
 
     pub(crate) fn remove(&mut self, slot: Slot) -> Task {
-        let task = self.chunks[slot.0 as usize / CHUNK][slot.0 as usize % CHUNK]
-            .take()
-            .expect("the slot is in use");
+        let task = self.chunks[slot.0 as usize / CHUNK][slot.0 as usize % CHUNK].take().expect("the slot is in use");
         self.by_key.remove(&task.key);
         self.free.push(slot.0);
         task
     }
 
     pub(crate) fn get(&self, slot: Slot) -> &Task {
-        self.chunks[slot.0 as usize / CHUNK][slot.0 as usize % CHUNK]
-            .as_ref()
-            .expect("the slot is in use")
+        self.chunks[slot.0 as usize / CHUNK][slot.0 as usize % CHUNK].as_ref().expect("the slot is in use")
     }
 
     pub(crate) fn get_mut(&mut self, slot: Slot) -> &mut Task {
-        self.chunks[slot.0 as usize / CHUNK][slot.0 as usize % CHUNK]
-            .as_mut()
-            .expect("the slot is in use")
+        self.chunks[slot.0 as usize / CHUNK][slot.0 as usize % CHUNK].as_mut().expect("the slot is in use")
     }
 }

@@ -133,14 +133,7 @@ pub(crate) const CANCELLED: &str = "CANCELLED";
 
 impl Extras {
     pub(crate) fn is_empty(&self) -> bool {
-        [
-            &self.webhook,
-            &self.idempotency_key,
-            &self.last_error,
-            &self.cancel_reason,
-        ]
-        .iter()
-        .all(|text| text.is_empty())
+        [&self.webhook, &self.idempotency_key, &self.last_error, &self.cancel_reason].iter().all(|text| text.is_empty())
     }
 }
 
@@ -220,9 +213,7 @@ impl QueueMachine {
     pub(crate) fn move_deadline(&mut self, slot: Slot, deadline: LeaseTime, until: ScheduleTime) {
         self.change(slot);
         let task = self.tasks.get_mut(slot);
-        let Stage::Leased(lease) = &mut task.stage else {
-            panic!("only a leased task has a deadline")
-        };
+        let Stage::Leased(lease) = &mut task.stage else { panic!("only a leased task has a deadline") };
         self.due.remove(Due::Lease(lease.deadline), task.key);
         lease.deadline = deadline;
         lease.until = until;
@@ -268,12 +259,8 @@ impl QueueMachine {
             self.finish(slot, &Ending::Dead { error }, effects);
             return AttemptEnd::Dead { attempts };
         }
-        let random = base::rng::mix_all(&[
-            self.incarnation_of(task.key),
-            task.key,
-            u64::from(attempts),
-            self.entry.index.0,
-        ]);
+        let random =
+            base::rng::mix_all(&[self.incarnation_of(task.key), task.key, u64::from(attempts), self.entry.index.0]);
         let backoff = &self.policy.backoff;
         let delay = delay.map_or_else(|| backoff.delay(attempts, random), |delay| delay.min(backoff.max));
         self.leave_stage(slot);
@@ -298,11 +285,9 @@ impl QueueMachine {
             Ending::Completed { result, error } => (State::Completed, error, Some(result)),
             Ending::Failed { result, error } => (State::Failed, error, result),
             Ending::Dead { error } => (State::Dead, error, None),
-            Ending::Cancelled { reason } => (
-                State::Cancelled,
-                if reason.is_empty() { CANCELLED } else { reason },
-                None,
-            ),
+            Ending::Cancelled { reason } => {
+                (State::Cancelled, if reason.is_empty() { CANCELLED } else { reason }, None)
+            }
         };
         view.state = state;
         view.error = self.cut(error).into();
@@ -323,11 +308,7 @@ impl QueueMachine {
         };
         *total += 1;
         effects.woken.push(end_of(task.key));
-        effects.signals.push(Signal::Ended {
-            command: view.command.clone(),
-            state,
-            lived: now - task.created_at,
-        });
+        effects.signals.push(Signal::Ended { command: view.command.clone(), state, lived: now - task.created_at });
         let view = Arc::new(view);
         self.retain(&task, view.clone());
         view

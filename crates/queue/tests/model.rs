@@ -165,10 +165,7 @@ struct Model {
 
 impl Model {
     fn task(&mut self, id: TaskId) -> &mut ModelTask {
-        self.tasks
-            .iter_mut()
-            .find(|task| task.id == id)
-            .expect("the model knows the task")
+        self.tasks.iter_mut().find(|task| task.id == id).expect("the model knows the task")
     }
 
     fn ready(&mut self, id: TaskId) {
@@ -198,16 +195,8 @@ impl Model {
     /// Everything due, oldest first: the lease clock before the schedule clock.
     fn due_phase(&mut self) {
         loop {
-            let lease = self
-                .tasks
-                .iter()
-                .filter_map(|task| Some((task.due_lease?, task.id)))
-                .min();
-            let schedule = self
-                .tasks
-                .iter()
-                .filter_map(|task| Some((task.due_schedule?, task.id)))
-                .min();
+            let lease = self.tasks.iter().filter_map(|task| Some((task.due_lease?, task.id))).min();
+            let schedule = self.tasks.iter().filter_map(|task| Some((task.due_schedule?, task.id))).min();
             let due = match (lease, schedule) {
                 (Some((time, id)), _) if time <= self.lease_clock => id,
                 (_, Some((time, id))) if time <= self.schedule_clock => id,
@@ -224,11 +213,9 @@ impl Model {
         let retention = self.policy.retention.completed.0;
         let schedule = self.schedule_clock;
         let (over, kept): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.slices)
-                .into_iter()
-                .partition(|(_, closes, keyed, _)| {
-                    closes + retention <= schedule && keyed.is_none_or(|end| end + window <= lease)
-                });
+            std::mem::take(&mut self.slices).into_iter().partition(|(_, closes, keyed, _)| {
+                closes + retention <= schedule && keyed.is_none_or(|end| end + window <= lease)
+            });
         self.slices = kept;
         for (_, _, _, ids) in over {
             let kept = |task: &ModelTask| {
@@ -273,21 +260,13 @@ impl Model {
         (task.cancel_requested, task.ended, task.ended_lease) = (false, Some(schedule), lease);
         error.clone_into(&mut task.error);
         let keyed = task.keyed;
-        let kind = if state == State::Cancelled {
-            State::Failed
-        } else {
-            state
-        };
+        let kind = if state == State::Cancelled { State::Failed } else { state };
         let width = (self.policy.retention.completed.0 / 16).max(1000);
         if !self.slices.iter().any(|slice| slice.0 == kind && schedule < slice.1) {
             self.slices.push((kind, schedule + width, None, Vec::new()));
         }
-        let slice = self
-            .slices
-            .iter_mut()
-            .rev()
-            .find(|slice| slice.0 == kind && schedule < slice.1)
-            .expect("it is open");
+        let slice =
+            self.slices.iter_mut().rev().find(|slice| slice.0 == kind && schedule < slice.1).expect("it is open");
         slice.3.push(id);
         if keyed {
             slice.2 = Some(lease);
@@ -312,28 +291,18 @@ impl Model {
 
     /// The next task of a claim.
     fn next(&mut self, tenant: &'static str, commands: &[&'static str], order: ClaimOrder) -> Option<TaskId> {
-        let candidates: Vec<&'static str> = if commands.is_empty() {
-            COMMANDS.to_vec()
-        } else {
-            commands.to_vec()
-        };
+        let candidates: Vec<&'static str> = if commands.is_empty() { COMMANDS.to_vec() } else { commands.to_vec() };
         let heads: Vec<(u8, &'static str, u64, TaskId)> = candidates
             .iter()
             .filter_map(|command| {
-                let priority = (0..10)
-                    .rev()
-                    .find(|priority| !self.list(tenant, command, *priority).is_empty())?;
+                let priority = (0..10).rev().find(|priority| !self.list(tenant, command, *priority).is_empty())?;
                 let list = self.list(tenant, command, priority);
                 Some((priority, *command, list[0].place, list[0].id))
             })
             .collect();
         let fair = order == ClaimOrder::Fair;
         let round = |command, priority| {
-            if fair {
-                self.rounds[&(tenant, command, priority)]
-            } else {
-                0
-            }
+            if fair { self.rounds[&(tenant, command, priority)] } else { 0 }
         };
         let best = match order {
             ClaimOrder::Request => heads.first(),
@@ -365,18 +334,10 @@ struct World {
 fn policy() -> Policy {
     let kept = Millis(30_000);
     Policy {
-        backoff: Backoff {
-            policy: BackoffPolicy::Fixed,
-            base: Millis(3_000),
-            max: Millis(10_000),
-        },
+        backoff: Backoff { policy: BackoffPolicy::Fixed, base: Millis(3_000), max: Millis(10_000) },
         max_attempts: 2,
         idempotency_window: Millis(12_000),
-        retention: Retention {
-            completed: kept,
-            failed: kept,
-            dead: kept,
-        },
+        retention: Retention { completed: kept, failed: kept, dead: kept },
         ..Policy::default()
     }
 }
@@ -396,23 +357,13 @@ impl World {
             served: BTreeMap::new(),
             slices: Vec::new(),
         };
-        World {
-            shard,
-            model,
-            created: Vec::new(),
-            tokens: Vec::new(),
-            save: None,
-        }
+        World { shard, model, created: Vec::new(), tokens: Vec::new(), save: None }
     }
 
     fn some_task(&self, number: u16) -> Option<TaskId> {
         // Mostly recent ones, so that something happens to them.
         let recent = self.created.len().saturating_sub(12);
-        let range = if number.is_multiple_of(8) {
-            &self.created[..]
-        } else {
-            &self.created[recent..]
-        };
+        let range = if number.is_multiple_of(8) { &self.created[..] } else { &self.created[recent..] };
         range.get(usize::from(number) % range.len().max(1)).copied()
     }
 
@@ -420,59 +371,28 @@ impl World {
         if let Step::Advance { lease, schedule } = step {
             self.model.lease_clock += u64::from(*lease);
             self.model.schedule_clock += u64::from(*schedule);
-            self.shard
-                .advance_clocks(Millis(u64::from(*lease)), Millis(u64::from(*schedule)));
+            self.shard.advance_clocks(Millis(u64::from(*lease)), Millis(u64::from(*schedule)));
         }
         // Every step but a save is an entry of its own.
         match step {
-            Step::Create {
-                tenant,
-                command,
-                priority,
-                schedule,
-                key,
-                body,
-                max,
-            } => {
+            Step::Create { tenant, command, priority, schedule, key, body, max } => {
                 let tenant = TENANTS[usize::from(*tenant)];
                 let command = COMMANDS[usize::from(*command)];
                 self.create(tenant, command, *priority, *schedule, *key, *body, *max)?;
             }
-            Step::Claim {
-                tenant,
-                worker,
-                commands,
-                order,
-                count,
-                lease,
-            } => {
+            Step::Claim { tenant, worker, commands, order, count, lease } => {
                 self.claim(TENANTS[usize::from(*tenant)], *worker, commands, *order, *count, *lease)?;
             }
-            Step::Extend {
-                task,
-                by,
-                as_token,
-                worker,
-            } => {
+            Step::Extend { task, by, as_token, worker } => {
                 let Some(lease) = self.lease(*task, *as_token, *worker) else {
                     return Ok(());
                 };
                 let by = by.map(u64::from);
-                let outcome = self.shard.apply(&Op::Extend {
-                    lease: lease.reference(),
-                    length: by.map(Millis),
-                });
+                let outcome = self.shard.apply(&Op::Extend { lease: lease.reference(), length: by.map(Millis) });
                 self.model.due_phase();
                 match (lease.refused(&self.model), outcome) {
                     (Some(expected), Outcome::Rejected(rejection)) => prop_assert_eq!(rejection, expected),
-                    (
-                        None,
-                        Outcome::Extended {
-                            remaining,
-                            cancel_requested,
-                            ..
-                        },
-                    ) => {
+                    (None, Outcome::Extended { remaining, cancel_requested, .. }) => {
                         let bounds = self.model.policy.lease;
                         let length = by.map_or(bounds.default, Millis).clamp(bounds.min, bounds.max);
                         let now = self.model.lease_clock;
@@ -488,9 +408,7 @@ impl World {
                 let Some(lease) = self.lease(*task, *as_token, *worker) else {
                     return Ok(());
                 };
-                let outcome = self.shard.apply(&Op::Release {
-                    lease: lease.reference(),
-                });
+                let outcome = self.shard.apply(&Op::Release { lease: lease.reference() });
                 self.model.due_phase();
                 match (lease.refused(&self.model), outcome) {
                     (Some(expected), Outcome::Rejected(rejection)) => prop_assert_eq!(rejection, expected),
@@ -507,21 +425,12 @@ impl World {
                     other => prop_assert!(false, "release: {other:?}"),
                 }
             }
-            Step::Nack {
-                task,
-                delay,
-                as_token,
-                worker,
-            } => {
+            Step::Nack { task, delay, as_token, worker } => {
                 let Some(lease) = self.lease(*task, *as_token, *worker) else {
                     return Ok(());
                 };
                 let delay = delay.map(u64::from).map(|delay| if delay % 5 == 0 { 0 } else { delay });
-                let op = Op::Nack {
-                    lease: lease.reference(),
-                    delay: delay.map(Millis),
-                    reason: "why",
-                };
+                let op = Op::Nack { lease: lease.reference(), delay: delay.map(Millis), reason: "why" };
                 let outcome = self.shard.apply(&op);
                 self.model.due_phase();
                 match (lease.refused(&self.model), outcome) {
@@ -538,51 +447,29 @@ impl World {
                     other => prop_assert!(false, "nack: {other:?}"),
                 }
             }
-            Step::End {
-                task,
-                fail,
-                as_token,
-                worker,
-            } => {
+            Step::End { task, fail, as_token, worker } => {
                 let Some(lease) = self.lease(*task, *as_token, *worker) else {
                     return Ok(());
                 };
                 let reference = lease.reference();
                 let outcome = self.shard.apply(&if *fail {
-                    Op::Fail {
-                        lease: reference,
-                        result: None,
-                        error: "no",
-                    }
+                    Op::Fail { lease: reference, result: None, error: "no" }
                 } else {
-                    Op::Complete {
-                        lease: reference,
-                        result: b"{}",
-                        error: "",
-                    }
+                    Op::Complete { lease: reference, result: b"{}", error: "" }
                 });
                 self.model.due_phase();
                 match (lease.refused(&self.model), outcome) {
                     (Some(expected), Outcome::Rejected(rejection)) => prop_assert_eq!(rejection, expected),
                     (None, Outcome::Finished { attempt, .. }) => {
                         prop_assert_eq!(attempt, self.model.task(lease.id).attempts);
-                        let (state, error) = if *fail {
-                            (State::Failed, "no")
-                        } else {
-                            (State::Completed, "")
-                        };
+                        let (state, error) = if *fail { (State::Failed, "no") } else { (State::Completed, "") };
                         self.model.end(lease.id, state, error);
                     }
                     other => prop_assert!(false, "end: {other:?}"),
                 }
             }
             Step::Cancel { task, force, foreign } => self.cancel(*task, *force, *foreign)?,
-            Step::Redrive {
-                task,
-                keep,
-                delay,
-                priority,
-            } => self.redrive(*task, *keep, *delay, *priority)?,
+            Step::Redrive { task, keep, delay, priority } => self.redrive(*task, *keep, *delay, *priority)?,
             Step::Advance { .. } => {
                 self.shard.tick();
                 self.model.due_phase();
@@ -683,14 +570,7 @@ impl World {
         });
         if let Some(key) = key {
             let since = self.model.lease_clock;
-            self.model.bound.push(Bound {
-                tenant,
-                command,
-                key,
-                body: asked,
-                task: id,
-                since,
-            });
+            self.model.bound.push(Bound { tenant, command, key, body: asked, task: id, since });
         }
         let (lease_clock, schedule_clock) = (self.model.lease_clock, self.model.schedule_clock);
         let task = self.model.task(id);
@@ -726,14 +606,8 @@ impl World {
             _ => ClaimOrder::Fair,
         };
         let lease = lease.map(|lease| Millis(u64::from(lease)));
-        let outcome = self.shard.apply(&Op::Claim(Claim {
-            tenant,
-            worker,
-            commands: names.clone(),
-            order,
-            count,
-            lease,
-        }));
+        let outcome =
+            self.shard.apply(&Op::Claim(Claim { tenant, worker, commands: names.clone(), order, count, lease }));
         self.model.due_phase();
         let Outcome::Claimed(grants) = outcome else {
             return Err(TestCaseError::fail(format!("claim: {outcome:?}")));
@@ -755,40 +629,18 @@ impl World {
             task.due_lease = Some(deadline);
         }
         if grants.len() < usize::from(count) {
-            prop_assert_eq!(
-                self.model.clone().next(tenant, &names, order),
-                None,
-                "a claim takes all it may"
-            );
+            prop_assert_eq!(self.model.clone().next(tenant, &names, order), None, "a claim takes all it may");
         }
         Ok(())
     }
 
     fn cancel(&mut self, task: u16, force: bool, foreign: bool) -> Result<(), TestCaseError> {
         let Some(id) = self.some_task(task) else { return Ok(()) };
-        let owner = self
-            .model
-            .tasks
-            .iter()
-            .find(|task| task.id == id)
-            .map_or("acme", |task| task.tenant);
-        let tenant = if foreign {
-            TENANTS[usize::from(owner == "acme")]
-        } else {
-            owner
-        };
-        let outcome = self.shard.apply(&Op::Cancel {
-            tenant,
-            task: id.key,
-            reason: "stop",
-            force,
-        });
+        let owner = self.model.tasks.iter().find(|task| task.id == id).map_or("acme", |task| task.tenant);
+        let tenant = if foreign { TENANTS[usize::from(owner == "acme")] } else { owner };
+        let outcome = self.shard.apply(&Op::Cancel { tenant, task: id.key, reason: "stop", force });
         self.model.due_phase();
-        let live = self
-            .model
-            .tasks
-            .iter()
-            .find(|task| task.id == id && task.tenant == tenant && task.ended.is_none());
+        let live = self.model.tasks.iter().find(|task| task.id == id && task.tenant == tenant && task.ended.is_none());
         match (live.map(|task| task.state), outcome) {
             (None, Outcome::Rejected(Rejection::NotLive)) => {}
             (Some(State::Leased), Outcome::CancelRequested(view)) if !force => {
@@ -819,12 +671,7 @@ impl World {
             priority,
         }));
         self.model.due_phase();
-        let state = self
-            .model
-            .tasks
-            .iter()
-            .find(|task| task.id == id)
-            .map(|task| task.state);
+        let state = self.model.tasks.iter().find(|task| task.id == id).map(|task| task.state);
         match (state, outcome) {
             (None | Some(State::Completed), Outcome::Rejected(Rejection::NotLive)) => {}
             (
@@ -862,19 +709,9 @@ impl World {
 
     fn lease(&self, task: u16, token: Option<u16>, worker: u8) -> Option<Lease> {
         let id = self.some_task(task)?;
-        let tenant = self
-            .model
-            .tasks
-            .iter()
-            .find(|task| task.id == id)
-            .map_or("acme", |task| task.tenant);
+        let tenant = self.model.tasks.iter().find(|task| task.id == id).map_or("acme", |task| task.tenant);
         // Mostly the current token, now and then any other.
-        let current = self
-            .model
-            .tasks
-            .iter()
-            .find(|task| task.id == id)
-            .and_then(|task| task.token);
+        let current = self.model.tasks.iter().find(|task| task.id == id).and_then(|task| task.token);
         let token = token.and_then(|number| {
             if number.is_multiple_of(5) || current.is_none() {
                 self.tokens.get(usize::from(number) % self.tokens.len().max(1)).copied()
@@ -882,12 +719,7 @@ impl World {
                 current
             }
         });
-        Some(Lease {
-            id,
-            tenant,
-            token,
-            worker: WORKERS[usize::from(worker)],
-        })
+        Some(Lease { id, tenant, token, worker: WORKERS[usize::from(worker)] })
     }
 
     /// Goes on with a save in progress; when it ends, the checkpoint must hold the model's state at the freeze.
@@ -905,13 +737,8 @@ impl World {
         let mut copy = Shard::new(START);
         copy.store = self.shard.store.clone();
         copy.machine = queue::QueueMachine::restore(support::INFO, &mut copy.store).expect("the checkpoint reads back");
-        let mut restored = World {
-            shard: copy,
-            model: frozen,
-            created: self.created.clone(),
-            tokens: Vec::new(),
-            save: None,
-        };
+        let mut restored =
+            World { shard: copy, model: frozen, created: self.created.clone(), tokens: Vec::new(), save: None };
         restored.compare()?;
         // If nothing has happened since, the machine goes on from its checkpoint.
         if restored.model.tasks == self.model.tasks && restored.model.lease_clock == self.model.lease_clock {
@@ -949,37 +776,26 @@ impl World {
                     );
                     prop_assert_eq!(seen, wanted, "{}", id);
                     prop_assert_eq!((&*view.tenant, &*view.command), (task.tenant, task.command));
-                    prop_assert_eq!(
-                        view.worker.as_deref(),
-                        (task.state == State::Leased).then_some(task.worker)
-                    );
+                    prop_assert_eq!(view.worker.as_deref(), (task.state == State::Leased).then_some(task.worker));
                 }
                 _ => prop_assert!(false, "{id}: found {found:?}, expected {expected:?}"),
             }
         }
         for tenant in TENANTS {
             for command in COMMANDS {
-                let (answer, _) = self.shard.query(&Query::Queue {
-                    tenant: tenant.into(),
-                    command: command.into(),
-                });
+                let (answer, _) = self.shard.query(&Query::Queue { tenant: tenant.into(), command: command.into() });
                 let Answer::Queue(stats) = answer else {
                     return Err(TestCaseError::fail("no queue"));
                 };
                 let of_queue = |state: State| {
                     let all = self.model.tasks.iter();
-                    all.filter(|task| (task.tenant, task.command, task.state) == (tenant, command, state))
-                        .count() as u64
+                    all.filter(|task| (task.tenant, task.command, task.state) == (tenant, command, state)).count()
+                        as u64
                 };
                 let depth = stats.depth;
                 prop_assert_eq!(
                     (depth.ready_total(), depth.delayed, depth.leased, depth.dead),
-                    (
-                        of_queue(State::Ready),
-                        of_queue(State::Delayed),
-                        of_queue(State::Leased),
-                        of_queue(State::Dead)
-                    )
+                    (of_queue(State::Ready), of_queue(State::Delayed), of_queue(State::Leased), of_queue(State::Dead))
                 );
             }
         }
@@ -998,11 +814,7 @@ struct Lease {
 impl Lease {
     fn reference(&self) -> LeaseRef<'static> {
         let credential = self.token.map_or(Credential::Worker(self.worker), Credential::Token);
-        LeaseRef {
-            tenant: self.tenant,
-            task: self.id.key,
-            credential,
-        }
+        LeaseRef { tenant: self.tenant, task: self.id.key, credential }
     }
 
     fn refused(&self, model: &Model) -> Option<Rejection> {
@@ -1011,9 +823,7 @@ impl Lease {
 }
 
 fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable)
-        .ok()
-        .map_or(default, |text| text.parse().expect("a number"))
+    std::env::var(variable).ok().map_or(default, |text| text.parse().expect("a number"))
 }
 
 #[test]
@@ -1022,11 +832,7 @@ fn the_state_machine_and_the_naive_model_agree() {
     let cases = number("CODEQ_MODEL_CASES", 400) as u32;
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    let config = Config {
-        cases,
-        failure_persistence: None,
-        ..Config::default()
-    };
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     let operations = std::cell::Cell::new(0);
     let outcome = runner.run(&proptest::collection::vec(step(), 1..600), |steps| {
@@ -1037,9 +843,5 @@ fn the_state_machine_and_the_naive_model_agree() {
     if let Err(failure) = outcome {
         panic!("{failure}\nreplay with CODEQ_MODEL_SEED={seed} CODEQ_MODEL_CASES={cases}");
     }
-    assert!(
-        cases < 400 || operations.get() >= 100_000,
-        "only {} operations were tried",
-        operations.get()
-    );
+    assert!(cases < 400 || operations.get() >= 100_000, "only {} operations were tried", operations.get());
 }

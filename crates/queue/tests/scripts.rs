@@ -36,13 +36,7 @@ type Outcomes = Result<String, Box<dyn Error>>;
 impl Script {
     fn new() -> Script {
         let shard = Shard::new(START);
-        Script {
-            shard,
-            now: 0,
-            tasks: Vec::new(),
-            tokens: Vec::new(),
-            shown: Vec::new(),
-        }
+        Script { shard, now: 0, tasks: Vec::new(), tokens: Vec::new(), shown: Vec::new() }
     }
 
     fn apply(&mut self, op: &Op<'_>) -> String {
@@ -60,20 +54,12 @@ impl Script {
                 for grant in grants {
                     self.tokens.push(grant.token);
                     let (task, token) = (self.name(grant.task.id), self.tokens.len());
-                    writeln!(
-                        lines,
-                        "granted {task} for {} with token {token}",
-                        seconds(grant.length.0)
-                    )
-                    .expect("a string takes all");
+                    writeln!(lines, "granted {task} for {} with token {token}", seconds(grant.length.0))
+                        .expect("a string takes all");
                 }
                 lines
             }
-            Outcome::Extended {
-                remaining,
-                cancel_requested,
-                ..
-            } => {
+            Outcome::Extended { remaining, cancel_requested, .. } => {
                 let cancel = if cancel_requested { ", asked to stop" } else { "" };
                 format!("extended, {} remain{cancel}\n", seconds(remaining.0))
             }
@@ -91,11 +77,7 @@ impl Script {
     }
 
     fn name(&self, id: TaskId) -> String {
-        let place = self
-            .tasks
-            .iter()
-            .position(|known| *known == id)
-            .expect("the task was created here");
+        let place = self.tasks.iter().position(|known| *known == id).expect("the task was created here");
         format!("t{}", place + 1)
     }
 
@@ -136,11 +118,7 @@ impl Script {
             State::Ready => "ready".into(),
             State::Delayed => format!("delayed until {}", at(task.run_at)),
             State::Leased => {
-                format!(
-                    "leased by {} until {}",
-                    task.worker.as_deref().unwrap_or("?"),
-                    at(task.lease_until)
-                )
+                format!("leased by {} until {}", task.worker.as_deref().unwrap_or("?"), at(task.lease_until))
             }
             State::Completed => format!("completed with {}", result(&task)),
             State::Failed => "failed".into(),
@@ -176,11 +154,7 @@ impl Script {
             (None, worker) => Credential::Worker(worker.unwrap_or("w1")),
             _ => return Err("a token or a worker, not both".into()),
         };
-        Ok(LeaseRef {
-            tenant,
-            task: task.key,
-            credential,
-        })
+        Ok(LeaseRef { tenant, task: task.key, credential })
     }
 
     fn create(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcomes {
@@ -202,16 +176,7 @@ impl Script {
             body: queue::idempotency::body_digest(payload.as_bytes(), priority, webhook, max_attempts, &schedule),
         });
         let payload = payload.as_bytes();
-        Ok(self.apply(&Op::Create(Create {
-            tenant,
-            command,
-            priority,
-            payload,
-            schedule,
-            webhook,
-            max_attempts,
-            key,
-        })))
+        Ok(self.apply(&Op::Create(Create { tenant, command, priority, payload, schedule, webhook, max_attempts, key })))
     }
 
     fn claim(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcomes {
@@ -258,28 +223,16 @@ impl Script {
             match name {
                 "backoff" => {
                     let known = BackoffPolicy::NAMES.iter().find(|(_, known)| *known == value);
-                    policy.backoff = Backoff {
-                        policy: known.ok_or("no such backoff")?.0,
-                        ..policy.backoff
-                    };
+                    policy.backoff = Backoff { policy: known.ok_or("no such backoff")?.0, ..policy.backoff };
                 }
                 "base" => policy.backoff.base = millis(value)?,
                 "max_backoff" => policy.backoff.max = millis(value)?,
-                "lease" => {
-                    policy.lease = LeaseBounds {
-                        default: millis(value)?,
-                        ..policy.lease
-                    }
-                }
+                "lease" => policy.lease = LeaseBounds { default: millis(value)?, ..policy.lease },
                 "max_attempts" => policy.max_attempts = value.parse()?,
                 "window" => policy.idempotency_window = millis(value)?,
                 "retention" => {
                     let kept = millis(value)?;
-                    policy.retention = Retention {
-                        completed: kept,
-                        failed: kept,
-                        dead: kept,
-                    };
+                    policy.retention = Retention { completed: kept, failed: kept, dead: kept };
                 }
                 "error_bytes" => policy.error_bytes_max = value.parse()?,
                 _ => return Err(format!("no policy is called {name}").into()),
@@ -337,43 +290,26 @@ impl goldenscript::Runner for Script {
             "nack" => {
                 let lease = self.lease(&mut args)?;
                 let delay = args.take_key("delay").map(millis).transpose()?;
-                self.apply(&Op::Nack {
-                    lease,
-                    delay,
-                    reason: args.take_key("reason").unwrap_or(""),
-                })
+                self.apply(&Op::Nack { lease, delay, reason: args.take_key("reason").unwrap_or("") })
             }
             // complete tN [token=N | worker=W] [result=JSON] [error=TEXT]
             "complete" => {
                 let lease = self.lease(&mut args)?;
                 let result = args.take_key("result").unwrap_or("{}").as_bytes();
-                self.apply(&Op::Complete {
-                    lease,
-                    result,
-                    error: args.take_key("error").unwrap_or(""),
-                })
+                self.apply(&Op::Complete { lease, result, error: args.take_key("error").unwrap_or("") })
             }
             // fail tN [token=N | worker=W] error=TEXT
             "fail" => {
                 let lease = self.lease(&mut args)?;
                 let error = args.take_key("error").ok_or("why?")?;
-                self.apply(&Op::Fail {
-                    lease,
-                    result: None,
-                    error,
-                })
+                self.apply(&Op::Fail { lease, result: None, error })
             }
             // cancel tN [tenant=T] [reason=TEXT] [force=yes]
             "cancel" => {
                 let task = self.task(args.next_pos())?.key;
                 let tenant = args.take_key("tenant").unwrap_or("acme");
                 let reason = args.take_key("reason").unwrap_or("");
-                self.apply(&Op::Cancel {
-                    tenant,
-                    task,
-                    reason,
-                    force: args.take_key("force").is_some(),
-                })
+                self.apply(&Op::Cancel { tenant, task, reason, force: args.take_key("force").is_some() })
             }
             // redrive tN [attempts=keep] [delay=D] [priority=N] [stale=yes]
             "redrive" => self.redrive(&mut args)?,
@@ -399,22 +335,14 @@ impl goldenscript::Runner for Script {
             // show tN: everything that can be shown of it
             "show" => {
                 let id = self.task(args.next_pos())?;
-                self.shard
-                    .task(id)
-                    .map(|task| show(&task))
-                    .unwrap_or_else(|| "gone\n".into())
+                self.shard.task(id).map(|task| show(&task)).unwrap_or_else(|| "gone\n".into())
             }
             // stats QUEUE [tenant=T]
             "stats" => {
                 let command = args.next_pos().ok_or("which queue?")?;
                 let tenant = args.take_key("tenant").unwrap_or("acme");
-                let (answer, _) = self.shard.query(&Query::Queue {
-                    tenant: tenant.into(),
-                    command: command.into(),
-                });
-                let Answer::Queue(stats) = answer else {
-                    unreachable!("a queue was asked for")
-                };
+                let (answer, _) = self.shard.query(&Query::Queue { tenant: tenant.into(), command: command.into() });
+                let Answer::Queue(stats) = answer else { unreachable!("a queue was asked for") };
                 format!("{:?}\n{:?}\n", stats.depth, stats.totals)
             }
             // tables: rows of the last checkpoint, by table
@@ -440,13 +368,8 @@ fn show(task: &TaskView) -> String {
         task.state.name(),
         task.priority
     );
-    writeln!(
-        text,
-        "created {} updated {}",
-        since(task.created_at),
-        since(task.updated_at)
-    )
-    .expect("a string takes all");
+    writeln!(text, "created {} updated {}", since(task.created_at), since(task.updated_at))
+        .expect("a string takes all");
     if let Some(time) = task.finished_at {
         writeln!(text, "finished {} result {}", since(time), result(task)).expect("a string takes all");
     }
@@ -457,9 +380,7 @@ fn show(task: &TaskView) -> String {
 }
 
 fn result(task: &TaskView) -> String {
-    task.result
-        .as_ref()
-        .map_or("none".into(), |bytes| String::from_utf8_lossy(bytes).into_owned())
+    task.result.as_ref().map_or("none".into(), |bytes| String::from_utf8_lossy(bytes).into_owned())
 }
 
 fn seconds(millis: u64) -> String {
@@ -471,13 +392,7 @@ fn millis(text: &str) -> Result<Millis, Box<dyn Error>> {
     if text == "0" {
         return Ok(Millis(0));
     }
-    let units = [
-        ("ms", 1),
-        ("s", 1000),
-        ("m", 60_000),
-        ("h", 3_600_000),
-        ("d", 86_400_000),
-    ];
+    let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
     for (unit, factor) in units {
         if let Some(Ok(number)) = text.strip_suffix(unit).map(str::parse::<u64>) {
             return Ok(Millis(number * factor));

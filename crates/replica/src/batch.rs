@@ -100,11 +100,7 @@ pub(crate) struct Formed<C> {
 
 impl<C> Batch<C> {
     pub(crate) fn new() -> Batch<C> {
-        Batch {
-            waiting: VecDeque::new(),
-            operations: 0,
-            bytes: 0,
-        }
+        Batch { waiting: VecDeque::new(), operations: 0, bytes: 0 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -149,9 +145,7 @@ impl<C> Batch<C> {
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = Pending<C>> {
         self.operations = 0;
         self.bytes = 0;
-        std::mem::take(&mut self.waiting)
-            .into_iter()
-            .map(|(_, pending)| pending)
+        std::mem::take(&mut self.waiting).into_iter().map(|(_, pending)| pending)
     }
 }
 
@@ -174,20 +168,9 @@ pub(crate) fn read_entry(index: Index, data: &[u8]) -> Result<(EntryInfo, &[u8])
         return Err(Malformed);
     }
     let term = Term(reader.u64()?);
-    let stamps = Stamps {
-        lease: LeaseTime(reader.u64()?),
-        schedule: ScheduleTime(reader.u64()?),
-    };
+    let stamps = Stamps { lease: LeaseTime(reader.u64()?), schedule: ScheduleTime(reader.u64()?) };
     let seed = reader.array()?;
-    Ok((
-        EntryInfo {
-            term,
-            index,
-            stamps,
-            seed,
-        },
-        reader.rest(),
-    ))
+    Ok((EntryInfo { term, index, stamps, seed }, reader.rest()))
 }
 
 #[cfg(test)]
@@ -200,14 +183,7 @@ mod tests {
             operations.push(|bytes| bytes.extend(std::iter::repeat_n(7, *size)));
         }
         let count = operations.len();
-        (
-            operations,
-            Pending {
-                client: Some(0),
-                count,
-                retry: None,
-            },
-        )
+        (operations, Pending { client: Some(0), count, retry: None })
     }
 
     #[test]
@@ -220,12 +196,7 @@ mod tests {
 
     #[test]
     fn an_entry_takes_whole_requests_up_to_its_limits() {
-        let header = EntryInfo {
-            term: Term(3),
-            index: Index(9),
-            stamps: Stamps::default(),
-            seed: [5; 16],
-        };
+        let header = EntryInfo { term: Term(3), index: Index(9), stamps: Stamps::default(), seed: [5; 16] };
         let mut batch = Batch::new();
         for sizes in [&[1, 1][..], &[1], &[1, 1], &[5000], &[1]] {
             let (operations, pending) = request(sizes);

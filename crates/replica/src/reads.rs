@@ -30,13 +30,7 @@ pub(crate) struct Reads<R> {
 
 impl<R> Reads<R> {
     pub(crate) fn new(process: u64) -> Reads<R> {
-        Reads {
-            gathered: Vec::new(),
-            rounds: Vec::new(),
-            behind: BTreeMap::new(),
-            next_number: 1,
-            process,
-        }
+        Reads { gathered: Vec::new(), rounds: Vec::new(), behind: BTreeMap::new(), next_number: 1, process }
     }
 
     pub(crate) fn gather(&mut self, request: R) {
@@ -51,11 +45,7 @@ impl<R> Reads<R> {
     pub(crate) fn begin_round(&mut self) -> Vec<u8> {
         let number = self.next_number;
         self.next_number += 1;
-        self.rounds.push(Round {
-            number,
-            index: None,
-            requests: std::mem::take(&mut self.gathered),
-        });
+        self.rounds.push(Round { number, index: None, requests: std::mem::take(&mut self.gathered) });
         let mut context = Vec::new();
         context.put_u64(self.process);
         context.put_u64(number);
@@ -69,11 +59,7 @@ impl<R> Reads<R> {
             return;
         };
         if process == self.process {
-            for round in self
-                .rounds
-                .iter_mut()
-                .filter(|round| round.number <= number && round.index.is_none())
-            {
+            for round in self.rounds.iter_mut().filter(|round| round.number <= number && round.index.is_none()) {
                 round.index = Some(index);
             }
         }
@@ -81,22 +67,11 @@ impl<R> Reads<R> {
 
     /// Takes out what is confirmed and applied.
     pub(crate) fn take_ready(&mut self, applied: Index) -> Vec<R> {
-        let confirmed = self
-            .rounds
-            .iter()
-            .take_while(|round| round.index.is_some_and(|index| index <= applied))
-            .count();
-        let mut ready: Vec<R> = self
-            .rounds
-            .drain(..confirmed)
-            .flat_map(|round| round.requests)
-            .collect();
+        let confirmed =
+            self.rounds.iter().take_while(|round| round.index.is_some_and(|index| index <= applied)).count();
+        let mut ready: Vec<R> = self.rounds.drain(..confirmed).flat_map(|round| round.requests).collect();
         let later = self.behind.split_off(&(applied.next(), 0));
-        ready.extend(
-            std::mem::replace(&mut self.behind, later)
-                .into_values()
-                .map(|(_, request)| request),
-        );
+        ready.extend(std::mem::replace(&mut self.behind, later).into_values().map(|(_, request)| request));
         ready
     }
 
@@ -119,12 +94,8 @@ impl<R> Reads<R> {
 
     /// Takes everything out: it cannot be confirmed any more.
     pub(crate) fn drain(&mut self) -> Vec<R> {
-        let rounds = std::mem::take(&mut self.rounds)
-            .into_iter()
-            .flat_map(|round| round.requests);
-        let behind = std::mem::take(&mut self.behind)
-            .into_values()
-            .map(|(_, request)| request);
+        let rounds = std::mem::take(&mut self.rounds).into_iter().flat_map(|round| round.requests);
+        let behind = std::mem::take(&mut self.behind).into_values().map(|(_, request)| request);
         rounds.chain(behind).chain(std::mem::take(&mut self.gathered)).collect()
     }
 }

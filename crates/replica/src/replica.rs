@@ -82,10 +82,7 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
             if alone {
                 group.campaign();
             }
-            shards.insert(
-                id,
-                Shard::new(id, group, shard.machine, (shard.index, shard.term), config.seed),
-            );
+            shards.insert(id, Shard::new(id, group, shard.machine, (shard.index, shard.term), config.seed));
         }
         Ok(Replica { config, shards })
     }
@@ -95,35 +92,15 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
     /// Events for shards that the node does not carry are ignored: no client can name one.
     pub fn on_event(&mut self, now: Now, event: Event<S, C>, fx: &mut Effects<S, C>) {
         match event {
-            Event::Submit {
-                shard,
-                operations,
-                wait,
-                client,
-            } => {
+            Event::Submit { shard, operations, wait, client } => {
                 if let Some(shard) = self.shards.get_mut(&shard) {
                     shard.submit(now, operations, wait, client, fx);
                 }
             }
-            Event::Ask {
-                shard,
-                query,
-                freshness,
-                wait,
-                client,
-            } => {
+            Event::Ask { shard, query, freshness, wait, client } => {
                 if let Some(shard) = self.shards.get_mut(&shard) {
                     let wait = wait.map(|wait| (wait.id, now.mono + wait.up_to));
-                    shard.ask(
-                        now,
-                        Question {
-                            query,
-                            freshness,
-                            wait,
-                            client,
-                        },
-                        fx,
-                    );
+                    shard.ask(now, Question { query, freshness, wait, client }, fx);
                 }
             }
             Event::Forget { shard, wait } => {
@@ -146,9 +123,7 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
     /// # Errors
     /// A committed entry cannot be applied: the node must stop.
     pub fn poll(&mut self, now: Now, mut seeds: impl FnMut() -> [u8; 16], fx: &mut Effects<S, C>) -> Result<(), Fault> {
-        self.shards
-            .values_mut()
-            .try_for_each(|shard| shard.poll(now, &self.config, &mut seeds, fx))
+        self.shards.values_mut().try_for_each(|shard| shard.poll(now, &self.config, &mut seeds, fx))
     }
 
     /// All writes of the effects that `after_sync` belongs to are durable. Returns what may be sent now.
@@ -168,10 +143,7 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
 
     /// When a [`Replica::poll`] is wanted although nothing happens.
     pub fn next_wakeup(&mut self, now: Now) -> Option<Mono> {
-        self.shards
-            .values_mut()
-            .filter_map(|shard| shard.next_wakeup(now))
-            .min()
+        self.shards.values_mut().filter_map(|shard| shard.next_wakeup(now)).min()
     }
 
     /// Whether the shard takes more operations before the next [`Replica::poll`]. What does not fit stays where it waits.

@@ -93,11 +93,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             reads: Reads::new(process),
             stamper: None,
             status,
-            hard_state: HardState {
-                term: status.term,
-                vote: status.vote,
-                commit: status.commit,
-            },
+            hard_state: HardState { term: status.term, vote: status.vote, commit: status.commit },
             applied: applied.0,
             applied_term: applied.1,
             applied_stamps: stamps,
@@ -172,13 +168,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         // What holds for one item of a batch may not hold for the next, so a batch is refused as a whole or goes to the log.
         if refused.len() == operations.len() {
             let position = self.position();
-            return fx.replies.push((
-                client,
-                Reply::Applied {
-                    position,
-                    outcomes: refused,
-                },
-            ));
+            return fx.replies.push((client, Reply::Applied { position, outcomes: refused }));
         }
         let deadline = wait.map(|Wait { id, up_to }| (id, now.mono + up_to));
         match (nothing.filter(|_| operations.len() == 1), deadline) {
@@ -186,16 +176,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             (Some(nothing), Some((wait, deadline))) => {
                 let rank = self.waiters.new_rank();
                 let wants = Wants::Work { operations, nothing };
-                self.waiters.park(
-                    rank,
-                    Waiter {
-                        wait,
-                        keys,
-                        deadline,
-                        client,
-                        wants,
-                    },
-                );
+                self.waiters.park(rank, Waiter { wait, keys, deadline, client, wants });
             }
             (None, deadline) => {
                 let retry = deadline.map(|(wait, deadline)| Retry {
@@ -206,14 +187,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
                     woken_by: None,
                 });
                 let count = operations.len();
-                self.batch.push(
-                    operations,
-                    Pending {
-                        client: Some(client),
-                        count,
-                        retry,
-                    },
-                );
+                self.batch.push(operations, Pending { client: Some(client), count, retry });
             }
         }
     }
@@ -258,13 +232,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         let position = self.position();
         match claimed {
             Claimed::Nothing(outcome, client) => {
-                fx.replies.push((
-                    client,
-                    Reply::Applied {
-                        position,
-                        outcomes: vec![outcome],
-                    },
-                ));
+                fx.replies.push((client, Reply::Applied { position, outcomes: vec![outcome] }));
             }
             Claimed::Answer(question) => {
                 let (answer, key) = self.machine.query(&question.query);
@@ -272,16 +240,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
                     let rank = self.waiters.new_rank();
                     let wants = Wants::Answer(question.query);
                     let client = question.client;
-                    self.waiters.park(
-                        rank,
-                        Waiter {
-                            wait,
-                            keys: vec![key],
-                            deadline,
-                            client,
-                            wants,
-                        },
-                    );
+                    self.waiters.park(rank, Waiter { wait, keys: vec![key], deadline, client, wants });
                 } else {
                     fx.replies.push((question.client, Reply::Answered { position, answer }));
                 }
@@ -290,11 +249,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
     }
 
     fn position(&self) -> Position {
-        Position {
-            shard: self.id,
-            term: self.applied_term,
-            index: self.applied,
-        }
+        Position { shard: self.id, term: self.applied_term, index: self.applied }
     }
 
     // A turn.
@@ -327,19 +282,12 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
     /// When the shard wants a turn although nothing happens.
     pub(crate) fn next_wakeup(&mut self, now: Now) -> Option<Mono> {
         let proposal = self.next_proposal(now);
-        [proposal, self.waiters.next_deadline(), self.reads.next_deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        [proposal, self.waiters.next_deadline(), self.reads.next_deadline()].into_iter().flatten().min()
     }
 
     fn next_proposal(&mut self, now: Now) -> Option<Mono> {
         let present = self.stamper.as_mut()?.stamp(now);
-        let clocks = Clocks {
-            proposed: self.proposed_stamps,
-            applied: self.applied_stamps,
-            present,
-        };
+        let clocks = Clocks { proposed: self.proposed_stamps, applied: self.applied_stamps, present };
         next_proposal(self.machine.next_due(), &clocks, now.mono)
     }
 
@@ -347,8 +295,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         while self.group.has_work() {
             let work = self.group.work();
             let shard = self.id;
-            fx.messages
-                .extend(work.messages.into_iter().map(|message| (shard, message)));
+            fx.messages.extend(work.messages.into_iter().map(|message| (shard, message)));
             fx.must_sync |= !work.entries.is_empty();
             if let Some(state) = work.hard_state {
                 // A commit index alone can be learnt again; a term and a vote must never be forgotten.
@@ -356,12 +303,9 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
                 self.hard_state = state;
                 fx.writes.push(Write::HardState(shard, state));
             }
-            fx.writes
-                .extend(work.entries.into_iter().map(|entry| Write::Entry(shard, entry)));
+            fx.writes.extend(work.entries.into_iter().map(|entry| Write::Entry(shard, entry)));
             fx.after_sync.tickets.extend(work.ticket.map(|ticket| (shard, ticket)));
-            fx.after_sync
-                .messages
-                .extend(work.messages_after_sync.into_iter().map(|message| (shard, message)));
+            fx.after_sync.messages.extend(work.messages_after_sync.into_iter().map(|message| (shard, message)));
             for (context, index) in work.reads {
                 self.reads.on_confirmed(&context, index);
             }
@@ -376,10 +320,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
     }
 
     fn apply(&mut self, now: Now, entry: &Entry, fx: &mut Effects<S, C>) -> Result<(), Fault> {
-        let fault = Fault {
-            shard: self.id,
-            index: entry.index,
-        };
+        let fault = Fault { shard: self.id, index: entry.index };
         let requests = self.requests_of(entry, fx);
         self.applied = entry.index;
         self.applied_term = entry.term;
@@ -393,10 +334,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             self.skipped += 1;
             return Ok(());
         }
-        let mut effects = MachineEffects {
-            woken: Vec::new(),
-            signals: std::mem::take(&mut fx.signals),
-        };
+        let mut effects = MachineEffects { woken: Vec::new(), signals: std::mem::take(&mut fx.signals) };
         self.machine.begin_entry(&header, &mut effects);
         self.applied_stamps = self.machine.stamps();
         let mut all = operations(rest);
@@ -415,20 +353,14 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             let in_vain = |outcomes: &[S::Outcome]| outcomes.iter().all(|outcome| self.machine.found_nothing(outcome));
             match request.retry {
                 Some(retry) if retry.deadline > now.mono && !self.draining && in_vain(&outcomes) => {
-                    again.push(Again {
-                        client,
-                        retry,
-                        nothing: outcomes,
-                    });
+                    again.push(Again { client, retry, nothing: outcomes });
                 }
                 _ => fx.replies.push((client, Reply::Applied { position, outcomes })),
             }
         }
         // Nobody here waits for the others: they came from another leader.
         for operation in all {
-            self.machine
-                .apply(operation.map_err(|_| fault)?, &mut effects)
-                .map_err(|_| fault)?;
+            self.machine.apply(operation.map_err(|_| fault)?, &mut effects).map_err(|_| fault)?;
         }
         fx.signals = effects.signals;
         for key in effects.woken {
@@ -462,31 +394,11 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         let nothing_now = matches!(self.machine.admit(operation, &mut keys), Admission::Nothing(_));
         let Some(nothing) = nothing.into_iter().next().filter(|_| nothing_now) else {
             let operations = retry.operations;
-            let retry = Retry {
-                operations: Operations::default(),
-                woken_by: None,
-                ..retry
-            };
-            return self.batch.push(
-                operations,
-                Pending {
-                    client: Some(client),
-                    count: 1,
-                    retry: Some(retry),
-                },
-            );
+            let retry = Retry { operations: Operations::default(), woken_by: None, ..retry };
+            return self.batch.push(operations, Pending { client: Some(client), count: 1, retry: Some(retry) });
         };
-        let wants = Wants::Work {
-            operations: retry.operations,
-            nothing,
-        };
-        let waiter = Waiter {
-            wait: retry.wait,
-            keys,
-            deadline: retry.deadline,
-            client,
-            wants,
-        };
+        let wants = Wants::Work { operations: retry.operations, nothing };
+        let waiter = Waiter { wait: retry.wait, keys, deadline: retry.deadline, client, wants };
         self.waiters.park(retry.rank, waiter);
     }
 
@@ -496,19 +408,10 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         let before = std::mem::replace(&mut self.status, status);
         let (shard, term) = (self.id, status.term);
         if status.role != before.role {
-            fx.transitions.push(Transition::Role {
-                shard,
-                from: before.role,
-                to: status.role,
-                term,
-            });
+            fx.transitions.push(Transition::Role { shard, from: before.role, to: status.role, term });
         }
         if status.leader != 0 && (status.leader, status.term) != (before.leader, before.term) {
-            fx.transitions.push(Transition::Leader {
-                shard,
-                leader: status.leader,
-                term,
-            });
+            fx.transitions.push(Transition::Leader { shard, leader: status.leader, term });
         }
         let leads = status.role == Role::Leader;
         if before.role == Role::Leader && (!leads || status.term != before.term) {
@@ -528,14 +431,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         let mut operation = Vec::new();
         if self.machine.opening(&mut operation) {
             opening.push(|bytes| bytes.extend_from_slice(&operation));
-            self.batch.push(
-                opening,
-                Pending {
-                    client: None,
-                    count: 1,
-                    retry: None,
-                },
-            );
+            self.batch.push(opening, Pending { client: None, count: 1, retry: None });
         }
         fx.transitions.push(Transition::Ready { shard, term, index });
     }
@@ -579,40 +475,17 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
     fn wake(&mut self, fx: &mut Effects<S, C>) {
         let machine = &self.machine;
         for (rank, key, waiter) in self.waiters.wake(|key| machine.available(key)) {
-            let Waiter {
-                wait,
-                deadline,
-                client,
-                wants,
-                ..
-            } = waiter;
+            let Waiter { wait, deadline, client, wants, .. } = waiter;
             match wants {
                 Wants::Answer(query) => {
-                    let question = Question {
-                        query,
-                        freshness: Freshness::Linearizable,
-                        wait: Some((wait, deadline)),
-                        client,
-                    };
+                    let question =
+                        Question { query, freshness: Freshness::Linearizable, wait: Some((wait, deadline)), client };
                     self.claim(Claimed::Answer(question), fx);
                 }
                 Wants::Work { .. } if client.is_gone() => self.waiters.settled(key),
                 Wants::Work { operations, .. } => {
-                    let retry = Retry {
-                        operations: Operations::default(),
-                        wait,
-                        deadline,
-                        rank,
-                        woken_by: Some(key),
-                    };
-                    self.batch.push(
-                        operations,
-                        Pending {
-                            client: Some(client),
-                            count: 1,
-                            retry: Some(retry),
-                        },
-                    );
+                    let retry = Retry { operations: Operations::default(), wait, deadline, rank, woken_by: Some(key) };
+                    self.batch.push(operations, Pending { client: Some(client), count: 1, retry: Some(retry) });
                 }
             }
         }
@@ -623,12 +496,9 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             let client = waiter.client;
             let claimed = match waiter.wants {
                 Wants::Work { nothing, .. } => Claimed::Nothing(nothing, client),
-                Wants::Answer(query) => Claimed::Answer(Question {
-                    query,
-                    freshness: Freshness::Linearizable,
-                    wait: None,
-                    client,
-                }),
+                Wants::Answer(query) => {
+                    Claimed::Answer(Question { query, freshness: Freshness::Linearizable, wait: None, client })
+                }
             };
             self.claim(claimed, fx);
         }
@@ -648,12 +518,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         let due = self.batch.is_empty() && self.next_proposal(now).is_some_and(|moment| moment <= now.mono);
         let Some(stamper) = &mut self.stamper else { return };
         let term = self.status.term;
-        let mut header = EntryInfo {
-            term,
-            index: self.group.status().last,
-            stamps: stamper.stamp(now),
-            seed: [0; 16],
-        };
+        let mut header = EntryInfo { term, index: self.group.status().last, stamps: stamper.stamp(now), seed: [0; 16] };
         let mut entries = 0;
         while (due && entries == 0)
             || (!self.batch.is_empty() && entries < ENTRIES_PER_TURN && self.unapplied_bytes < UNAPPLIED_BYTES_MAX)
@@ -661,20 +526,13 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             entries += 1;
             header.index = header.index.next();
             header.seed = seeds();
-            let formed = self
-                .batch
-                .form(&header, config.entry_operations_max, config.entry_bytes_max);
+            let formed = self.batch.form(&header, config.entry_operations_max, config.entry_bytes_max);
             let bytes = formed.data.len() as u64;
             match self.group.propose(term, formed.data) {
                 Ok(()) => {
                     self.proposed_stamps = header.stamps;
                     self.unapplied_bytes += bytes;
-                    self.under_way.push_back(UnderWay {
-                        index: header.index,
-                        term,
-                        bytes,
-                        requests: formed.requests,
-                    });
+                    self.under_way.push_back(UnderWay { index: header.index, term, bytes, requests: formed.requests });
                 }
                 Err(refused) => {
                     let why = match refused {

@@ -23,15 +23,8 @@ impl Stamper {
     /// Begins a term: goes on from the stamps applied last.
     pub(crate) fn begin_term(applied: Stamps, now: Now) -> Stamper {
         let schedule = applied.schedule.max(now.wall);
-        let last = Stamps {
-            lease: applied.lease,
-            schedule,
-        };
-        Stamper {
-            lease: (applied.lease, now.mono),
-            schedule: (schedule, now.mono),
-            last,
-        }
+        let last = Stamps { lease: applied.lease, schedule };
+        Stamper { lease: (applied.lease, now.mono), schedule: (schedule, now.mono), last }
     }
 
     /// The clocks' present readings. They never go back.
@@ -43,10 +36,7 @@ impl Stamper {
         let slowest = anchor + Millis(elapsed.0 - elapsed.0 / 10);
         let fastest = anchor + Millis(elapsed.0 + elapsed.0 / 10);
         let schedule = now.wall.clamp(slowest, fastest);
-        self.last = Stamps {
-            lease: lease.max(self.last.lease),
-            schedule: schedule.max(self.last.schedule),
-        };
+        self.last = Stamps { lease: lease.max(self.last.lease), schedule: schedule.max(self.last.schedule) };
         if elapsed >= ANCHOR {
             self.schedule = (self.last.schedule, now.mono);
         }
@@ -59,17 +49,11 @@ mod tests {
     use super::*;
 
     fn now(mono: u64, wall: u64) -> Now {
-        Now {
-            mono: Mono(mono),
-            wall: ScheduleTime(wall),
-        }
+        Now { mono: Mono(mono), wall: ScheduleTime(wall) }
     }
 
     fn applied(lease: u64, schedule: u64) -> Stamps {
-        Stamps {
-            lease: LeaseTime(lease),
-            schedule: ScheduleTime(schedule),
-        }
+        Stamps { lease: LeaseTime(lease), schedule: ScheduleTime(schedule) }
     }
 
     #[test]

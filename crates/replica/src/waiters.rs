@@ -133,12 +133,7 @@ impl<Q, O, C> Waiters<Q, O, C> {
     /// Takes out whoever has waited long enough.
     pub(crate) fn take_late(&mut self, now: Mono) -> Vec<Waiter<Q, O, C>> {
         let mut late = Vec::new();
-        while let Some((_, rank)) = self
-            .by_deadline
-            .first()
-            .copied()
-            .filter(|(deadline, _)| *deadline <= now)
-        {
+        while let Some((_, rank)) = self.by_deadline.first().copied().filter(|(deadline, _)| *deadline <= now) {
             late.extend(self.remove(rank));
         }
         late
@@ -171,27 +166,12 @@ mod tests {
     const B: WaitKey = WaitKey(2);
 
     fn claim(wait: u64, keys: &[WaitKey], deadline: u64) -> Waiter<(), (), u64> {
-        let wants = Wants::Work {
-            operations: Operations::default(),
-            nothing: (),
-        };
-        Waiter {
-            wait,
-            keys: keys.to_vec(),
-            deadline: Mono(deadline),
-            client: wait,
-            wants,
-        }
+        let wants = Wants::Work { operations: Operations::default(), nothing: () };
+        Waiter { wait, keys: keys.to_vec(), deadline: Mono(deadline), client: wait, wants }
     }
 
     fn question(wait: u64, keys: &[WaitKey]) -> Waiter<(), (), u64> {
-        Waiter {
-            wait,
-            keys: keys.to_vec(),
-            deadline: Mono(100),
-            client: wait,
-            wants: Wants::Answer(()),
-        }
+        Waiter { wait, keys: keys.to_vec(), deadline: Mono(100), client: wait, wants: Wants::Answer(()) }
     }
 
     fn clients(woken: &[(u64, WaitKey, Waiter<(), (), u64>)]) -> Vec<u64> {

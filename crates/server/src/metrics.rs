@@ -10,9 +10,8 @@ use queue::outcome::QueueStats;
 use queue::{QueueMachine, Signal, State};
 
 /// Upper bounds of the buckets of a task's life, in seconds.
-const LATENCY_BUCKETS: [f64; 14] = [
-    0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0,
-];
+const LATENCY_BUCKETS: [f64; 14] =
+    [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
 
 /// Counts by queue name.
 pub struct Metrics {
@@ -41,10 +40,7 @@ struct Latency {
 impl Metrics {
     /// Counts for at most so many queue names.
     pub fn new(commands_max: usize) -> Metrics {
-        Metrics {
-            commands: Mutex::new(BTreeMap::new()),
-            commands_max,
-        }
+        Metrics { commands: Mutex::new(BTreeMap::new()), commands_max }
     }
 
     /// Takes what the state machine tells of applied entries.
@@ -57,11 +53,7 @@ impl Metrics {
                 Signal::LeaseExpired { command } => self.counts(&mut commands, &command).expired += 1,
                 Signal::Ended { command, state, lived } => {
                     let counts = self.counts(&mut commands, &command);
-                    let latency = if state == State::Completed {
-                        &mut counts.completed
-                    } else {
-                        &mut counts.failed
-                    };
+                    let latency = if state == State::Completed { &mut counts.completed } else { &mut counts.failed };
                     latency.count += 1;
                     latency.sum_ms += lived.0;
                     let seconds = lived.0 as f64 / 1000.0;
@@ -99,24 +91,15 @@ impl Metrics {
                 line(out, name, &format!("command=\"{command}\""), value(counts) as f64);
             }
         };
-        counter("codeq_task_created_total", "New tasks, without replays.", &|counts| {
-            counts.created
-        });
+        counter("codeq_task_created_total", "New tasks, without replays.", &|counts| counts.created);
         counter("codeq_task_claimed_total", "Deliveries.", &|counts| counts.claimed);
-        counter("codeq_lease_expired_total", "Leases that ran out.", &|counts| {
-            counts.expired
-        });
+        counter("codeq_lease_expired_total", "Leases that ran out.", &|counts| counts.expired);
         let ended = |counts: &Counts| [("COMPLETED", counts.completed.count), ("FAILED", counts.failed.count)];
         let name = "codeq_task_completed_total";
         head(out, name, "counter", "Tasks that ended, by whatever path.");
         for (command, counts) in commands.iter() {
             for (status, count) in ended(counts) {
-                line(
-                    out,
-                    name,
-                    &format!("command=\"{command}\",status=\"{status}\""),
-                    count as f64,
-                );
+                line(out, name, &format!("command=\"{command}\",status=\"{status}\""), count as f64);
             }
         }
         let name = "codeq_task_processing_latency_seconds";
@@ -127,19 +110,9 @@ impl Metrics {
                 let mut below = 0;
                 for (bound, count) in LATENCY_BUCKETS.iter().zip(latency.buckets) {
                     below += count;
-                    line(
-                        out,
-                        &format!("{name}_bucket"),
-                        &format!("{labels},le=\"{bound}\""),
-                        below as f64,
-                    );
+                    line(out, &format!("{name}_bucket"), &format!("{labels},le=\"{bound}\""), below as f64);
                 }
-                line(
-                    out,
-                    &format!("{name}_bucket"),
-                    &format!("{labels},le=\"+Inf\""),
-                    latency.count as f64,
-                );
+                line(out, &format!("{name}_bucket"), &format!("{labels},le=\"+Inf\""), latency.count as f64);
                 line(out, &format!("{name}_sum"), &labels, latency.sum_ms as f64 / 1000.0);
                 line(out, &format!("{name}_count"), &labels, latency.count as f64);
             }
@@ -156,10 +129,7 @@ impl Metrics {
             };
             let depth = &queue.depth;
             let sums = depths.entry(command).or_default();
-            for (sum, count) in sums
-                .iter_mut()
-                .zip([depth.ready_total(), depth.delayed, depth.leased, depth.dead])
-            {
+            for (sum, count) in sums.iter_mut().zip([depth.ready_total(), depth.delayed, depth.leased, depth.dead]) {
                 *sum += count;
             }
         }
@@ -167,12 +137,7 @@ impl Metrics {
         head(out, name, "gauge", "Tasks in each queue, all tenants added.");
         for (command, counts) in &depths {
             for (queue, count) in ["ready", "delayed", "in_progress", "dlq"].iter().zip(counts) {
-                line(
-                    out,
-                    name,
-                    &format!("command=\"{command}\",queue=\"{queue}\""),
-                    *count as f64,
-                );
+                line(out, name, &format!("command=\"{command}\",queue=\"{queue}\""), *count as f64);
             }
         }
         let name = "codeq_dlq_depth";
@@ -190,68 +155,23 @@ fn render_node(out: &mut String, node: &Handle<QueueMachine>, waiting: usize) {
         line(out, name, "", value);
     };
     let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Relaxed) as f64;
-    one(
-        "codeq_operations_total",
-        "counter",
-        "Operations handed to the log's shards.",
-        read(&counters.operations),
-    );
-    one(
-        "codeq_log_entries_total",
-        "counter",
-        "Entries written to the log.",
-        read(&counters.entries),
-    );
-    one(
-        "codeq_log_syncs_total",
-        "counter",
-        "Syncs of the log.",
-        read(&counters.log_syncs),
-    );
-    one(
-        "codeq_log_written_bytes_total",
-        "counter",
-        "Bytes written to the log.",
-        read(&counters.log_bytes),
-    );
+    one("codeq_operations_total", "counter", "Operations handed to the log's shards.", read(&counters.operations));
+    one("codeq_log_entries_total", "counter", "Entries written to the log.", read(&counters.entries));
+    one("codeq_log_syncs_total", "counter", "Syncs of the log.", read(&counters.log_syncs));
+    one("codeq_log_written_bytes_total", "counter", "Bytes written to the log.", read(&counters.log_bytes));
     one(
         "codeq_requests_refused_total",
         "counter",
         "Requests refused because a queue was full.",
         read(&counters.refused),
     );
-    one(
-        "codeq_loop_turns_total",
-        "counter",
-        "Turns of the loop.",
-        read(&counters.turns),
-    );
-    one(
-        "codeq_inbox_depth",
-        "gauge",
-        "Requests in front of the loop.",
-        node.queued() as f64,
-    );
-    one(
-        "codeq_waiters",
-        "gauge",
-        "Requests that wait for a task or a result.",
-        waiting as f64,
-    );
+    one("codeq_loop_turns_total", "counter", "Turns of the loop.", read(&counters.turns));
+    one("codeq_inbox_depth", "gauge", "Requests in front of the loop.", node.queued() as f64);
+    one("codeq_waiters", "gauge", "Requests that wait for a task or a result.", waiting as f64);
     head(out, "codeq_storage_bytes", "gauge", "Bytes on disk.");
     line(out, "codeq_storage_bytes", "kind=\"log\"", read(&counters.log_size));
-    head(
-        out,
-        "codeq_checkpoint_seconds",
-        "summary",
-        "Time spent writing checkpoints.",
-    );
-    line(
-        out,
-        "codeq_checkpoint_seconds_sum",
-        "",
-        read(&counters.checkpoint_micros) / 1e6,
-    );
+    head(out, "codeq_checkpoint_seconds", "summary", "Time spent writing checkpoints.");
+    line(out, "codeq_checkpoint_seconds_sum", "", read(&counters.checkpoint_micros) / 1e6);
     line(out, "codeq_checkpoint_seconds_count", "", read(&counters.checkpoints));
     let groups = node.status().shards;
     let mut group = |name: &str, help: &str, value: &dyn Fn(&cluster::ShardStatus) -> u64| {
@@ -260,39 +180,16 @@ fn render_node(out: &mut String, node: &Handle<QueueMachine>, waiting: usize) {
             line(out, name, &format!("group=\"{}\"", shard.shard), value(shard) as f64);
         }
     };
-    group("codeq_raft_term", "The term of each group.", &|shard| {
-        shard.consensus.term.0
+    group("codeq_raft_term", "The term of each group.", &|shard| shard.consensus.term.0);
+    group("codeq_raft_commit_index", "The last entry known to be committed.", &|shard| shard.consensus.commit.0);
+    group("codeq_raft_applied_index", "The last entry applied.", &|shard| shard.applied.0);
+    group("codeq_raft_checkpoint_index", "The last entry that the checkpoint holds.", &|shard| shard.checkpoint.0);
+    group("codeq_raft_is_leader", "1 where this node leads and takes writes.", &|shard| u64::from(shard.ready));
+    group("codeq_raft_skipped_entries", "Entries of a leader that had been deposed; never more than 0.", &|shard| {
+        shard.skipped
     });
-    group(
-        "codeq_raft_commit_index",
-        "The last entry known to be committed.",
-        &|shard| shard.consensus.commit.0,
-    );
-    group("codeq_raft_applied_index", "The last entry applied.", &|shard| {
-        shard.applied.0
-    });
-    group(
-        "codeq_raft_checkpoint_index",
-        "The last entry that the checkpoint holds.",
-        &|shard| shard.checkpoint.0,
-    );
-    group(
-        "codeq_raft_is_leader",
-        "1 where this node leads and takes writes.",
-        &|shard| u64::from(shard.ready),
-    );
-    group(
-        "codeq_raft_skipped_entries",
-        "Entries of a leader that had been deposed; never more than 0.",
-        &|shard| shard.skipped,
-    );
     head(out, "codeq_build_info", "gauge", "The build that runs.");
-    line(
-        out,
-        "codeq_build_info",
-        &format!("version=\"{}\"", env!("CARGO_PKG_VERSION")),
-        1.0,
-    );
+    line(out, "codeq_build_info", &format!("version=\"{}\"", env!("CARGO_PKG_VERSION")), 1.0);
 }
 
 fn head(out: &mut String, name: &str, kind: &str, help: &str) {
@@ -300,10 +197,6 @@ fn head(out: &mut String, name: &str, kind: &str, help: &str) {
 }
 
 fn line(out: &mut String, name: &str, labels: &str, value: f64) {
-    let labels = if labels.is_empty() {
-        String::new()
-    } else {
-        format!("{{{labels}}}")
-    };
+    let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
     writeln!(out, "{name}{labels} {value}").expect("a string takes all");
 }

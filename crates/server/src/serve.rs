@@ -89,13 +89,7 @@ impl Server {
             settings,
         });
         let threads = listener.start(&shared).map_err(|cause| Exit::Bind(addr, cause))?;
-        Ok(Server {
-            node,
-            shared,
-            threads: Some(threads),
-            addr,
-            drain_timeout,
-        })
+        Ok(Server { node, shared, threads: Some(threads), addr, drain_timeout })
     }
 
     /// Where it listens.

@@ -210,10 +210,7 @@ impl Disk for SimDisk {
 
     fn open(&self, name: &str) -> io::Result<SimFile> {
         let number = *self.state().names.get(name).ok_or(io::ErrorKind::NotFound)?;
-        Ok(SimFile {
-            disk: self.clone(),
-            number,
-        })
+        Ok(SimFile { disk: self.clone(), number })
     }
 
     fn create(&self, name: &str) -> io::Result<SimFile> {
@@ -226,10 +223,7 @@ impl Disk for SimDisk {
         state.change_names(|names| {
             names.insert(name.into(), number);
         });
-        Ok(SimFile {
-            disk: self.clone(),
-            number,
-        })
+        Ok(SimFile { disk: self.clone(), number })
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

@@ -77,12 +77,7 @@ impl Disk for RealDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<File> {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(self.0.join(name))
+        OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(self.0.join(name))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -138,12 +133,7 @@ impl Disk for MemoryDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<MemoryFile> {
-        self.0
-            .lock()
-            .expect(NEVER_POISONED)
-            .get(name)
-            .cloned()
-            .ok_or(io::ErrorKind::NotFound.into())
+        self.0.lock().expect(NEVER_POISONED).get(name).cloned().ok_or(io::ErrorKind::NotFound.into())
     }
 
     fn create(&self, name: &str) -> io::Result<MemoryFile> {
@@ -160,12 +150,7 @@ impl Disk for MemoryDisk {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.0
-            .lock()
-            .expect(NEVER_POISONED)
-            .remove(name)
-            .map(drop)
-            .ok_or(io::ErrorKind::NotFound.into())
+        self.0.lock().expect(NEVER_POISONED).remove(name).map(drop).ok_or(io::ErrorKind::NotFound.into())
     }
 
     fn sync_names(&self) -> io::Result<()> {

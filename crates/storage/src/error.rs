@@ -41,19 +41,11 @@ pub enum StorageError {
 
 impl StorageError {
     pub(crate) fn failed(doing: &'static str, file: &str, cause: io::Error) -> StorageError {
-        StorageError::Failed {
-            doing,
-            file: file.into(),
-            cause,
-        }
+        StorageError::Failed { doing, file: file.into(), cause }
     }
 
     pub(crate) fn damaged(file: &str, offset: impl Into<Option<u64>>, what: impl Into<String>) -> StorageError {
-        StorageError::Damaged {
-            file: file.into(),
-            offset: offset.into(),
-            what: what.into(),
-        }
+        StorageError::Damaged { file: file.into(), offset: offset.into(), what: what.into() }
     }
 }
 

@@ -72,10 +72,7 @@ impl DataDir {
                     "" => "another process".into(),
                     id => format!("process {id}"),
                 };
-                return Err(StorageError::Locked {
-                    file: lock_shown,
-                    holder,
-                });
+                return Err(StorageError::Locked { file: lock_shown, holder });
             }
             Err(TryLockError::Error(cause)) => return Err(StorageError::failed("lock", &lock_shown, cause)),
         }
@@ -85,10 +82,7 @@ impl DataDir {
             .and_then(|()| writeln!(lock, "{}", std::process::id()))
             .and_then(|()| lock.flush());
         written.map_err(|cause| StorageError::failed("write", &lock_shown, cause))?;
-        Ok(DataDir {
-            path: path.into(),
-            _lock: lock,
-        })
+        Ok(DataDir { path: path.into(), _lock: lock })
     }
 
     /// Where it is.
@@ -104,22 +98,15 @@ impl DataDir {
         let path = self.path.join(IDENTITY);
         let shown = path.display().to_string();
         match std::fs::read_to_string(&path) {
-            Ok(text) => parse(&text)
-                .map(Some)
-                .map_err(|what| StorageError::damaged(&shown, None, what)),
+            Ok(text) => parse(&text).map(Some).map_err(|what| StorageError::damaged(&shown, None, what)),
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
                 let strange = self.foreign_files()?;
                 if strange.is_empty() {
                     return Ok(None);
                 }
-                let what = format!(
-                    "it has no identity file, but holds {}; choose an empty directory",
-                    strange.join(", ")
-                );
-                Err(StorageError::Foreign {
-                    directory: self.path.display().to_string(),
-                    what,
-                })
+                let what =
+                    format!("it has no identity file, but holds {}; choose an empty directory", strange.join(", "));
+                Err(StorageError::Foreign { directory: self.path.display().to_string(), what })
             }
             Err(cause) if cause.kind() == std::io::ErrorKind::InvalidData => {
                 Err(StorageError::damaged(&shown, None, "it is not text"))
@@ -137,12 +124,7 @@ impl DataDir {
         let temporary = self.path.join("identity.new");
         let shown = path.display().to_string();
         let write = || -> std::io::Result<()> {
-            let mut file = OpenOptions::new()
-                .create(true)
-                .truncate(true)
-                .write(true)
-                .mode(0o600)
-                .open(&temporary)?;
+            let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
             file.write_all(format(identity).as_bytes())?;
             file.sync_all()?;
             std::fs::rename(&temporary, &path)?;
@@ -195,22 +177,15 @@ fn parse(text: &str) -> Result<Identity, String> {
     let expected = format!("checksum = {:08x}", crc32c(0, format!("{body}\n").as_bytes()));
     let field = |name: &str| {
         let mut lines = body.lines().filter_map(|line| line.split_once(" = "));
-        lines
-            .find(|(known, _)| *known == name)
-            .map(|(_, value)| value)
-            .ok_or(format!("it has no {name}"))
+        lines.find(|(known, _)| *known == name).map(|(_, value)| value).ok_or(format!("it has no {name}"))
     };
     let number = |name: &str| field(name)?.parse::<u64>().map_err(|_| format!("{name} is no number"));
     let incarnation = |name: &str| {
-        u64::from_str_radix(field(name)?, 16)
-            .map(Incarnation)
-            .map_err(|_| format!("{name} is no incarnation"))
+        u64::from_str_radix(field(name)?, 16).map(Incarnation).map_err(|_| format!("{name} is no incarnation"))
     };
     let format = number("format")?;
     if format > FORMAT {
-        return Err(format!(
-            "it has format {format}, and this program reads up to {FORMAT}; use a newer program"
-        ));
+        return Err(format!("it has format {format}, and this program reads up to {FORMAT}; use a newer program"));
     }
     if last != expected {
         return Err("its checksum does not fit".into());

@@ -17,45 +17,16 @@ const SCHEMA: Schema = Schema {
         Table {
             name: "things",
             sliced: false,
-            columns: &[
-                Column {
-                    name: "name",
-                    kind: "TEXT",
-                },
-                Column {
-                    name: "size",
-                    kind: "INTEGER",
-                },
-            ],
+            columns: &[Column { name: "name", kind: "TEXT" }, Column { name: "size", kind: "INTEGER" }],
         },
-        Table {
-            name: "parts",
-            sliced: false,
-            columns: &[Column {
-                name: "part",
-                kind: "TEXT",
-            }],
-        },
+        Table { name: "parts", sliced: false, columns: &[Column { name: "part", kind: "TEXT" }] },
         Table {
             name: "old",
             sliced: true,
-            columns: &[
-                Column {
-                    name: "name",
-                    kind: "TEXT",
-                },
-                Column {
-                    name: "part",
-                    kind: "BLOB",
-                },
-            ],
+            columns: &[Column { name: "name", kind: "TEXT" }, Column { name: "part", kind: "BLOB" }],
         },
     ],
-    views: &[View {
-        name: "everything",
-        over: &[THINGS, OLD],
-        select: "SELECT key, name FROM {table}",
-    }],
+    views: &[View { name: "everything", over: &[THINGS, OLD], select: "SELECT key, name FROM {table}" }],
 };
 
 /// A folder of its own for each test, removed at the end.
@@ -85,11 +56,7 @@ fn open(path: &Path) -> SqliteCheckpoint {
 }
 
 fn meta(index: u64) -> Meta {
-    Meta {
-        index: Index(index),
-        term: Term(3),
-        configuration: vec![1, 2, 3],
-    }
+    Meta { index: Index(index), term: Term(3), configuration: vec![1, 2, 3] }
 }
 
 fn things(keys: std::ops::Range<i64>) -> Changes {
@@ -192,12 +159,7 @@ fn a_stored_value_is_taken_from_the_row_of_the_same_key() {
         changes.delete(PARTS, 0, 5);
         checkpoint.write(&changes).expect("it is written");
         checkpoint.commit(&meta(3)).expect("it is written");
-        let row = checkpoint
-            .reader()
-            .expect("a reader opens")
-            .find(OLD, 5)
-            .expect("it reads")
-            .expect("it is there");
+        let row = checkpoint.reader().expect("a reader opens").find(OLD, 5).expect("it reads").expect("it is there");
         let mut values = base::rows::Row(&row.bytes).reader();
         assert_eq!((values.text(), values.text()), (Ok("old"), Ok("the part")));
     });
@@ -240,11 +202,7 @@ fn a_crash_in_a_commit_leaves_the_old_checkpoint_or_the_new_one() {
     let mut seen = [0, 0];
     for round in 0..60 {
         let copy = Folder::new("atomic-copy");
-        let kept = if round == 0 {
-            log.len()
-        } else {
-            rng.below(log.len() as u64 + 1) as usize
-        };
+        let kept = if round == 0 { log.len() } else { rng.below(log.len() as u64 + 1) as usize };
         std::fs::write(copy.file(), &main).expect("it can be written");
         std::fs::write(copy.0.join("shard-0.sqlite-wal"), &log[..kept]).expect("it can be written");
         let mut after = open(&copy.file());
@@ -293,10 +251,7 @@ fn a_flipped_bit_is_noticed_before_a_wrong_row_is_read() {
         match read {
             Err(_) => noticed += 1,
             // The flip hit free space, or rows have disappeared: the state machine counts them. None may be wrong.
-            Ok(()) => assert!(
-                found.iter().all(|row| expected.contains(row)),
-                "a flip at {offset} changed a row"
-            ),
+            Ok(()) => assert!(found.iter().all(|row| expected.contains(row)), "a flip at {offset} changed a row"),
         }
     }
     assert!(noticed > 30, "only {noticed} of 150 flips were noticed");
@@ -331,14 +286,8 @@ fn an_operator_finds_all_rows_in_one_view() {
     checkpoint.write(&changes).expect("it is written");
     checkpoint.commit(&meta(2)).expect("it is written");
     let connection = rusqlite::Connection::open(folder.file()).expect("it opens");
-    let mut statement = connection
-        .prepare("SELECT key FROM everything ORDER BY key")
-        .expect("the view exists");
-    let keys: Vec<i64> = statement
-        .query_map([], |row| row.get(0))
-        .expect("it runs")
-        .map(Result::unwrap)
-        .collect();
+    let mut statement = connection.prepare("SELECT key FROM everything ORDER BY key").expect("the view exists");
+    let keys: Vec<i64> = statement.query_map([], |row| row.get(0)).expect("it runs").map(Result::unwrap).collect();
     assert_eq!(keys, [1, 2, 10, 20]);
 }
 
@@ -356,22 +305,17 @@ fn the_format_is_the_one_on_record() {
     checkpoint.commit(&meta(2)).expect("it is written");
     let connection = rusqlite::Connection::open(folder.file()).expect("it opens");
     let mut text = String::new();
-    let mut statement = connection
-        .prepare("SELECT sql FROM sqlite_master ORDER BY name")
-        .expect("it runs");
+    let mut statement = connection.prepare("SELECT sql FROM sqlite_master ORDER BY name").expect("it runs");
     for sql in statement.query_map([], |row| row.get::<_, String>(0)).expect("it runs") {
         text.push_str(&format!("{};\n", sql.expect("it is text")));
     }
     for table in ["format", "checkpoint", "things", "old_1"] {
-        let mut statement = connection
-            .prepare(&format!("SELECT * FROM {table}"))
-            .expect("it exists");
+        let mut statement = connection.prepare(&format!("SELECT * FROM {table}")).expect("it exists");
         let columns = statement.column_count();
         let mut rows = statement.query([]).expect("it runs");
         while let Some(row) = rows.next().expect("it runs") {
-            let values: Vec<String> = (0..columns)
-                .map(|column| format!("{:?}", row.get_ref(column).expect("it is there")))
-                .collect();
+            let values: Vec<String> =
+                (0..columns).map(|column| format!("{:?}", row.get_ref(column).expect("it is there"))).collect();
             text.push_str(&format!("{table}: {}\n", values.join(", ")));
         }
     }

@@ -10,21 +10,13 @@ use sim::disk::{SimDisk, Survival};
 use storage::StorageError;
 use storage::wal::{Options, Recovered, Wal};
 
-const SMALL: Options = Options {
-    segment_bytes: 16 << 10,
-};
+const SMALL: Options = Options { segment_bytes: 16 << 10 };
 /// More than any test writes.
-const LARGE: Options = Options {
-    segment_bytes: 256 << 10,
-};
+const LARGE: Options = Options { segment_bytes: 256 << 10 };
 const FIRST: &str = "wal-0000000000000001.log";
 
 fn entry(index: u64, data: &[u8]) -> Entry {
-    Entry {
-        index: Index(index),
-        term: Term(1),
-        data: Bytes::copy_from_slice(data),
-    }
+    Entry { index: Index(index), term: Term(1), data: Bytes::copy_from_slice(data) }
 }
 
 fn open(disk: &SimDisk, options: Options) -> (Wal<SimDisk>, Recovered) {
@@ -34,8 +26,7 @@ fn open(disk: &SimDisk, options: Options) -> (Wal<SimDisk>, Recovered) {
 /// Indexes that a shard's log holds.
 fn indexes(recovered: &Recovered, shard: u16) -> Vec<u64> {
     let log = recovered.shards.get(&ShardId(shard));
-    log.map(|log| log.entries.iter().map(|entry| entry.index.0).collect())
-        .unwrap_or_default()
+    log.map(|log| log.entries.iter().map(|entry| entry.index.0).collect()).unwrap_or_default()
 }
 
 fn damage(disk: &SimDisk) -> (String, Option<u64>) {
@@ -52,14 +43,7 @@ fn what_was_synced_reads_back_with_its_hard_state() {
     assert_eq!(nothing, Recovered::default());
     wal.append(ShardId(0), entry(2, b"two"));
     wal.append(ShardId(3), entry(2, &[7; 5000]));
-    wal.append_hard_state(
-        ShardId(3),
-        HardState {
-            term: Term(4),
-            vote: 9,
-            commit: Index(2),
-        },
-    );
+    wal.append_hard_state(ShardId(3), HardState { term: Term(4), vote: 9, commit: Index(2) });
     wal.flush(true).expect("it is written");
     wal.append(ShardId(0), entry(3, b""));
     wal.flush(true).expect("it is written");
@@ -69,14 +53,7 @@ fn what_was_synced_reads_back_with_its_hard_state() {
     assert_eq!(recovered.shards[&ShardId(0)].entries, [entry(2, b"two"), entry(3, b"")]);
     let third = &recovered.shards[&ShardId(3)];
     assert_eq!(third.entries, [entry(2, &[7; 5000])]);
-    assert_eq!(
-        third.hard_state,
-        HardState {
-            term: Term(4),
-            vote: 9,
-            commit: Index(2)
-        }
-    );
+    assert_eq!(third.hard_state, HardState { term: Term(4), vote: 9, commit: Index(2) });
     assert_eq!(recovered.torn_bytes, 0);
 }
 
@@ -87,13 +64,7 @@ fn an_entry_written_again_replaces_what_stood_there_and_behind() {
     for index in 2..6 {
         wal.append(ShardId(0), entry(index, b"old"));
     }
-    wal.append(
-        ShardId(0),
-        Entry {
-            term: Term(2),
-            ..entry(4, b"new")
-        },
-    );
+    wal.append(ShardId(0), Entry { term: Term(2), ..entry(4, b"new") });
     wal.flush(true).expect("it is written");
     let (_, recovered) = open(&disk, LARGE);
     let log = &recovered.shards[&ShardId(0)];
@@ -113,23 +84,12 @@ fn no_crash_loses_what_was_synced_or_invents_anything() {
         for _ in 0..4 {
             let (mut wal, recovered) = open(&disk, SMALL);
             for shard in 0..3 {
-                let found = recovered
-                    .shards
-                    .get(&ShardId(shard))
-                    .map(|log| log.entries.clone())
-                    .unwrap_or_default();
+                let found = recovered.shards.get(&ShardId(shard)).map(|log| log.entries.clone()).unwrap_or_default();
                 let all = written.entry(shard).or_default();
-                assert!(
-                    found.len() >= synced.get(&shard).copied().unwrap_or(0),
-                    "seed {seed}: a synced entry is lost"
-                );
+                assert!(found.len() >= synced.get(&shard).copied().unwrap_or(0), "seed {seed}: a synced entry is lost");
                 assert!(found.len() <= all.len(), "seed {seed}: an entry from nowhere");
                 for (place, found) in found.iter().enumerate() {
-                    assert_eq!(
-                        (found.index.0, &found.data[..]),
-                        (place as u64 + 2, &all[place][..]),
-                        "seed {seed}"
-                    );
+                    assert_eq!((found.index.0, &found.data[..]), (place as u64 + 2, &all[place][..]), "seed {seed}");
                 }
                 // What was written and is lost never happened.
                 all.truncate(found.len());
@@ -152,13 +112,8 @@ fn no_crash_loses_what_was_synced_or_invents_anything() {
                     wal.settle().expect("the disk does not fail");
                 }
             }
-            let survivals = [
-                Survival::Nothing,
-                Survival::Everything,
-                Survival::Prefix,
-                Survival::Suffix,
-                Survival::Any,
-            ];
+            let survivals =
+                [Survival::Nothing, Survival::Everything, Survival::Prefix, Survival::Suffix, Survival::Any];
             disk.crash(survivals[rng.below(5) as usize], &mut rng);
         }
     }
@@ -243,11 +198,9 @@ fn a_flipped_bit_below_a_later_mark_is_damage() {
         match opened {
             Err(StorageError::Damaged { file, .. }) => assert_eq!(file, format!("sim/{FIRST}")),
             // What no checksum covers is not read either: the rest of the header's sector, and what fills the last write.
-            Ok(recovered) => assert_eq!(
-                indexes(&recovered, 0),
-                indexes(&whole, 0),
-                "a flip at {offset} went unnoticed"
-            ),
+            Ok(recovered) => {
+                assert_eq!(indexes(&recovered, 0), indexes(&whole, 0), "a flip at {offset} went unnoticed")
+            }
             Err(other) => panic!("{other}"),
         }
     }
@@ -288,10 +241,7 @@ fn after_a_failed_sync_nothing_is_written_any_more() {
     disk.fail_sync_after(0);
     wal.append(ShardId(0), entry(3, b"lost"));
     let failure = wal.flush(true).expect_err("the sync fails");
-    assert_eq!(
-        failure.to_string(),
-        format!("cannot sync sim/{FIRST}: Input/output error (os error 5)")
-    );
+    assert_eq!(failure.to_string(), format!("cannot sync sim/{FIRST}: Input/output error (os error 5)"));
     // A second sync would claim success without the data.
     wal.append(ShardId(0), entry(4, b"never written"));
     assert!(matches!(wal.flush(true), Err(StorageError::Failed { .. })));
@@ -322,8 +272,7 @@ fn segments_covered_by_checkpoints_are_recycled_and_their_old_records_never_read
             wal.append(ShardId(0), entry(last, &[round; 1200]));
             wal.flush(true).expect("it is written");
         }
-        wal.release(&BTreeMap::from([(ShardId(0), Index(last))]))
-            .expect("segments are freed");
+        wal.release(&BTreeMap::from([(ShardId(0), Index(last))])).expect("segments are freed");
         use storage::disk::Disk;
         files = files.max(disk.list().expect("it can be listed").len());
         // What an earlier use left in a segment must not be taken for its tail.
@@ -332,11 +281,7 @@ fn segments_covered_by_checkpoints_are_recycled_and_their_old_records_never_read
         let (_, recovered) = open(&copy, SMALL);
         let log = &recovered.shards[&ShardId(0)];
         assert_eq!(log.last().map(|(index, _)| index), Some(Index(last)), "round {round}");
-        assert!(
-            log.entries
-                .iter()
-                .all(|entry| entry.data.iter().all(|byte| *byte >= round.saturating_sub(2)))
-        );
+        assert!(log.entries.iter().all(|entry| entry.data.iter().all(|byte| *byte >= round.saturating_sub(2))));
     }
     assert!(files <= 5, "{files} files were kept");
     assert!(wal.stats().size <= 3 * SMALL.segment_bytes);
@@ -358,18 +303,13 @@ fn a_single_write_larger_than_a_segment_gets_one_of_its_own() {
 fn hard_states_outlive_the_segments_they_were_written_to() {
     let disk = SimDisk::new();
     let (mut wal, _) = open(&disk, SMALL);
-    let state = HardState {
-        term: Term(7),
-        vote: 3,
-        commit: Index(1),
-    };
+    let state = HardState { term: Term(7), vote: 3, commit: Index(1) };
     wal.append_hard_state(ShardId(1), state);
     for index in 2..100 {
         wal.append(ShardId(0), entry(index, &[0; 1000]));
         wal.flush(true).expect("it is written");
     }
-    wal.release(&BTreeMap::from([(ShardId(0), Index(99))]))
-        .expect("segments are freed");
+    wal.release(&BTreeMap::from([(ShardId(0), Index(99))])).expect("segments are freed");
     drop(wal);
     let (_, recovered) = open(&disk, SMALL);
     assert_eq!(recovered.shards[&ShardId(1)].hard_state, state);
@@ -392,22 +332,8 @@ fn one_sync_carries_all_shards() {
 fn the_format_is_the_one_on_record() {
     let disk = SimDisk::new();
     let (mut wal, _) = open(&disk, Options { segment_bytes: 2048 });
-    wal.append(
-        ShardId(5),
-        Entry {
-            index: Index(2),
-            term: Term(3),
-            data: Bytes::from_static(b"entry"),
-        },
-    );
-    wal.append_hard_state(
-        ShardId(5),
-        HardState {
-            term: Term(3),
-            vote: 0x1122_3344_5566_7788,
-            commit: Index(1),
-        },
-    );
+    wal.append(ShardId(5), Entry { index: Index(2), term: Term(3), data: Bytes::from_static(b"entry") });
+    wal.append_hard_state(ShardId(5), HardState { term: Term(3), vote: 0x1122_3344_5566_7788, commit: Index(1) });
     wal.flush(true).expect("it is written");
     wal.settle().expect("the mark is written");
     let found = hex(&disk.contents(FIRST));
@@ -425,10 +351,7 @@ fn the_format_is_the_one_on_record() {
 
 /// 16 bytes a line with their offset; lines of zeros are left out.
 fn hex(bytes: &[u8]) -> String {
-    let lines = bytes
-        .chunks(16)
-        .enumerate()
-        .filter(|(_, line)| line.iter().any(|byte| *byte != 0));
+    let lines = bytes.chunks(16).enumerate().filter(|(_, line)| line.iter().any(|byte| *byte != 0));
     lines
         .map(|(number, line)| {
             let digits: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -55,7 +55,8 @@ impl Target {
     }
 
     pub(super) async fn connect(&self) -> Result<Connection> {
-        let stream = TcpStream::connect(&self.authority).await.with_context(|| format!("cannot reach {}", self.authority))?;
+        let stream =
+            TcpStream::connect(&self.authority).await.with_context(|| format!("cannot reach {}", self.authority))?;
         stream.set_nodelay(true)?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
         // Ends with the connection; what goes wrong shows at the next request.

@@ -250,7 +250,11 @@ impl Worker {
         self.complete(connection, &answer).await
     }
 
-    async fn complete(&mut self, connection: &mut Connection, claimed: &crate::bench::connection::Answer) -> Result<()> {
+    async fn complete(
+        &mut self,
+        connection: &mut Connection,
+        claimed: &crate::bench::connection::Answer,
+    ) -> Result<()> {
         let id = claimed.text("id").context("the answer has an id")?.to_owned();
         let token = claimed.text("leaseToken").context("the answer has a lease token")?;
         let body = format!("{{\"status\":\"COMPLETED\",\"result\":{{}},\"leaseToken\":\"{token}\"}}");

@@ -84,11 +84,7 @@ pub(super) async fn verify(target: &Target, args: &BenchArgs, ledger: &mut Ledge
     Ok(Rc::into_inner(verdict).expect("every reader has ended").into_inner())
 }
 
-async fn read_back(
-    target: &Target,
-    wanted: &RefCell<Vec<(u128, bool)>>,
-    verdict: &RefCell<Verdict>,
-) -> Result<()> {
+async fn read_back(target: &Target, wanted: &RefCell<Vec<(u128, bool)>>, verdict: &RefCell<Verdict>) -> Result<()> {
     let mut connection = target.connect().await?;
     loop {
         let Some((id, completed)) = wanted.borrow_mut().pop() else { return Ok(()) };

@@ -9,17 +9,10 @@ use base::{Incarnation, Index, LeaseTime, Millis, ScheduleTime, ShardId, Stamps,
 use queue::outcome::{Outcome, TaskView};
 use queue::{Answer, Op, Payload, Policy, Query, QueueMachine, TaskId, codec, record};
 
-pub(crate) const INFO: ShardInfo = ShardInfo {
-    shard: ShardId(0),
-    incarnation: Incarnation(0xffff_c0de_c0de_c0de),
-};
+pub(crate) const INFO: ShardInfo = ShardInfo { shard: ShardId(0), incarnation: Incarnation(0xffff_c0de_c0de_c0de) };
 
 /// Where ended tasks are looked for: completed, failed, dead.
-const ENDED: [u8; 3] = [
-    queue::checkpoint::COMPLETED,
-    queue::checkpoint::FAILED,
-    queue::checkpoint::DEAD,
-];
+const ENDED: [u8; 3] = [queue::checkpoint::COMPLETED, queue::checkpoint::FAILED, queue::checkpoint::DEAD];
 
 pub(crate) struct Shard {
     pub(crate) machine: QueueMachine,
@@ -34,17 +27,8 @@ impl Shard {
     pub(crate) fn new(start: u64) -> Shard {
         let mut store = RowStore::default();
         let machine = QueueMachine::restore(INFO, &mut store).expect("no rows are the initial state");
-        let stamps = Stamps {
-            lease: LeaseTime(0),
-            schedule: ScheduleTime(start),
-        };
-        let mut shard = Shard {
-            machine,
-            store,
-            stamps,
-            next: Index(2),
-            effects: Effects::default(),
-        };
+        let stamps = Stamps { lease: LeaseTime(0), schedule: ScheduleTime(start) };
+        let mut shard = Shard { machine, store, stamps, next: Index(2), effects: Effects::default() };
         shard.tick();
         shard
     }
@@ -62,14 +46,8 @@ impl Shard {
         let apply = |op: &Op<'_>| {
             bytes.clear();
             codec::encode(op, &mut bytes);
-            assert_eq!(
-                codec::decode(&bytes).as_ref(),
-                Ok(op),
-                "an operation reads back from its bytes"
-            );
-            self.machine
-                .apply(&bytes, &mut self.effects)
-                .expect("the operation is known")
+            assert_eq!(codec::decode(&bytes).as_ref(), Ok(op), "an operation reads back from its bytes");
+            self.machine.apply(&bytes, &mut self.effects).expect("the operation is known")
         };
         ops.iter().map(apply).collect()
     }
@@ -81,12 +59,7 @@ impl Shard {
         self.effects = Effects::default();
         let mut seed = [0; 16];
         seed[..8].copy_from_slice(&base::rng::mix(index.0).to_le_bytes());
-        let entry = EntryInfo {
-            term: Term(1),
-            index,
-            stamps: self.stamps,
-            seed,
-        };
+        let entry = EntryInfo { term: Term(1), index, stamps: self.stamps, seed };
         self.machine.begin_entry(&entry, &mut self.effects);
     }
 
@@ -151,14 +124,7 @@ impl Shard {
     pub(crate) fn task(&self, id: TaskId) -> Option<TaskView> {
         let mut over = Vec::new();
         for tenant in ["acme", "other"] {
-            match self
-                .query(&Query::Task {
-                    tenant: tenant.into(),
-                    id,
-                    until_ended: false,
-                })
-                .0
-            {
+            match self.query(&Query::Task { tenant: tenant.into(), id, until_ended: false }).0 {
                 Answer::Task(view) => return Some(view.as_ref().clone()),
                 Answer::NotLive { dropped } => over = dropped,
                 other => panic!("asked for a task, got {other:?}"),
@@ -174,11 +140,7 @@ impl Shard {
         if let Payload::Stored(_) = task.payload {
             let stored = self.store.find(queue::checkpoint::PAYLOADS, task.id.key.0 as i64);
             let (_, row) = stored.expect("a payload outside memory is in the checkpoint");
-            let payload = row
-                .reader()
-                .maybe_bytes()
-                .expect("the row reads back")
-                .expect("it has a payload");
+            let payload = row.reader().maybe_bytes().expect("the row reads back").expect("it has a payload");
             task.payload = Payload::Resident(payload.into());
         }
         let mut row = Vec::new();
@@ -189,12 +151,6 @@ impl Shard {
     pub(crate) fn tables(&self) -> String {
         let count = |(table, name): (usize, &str)| format!("{name} {}\n", self.store.count(table as u8));
         let schema = QueueMachine::schema();
-        schema
-            .tables
-            .iter()
-            .map(|table| table.name)
-            .enumerate()
-            .map(count)
-            .collect()
+        schema.tables.iter().map(|table| table.name).enumerate().map(count).collect()
     }
 }

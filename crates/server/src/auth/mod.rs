@@ -88,11 +88,7 @@ pub(crate) enum Refusal {
 impl Authenticator {
     /// An authenticator that follows these settings.
     pub fn new(settings: AuthSettings) -> Authenticator {
-        Authenticator {
-            settings,
-            anybody: Arc::new(Principal::anybody()),
-            throttle: Throttle::default(),
-        }
+        Authenticator { settings, anybody: Arc::new(Principal::anybody()), throttle: Throttle::default() }
     }
 
     /// Whether nobody needs a token.
@@ -195,11 +191,7 @@ fn not_configured(error: &'static str) -> Box<Problem> {
 
 fn problem_of(refusal: Refusal) -> Box<Problem> {
     let refused = |error| {
-        Problem::new(
-            Code::InvalidCredentials,
-            "the token was refused; the server's log has the reason",
-        )
-        .error(error)
+        Problem::new(Code::InvalidCredentials, "the token was refused; the server's log has the reason").error(error)
     };
     Box::new(match refusal {
         Refusal::Unknown => refused("invalid token"),
@@ -209,11 +201,9 @@ fn problem_of(refusal: Refusal) -> Box<Problem> {
                 "the token's tenant claims, or its subject, must be one name of [a-z][a-z0-9-], 2 to 63 characters";
             Problem::new(Code::TenantInvalid, detail).error("invalid tenant claims")
         }
-        Refusal::WorkerClaims(error) => Problem::new(
-            Code::WorkerClaimsMissing,
-            "a worker's token needs event types and scopes",
-        )
-        .error(error),
+        Refusal::WorkerClaims(error) => {
+            Problem::new(Code::WorkerClaimsMissing, "a worker's token needs event types and scopes").error(error)
+        }
     })
 }
 

@@ -16,9 +16,7 @@ impl OpenMode {
         if let Some(host) = host
             && !self.is_own(name_of(host))
         {
-            return refuse(format!(
-                "without credentials this server answers only to localhost, not to {host}"
-            ));
+            return refuse(format!("without credentials this server answers only to localhost, not to {host}"));
         }
         if let (true, Some(origin)) = (changes, origin) {
             let own = host.is_some_and(|host| origin.split_once("://").is_some_and(|(_, site)| site == host));
@@ -30,10 +28,7 @@ impl OpenMode {
     }
 
     fn is_own(&self, name: &str) -> bool {
-        let address = name
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse::<std::net::IpAddr>();
+        let address = name.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
         name.eq_ignore_ascii_case("localhost")
             || address.is_ok_and(|address| address.is_loopback())
             || self.names.iter().any(|own| own.eq_ignore_ascii_case(name))
@@ -54,28 +49,14 @@ mod tests {
 
     #[test]
     fn only_this_machine_is_answered() {
-        let open = OpenMode {
-            names: vec!["queue.lan".into()],
-        };
+        let open = OpenMode { names: vec!["queue.lan".into()] };
         let allowed = |host: &str| open.check(Some(host), None, true).is_ok();
-        for host in [
-            "localhost",
-            "LocalHost:8080",
-            "127.0.0.1:8080",
-            "127.1.2.3",
-            "[::1]:8080",
-            "queue.lan:80",
-        ] {
+        for host in ["localhost", "LocalHost:8080", "127.0.0.1:8080", "127.1.2.3", "[::1]:8080", "queue.lan:80"] {
             assert!(allowed(host), "{host}");
         }
-        for host in [
-            "evil.example",
-            "evil.example:8080",
-            "localhost.evil.example",
-            "10.0.0.1:8080",
-            "127.0.0.1.nip.io",
-            "",
-        ] {
+        for host in
+            ["evil.example", "evil.example:8080", "localhost.evil.example", "10.0.0.1:8080", "127.0.0.1.nip.io", ""]
+        {
             assert!(!allowed(host), "{host}");
         }
         assert!(open.check(None, None, true).is_ok(), "HTTP/1.0 has no host");

@@ -78,19 +78,12 @@ impl Principal {
             return Err(Refusal::Tenant);
         }
         let listed: BTreeSet<String> = claims.event_types.iter().map(|name| name.trim().to_owned()).collect();
-        let is_admin = claims
-            .role
-            .as_ref()
-            .is_some_and(|role| role.eq_ignore_ascii_case("admin"));
+        let is_admin = claims.role.as_ref().is_some_and(|role| role.eq_ignore_ascii_case("admin"));
         let scopes: BTreeSet<String> = claims.scopes.iter().cloned().collect();
         Ok(Principal {
             tenant: tenant.into(),
             subject: subject.into(),
-            event_types: if listed.contains("*") {
-                EventTypes::Any
-            } else {
-                EventTypes::Listed(listed)
-            },
+            event_types: if listed.contains("*") { EventTypes::Any } else { EventTypes::Listed(listed) },
             is_admin: is_admin || scopes.contains(scope::ADMIN),
             scopes,
         })
@@ -112,11 +105,7 @@ impl Principal {
     /// A producer with a worker's rights on all queues.
     pub(crate) fn with_worker_rights(&self) -> Principal {
         let worker = scope::OF_WORKERS.iter().map(|scope| (*scope).to_owned());
-        Principal {
-            event_types: EventTypes::Any,
-            scopes: worker.collect(),
-            ..self.clone()
-        }
+        Principal { event_types: EventTypes::Any, scopes: worker.collect(), ..self.clone() }
     }
 
     /// Whether its token has this scope.
@@ -149,22 +138,12 @@ mod tests {
 
     #[test]
     fn the_tenant_is_the_one_all_claims_name_else_the_default_else_the_subject() {
-        assert_eq!(
-            tenant(&claims("worker-1", &["acme", " acme "]), None),
-            Ok("acme".into())
-        );
+        assert_eq!(tenant(&claims("worker-1", &["acme", " acme "]), None), Ok("acme".into()));
         assert_eq!(tenant(&claims("worker-1", &[]), None), Ok("worker-1".into()));
         assert_eq!(tenant(&claims("worker-1", &[]), Some("acme")), Ok("acme".into()));
-        assert_eq!(
-            tenant(&claims("worker-1", &["acme", "other"]), None),
-            Err(Refusal::Tenant)
-        );
+        assert_eq!(tenant(&claims("worker-1", &["acme", "other"]), None), Err(Refusal::Tenant));
         for bad in ["", "a", "Acme", "1acme", "ac me", "acme/x", &"a".repeat(64)] {
-            assert_eq!(
-                tenant(&claims("worker-1", &[bad]), None),
-                Err(Refusal::Tenant),
-                "{bad:?}"
-            );
+            assert_eq!(tenant(&claims("worker-1", &[bad]), None), Err(Refusal::Tenant), "{bad:?}");
         }
         assert_eq!(tenant(&claims("Worker 1", &[]), None), Err(Refusal::Tenant));
     }

@@ -22,9 +22,7 @@ pub struct StaticToken {
 
 impl std::fmt::Debug for StaticToken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("StaticToken")
-            .field("principal", &self.principal)
-            .finish_non_exhaustive()
+        f.debug_struct("StaticToken").field("principal", &self.principal).finish_non_exhaustive()
     }
 }
 
@@ -76,17 +74,8 @@ impl StaticTokens {
         if token.is_empty() {
             return Err("static auth: token is required".into());
         }
-        let subject = if config.subject.trim().is_empty() {
-            "static".into()
-        } else {
-            config.subject.clone()
-        };
-        let claim = |name: &str| {
-            config
-                .raw
-                .get(name)
-                .map(|value| value.as_str().unwrap_or_default().to_owned())
-        };
+        let subject = if config.subject.trim().is_empty() { "static".into() } else { config.subject.clone() };
+        let claim = |name: &str| config.raw.get(name).map(|value| value.as_str().unwrap_or_default().to_owned());
         let claims = Claims {
             subject,
             scopes: config.scopes.clone(),
@@ -120,25 +109,15 @@ impl StaticTokens {
 
     /// The tenants its tokens belong to.
     pub fn tenants(&self) -> impl Iterator<Item = &str> {
-        self.0
-            .iter()
-            .filter_map(|token| token.principal.as_ref().ok())
-            .map(|principal| &*principal.tenant)
+        self.0.iter().filter_map(|token| token.principal.as_ref().ok()).map(|principal| &*principal.tenant)
     }
 }
 
 impl StaticToken {
     fn new(token: &str, claims: &Claims, default_tenant: Option<&str>) -> StaticToken {
         let principal = Principal::from_claims(claims, default_tenant).map(Arc::new);
-        let as_worker = principal
-            .as_ref()
-            .ok()
-            .map(|principal| Arc::new(principal.with_worker_rights()));
-        StaticToken {
-            digest: Sha256::digest(token.as_bytes()).into(),
-            principal,
-            as_worker,
-        }
+        let as_worker = principal.as_ref().ok().map(|principal| Arc::new(principal.with_worker_rights()));
+        StaticToken { digest: Sha256::digest(token.as_bytes()).into(), principal, as_worker }
     }
 }
 
@@ -166,11 +145,7 @@ mod tests {
 
     #[test]
     fn codeq_texts_say_what_is_wrong() {
-        let refusal = |json: &str| {
-            StaticTokens::from_config(json, None)
-                .map(|_| ())
-                .expect_err("it is refused")
-        };
+        let refusal = |json: &str| StaticTokens::from_config(json, None).map(|_| ()).expect_err("it is refused");
         assert_eq!(refusal(""), "static auth: missing config");
         assert_eq!(refusal("null"), "static auth: missing config");
         assert_eq!(refusal("{}"), "static auth: token is required");

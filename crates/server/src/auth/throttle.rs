@@ -48,17 +48,9 @@ impl Throttle {
     pub(crate) fn on_refused(&self, from: IpAddr) {
         let now = Instant::now();
         let mut addresses = self.addresses.lock().expect("nothing panics while it holds this lock");
-        let address = addresses.entry(from).or_insert(Address {
-            since: now,
-            refusals: 0,
-            accepted: None,
-        });
+        let address = addresses.entry(from).or_insert(Address { since: now, refusals: 0, accepted: None });
         if now - address.since >= MINUTE {
-            *address = Address {
-                since: now,
-                refusals: 0,
-                accepted: None,
-            };
+            *address = Address { since: now, refusals: 0, accepted: None };
         }
         address.refusals += 1;
         // A block counts from the refusal that caused it.
@@ -66,10 +58,7 @@ impl Throttle {
             address.since = now;
         }
         if addresses.len() > ADDRESSES_MAX {
-            let oldest = addresses
-                .iter()
-                .min_by_key(|(_, address)| address.since)
-                .map(|(from, _)| *from);
+            let oldest = addresses.iter().min_by_key(|(_, address)| address.since).map(|(from, _)| *from);
             oldest.map(|from| addresses.remove(&from));
         }
         self.known.store(addresses.len(), Ordering::Relaxed);
@@ -110,10 +99,7 @@ mod tests {
         throttle.on_accepted(bad, "right");
         throttle.on_refused(bad);
         assert!(throttle.is_blocked(bad, "any"));
-        assert!(
-            !throttle.is_blocked(bad, "right"),
-            "a token accepted within the last minute passes"
-        );
+        assert!(!throttle.is_blocked(bad, "right"), "a token accepted within the last minute passes");
         assert!(!throttle.is_blocked(good, "any"));
     }
 

@@ -68,14 +68,7 @@ impl Answer {
     }
 
     fn new(status: u16, kind: Kind, body: Vec<u8>) -> Answer {
-        Answer {
-            status,
-            kind,
-            body,
-            positions: Vec::new(),
-            replayed: false,
-            consistency: None,
-        }
+        Answer { status, kind, body, positions: Vec::new(), replayed: false, consistency: None }
     }
 
     /// With what it reflects.

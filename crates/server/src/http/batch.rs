@@ -27,10 +27,7 @@ pub(crate) enum Item {
 
 impl Batch {
     pub(crate) fn new() -> Batch {
-        Batch {
-            items: Vec::new(),
-            by_shard: BTreeMap::new(),
-        }
+        Batch { items: Vec::new(), by_shard: BTreeMap::new() }
     }
 
     /// Adds an item that goes to a shard.

@@ -54,20 +54,13 @@ impl Call {
     pub(crate) fn query(&self, name: &str) -> Option<Cow<'_, str>> {
         let query = self.head.uri.query()?;
         let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-        pairs
-            .filter(|(key, _)| *key == name)
-            .map(|(_, value)| unescape(value))
-            .next_back()
+        pairs.filter(|(key, _)| *key == name).map(|(_, value)| unescape(value)).next_back()
     }
 
     /// A parameter of the query, or else one of our headers. Our headers are also known with codeQ's prefix.
     fn parameter(&self, name: &str, header: &str) -> Option<Cow<'_, str>> {
         self.query(name).or_else(|| {
-            let value = self
-                .head
-                .headers
-                .get(header)
-                .or_else(|| self.head.headers.get(format!("x-{header}")))?;
+            let value = self.head.headers.get(header).or_else(|| self.head.headers.get(format!("x-{header}")))?;
             value.to_str().ok().map(|text| Cow::Borrowed(text.trim()))
         })
     }
@@ -91,42 +84,26 @@ impl Call {
         if let Some(text) = self.query("maxStaleness")
             && parse_duration(&text).is_none()
         {
-            return problem(
-                Code::InvalidConsistency,
-                format!("maxStaleness is a duration like 2s, not {text:?}"),
-            );
+            return problem(Code::InvalidConsistency, format!("maxStaleness is a duration like 2s, not {text:?}"));
         }
         let wait = match self.query("wait") {
             None => Millis(2_000),
             Some(text) => match parse_duration(&text) {
                 Some(wait) => wait.min(Millis(60_000)),
                 None => {
-                    return problem(
-                        Code::InvalidPosition,
-                        format!("wait is a duration like 2s, not {text:?}"),
-                    );
+                    return problem(Code::InvalidPosition, format!("wait is a duration like 2s, not {text:?}"));
                 }
             },
         };
-        let default = if position.is_some() {
-            Consistency::Stale
-        } else {
-            default
-        };
-        Ok(Reading {
-            consistency: asked.unwrap_or(default),
-            position,
-            wait,
-        })
+        let default = if position.is_some() { Consistency::Stale } else { default };
+        Ok(Reading { consistency: asked.unwrap_or(default), position, wait })
     }
 
     /// The lease token of a body as a credential, else the worker's identity.
     pub(crate) fn credential<'a>(&'a self, token: Option<&str>) -> Credential<'a> {
         match token {
             None => Credential::Worker(&self.principal.subject),
-            Some(text) => text
-                .parse::<LeaseToken>()
-                .map_or(Credential::Unknown, Credential::Token),
+            Some(text) => text.parse::<LeaseToken>().map_or(Credential::Unknown, Credential::Token),
         }
     }
 }
@@ -162,10 +139,9 @@ impl Reading {
     pub(crate) fn freshness(&self) -> Freshness {
         match (self.consistency, self.position) {
             (Consistency::Linearizable, _) => Freshness::Linearizable,
-            (Consistency::Stale, position) => Freshness::AtLeast {
-                index: position.unwrap_or_default(),
-                up_to: self.wait,
-            },
+            (Consistency::Stale, position) => {
+                Freshness::AtLeast { index: position.unwrap_or_default(), up_to: self.wait }
+            }
         }
     }
 
@@ -197,21 +173,15 @@ fn min_position(text: &str, shard: base::ShardId, shards: u16) -> Outcome<Index>
 /// `250ms`, `5s`, `1m`, `1h`.
 fn parse_duration(text: &str) -> Option<Millis> {
     let units = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
-    let (number, factor) = units
-        .iter()
-        .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)))?;
+    let (number, factor) = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)))?;
     let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-    digits
-        .then(|| number.parse::<u64>().ok()?.checked_mul(factor))
-        .flatten()
-        .map(Millis)
+    digits.then(|| number.parse::<u64>().ok()?.checked_mul(factor)).flatten().map(Millis)
 }
 
 /// Whole or decimal seconds of a query parameter, in milliseconds; malformed or negative: none.
 pub(crate) fn query_seconds(text: Option<Cow<'_, str>>) -> Millis {
-    let seconds = text
-        .and_then(|text| text.parse::<f64>().ok())
-        .filter(|seconds| seconds.is_finite() && *seconds > 0.0);
+    let seconds =
+        text.and_then(|text| text.parse::<f64>().ok()).filter(|seconds| seconds.is_finite() && *seconds > 0.0);
     Millis(seconds.map_or(0, |seconds| (seconds.min(1e9) * 1000.0) as u64))
 }
 
@@ -224,9 +194,7 @@ fn unescape(text: &str) -> Cow<'_, str> {
     let mut rest = text.as_bytes();
     while let Some((byte, tail)) = rest.split_first() {
         rest = tail;
-        let escaped = tail
-            .get(..2)
-            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
+        let escaped = tail.get(..2).and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
         match (byte, escaped) {
             (b'+', _) => bytes.push(b' '),
             (b'%', Some(decoded)) => {
@@ -286,14 +254,9 @@ mod tests {
 
     #[test]
     fn seconds_of_a_query_are_lenient() {
-        for (text, ms) in [
-            ("1.5", 1_500),
-            ("60", 60_000),
-            ("x", 0),
-            ("-3", 0),
-            ("NaN", 0),
-            ("1e300", 1_000_000_000_000),
-        ] {
+        for (text, ms) in
+            [("1.5", 1_500), ("60", 60_000), ("x", 0), ("-3", 0), ("NaN", 0), ("1e300", 1_000_000_000_000)]
+        {
             assert_eq!(query_seconds(Some(text.into())), Millis(ms), "{text}");
         }
         assert_eq!(query_seconds(None), Millis(0));
@@ -304,10 +267,7 @@ mod tests {
         let id = |value: &[u8]| {
             let mut headers = HeaderMap::new();
             headers.insert("x-request-id", HeaderValue::from_bytes(value).expect("a header value"));
-            request_id(&headers, || 0xab)
-                .to_str()
-                .expect("it is printable")
-                .to_owned()
+            request_id(&headers, || 0xab).to_str().expect("it is printable").to_owned()
         };
         assert_eq!(id(b"order-7 again"), "order-7 again");
         for replaced in [&b""[..], b"caf\xc3\xa9", &[b'x'; 129]] {
@@ -317,14 +277,9 @@ mod tests {
 
     #[test]
     fn query_texts_are_unescaped() {
-        for (text, plain) in [
-            ("a+b", "a b"),
-            ("a%20b", "a b"),
-            ("%", "%"),
-            ("%zz", "%zz"),
-            ("%ff", "\u{fffd}"),
-            ("plain", "plain"),
-        ] {
+        for (text, plain) in
+            [("a+b", "a b"), ("a%20b", "a b"), ("%", "%"), ("%zz", "%zz"), ("%ff", "\u{fffd}"), ("plain", "plain")]
+        {
             assert_eq!(unescape(text), plain);
         }
     }

@@ -85,10 +85,7 @@ impl Edge {
         let shards = self.shards_of(call, wish);
         let mut last = Position::default();
         for (shard, commands) in &shards {
-            let (position, grants) = self
-                .claim_on(call, wish, *shard, commands, None)
-                .await
-                .map_err(unavailable)?;
+            let (position, grants) = self.claim_on(call, wish, *shard, commands, None).await.map_err(unavailable)?;
             last = position;
             if !grants.is_empty() {
                 return Ok((position, grants));
@@ -102,13 +99,8 @@ impl Edge {
         }
         let limits = &self.shared.settings.limits;
         let tenant = &call.principal.tenant;
-        let _place = self
-            .shared
-            .waiting
-            .enter(tenant, limits.waiters_max, limits.waiters_per_tenant_max)?;
-        self.wait_on_all(call, wish, &shards)
-            .await
-            .map(|found| found.unwrap_or((last, Vec::new())))
+        let _place = self.shared.waiting.enter(tenant, limits.waiters_max, limits.waiters_per_tenant_max)?;
+        self.wait_on_all(call, wish, &shards).await.map(|found| found.unwrap_or((last, Vec::new())))
     }
 
     /// Waits on every shard; the first one that has something serves the claim. What another one grants meanwhile goes back, because
@@ -197,23 +189,13 @@ impl Edge {
             return Ok(grant);
         }
         let view = self.with_payload(Arc::new(grant.task)).await?;
-        Ok(Grant {
-            task: Arc::unwrap_or_clone(view),
-            ..grant
-        })
+        Ok(Grant { task: Arc::unwrap_or_clone(view), ..grant })
     }
 }
 
 fn write_grant(grant: &Grant, out: &mut Vec<u8>) {
     let token = grant.token.to_string();
-    write_task(
-        &grant.task,
-        Some(Lease {
-            token: &token,
-            ms: grant.length.0,
-        }),
-        out,
-    );
+    write_task(&grant.task, Some(Lease { token: &token, ms: grant.length.0 }), out);
 }
 
 fn read_wish<'a>(body: &'a ClaimBody<'_>, call: &'a Call, count: u8) -> Outcome<Wish<'a>> {
@@ -239,35 +221,20 @@ fn read_wish<'a>(body: &'a ClaimBody<'_>, call: &'a Call, count: u8) -> Outcome<
         Some("priority") if !commands.is_empty() => ClaimOrder::Priority,
         None | Some("" | "request" | "priority") => ClaimOrder::Fair,
         Some(_) => {
-            return Err(Box::new(
-                Problem::new(Code::InvalidField, "order is request or priority").field("order"),
-            ));
+            return Err(Box::new(Problem::new(Code::InvalidField, "order is request or priority").field("order")));
         }
     };
     let allowed = &call.principal.event_types;
     if let Some(forbidden) = commands.iter().find(|command| !allowed.allow(command)) {
-        let problem = Problem::new(
-            Code::EventTypeNotAllowed,
-            format!("the token may not work on {forbidden}"),
-        );
+        let problem = Problem::new(Code::EventTypeNotAllowed, format!("the token may not work on {forbidden}"));
         return Err(Box::new(problem.error("event type not allowed").field("commands")));
     }
     if let (true, EventTypes::Listed(listed)) = (commands.is_empty(), allowed) {
         commands = listed.iter().map(String::as_str).collect();
     }
-    let lease = body
-        .lease
-        .map(|Seconds(ms)| ms)
-        .filter(|ms| *ms > 0)
-        .map(|ms| Millis(ms as u64));
+    let lease = body.lease.map(|Seconds(ms)| ms).filter(|ms| *ms > 0).map(|ms| Millis(ms as u64));
     let wait = Millis(body.wait.map_or(0, |Seconds(ms)| ms.max(0) as u64)).min(WAIT_MAX);
-    Ok(Wish {
-        commands,
-        order,
-        count,
-        lease,
-        wait,
-    })
+    Ok(Wish { commands, order, count, lease, wait })
 }
 
 /// What to submit when the answer to a claim could not be delivered: its leases are given back, so that nobody waits for them to end.
@@ -277,17 +244,9 @@ pub(crate) fn give_back(position: Position, outcomes: &[Applied]) -> Vec<(ShardI
         let Applied::Claimed(grants) = outcome else { continue };
         for grant in grants {
             let credential = queue::op::Credential::Token(grant.token);
-            let lease = LeaseRef {
-                tenant: &grant.task.tenant,
-                task: grant.task.id.key,
-                credential,
-            };
+            let lease = LeaseRef { tenant: &grant.task.tenant, task: grant.task.id.key, credential };
             operations.push(|bytes| codec::encode(&Op::Release { lease }, bytes));
         }
     }
-    if operations.is_empty() {
-        Vec::new()
-    } else {
-        vec![(position.shard, operations)]
-    }
+    if operations.is_empty() { Vec::new() } else { vec![(position.shard, operations)] }
 }

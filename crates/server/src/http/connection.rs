@@ -126,19 +126,13 @@ pub(crate) async fn serve_connection(stream: TcpStream, edge: Rc<Edge>, connecti
 
 async fn speak_h1(stream: TcpStream, edge: Rc<Edge>, watched: &Rc<Watched>, peer: IpAddr) {
     let header_bytes = edge.shared.settings.http.header_bytes_max;
-    let io = WatchedIo {
-        io: TokioIo::new(stream),
-        watched: watched.clone(),
-    };
+    let io = WatchedIo { io: TokioIo::new(stream), watched: watched.clone() };
     let connection = server::conn::http1::Builder::new()
         .pipeline_flush(true)
         .max_headers(100)
         // The parser must be able to hold what `check_head` refuses with an explanation.
         .max_buf_size(header_bytes + (64 << 10))
-        .serve_connection(
-            io,
-            service_fn(|request| answer(request, edge.clone(), watched.clone(), peer)),
-        );
+        .serve_connection(io, service_fn(|request| answer(request, edge.clone(), watched.clone(), peer)));
     let mut connection = std::pin::pin!(connection);
     let finished = tokio::select! {
         // The reasons are the client's: it went away, or sent no HTTP, and was told so.
@@ -161,10 +155,7 @@ async fn speak_h2(stream: TcpStream, edge: Rc<Edge>, watched: &Rc<Watched>, peer
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(10))
         .serve_connection(
-            WatchedIo {
-                io: TokioIo::new(stream),
-                watched: watched.clone(),
-            },
+            WatchedIo { io: TokioIo::new(stream), watched: watched.clone() },
             service_fn(|request| answer(request, edge.clone(), watched.clone(), peer)),
         );
     let mut connection = std::pin::pin!(connection);

@@ -53,9 +53,7 @@ impl Edge {
             }
             Some(Applied::Replayed(first)) => {
                 let (position, view) = self.first_task(call, first, position).await?;
-                Ok(Answer::json(202, |out| write_task(&view, None, out))
-                    .at(position)
-                    .replayed())
+                Ok(Answer::json(202, |out| write_task(&view, None, out)).at(position).replayed())
             }
             Some(Applied::Rejected(rejection)) => Err(rejected(&rejection, Words::Tasks, None)),
             _ => Err(unavailable(cluster::Unavailable::Unknown)),
@@ -71,16 +69,12 @@ impl Edge {
             return Err(invalid_body("tasks is required, and must not be empty").map_field("tasks"));
         }
         if tasks.len() > limits.batch_create_max {
-            return Err(batch_too_large(
-                "batch size exceeds maximum of",
-                limits.batch_create_max,
-            ));
+            return Err(batch_too_large("batch size exceeds maximum of", limits.batch_create_max));
         }
         self.check_running()?;
         let now = self.now();
-        let keys: Vec<Option<String>> = (0..tasks.len())
-            .map(|place| key.as_ref().map(|key| format!("{key}#{place}")))
-            .collect();
+        let keys: Vec<Option<String>> =
+            (0..tasks.len()).map(|place| key.as_ref().map(|key| format!("{key}#{place}"))).collect();
         let mut batch = Batch::new();
         let mut creates = Vec::with_capacity(tasks.len());
         for (place, task) in tasks.iter().enumerate() {
@@ -108,10 +102,9 @@ impl Edge {
                 (Item::Applied(_, Applied::Created(created)), Some(create)) => {
                     Ok((Arc::new(new_task(create, &created)), false))
                 }
-                (Item::Applied(position, Applied::Replayed(first)), _) => self
-                    .first_task(call, first, position)
-                    .await
-                    .map(|(_, view)| (view, true)),
+                (Item::Applied(position, Applied::Replayed(first)), _) => {
+                    self.first_task(call, first, position).await.map(|(_, view)| (view, true))
+                }
                 (Item::Applied(_, Applied::Rejected(rejection)), _) => Err(rejected(&rejection, Words::Tasks, None)),
                 _ => Err(unavailable(cluster::Unavailable::Unknown)),
             });
@@ -144,10 +137,7 @@ impl Edge {
 
     /// The task that a key was bound to first, in its present state.
     async fn first_task(&self, call: &Call, first: TaskId, position: Position) -> Outcome<(Position, Arc<TaskView>)> {
-        let freshness = Freshness::AtLeast {
-            index: position.index,
-            up_to: Millis(2_000),
-        };
+        let freshness = Freshness::AtLeast { index: position.index, up_to: Millis(2_000) };
         let (position, view) = self.find_task(&call.principal.tenant, first, freshness, None).await?;
         let gone = || {
             Box::new(
@@ -158,9 +148,7 @@ impl Edge {
     }
 
     fn now(&self) -> ScheduleTime {
-        let now = std::time::SystemTime::now()
-            .duration_since(std::time::SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
+        let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
         ScheduleTime(now.as_millis() as u64)
     }
 }
@@ -173,11 +161,7 @@ fn new_task(create: &Create<'_>, created: &Created) -> TaskView {
         command: create.command.into(),
         payload: Payload::Resident(create.payload.into()),
         priority: create.priority,
-        state: if created.run_at.is_some() {
-            State::Delayed
-        } else {
-            State::Ready
-        },
+        state: if created.run_at.is_some() { State::Delayed } else { State::Ready },
         worker: None,
         lease_until: None,
         attempts: 0,
@@ -201,13 +185,8 @@ fn header_key(call: &Call) -> Outcome<Option<String>> {
         return Ok(None);
     };
     let bad = |detail: &str| Box::new(Problem::new(Code::InvalidIdempotencyKey, detail).field("Idempotency-Key"));
-    let text = std::str::from_utf8(value.as_bytes())
-        .map_err(|_| bad("the header is not text"))?
-        .trim();
-    let text = text
-        .strip_prefix('"')
-        .and_then(|text| text.strip_suffix('"'))
-        .unwrap_or(text);
+    let text = std::str::from_utf8(value.as_bytes()).map_err(|_| bad("the header is not text"))?.trim();
+    let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
     Ok((!text.trim().is_empty()).then(|| text.to_owned()))
 }
 
@@ -222,10 +201,7 @@ fn read_create<'a>(
     let command = check_command(body.command.as_deref().unwrap_or(""), true)?;
     let payload = body.payload.map_or("null", |payload| payload.get()).as_bytes();
     if payload.len() > limits.payload_bytes_max {
-        let detail = format!(
-            "a payload has at most {} bytes (limits.maxPayloadBytes)",
-            limits.payload_bytes_max
-        );
+        let detail = format!("a payload has at most {} bytes (limits.maxPayloadBytes)", limits.payload_bytes_max);
         return Err(Box::new(Problem::new(Code::PayloadTooLarge, detail).field("payload")));
     }
     let schedule = read_schedule(body, limits, now)?;
@@ -233,26 +209,14 @@ fn read_create<'a>(
     let key = check_key(body.idempotency_key.as_deref(), header_key)?;
     let tenant: &str = &call.principal.tenant;
     let priority = body.priority.map_or(0, |priority| priority.0.clamp(0, 9) as u8);
-    let max_attempts = body
-        .max_attempts
-        .map(|attempts| attempts.0)
-        .filter(|attempts| *attempts > 0);
+    let max_attempts = body.max_attempts.map(|attempts| attempts.0).filter(|attempts| *attempts > 0);
     let max_attempts = max_attempts.map(|attempts| attempts.min(i64::from(ATTEMPTS_MAX)) as u32);
     let key = key.map(|text| IdempotencyKey {
         text,
         scope: idempotency::scope_digest(tenant, command, text),
         body: idempotency::body_digest(payload, priority, webhook, max_attempts, &schedule),
     });
-    Ok(Create {
-        tenant,
-        command,
-        priority,
-        payload,
-        schedule,
-        webhook,
-        max_attempts,
-        key,
-    })
+    Ok(Create { tenant, command, priority, payload, schedule, webhook, max_attempts, key })
 }
 
 /// A queue's name: 1 to 128 of `[A-Za-z0-9._:-]`. An empty one is a missing one where the field is required.
@@ -265,11 +229,7 @@ pub(crate) fn check_command(command: &str, required: bool) -> Outcome<&str> {
         return Ok(command);
     }
     let detail = "a command is 1 to 128 characters of A-Z, a-z, 0-9, '.', '_', ':' and '-'";
-    Err(Box::new(
-        Problem::new(Code::InvalidCommand, detail)
-            .error("invalid command")
-            .field("command"),
-    ))
+    Err(Box::new(Problem::new(Code::InvalidCommand, detail).error("invalid command").field("command")))
 }
 
 fn read_schedule(body: &CreateBody<'_>, limits: &Limits, now: ScheduleTime) -> Outcome<Schedule> {
@@ -277,18 +237,10 @@ fn read_schedule(body: &CreateBody<'_>, limits: &Limits, now: ScheduleTime) -> O
     let run_at = match body.run_at.as_deref() {
         None | Some("") => None,
         Some(text) => {
-            let time = api::time::parse(text)
-                .map(ScheduleTime)
-                .filter(|time| *time - now <= most);
-            let detail = format!(
-                "runAt is an RFC 3339 time, at most {} days ahead (queue.maxDelay)",
-                most.0 / 86_400_000
-            );
-            let bad = || {
-                Problem::new(Code::InvalidRunAt, detail)
-                    .error("invalid 'runAt' (use RFC3339)")
-                    .field("runAt")
-            };
+            let time = api::time::parse(text).map(ScheduleTime).filter(|time| *time - now <= most);
+            let detail =
+                format!("runAt is an RFC 3339 time, at most {} days ahead (queue.maxDelay)", most.0 / 86_400_000);
+            let bad = || Problem::new(Code::InvalidRunAt, detail).error("invalid 'runAt' (use RFC3339)").field("runAt");
             Some(time.ok_or_else(|| Box::new(bad()))?)
         }
     };
@@ -314,20 +266,12 @@ fn check_webhook(url: &str) -> Outcome<&str> {
         return Ok(url);
     }
     let detail = "a webhook is an http or https URL with a host and without user information, at most 2048 bytes";
-    Err(Box::new(
-        Problem::new(Code::InvalidWebhookUrl, detail)
-            .error("invalid webhook url")
-            .field("webhook"),
-    ))
+    Err(Box::new(Problem::new(Code::InvalidWebhookUrl, detail).error("invalid webhook url").field("webhook")))
 }
 
 /// The key of the body or the header; both must be equal.
 fn check_key<'a>(body: Option<&'a str>, header: Option<&'a str>) -> Outcome<Option<&'a str>> {
-    let bad = |detail: &str| {
-        Err(Box::new(
-            Problem::new(Code::InvalidIdempotencyKey, detail).field("idempotencyKey"),
-        ))
-    };
+    let bad = |detail: &str| Err(Box::new(Problem::new(Code::InvalidIdempotencyKey, detail).field("idempotencyKey")));
     let body = body.filter(|key| !key.trim().is_empty());
     let key = match (body, header) {
         // In a batch the header names the call and the body the item, so the item's own key holds.
@@ -379,26 +323,14 @@ mod tests {
             assert_eq!(check_command(good, true), Ok(good));
         }
         for bad in ["a b", "ä", "a/b", "a\0b", &"x".repeat(129), "*"] {
-            assert_eq!(
-                check_command(bad, true).map_err(|problem| problem.code),
-                Err(Code::InvalidCommand),
-                "{bad:?}"
-            );
+            assert_eq!(check_command(bad, true).map_err(|problem| problem.code), Err(Code::InvalidCommand), "{bad:?}");
         }
-        assert_eq!(
-            check_command("", true).map_err(|problem| problem.code),
-            Err(Code::InvalidBody)
-        );
+        assert_eq!(check_command("", true).map_err(|problem| problem.code), Err(Code::InvalidBody));
     }
 
     #[test]
     fn webhooks_are_http_urls_with_a_host() {
-        for good in [
-            "",
-            "http://example.com",
-            "https://example.com:8443/path?x=1",
-            "http://[::1]:80/",
-        ] {
+        for good in ["", "http://example.com", "https://example.com:8443/path?x=1", "http://[::1]:80/"] {
             assert_eq!(check_webhook(good), Ok(good));
         }
         let long = format!("http://example.com/{}", "x".repeat(WEBHOOK_MAX));
@@ -412,11 +344,7 @@ mod tests {
             &long,
             "javascript:alert(1)",
         ] {
-            assert_eq!(
-                check_webhook(bad).map_err(|problem| problem.code),
-                Err(Code::InvalidWebhookUrl),
-                "{bad:?}"
-            );
+            assert_eq!(check_webhook(bad).map_err(|problem| problem.code), Err(Code::InvalidWebhookUrl), "{bad:?}");
         }
     }
 

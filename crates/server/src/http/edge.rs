@@ -58,12 +58,7 @@ impl Edge {
     pub(crate) fn new(shared: Arc<Shared>, lane: LaneId) -> Edge {
         let node = shared.node.clone();
         let seed = getrandom::u64().expect("the operating system has random numbers");
-        Edge {
-            shared,
-            node,
-            lane,
-            random: RefCell::new(SplitMix::new(seed)),
-        }
+        Edge { shared, node, lane, random: RefCell::new(SplitMix::new(seed)) }
     }
 
     /// Answers a request, whatever happens.
@@ -92,21 +87,14 @@ impl Edge {
         check_head(&head, settings.http.header_bytes_max)?;
         let path = head.uri.path().to_owned();
         let route = routes::find(&head.method, &path)?;
-        let declared = head
-            .headers
-            .get(CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        let declared = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if declared.is_some_and(|length| length > settings.limits.body_bytes_max as u64) {
             return Err(self.body_too_large());
         }
         let access = route.access();
         if access != Access::Open {
             let changes = !matches!(head.method, Method::GET | Method::HEAD);
-            let header = |name| {
-                head.headers
-                    .get(name)
-                    .map(|value: &HeaderValue| value.to_str().unwrap_or(""))
-            };
+            let header = |name| head.headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or(""));
             let host = header(HOST).or(head.uri.host());
             self.shared.auth.check_origin(host, header(ORIGIN), changes)?;
         }
@@ -145,19 +133,13 @@ impl Edge {
         if let Some(encoding) = headers.get(CONTENT_ENCODING)
             && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
         {
-            return Err(Box::new(Problem::new(
-                Code::UnsupportedEncoding,
-                "send the body as it is",
-            )));
+            return Err(Box::new(Problem::new(Code::UnsupportedEncoding, "send the body as it is")));
         }
         let settings = &self.shared.settings;
         let limited = Limited::new(body, settings.limits.body_bytes_max);
         let read = tokio::time::timeout(settings.http.body_timeout.to_std(), limited.collect()).await;
         match read {
-            Err(_) => Err(Box::new(Problem::new(
-                Code::RequestTimeout,
-                "the body did not arrive in time",
-            ))),
+            Err(_) => Err(Box::new(Problem::new(Code::RequestTimeout, "the body did not arrive in time"))),
             Ok(Ok(collected)) => Ok(collected.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(self.body_too_large()),
             Ok(Err(_)) => Err(crate::http::error::invalid_body("the body ended early")),
@@ -166,22 +148,17 @@ impl Edge {
 
     fn body_too_large(&self) -> Box<Problem> {
         let most = self.shared.settings.limits.body_bytes_max;
-        Box::new(Problem::new(
-            Code::BodyTooLarge,
-            format!("a body has at most {most} bytes (limits.maxBodyBytes)"),
-        ))
+        Box::new(Problem::new(Code::BodyTooLarge, format!("a body has at most {most} bytes (limits.maxBodyBytes)")))
     }
 
     /// Refuses what needs the node while it reads its data.
     pub(crate) fn check_running(&self) -> Outcome<()> {
         match self.node.status().stage {
             Stage::Running | Stage::Draining => Ok(()),
-            Stage::Starting(what) => Err(Box::new(
-                Problem::new(Code::NotReady, format!("the server is {what}")).retry_after(1000),
-            )),
-            Stage::Stopped => Err(Box::new(
-                Problem::new(Code::Draining, "the server has stopped").retry_after(0),
-            )),
+            Stage::Starting(what) => {
+                Err(Box::new(Problem::new(Code::NotReady, format!("the server is {what}")).retry_after(1000)))
+            }
+            Stage::Stopped => Err(Box::new(Problem::new(Code::Draining, "the server has stopped").retry_after(0))),
         }
     }
 
@@ -201,16 +178,9 @@ impl Edge {
 fn check_head(head: &Parts, header_bytes_max: usize) -> Outcome<()> {
     let line = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
     if line > 8 << 10 {
-        return Err(Box::new(Problem::new(
-            Code::UriTooLong,
-            "a request line has at most 8 KiB",
-        )));
+        return Err(Box::new(Problem::new(Code::UriTooLong, "a request line has at most 8 KiB")));
     }
-    let headers: usize = head
-        .headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + 4)
-        .sum();
+    let headers: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     if headers > header_bytes_max {
         let detail = format!("all headers together have at most {header_bytes_max} bytes (http.maxHeaderBytes)");
         return Err(Box::new(Problem::new(Code::HeadersTooLarge, detail)));
@@ -230,18 +200,8 @@ async fn catch_panic(serving: AssertUnwindSafe<impl Future<Output = Outcome<Answ
         }
     });
     caught.await.unwrap_or_else(|panic| {
-        let text = panic
-            .downcast_ref::<&str>()
-            .copied()
-            .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-        tracing::error!(
-            event = "http.panic",
-            message = text.unwrap_or("?"),
-            "a request has met a fault of the server"
-        );
-        Err(Box::new(Problem::new(
-            Code::Internal,
-            "the server's log says more, under the request id",
-        )))
+        let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        tracing::error!(event = "http.panic", message = text.unwrap_or("?"), "a request has met a fault of the server");
+        Err(Box::new(Problem::new(Code::Internal, "the server's log says more, under the request id")))
     })
 }

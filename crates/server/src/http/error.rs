@@ -39,11 +39,10 @@ pub(crate) fn rejected(rejection: &Rejection, words: Words, ended: Option<Ended>
             }
         },
         Rejection::NotLeased => Problem::new(Code::NotInProgress, not_in_progress).error("not-in-progress"),
-        Rejection::NotOwner => Problem::new(
-            Code::NotOwner,
-            "another worker holds the task; send the lease token of the claim",
-        )
-        .error("not-owner"),
+        Rejection::NotOwner => {
+            Problem::new(Code::NotOwner, "another worker holds the task; send the lease token of the claim")
+                .error("not-owner")
+        }
         Rejection::LeaseLost { held: true } => {
             Problem::new(Code::LeaseLost, "the lease has ended, and another one holds the task").error("not-owner")
         }
@@ -54,15 +53,11 @@ pub(crate) fn rejected(rejection: &Rejection, words: Words, ended: Option<Ended>
         Rejection::KeyConflict { first } => {
             let detail = "the key was used for another body; choose another key, or repeat the first body";
             let problem = Problem::new(Code::IdempotencyConflict, detail).error("idempotency conflict");
-            Problem {
-                task_id: Some(first.to_string()),
-                ..problem
-            }
+            Problem { task_id: Some(first.to_string()), ..problem }
         }
-        Rejection::NotEnded => Problem::new(
-            Code::NotFinished,
-            "only a task that has failed, died or was cancelled can be redriven",
-        ),
+        Rejection::NotEnded => {
+            Problem::new(Code::NotFinished, "only a task that has failed, died or was cancelled can be redriven")
+        }
         Rejection::RecordChanged => {
             Problem::new(Code::Overloaded, "the task changed while it was redriven; try again").retry_after(1000)
         }
@@ -90,11 +85,10 @@ pub(crate) fn unavailable(why: Unavailable) -> Box<Problem> {
             Problem::new(Code::Overloaded, "too many requests wait; try again").retry_after(1000)
         }
         Unavailable::Draining => Problem::new(Code::Draining, "this server stops; repeat elsewhere").retry_after(0),
-        Unavailable::TooStale => Problem::new(
-            Code::TooStale,
-            "the position was not reached here in time; wait longer, or ask for less",
-        )
-        .retry_after(1000),
+        Unavailable::TooStale => {
+            Problem::new(Code::TooStale, "the position was not reached here in time; wait longer, or ask for less")
+                .retry_after(1000)
+        }
         Unavailable::Unknown => Problem::new(
             Code::OutcomeUnknown,
             "the request may have had an effect; repeat it with the same idempotency key, or read the task",
@@ -113,10 +107,7 @@ pub(crate) fn rows_unavailable(why: &RowsUnavailable) -> Box<Problem> {
         }
         RowsUnavailable::Failed(error) => {
             tracing::error!(event = "storage.failed", %error, "a checkpoint cannot be read");
-            Problem::new(
-                Code::Internal,
-                "finished tasks cannot be read; the server's log says why",
-            )
+            Problem::new(Code::Internal, "finished tasks cannot be read; the server's log says why")
         }
     })
 }

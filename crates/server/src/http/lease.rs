@@ -20,18 +20,10 @@ impl Edge {
         let body: HeartbeatBody<'_> = call.json()?;
         let id = self.live_id(id, Words::Leases)?;
         let lease = self.lease_of(call, &id, body.lease_token.as_deref());
-        let length = body
-            .extend
-            .map(|Seconds(ms)| ms)
-            .filter(|ms| *ms > 0)
-            .map(|ms| Millis(ms as u64));
+        let length = body.extend.map(|Seconds(ms)| ms).filter(|ms| *ms > 0).map(|ms| Millis(ms as u64));
         let (position, applied) = self.apply(&id, &Op::Extend { lease, length }).await?;
         match applied {
-            Applied::Extended {
-                remaining,
-                until,
-                cancel_requested,
-            } => Ok(Answer::json(200, |out| {
+            Applied::Extended { remaining, until, cancel_requested } => Ok(Answer::json(200, |out| {
                 let mut body = Writer::object(out);
                 body.flag("ok", true);
                 body.time("leaseUntil", until.0);
@@ -71,17 +63,11 @@ impl Edge {
         let id = self.live_id(id, Words::Leases)?;
         let lease = self.lease_of(call, &id, body.lease_token.as_deref());
         let delay = read_retry_delay(body.delay);
-        let op = Op::Nack {
-            lease,
-            delay,
-            reason: body.reason.as_deref().unwrap_or(""),
-        };
+        let op = Op::Nack { lease, delay, reason: body.reason.as_deref().unwrap_or("") };
         let (position, applied) = self.apply(&id, &op).await?;
         match write_nack(&applied, None) {
             Some(body) => Ok(Answer::json(200, |out| out.extend_from_slice(&body)).at(position)),
-            None => Err(self
-                .refusal(call, &id, &applied, &lease.credential, Words::Leases)
-                .await),
+            None => Err(self.refusal(call, &id, &applied, &lease.credential, Words::Leases).await),
         }
     }
 
@@ -106,10 +92,9 @@ impl Edge {
                     Some(view) if view.state == State::Cancelled => {
                         Ok(Answer::json(200, |out| write_task(&view, None, out)).at(position))
                     }
-                    Some(_) => Err(Box::new(Problem::new(
-                        Code::AlreadyFinished,
-                        "the task has ended; read its result",
-                    ))),
+                    Some(_) => {
+                        Err(Box::new(Problem::new(Code::AlreadyFinished, "the task has ended; read its result")))
+                    }
                 };
             }
             _ => return Err(unavailable(Unavailable::Unknown)),
@@ -124,9 +109,7 @@ impl Edge {
             None | Some("" | "reset") => false,
             Some("keep") => true,
             Some(_) => {
-                return Err(Box::new(
-                    Problem::new(Code::InvalidField, "attempts is reset or keep").field("attempts"),
-                ));
+                return Err(Box::new(Problem::new(Code::InvalidField, "attempts is reset or keep").field("attempts")));
             }
         };
         let delay = body.delay.map_or(0, |Seconds(ms)| ms);
@@ -144,10 +127,7 @@ impl Edge {
                 return Err(rejected(&Rejection::NotEnded, Words::Tasks, None));
             }
             if view.state == State::Completed {
-                return Err(Box::new(Problem::new(
-                    Code::AlreadyFinished,
-                    "a completed task is not redriven",
-                )));
+                return Err(Box::new(Problem::new(Code::AlreadyFinished, "a completed task is not redriven")));
             }
             let mut row = Vec::new();
             record::encode(&view, &mut base::rows::RowWriter::new(&mut row));
@@ -179,25 +159,16 @@ impl Edge {
         operations.push(|bytes| codec::encode(op, bytes));
         let submitted = self.node.submit(id.shard, operations, None, Some(self.lane)).await;
         let (position, mut outcomes) = submitted.map_err(unavailable)?;
-        Ok((
-            position,
-            outcomes.pop().ok_or_else(|| unavailable(Unavailable::Unknown))?,
-        ))
+        Ok((position, outcomes.pop().ok_or_else(|| unavailable(Unavailable::Unknown))?))
     }
 
     /// The task of a path, if it could be one of this cluster.
     pub(crate) fn live_id(&self, text: &str, words: Words) -> Outcome<TaskId> {
-        task_id(text)
-            .filter(|id| self.is_ours(id))
-            .ok_or_else(|| task_not_found(words))
+        task_id(text).filter(|id| self.is_ours(id)).ok_or_else(|| task_not_found(words))
     }
 
     pub(crate) fn lease_of<'a>(&self, call: &'a Call, id: &TaskId, token: Option<&str>) -> LeaseRef<'a> {
-        LeaseRef {
-            tenant: &call.principal.tenant,
-            task: id.key,
-            credential: call.credential(token),
-        }
+        LeaseRef { tenant: &call.principal.tenant, task: id.key, credential: call.credential(token) }
     }
 
     /// Why an operation on a lease was refused. Whether a task that is not live has ended or never was stands in the checkpoint.
@@ -214,9 +185,7 @@ impl Edge {
         };
         let ended = if *rejection == Rejection::NotLive {
             match self.read_now(call, *id).await {
-                Ok((_, found)) => found.map(|_| Ended {
-                    by_token: !matches!(credential, Credential::Worker(_)),
-                }),
+                Ok((_, found)) => found.map(|_| Ended { by_token: !matches!(credential, Credential::Worker(_)) }),
                 Err(problem) => return problem,
             }
         } else {
@@ -230,17 +199,13 @@ impl Edge {
         call: &Call,
         id: TaskId,
     ) -> Outcome<(Position, Option<std::sync::Arc<queue::TaskView>>)> {
-        self.find_task(&call.principal.tenant, id, Freshness::Linearizable, None)
-            .await
+        self.find_task(&call.principal.tenant, id, Freshness::Linearizable, None).await
     }
 }
 
 /// A delay until the next attempt; absent or negative: the policy's.
 pub(crate) fn read_retry_delay(delay: Option<Seconds>) -> Option<Millis> {
-    delay
-        .map(|Seconds(ms)| ms)
-        .filter(|ms| *ms >= 0)
-        .map(|ms| Millis(ms as u64))
+    delay.map(|Seconds(ms)| ms).filter(|ms| *ms >= 0).map(|ms| Millis(ms as u64))
 }
 
 /// The answer to a nack; nothing if it was refused.

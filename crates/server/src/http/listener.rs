@@ -56,11 +56,7 @@ impl Listener {
             edges.push(sender);
             let (shared, open, stopped) = (shared.clone(), open.clone(), stopped.clone());
             let run = move || on_a_runtime(serve_connections(shared, receiver, open, stopped));
-            threads.push(
-                std::thread::Builder::new()
-                    .name(format!("codeq-edge-{number}"))
-                    .spawn(run)?,
-            );
+            threads.push(std::thread::Builder::new().name(format!("codeq-edge-{number}")).spawn(run)?);
         }
         let most = shared.settings.http.connections_max;
         let accept = move || on_a_runtime(accept(self.listener, edges, open, most, stopped));
@@ -83,10 +79,7 @@ impl Threads {
 }
 
 fn on_a_runtime(work: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime can be made");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
     LocalSet::new().block_on(&runtime, work);
 }
 

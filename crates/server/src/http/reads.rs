@@ -22,13 +22,9 @@ impl Edge {
         let id = self.live_id(id, Words::Tasks)?;
         let reading = call.freshness(id.shard, self.node.identity().shards, Consistency::Linearizable)?;
         self.check_running()?;
-        let (position, view) = self
-            .find_task(&call.principal.tenant, id, reading.freshness(), None)
-            .await?;
+        let (position, view) = self.find_task(&call.principal.tenant, id, reading.freshness(), None).await?;
         let view = view.ok_or_else(|| task_not_found(Words::Tasks))?;
-        Ok(Answer::json(200, |out| write_task(&view, None, out))
-            .at(position)
-            .consistency(reading.label()))
+        Ok(Answer::json(200, |out| write_task(&view, None, out)).at(position).consistency(reading.label()))
     }
 
     pub(crate) async fn get_result(&self, call: &Call, id: &str) -> Outcome<Answer> {
@@ -44,19 +40,13 @@ impl Edge {
                 return Err(unavailable(Unavailable::Draining));
             }
             let limits = &self.shared.settings.limits;
-            let _place = self
-                .shared
-                .waiting
-                .enter(tenant, limits.waiters_max, limits.waiters_per_tenant_max)?;
+            let _place = self.shared.waiting.enter(tenant, limits.waiters_max, limits.waiters_per_tenant_max)?;
             let (later, waited) = self.find_task(tenant, id, reading.freshness(), Some(wait)).await?;
             position = later;
             view = waited.ok_or_else(|| task_not_found(Words::Results))?;
         }
         if !has_ended(view.state) {
-            let problem = Problem::new(
-                Code::ResultNotFound,
-                "the task has not ended yet; wait with waitSeconds",
-            );
+            let problem = Problem::new(Code::ResultNotFound, "the task has not ended yet; wait with waitSeconds");
             return Err(Box::new(problem.error("result not found")));
         }
         let answer = Answer::json(200, |out| {
@@ -75,14 +65,8 @@ impl Edge {
         let shard = shard_of(tenant, command, shards);
         let reading = call.freshness(shard, shards, Consistency::Linearizable)?;
         self.check_running()?;
-        let query = Query::Queue {
-            tenant: tenant.clone(),
-            command: command.into(),
-        };
-        let asked = self
-            .node
-            .ask(shard, query, reading.freshness(), None, Some(self.lane))
-            .await;
+        let query = Query::Queue { tenant: tenant.clone(), command: command.into() };
+        let asked = self.node.ask(shard, query, reading.freshness(), None, Some(self.lane)).await;
         let (position, Told::Queue(stats)) = asked.map_err(unavailable)? else {
             return Err(unavailable(Unavailable::Unknown));
         };

@@ -29,28 +29,21 @@ struct Submission<'a> {
 
 impl Edge {
     pub(crate) async fn submit_result(&self, call: &Call, id: &str) -> Outcome<Answer> {
-        let body: ResultBody<'_> = call
-            .required_json()
-            .map_err(|problem| Box::new(problem.error("invalid request body")))?;
+        let body: ResultBody<'_> =
+            call.required_json().map_err(|problem| Box::new(problem.error("invalid request body")))?;
         let id = self.live_id(id, Words::Results)?;
         let lease = self.lease_of(call, &id, body.lease_token.as_deref());
         let submission = match read_result(&body, lease, self.shared.settings.limits.result_bytes_max) {
             Ok(submission) => submission,
             // A task that is unknown, foreign or not held is said to be so first.
             Err(problem) => {
-                return Err(self
-                    .look_first(call, &id, &lease.credential)
-                    .await
-                    .err()
-                    .unwrap_or(problem));
+                return Err(self.look_first(call, &id, &lease.credential).await.err().unwrap_or(problem));
             }
         };
         let (position, applied) = self.apply(&id, &submission.op).await?;
         match write_submitted(&id, &submission, &applied) {
             Some(body) => Ok(Answer::json(200, |out| out.extend_from_slice(&body)).at(position)),
-            None => Err(self
-                .refusal(call, &id, &applied, &lease.credential, Words::Results)
-                .await),
+            None => Err(self.refusal(call, &id, &applied, &lease.credential, Words::Results).await),
         }
     }
 
@@ -62,10 +55,7 @@ impl Edge {
             return Err(invalid_body("results is required, and must not be empty").map_field("results"));
         }
         if results.len() > limits.batch_results_max {
-            return Err(batch_too_large(
-                "batch size exceeds maximum of",
-                limits.batch_results_max,
-            ));
+            return Err(batch_too_large("batch size exceeds maximum of", limits.batch_results_max));
         }
         self.check_running()?;
         let mut batch = Batch::new();
@@ -131,18 +121,12 @@ impl Edge {
         seen: &mut BTreeSet<TaskId>,
     ) -> Outcome<(TaskId, Submission<'a>)> {
         let text = item.task_id.as_deref().unwrap_or("");
-        let id = task_id(text)
-            .filter(|id| self.is_ours(id))
-            .ok_or_else(|| task_not_found(Words::Results))?;
+        let id = task_id(text).filter(|id| self.is_ours(id)).ok_or_else(|| task_not_found(Words::Results))?;
         let lease = self.lease_of(call, &id, item.lease_token.as_deref());
         let submission = match read_result(item, lease, result_bytes_max) {
             Ok(submission) => submission,
             Err(problem) => {
-                return Err(self
-                    .look_first(call, &id, &lease.credential)
-                    .await
-                    .err()
-                    .unwrap_or(problem));
+                return Err(self.look_first(call, &id, &lease.credential).await.err().unwrap_or(problem));
             }
         };
         // Of two results for one task in a call the first one counts; the second comes too late by definition.
@@ -156,20 +140,13 @@ impl Edge {
     /// What a result for this task would be refused for, whatever it says.
     async fn look_first(&self, call: &Call, id: &TaskId, credential: &Credential<'_>) -> Outcome<()> {
         self.check_running()?;
-        let query = Query::Lease {
-            tenant: call.principal.tenant.clone(),
-            id: *id,
-            credential: owned(credential),
-        };
-        let asked = self
-            .node
-            .ask(id.shard, query, Freshness::Linearizable, None, Some(self.lane))
-            .await;
+        let query = Query::Lease { tenant: call.principal.tenant.clone(), id: *id, credential: owned(credential) };
+        let asked = self.node.ask(id.shard, query, Freshness::Linearizable, None, Some(self.lane)).await;
         match asked.map_err(unavailable)?.1 {
             Told::Lease(Ok(())) => Ok(()),
-            Told::Lease(Err(rejection)) => Err(self
-                .refusal(call, id, &Applied::Rejected(rejection), credential, Words::Results)
-                .await),
+            Told::Lease(Err(rejection)) => {
+                Err(self.refusal(call, id, &Applied::Rejected(rejection), credential, Words::Results).await)
+            }
             _ => Err(unavailable(Unavailable::Unknown)),
         }
     }
@@ -185,9 +162,7 @@ fn credential_of<'a>(op: &Op<'a>) -> Option<Credential<'a>> {
 /// The operation that a body asks for.
 fn read_result<'a>(body: &'a ResultBody<'_>, lease: LeaseRef<'a>, result_bytes_max: usize) -> Outcome<Submission<'a>> {
     let invalid = |error: &'static str, field: &str| {
-        Err(Box::new(
-            Problem::new(Code::InvalidResult, error).error(error).field(field),
-        ))
+        Err(Box::new(Problem::new(Code::InvalidResult, error).error(error).field(field)))
     };
     let result = body.result.map(|result| result.get().as_bytes());
     let error = body.error.as_deref().unwrap_or("");
@@ -208,48 +183,21 @@ fn read_result<'a>(body: &'a ResultBody<'_>, lease: LeaseRef<'a>, result_bytes_m
                 let problem = Problem::new(Code::InvalidField, "a completed task is not retried");
                 return Err(Box::new(problem.field("retryable")));
             }
-            Ok(Submission {
-                op: Op::Complete {
-                    lease,
-                    result: bytes,
-                    error,
-                },
-                status: "COMPLETED",
-                result,
-                error,
-            })
+            Ok(Submission { op: Op::Complete { lease, result: bytes, error }, status: "COMPLETED", result, error })
         }
         Some("FAILED") if error.trim().is_empty() => invalid("error required when status=FAILED", "error"),
         Some("FAILED") if retryable => {
             let delay = read_retry_delay(body.delay);
-            Ok(Submission {
-                op: Op::Nack {
-                    lease,
-                    delay,
-                    reason: error,
-                },
-                status: "FAILED",
-                result: None,
-                error,
-            })
+            Ok(Submission { op: Op::Nack { lease, delay, reason: error }, status: "FAILED", result: None, error })
         }
-        Some("FAILED") => Ok(Submission {
-            op: Op::Fail { lease, result, error },
-            status: "FAILED",
-            result,
-            error,
-        }),
+        Some("FAILED") => Ok(Submission { op: Op::Fail { lease, result, error }, status: "FAILED", result, error }),
         _ => invalid("invalid status", "status"),
     }
 }
 
 /// The answer to a result that was applied; nothing if it was refused.
 fn write_submitted(id: &TaskId, submission: &Submission<'_>, applied: &Applied) -> Option<Vec<u8>> {
-    let Applied::Finished {
-        at: ScheduleTime(completed_at),
-        attempt,
-    } = applied
-    else {
+    let Applied::Finished { at: ScheduleTime(completed_at), attempt } = applied else {
         return write_nack(applied, Some(id));
     };
     let mut out = Vec::with_capacity(256);

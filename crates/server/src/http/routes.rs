@@ -61,10 +61,7 @@ pub(crate) fn find<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, Box<
         return Ok(route);
     }
     let allow = if allowed == Method::GET { "GET, HEAD" } else { "POST" };
-    Err(Box::new(Problem::new(
-        Code::MethodNotAllowed,
-        format!("this path takes {allow}"),
-    )))
+    Err(Box::new(Problem::new(Code::MethodNotAllowed, format!("this path takes {allow}"))))
 }
 
 /// The methods of a path that exists, for the header `Allow`.
@@ -145,11 +142,7 @@ mod tests {
     use super::*;
 
     fn check(method: &Method, path: &str, expected: Result<Route<'_>, Code>) {
-        assert_eq!(
-            find(method, path).map_err(|problem| problem.code),
-            expected,
-            "{method} {path}"
-        );
+        assert_eq!(find(method, path).map_err(|problem| problem.code), expected, "{method} {path}");
     }
 
     #[test]
@@ -177,16 +170,8 @@ mod tests {
 
     #[test]
     fn fixed_segments_win_over_ids_where_their_method_is_asked_for() {
-        check(
-            &Method::GET,
-            "/v1/codeq/tasks/claim",
-            Ok(Route::GetTask("claim".into())),
-        );
-        check(
-            &Method::GET,
-            "/v1/codeq/tasks/batch",
-            Ok(Route::GetTask("batch".into())),
-        );
+        check(&Method::GET, "/v1/codeq/tasks/claim", Ok(Route::GetTask("claim".into())));
+        check(&Method::GET, "/v1/codeq/tasks/batch", Ok(Route::GetTask("batch".into())));
         check(&Method::PUT, "/v1/codeq/tasks/claim", Err(Code::MethodNotAllowed));
     }
 

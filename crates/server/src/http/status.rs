@@ -31,17 +31,10 @@ impl Edge {
         if self.is_draining() && status.stage == Stage::Running {
             failing.push("[-]draining: the server stops".into());
         }
-        let leaderless: Vec<String> = status
-            .shards
-            .iter()
-            .filter(|shard| !shard.ready)
-            .map(|shard| shard.shard.to_string())
-            .collect();
+        let leaderless: Vec<String> =
+            status.shards.iter().filter(|shard| !shard.ready).map(|shard| shard.shard.to_string()).collect();
         if !leaderless.is_empty() {
-            failing.push(format!(
-                "[-]leader: no leader takes writes in group {}",
-                leaderless.join(", ")
-            ));
+            failing.push(format!("[-]leader: no leader takes writes in group {}", leaderless.join(", ")));
         }
         if failing.is_empty() {
             return Answer::text(200, "ok");
@@ -126,23 +119,13 @@ impl Edge {
         // While the node starts there are no queues to tell of.
         if self.check_running().is_ok() {
             for shard in 0..self.node.identity().shards {
-                let freshness = Freshness::AtLeast {
-                    index: base::Index(0),
-                    up_to: base::Millis(0),
-                };
-                let asked = self
-                    .node
-                    .ask(ShardId(shard), Query::Queues, freshness, None, Some(self.lane))
-                    .await;
+                let freshness = Freshness::AtLeast { index: base::Index(0), up_to: base::Millis(0) };
+                let asked = self.node.ask(ShardId(shard), Query::Queues, freshness, None, Some(self.lane)).await;
                 if let Ok((_, Told::Queues(of_shard))) = asked {
                     queues.extend(of_shard);
                 }
             }
         }
-        Ok(Answer::metrics(self.shared.metrics.render(
-            &queues,
-            &self.node,
-            self.shared.waiting.len(),
-        )))
+        Ok(Answer::metrics(self.shared.metrics.render(&queues, &self.node, self.shared.waiting.len())))
     }
 }

@@ -24,11 +24,7 @@ pub(crate) fn location(state: State) -> Location {
         State::Failed | State::Cancelled => ("FAILED", "NONE"),
         State::Dead => ("FAILED", "DLQ_SET"),
     };
-    Location {
-        status,
-        location,
-        state: state.name(),
-    }
+    Location { status, location, state: state.name() }
 }
 
 /// Whether a task in this state will not change any more by itself.
@@ -92,23 +88,13 @@ impl Edge {
         wait: Option<base::Millis>,
     ) -> Outcome<(Position, Option<Arc<TaskView>>)> {
         if !self.is_ours(&id) {
-            return Ok((
-                Position {
-                    shard: id.shard,
-                    ..Position::default()
-                },
-                None,
-            ));
+            return Ok((Position { shard: id.shard, ..Position::default() }, None));
         }
         // Between the answer of the state machine and the look into the checkpoint a task may come back to life, or a checkpoint may be
         // replaced: what is missing is looked for once more.
         let mut last = None;
         for _ in 0..2 {
-            let query = Query::Task {
-                tenant: tenant.clone(),
-                id,
-                until_ended: wait.is_some(),
-            };
+            let query = Query::Task { tenant: tenant.clone(), id, until_ended: wait.is_some() };
             let asked = self.node.ask(id.shard, query, freshness, wait, Some(self.lane)).await;
             let (position, answer) = asked.map_err(unavailable)?;
             let dropped = match answer {
@@ -117,10 +103,7 @@ impl Edge {
                 _ => return Err(unavailable(Unavailable::Unknown)),
             };
             last = Some(position);
-            let found = self
-                .node
-                .find_row(id.shard, &[COMPLETED, FAILED, DEAD], id.key.0 as i64)
-                .await;
+            let found = self.node.find_row(id.shard, &[COMPLETED, FAILED, DEAD], id.key.0 as i64).await;
             let Some((_, row)) = found.map_err(|why| rows_unavailable(&why))? else {
                 continue;
             };
@@ -138,36 +121,20 @@ impl Edge {
         };
         let id = view.id;
         let tables = [PAYLOADS, COMPLETED, FAILED, DEAD];
-        let found = self
-            .node
-            .find_row(id.shard, &tables, id.key.0 as i64)
-            .await
-            .map_err(|why| rows_unavailable(&why))?;
+        let found =
+            self.node.find_row(id.shard, &tables, id.key.0 as i64).await.map_err(|why| rows_unavailable(&why))?;
         let (table, row) = found.ok_or_else(|| self.damaged_row(id))?;
         let payload = if table == PAYLOADS {
-            let bytes = Row(&row.bytes)
-                .reader()
-                .maybe_bytes()
-                .ok()
-                .flatten()
-                .ok_or_else(|| self.damaged_row(id))?;
+            let bytes = Row(&row.bytes).reader().maybe_bytes().ok().flatten().ok_or_else(|| self.damaged_row(id))?;
             Payload::Resident(bytes.into())
         } else {
-            record::decode(&row.bytes, id)
-                .map_err(|_| self.damaged_row(id))?
-                .payload
+            record::decode(&row.bytes, id).map_err(|_| self.damaged_row(id))?.payload
         };
-        Ok(Arc::new(TaskView {
-            payload,
-            ..view.as_ref().clone()
-        }))
+        Ok(Arc::new(TaskView { payload, ..view.as_ref().clone() }))
     }
 
     fn damaged_row(&self, id: TaskId) -> Box<api::Problem> {
         tracing::error!(event = "storage.failed", task = %id, "a row of a checkpoint does not read back");
-        Box::new(api::Problem::new(
-            api::Code::Internal,
-            "the task cannot be read; the server's log says why",
-        ))
+        Box::new(api::Problem::new(api::Code::Internal, "the task cannot be read; the server's log says why"))
     }
 }

@@ -31,18 +31,12 @@ impl Waiting {
         }
         let of_tenant = tenants.entry(tenant.clone()).or_default();
         if *of_tenant >= tenant_max {
-            let problem = Problem::new(
-                Code::TooManyWaiters,
-                "limits.waitersPerTenant is reached; ask without waiting",
-            );
+            let problem = Problem::new(Code::TooManyWaiters, "limits.waitersPerTenant is reached; ask without waiting");
             return Err(Box::new(problem.retry_after(1000)));
         }
         *of_tenant += 1;
         self.all.fetch_add(1, Ordering::Relaxed);
-        Ok(Place {
-            waiting: self,
-            tenant: tenant.clone(),
-        })
+        Ok(Place { waiting: self, tenant: tenant.clone() })
     }
 
     /// How many wait.
@@ -53,11 +47,7 @@ impl Waiting {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let mut tenants = self
-            .waiting
-            .tenants
-            .lock()
-            .expect("nothing panics while it holds this lock");
+        let mut tenants = self.waiting.tenants.lock().expect("nothing panics while it holds this lock");
         self.waiting.all.fetch_sub(1, Ordering::Relaxed);
         if let Some(count) = tenants.get_mut(&self.tenant) {
             *count -= 1;

@@ -63,9 +63,6 @@ impl Checkpoint for MemoryCheckpoint {
 impl RowReader for MemoryCheckpoint {
     fn find(&mut self, table: TableId, key: i64) -> Result<Option<StoredRow>, StorageError> {
         let state = self.state();
-        Ok(state.rows.find(table, key).map(|(slice, row)| StoredRow {
-            slice,
-            bytes: row.0.to_vec(),
-        }))
+        Ok(state.rows.find(table, key).map(|(slice, row)| StoredRow { slice, bytes: row.0.to_vec() }))
     }
 }

@@ -46,14 +46,8 @@ fn error(path: &Path, doing: &'static str) -> impl Fn(rusqlite::Error) -> Storag
 
 /// Makes the file, if there is none, so that only its owner can read it. SQLite gives its other files the same mode.
 fn make_private(path: &Path) -> Result<(), StorageError> {
-    let made = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path);
-    made.map(drop)
-        .map_err(|cause| StorageError::failed("open", &path.display().to_string(), cause))
+    let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    made.map(drop).map_err(|cause| StorageError::failed("open", &path.display().to_string(), cause))
 }
 
 impl SqliteCheckpoint {
@@ -69,28 +63,16 @@ impl SqliteCheckpoint {
         connection.pragma_update(None, "journal_mode", "wal").map_err(&failed)?;
         connection.pragma_update(None, "synchronous", "full").map_err(&failed)?;
         connection.pragma_update(None, "cache_size", -32_768).map_err(&failed)?;
-        connection
-            .pragma_update(None, "wal_autocheckpoint", 0)
-            .map_err(&failed)?;
+        connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(&failed)?;
         connection.set_prepared_statement_cache_capacity(256);
-        let mut checkpoint = SqliteCheckpoint {
-            path: path.into(),
-            connection,
-            schema,
-            slices: BTreeSet::new(),
-            in_transaction: false,
-        };
+        let mut checkpoint =
+            SqliteCheckpoint { path: path.into(), connection, schema, slices: BTreeSet::new(), in_transaction: false };
         checkpoint.make_tables().map_err(&failed)?;
-        let format: i64 = checkpoint
-            .connection
-            .query_row("SELECT value FROM format", [], |row| row.get(0))
-            .map_err(&failed)?;
+        let format: i64 =
+            checkpoint.connection.query_row("SELECT value FROM format", [], |row| row.get(0)).map_err(&failed)?;
         if format > FORMAT {
             let what = format!("it has format {format}, and this program reads up to {FORMAT}; use a newer program");
-            return Err(StorageError::Foreign {
-                directory: path.display().to_string(),
-                what,
-            });
+            return Err(StorageError::Foreign { directory: path.display().to_string(), what });
         }
         checkpoint.slices = slices(&checkpoint.connection, &schema).map_err(&failed)?;
         // The file's name must be durable before the log may rely on it.
@@ -140,9 +122,7 @@ impl SqliteCheckpoint {
         match change {
             Change::Put { table, slice, key, row } => {
                 if self.schema.tables[usize::from(table)].sliced && self.slices.insert((table, slice)) {
-                    self.connection
-                        .execute_batch(&create_table(&self.schema, table, slice))
-                        .map_err(&failed)?;
+                    self.connection.execute_batch(&create_table(&self.schema, table, slice)).map_err(&failed)?;
                     make_views(&self.connection, &self.schema, &self.slices).map_err(&failed)?;
                 }
                 self.put(table, slice, key, row)
@@ -196,9 +176,7 @@ impl SqliteCheckpoint {
             .map_err(&failed)?;
         }
         assert!(values.is_empty(), "a row has as many values as its table has columns");
-        statement
-            .raw_bind_parameter(columns + 2, i64::from(checksum(key, row.0)))
-            .map_err(&failed)?;
+        statement.raw_bind_parameter(columns + 2, i64::from(checksum(key, row.0))).map_err(&failed)?;
         statement.raw_execute().map(drop).map_err(&failed)
     }
 
@@ -216,13 +194,8 @@ impl SqliteCheckpoint {
                 continue;
             };
             let file = self.path.display().to_string();
-            let missing = || {
-                StorageError::damaged(
-                    &file,
-                    None,
-                    format!("{} has no row {key}", name(&self.schema, table, 0)),
-                )
-            };
+            let missing =
+                || StorageError::damaged(&file, None, format!("{} has no row {key}", name(&self.schema, table, 0)));
             let stored = read_row(&self.connection, &self.path, &self.schema, table, 0, key)?.ok_or_else(missing)?;
             RowWriter::new(&mut resolved).value(Row(&stored).reader().value().map_err(|Malformed| missing())?);
         }
@@ -248,11 +221,7 @@ impl Checkpoint for SqliteCheckpoint {
         };
         if row.get::<_, i64>(3).map_err(&failed)? != i64::from(meta_checksum(&meta)) {
             let file = self.path.display().to_string();
-            return Err(StorageError::damaged(
-                &file,
-                None,
-                "the row of table checkpoint does not fit its checksum",
-            ));
+            return Err(StorageError::damaged(&file, None, "the row of table checkpoint does not fit its checksum"));
         }
         Ok(Some(meta))
     }
@@ -269,21 +238,14 @@ impl Checkpoint for SqliteCheckpoint {
     fn commit(&mut self, meta: &Meta) -> Result<(), StorageError> {
         let failed = error(&self.path, "write");
         self.begin().map_err(&failed)?;
-        let values = params![
-            meta.index.0 as i64,
-            meta.term.0 as i64,
-            meta.configuration,
-            i64::from(meta_checksum(meta))
-        ];
-        self.connection
-            .execute("INSERT OR REPLACE INTO checkpoint VALUES (0, ?, ?, ?, ?)", values)
-            .map_err(&failed)?;
+        let values =
+            params![meta.index.0 as i64, meta.term.0 as i64, meta.configuration, i64::from(meta_checksum(meta))];
+        self.connection.execute("INSERT OR REPLACE INTO checkpoint VALUES (0, ?, ?, ?, ?)", values).map_err(&failed)?;
         self.connection.execute_batch("COMMIT").map_err(&failed)?;
         self.in_transaction = false;
         // Copies what is durable into the main file, as far as no reader is in the way; the next one copies the rest.
-        let copied: rusqlite::Result<i64> = self
-            .connection
-            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(0));
+        let copied: rusqlite::Result<i64> =
+            self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(0));
         copied.map(drop).map_err(&failed)
     }
 
@@ -312,22 +274,9 @@ impl RowSource for Rows<'_> {
         table: TableId,
         visit: &mut dyn FnMut(u32, i64, Row<'_>) -> Result<(), Malformed>,
     ) -> Result<(), Unreadable> {
-        let SqliteCheckpoint {
-            path,
-            connection,
-            schema,
-            slices,
-            ..
-        } = self.checkpoint;
-        let of_table = slices
-            .iter()
-            .filter(|(known, _)| *known == table)
-            .map(|(_, slice)| *slice);
-        let parts: Vec<u32> = if schema.tables[usize::from(table)].sliced {
-            of_table.collect()
-        } else {
-            vec![0]
-        };
+        let SqliteCheckpoint { path, connection, schema, slices, .. } = self.checkpoint;
+        let of_table = slices.iter().filter(|(known, _)| *known == table).map(|(_, slice)| *slice);
+        let parts: Vec<u32> = if schema.tables[usize::from(table)].sliced { of_table.collect() } else { vec![0] };
         for slice in parts {
             let unreadable = |what: String| Unreadable(format!("{}: {what}", path.display()));
             let table_name = name(schema, table, slice);
@@ -360,9 +309,7 @@ struct SqliteReader {
 
 impl SqliteReader {
     fn refresh(&mut self) -> rusqlite::Result<()> {
-        let version = self
-            .connection
-            .pragma_query_value(None, "schema_version", |row| row.get(0))?;
+        let version = self.connection.pragma_query_value(None, "schema_version", |row| row.get(0))?;
         if version != self.version {
             self.slices.clear();
             for (table, slice) in slices(&self.connection, &self.schema)? {
@@ -409,9 +356,8 @@ fn read_row(
 ) -> Result<Option<Vec<u8>>, StorageError> {
     let failed = error(path, "read");
     let table_name = name(schema, table, slice);
-    let mut statement: rusqlite::CachedStatement<'_> = connection
-        .prepare_cached(&format!("SELECT * FROM {table_name} WHERE key = ?"))
-        .map_err(&failed)?;
+    let mut statement: rusqlite::CachedStatement<'_> =
+        connection.prepare_cached(&format!("SELECT * FROM {table_name} WHERE key = ?")).map_err(&failed)?;
     let statement: &mut Statement<'_> = &mut statement;
     let mut rows = statement.query([key]).map_err(&failed)?;
     let Some(row) = rows.next().map_err(&failed)? else {
@@ -450,20 +396,13 @@ fn checksum(key: i64, row: &[u8]) -> u32 {
 }
 
 fn meta_checksum(meta: &Meta) -> u32 {
-    crc32c(
-        crc32c(crc32c(0, &meta.index.0.to_le_bytes()), &meta.term.0.to_le_bytes()),
-        &meta.configuration,
-    )
+    crc32c(crc32c(crc32c(0, &meta.index.0.to_le_bytes()), &meta.term.0.to_le_bytes()), &meta.configuration)
 }
 
 /// `live`, or `completed_7`.
 fn name(schema: &Schema, table: TableId, slice: u32) -> String {
     let table = &schema.tables[usize::from(table)];
-    if table.sliced {
-        format!("{}_{slice}", table.name)
-    } else {
-        table.name.into()
-    }
+    if table.sliced { format!("{}_{slice}", table.name) } else { table.name.into() }
 }
 
 fn create_table(schema: &Schema, table: TableId, slice: u32) -> String {
@@ -472,18 +411,12 @@ fn create_table(schema: &Schema, table: TableId, slice: u32) -> String {
         .iter()
         .map(|column| format!("{} {}, ", column.name, column.kind))
         .collect();
-    format!(
-        "CREATE TABLE {} (key INTEGER PRIMARY KEY, {columns}checksum INTEGER)",
-        name(schema, table, slice)
-    )
+    format!("CREATE TABLE {} (key INTEGER PRIMARY KEY, {columns}checksum INTEGER)", name(schema, table, slice))
 }
 
 fn insert(schema: &Schema, table: TableId, slice: u32) -> String {
     let places = ", ?".repeat(schema.tables[usize::from(table)].columns.len() + 1);
-    format!(
-        "INSERT OR REPLACE INTO {} VALUES (?{places})",
-        name(schema, table, slice)
-    )
+    format!("INSERT OR REPLACE INTO {} VALUES (?{places})", name(schema, table, slice))
 }
 
 /// The slices that exist, ascending.
@@ -492,10 +425,7 @@ fn slices(connection: &Connection, schema: &Schema) -> rusqlite::Result<BTreeSet
     let names: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
     let slice = |found: &String| {
         let (base, number) = found.rsplit_once('_')?;
-        let table = schema
-            .tables
-            .iter()
-            .position(|table| table.sliced && table.name == base)?;
+        let table = schema.tables.iter().position(|table| table.sliced && table.name == base)?;
         Some((table as TableId, number.parse().ok()?))
     };
     Ok(names.iter().filter_map(slice).collect())
@@ -508,16 +438,11 @@ fn make_views(connection: &Connection, schema: &Schema, slices: &BTreeSet<(Table
             .iter()
             .flat_map(|table| {
                 let all: Vec<u32> = if schema.tables[usize::from(*table)].sliced {
-                    slices
-                        .iter()
-                        .filter(|(known, _)| known == table)
-                        .map(|(_, slice)| *slice)
-                        .collect()
+                    slices.iter().filter(|(known, _)| known == table).map(|(_, slice)| *slice).collect()
                 } else {
                     vec![0]
                 };
-                all.into_iter()
-                    .map(|slice| view.select.replace("{table}", &name(schema, *table, slice)))
+                all.into_iter().map(|slice| view.select.replace("{table}", &name(schema, *table, slice)))
             })
             .collect();
         connection.execute_batch(&format!(

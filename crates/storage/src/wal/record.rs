@@ -68,10 +68,7 @@ impl SegmentHeader {
         if reader.array()? != *SEGMENT_MAGIC || reader.u32()? != SEGMENT_VERSION {
             return Err(Malformed);
         }
-        let header = SegmentHeader {
-            sequence: reader.u64()?,
-            previous_end: reader.u64()?,
-        };
+        let header = SegmentHeader { sequence: reader.u64()?, previous_end: reader.u64()? };
         if reader.u32()? != crc32c(0, &fields[..SEGMENT_HEADER - 4]) {
             return Err(Malformed);
         }
@@ -82,16 +79,8 @@ impl SegmentHeader {
 /// One record, decoded; its body is a range of the segment it was read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record {
-    Entry {
-        shard: ShardId,
-        index: Index,
-        term: Term,
-        body: std::ops::Range<usize>,
-    },
-    HardState {
-        shard: ShardId,
-        state: HardState,
-    },
+    Entry { shard: ShardId, index: Index, term: Term, body: std::ops::Range<usize> },
+    HardState { shard: ShardId, state: HardState },
     Mark,
 }
 
@@ -105,29 +94,11 @@ pub(super) struct Parsed {
 }
 
 pub(super) fn put_entry(bytes: &mut Vec<u8>, sequence: u64, synced: u64, shard: ShardId, entry: &Entry) {
-    put(
-        bytes,
-        sequence,
-        synced,
-        ENTRY,
-        shard,
-        entry.index.0,
-        entry.term,
-        &entry.data,
-    );
+    put(bytes, sequence, synced, ENTRY, shard, entry.index.0, entry.term, &entry.data);
 }
 
 pub(super) fn put_hard_state(bytes: &mut Vec<u8>, sequence: u64, synced: u64, shard: ShardId, state: &HardState) {
-    put(
-        bytes,
-        sequence,
-        synced,
-        HARD_STATE,
-        shard,
-        state.commit.0,
-        state.term,
-        &state.vote.to_le_bytes(),
-    );
+    put(bytes, sequence, synced, HARD_STATE, shard, state.commit.0, state.term, &state.vote.to_le_bytes());
 }
 
 pub(super) fn put_mark(bytes: &mut Vec<u8>, sequence: u64, synced: u64) {
@@ -175,22 +146,10 @@ pub(super) fn parse(segment: &[u8], sequence: u64, offset: usize) -> Result<Pars
     let start = offset + RECORD_HEADER;
     let end = start + length;
     let record = match kind {
-        ENTRY => Record::Entry {
-            shard,
-            index: Index(index),
-            term,
-            body: start..end,
-        },
+        ENTRY => Record::Entry { shard, index: Index(index), term, body: start..end },
         HARD_STATE => {
             let vote = u64::from_le_bytes(body.try_into().map_err(|_| Malformed)?);
-            Record::HardState {
-                shard,
-                state: HardState {
-                    term,
-                    vote,
-                    commit: Index(index),
-                },
-            }
+            Record::HardState { shard, state: HardState { term, vote, commit: Index(index) } }
         }
         MARK => Record::Mark,
         _ => return Err(Malformed),

@@ -54,26 +54,19 @@ pub(super) fn name_of(prefix: &str, sequence: u64) -> String {
 
 fn sequence_of(prefix: &str, name: &str) -> Option<u64> {
     let digits = name.strip_prefix(prefix)?.strip_suffix(SUFFIX)?;
-    (digits.len() == 16)
-        .then(|| u64::from_str_radix(digits, 16).ok())
-        .flatten()
+    (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok()).flatten()
 }
 
 /// Names of files of one kind with their numbers, ascending.
 pub(super) fn numbered(names: &[String], prefix: &str) -> Vec<(u64, String)> {
-    let mut found: Vec<_> = names
-        .iter()
-        .filter_map(|name| Some((sequence_of(prefix, name)?, name.clone())))
-        .collect();
+    let mut found: Vec<_> = names.iter().filter_map(|name| Some((sequence_of(prefix, name)?, name.clone()))).collect();
     found.sort();
     found
 }
 
 /// Reads all segments.
 pub(super) fn recover<D: Disk>(disk: &D) -> Result<(Recovered, Vec<Found>), StorageError> {
-    let names = disk
-        .list()
-        .map_err(|cause| StorageError::failed("list", &disk.describe(""), cause))?;
+    let names = disk.list().map_err(|cause| StorageError::failed("list", &disk.describe(""), cause))?;
     let files = numbered(&names, SEGMENT_PREFIX);
     let mut recovered = Recovered::default();
     let mut found: Vec<Found> = Vec::new();
@@ -83,17 +76,11 @@ pub(super) fn recover<D: Disk>(disk: &D) -> Result<(Recovered, Vec<Found>), Stor
             && previous.sequence + 1 != *sequence
         {
             let missing = disk.describe(&name_of(SEGMENT_PREFIX, previous.sequence + 1));
-            return Err(StorageError::damaged(
-                &missing,
-                None,
-                "this segment of the log is missing",
-            ));
+            return Err(StorageError::damaged(&missing, None, "this segment of the log is missing"));
         }
         let bytes = read(disk, name)?;
         let is_last = place + 1 == files.len();
-        let header = SegmentHeader::decode(&bytes)
-            .ok()
-            .filter(|header| header.sequence == *sequence);
+        let header = SegmentHeader::decode(&bytes).ok().filter(|header| header.sequence == *sequence);
         let Some(header) = header else {
             // A node that stops between naming a segment and writing to it leaves a file without a header of its own.
             if is_last && first_record_from(&bytes, *sequence, SECTOR as usize, 0).is_none() {
@@ -106,11 +93,7 @@ pub(super) fn recover<D: Disk>(disk: &D) -> Result<(Recovered, Vec<Found>), Stor
                 });
                 break;
             }
-            return Err(StorageError::damaged(
-                &file,
-                0,
-                "the header of this segment of the log does not verify",
-            ));
+            return Err(StorageError::damaged(&file, 0, "the header of this segment of the log does not verify"));
         };
         if let Some(previous) = found.last() {
             check_end(disk, previous, header.previous_end)?;
@@ -129,11 +112,7 @@ fn check_end<D: Disk>(disk: &D, previous: &Found, end: u64) -> Result<(), Storag
         return Ok(());
     }
     let what = format!("a record of the log does not verify, though the log was synced up to offset {end}");
-    Err(StorageError::damaged(
-        &disk.describe(&previous.name),
-        previous.end,
-        what,
-    ))
+    Err(StorageError::damaged(&disk.describe(&previous.name), previous.end, what))
 }
 
 fn read<D: Disk>(disk: &D, name: &str) -> Result<Bytes, StorageError> {
@@ -157,27 +136,16 @@ fn read_records<D: Disk>(
     let mut end = offset;
     loop {
         match parse(bytes, sequence, offset) {
-            Ok(Parsed {
-                record, end: behind, ..
-            }) => {
+            Ok(Parsed { record, end: behind, .. }) => {
                 match record {
-                    Record::Entry {
-                        shard,
-                        index,
-                        term,
-                        body,
-                    } => {
+                    Record::Entry { shard, index, term, body } => {
                         last.insert(shard, index);
                         take_entry(
                             disk,
                             name,
                             offset,
                             recovered.shards.entry(shard).or_default(),
-                            Entry {
-                                index,
-                                term,
-                                data: bytes.slice(body),
-                            },
+                            Entry { index, term, data: bytes.slice(body) },
                         )?;
                     }
                     Record::HardState { shard, state } => recovered.shards.entry(shard).or_default().hard_state = state,
@@ -199,13 +167,7 @@ fn read_records<D: Disk>(
         );
         return Err(StorageError::damaged(&disk.describe(name), offset as u64, what));
     }
-    Ok(Found {
-        sequence,
-        name: name.into(),
-        end: end as u64,
-        length: bytes.len() as u64,
-        last,
-    })
+    Ok(Found { sequence, name: name.into(), end: end as u64, length: bytes.len() as u64, last })
 }
 
 /// Adds an entry to a shard's log; it replaces what stood at its index and behind it.

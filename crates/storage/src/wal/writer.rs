@@ -98,9 +98,7 @@ impl<D: Disk> Wal<D> {
     /// The disk failed, or the log is damaged.
     pub fn open(disk: D, options: Options) -> Result<(Wal<D>, Recovered), StorageError> {
         let (recovered, mut found) = recover(&disk)?;
-        let names = disk
-            .list()
-            .map_err(|cause| StorageError::failed("list", &disk.describe(""), cause))?;
+        let names = disk.list().map_err(|cause| StorageError::failed("list", &disk.describe(""), cause))?;
         let mut spares = Vec::new();
         let mut next_spare = 0;
         for (number, name) in numbered(&names, SPARE_PREFIX) {
@@ -109,8 +107,7 @@ impl<D: Disk> Wal<D> {
             let length = length.map_err(|cause| StorageError::failed("open", &disk.describe(&name), cause))?;
             if length < options.segment_bytes {
                 // Left by a stop while it was made, or by a smaller setting; it never held anything that counts.
-                disk.remove(&name)
-                    .map_err(|cause| StorageError::failed("remove", &disk.describe(&name), cause))?;
+                disk.remove(&name).map_err(|cause| StorageError::failed("remove", &disk.describe(&name), cause))?;
             } else {
                 spares.push(Spare { name, length });
             }
@@ -124,30 +121,17 @@ impl<D: Disk> Wal<D> {
             next_spare += 1;
             disk.rename(&unused.name, &spare)
                 .map_err(|cause| StorageError::failed("rename", &disk.describe(&unused.name), cause))?;
-            spares.push(Spare {
-                name: spare,
-                length: unused.length,
-            });
+            spares.push(Spare { name: spare, length: unused.length });
         }
         // What was read may stand in the operating system's memory only: the process that wrote it died before its sync.
         if let Some(last) = found.last() {
             let synced = disk.open(&last.name).and_then(|file| file.sync());
             synced.map_err(|cause| StorageError::failed("sync", &disk.describe(&last.name), cause))?;
         }
-        let hard_states = recovered
-            .shards
-            .iter()
-            .map(|(shard, log)| (*shard, log.hard_state))
-            .collect();
+        let hard_states = recovered.shards.iter().map(|(shard, log)| (*shard, log.hard_state)).collect();
         let segments: Vec<Segment> = found.into_iter().map(Segment::from).collect();
-        let (segment, file) = begin_segment(
-            &disk,
-            &mut spares,
-            &mut next_spare,
-            options.segment_bytes,
-            sequence,
-            previous_end,
-        )?;
+        let (segment, file) =
+            begin_segment(&disk, &mut spares, &mut next_spare, options.segment_bytes, sequence, previous_end)?;
         let mut wal = Wal {
             disk,
             options,
@@ -219,9 +203,7 @@ impl<D: Disk> Wal<D> {
 
     fn sync(&mut self) -> Result<(), StorageError> {
         if self.synced < self.end {
-            self.file
-                .sync()
-                .map_err(|cause| StorageError::failed("sync", &self.describe(), cause))?;
+            self.file.sync().map_err(|cause| StorageError::failed("sync", &self.describe(), cause))?;
             self.stats.syncs += 1;
             self.synced = self.end;
             self.mark_due = true;
@@ -233,10 +215,7 @@ impl<D: Disk> Wal<D> {
         let (sequence, synced) = (self.sequence(), self.synced);
         self.buffer.clear();
         self.waiting_bytes = 0;
-        let segment = self
-            .segments
-            .last_mut()
-            .expect("the log has a segment from its opening on");
+        let segment = self.segments.last_mut().expect("the log has a segment from its opening on");
         for record in self.waiting.drain(..) {
             match record {
                 Waiting::Entry(shard, entry) => {
@@ -273,14 +252,8 @@ impl<D: Disk> Wal<D> {
         self.waiting.splice(0..0, states);
         let length = self.options.segment_bytes.max(SECTOR + next_sector(self.waiting_bytes));
         let sequence = self.sequence() + 1;
-        let (segment, file) = begin_segment(
-            &self.disk,
-            &mut self.spares,
-            &mut self.next_spare,
-            length,
-            sequence,
-            self.record_end,
-        )?;
+        let (segment, file) =
+            begin_segment(&self.disk, &mut self.spares, &mut self.next_spare, length, sequence, self.record_end)?;
         self.segments.push(segment);
         self.file = file;
         self.end = SECTOR;
@@ -292,10 +265,7 @@ impl<D: Disk> Wal<D> {
 
     /// As the first records of a segment, so that older ones can go.
     fn all_hard_states(&self) -> Vec<Waiting> {
-        self.hard_states
-            .iter()
-            .map(|(shard, state)| Waiting::HardState(*shard, *state))
-            .collect()
+        self.hard_states.iter().map(|(shard, state)| Waiting::HardState(*shard, *state)).collect()
     }
 
     /// Frees segments whose entries are all held by checkpoints: of each shard, everything up to `kept_from`, exclusive.
@@ -304,17 +274,9 @@ impl<D: Disk> Wal<D> {
     /// The disk failed.
     pub fn release(&mut self, kept_from: &BTreeMap<ShardId, Index>) -> Result<(), StorageError> {
         let covered = |segment: &Segment| {
-            segment
-                .last
-                .iter()
-                .all(|(shard, last)| kept_from.get(shard).is_some_and(|kept| last < kept))
+            segment.last.iter().all(|(shard, last)| kept_from.get(shard).is_some_and(|kept| last < kept))
         };
-        let free = self
-            .segments
-            .iter()
-            .take(self.segments.len() - 1)
-            .take_while(|segment| covered(segment))
-            .count();
+        let free = self.segments.iter().take(self.segments.len() - 1).take_while(|segment| covered(segment)).count();
         if free == 0 {
             return Ok(());
         }
@@ -324,10 +286,7 @@ impl<D: Disk> Wal<D> {
                 let name = name_of(SPARE_PREFIX, self.next_spare);
                 self.next_spare += 1;
                 self.disk.rename(&segment.name, &name).map_err(failed)?;
-                self.spares.push(Spare {
-                    name,
-                    length: segment.length,
-                });
+                self.spares.push(Spare { name, length: segment.length });
             } else {
                 self.disk.remove(&segment.name).map_err(failed)?;
             }
@@ -346,11 +305,7 @@ impl<D: Disk> Wal<D> {
         self.spare_pending = true;
         let name = name_of(SPARE_PREFIX, self.next_spare);
         self.next_spare += 1;
-        Some(SpareJob {
-            disk: self.disk.clone(),
-            name,
-            length: self.options.segment_bytes,
-        })
+        Some(SpareJob { disk: self.disk.clone(), name, length: self.options.segment_bytes })
     }
 
     /// Nobody could run the job; [`Wal::spare_job`] offers another one.
@@ -366,10 +321,7 @@ impl<D: Disk> Wal<D> {
 
     /// What the log has done, and how much it takes on disk.
     pub fn stats(&self) -> WalStats {
-        WalStats {
-            size: self.segments.iter().map(|segment| segment.length).sum(),
-            ..self.stats
-        }
+        WalStats { size: self.segments.iter().map(|segment| segment.length).sum(), ..self.stats }
     }
 
     fn sequence(&self) -> u64 {
@@ -399,12 +351,7 @@ fn begin_segment<D: Disk>(
         None => {
             let name = name_of(SPARE_PREFIX, *next_spare);
             *next_spare += 1;
-            SpareJob {
-                disk: disk.clone(),
-                name,
-                length,
-            }
-            .run()?
+            SpareJob { disk: disk.clone(), name, length }.run()?
         }
     };
     let name = name_of(SEGMENT_PREFIX, sequence);
@@ -418,15 +365,7 @@ fn begin_segment<D: Disk>(
     file.write_at(&header, 0).map_err(failed("write"))?;
     file.sync().map_err(failed("sync"))?;
     disk.sync_names().map_err(failed("sync the name of"))?;
-    Ok((
-        Segment {
-            sequence,
-            name,
-            length: spare.length,
-            last: BTreeMap::new(),
-        },
-        file,
-    ))
+    Ok((Segment { sequence, name, length: spare.length, last: BTreeMap::new() }, file))
 }
 
 impl<D: Disk> SpareJob<D> {
@@ -444,25 +383,16 @@ impl<D: Disk> SpareJob<D> {
         let mut offset = 0;
         while offset < self.length {
             let length = (self.length - offset).min(zeros.len() as u64);
-            file.write_at(&zeros[..length as usize], offset)
-                .map_err(failed("write"))?;
+            file.write_at(&zeros[..length as usize], offset).map_err(failed("write"))?;
             offset += length;
         }
         file.sync().map_err(failed("sync"))?;
-        Ok(Spare {
-            name: self.name,
-            length: self.length,
-        })
+        Ok(Spare { name: self.name, length: self.length })
     }
 }
 
 impl From<Found> for Segment {
     fn from(found: Found) -> Segment {
-        Segment {
-            sequence: found.sequence,
-            name: found.name,
-            length: found.length,
-            last: found.last,
-        }
+        Segment { sequence: found.sequence, name: found.name, length: found.length, last: found.last }
     }
 }
