@@ -225,11 +225,12 @@ impl<'a> Writer<'a> {
         write_text(text, self.out);
     }
 
-    /// A member with something whose text needs no escapes.
-    pub fn plain(&mut self, name: &str, value: &impl fmt::Display) {
-        use std::io::Write;
+    /// A member with a string that needs no escapes.
+    pub fn plain(&mut self, name: &str, text: &str) {
         self.name(name);
-        write!(self.out, "\"{value}\"").expect("a vector takes all");
+        self.out.push(b'"');
+        self.out.extend_from_slice(text.as_bytes());
+        self.out.push(b'"');
     }
 
     /// A member with a number.
@@ -293,7 +294,8 @@ pub fn write_text(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-fn write_number(mut number: u64, out: &mut Vec<u8>) {
+/// Appends a number in decimal.
+pub fn write_number(mut number: u64, out: &mut Vec<u8>) {
     let mut digits = [0; 20];
     let mut start = digits.len();
     loop {

@@ -136,19 +136,6 @@ impl<'a> Row<'a> {
     pub fn reader(&self) -> RowReader<'a> {
         RowReader(Reader::new(self.0))
     }
-
-    /// Whether a value of it is a [`Value::Stored`].
-    pub fn has_stored(&self) -> bool {
-        let mut values = self.reader();
-        while !values.is_empty() {
-            match values.value() {
-                Ok(Value::Stored(_)) => return true,
-                Ok(_) => {}
-                Err(Malformed) => return false,
-            }
-        }
-        false
-    }
 }
 
 /// Takes the values of a row one after the other.

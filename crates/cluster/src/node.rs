@@ -430,6 +430,11 @@ impl<S: StateMachine> Handle<S> {
         }
     }
 
+    /// What the node is doing.
+    pub fn stage(&self) -> Stage {
+        self.common.status.borrow().stage.clone()
+    }
+
     /// What the node says of itself.
     pub fn status(&self) -> NodeStatus {
         self.common.status.borrow().clone()

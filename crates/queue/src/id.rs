@@ -62,18 +62,26 @@ impl TaskId {
     }
 }
 
+impl TaskId {
+    /// Its text, always 36 characters.
+    pub fn text(&self) -> [u8; 36] {
+        let high = self.incarnation << 16 | 0x8000 | u64::from(self.shard.0);
+        let low = 0x8000_0000_0000_0000 | self.key.0;
+        let mut text = [b'-'; 36];
+        let bytes = high.to_be_bytes().into_iter().chain(low.to_be_bytes());
+        for (place, byte) in [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34].into_iter().zip(bytes) {
+            text[place] = HEX[usize::from(byte >> 4)];
+            text[place + 1] = HEX[usize::from(byte & 0xf)];
+        }
+        text
+    }
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
 impl fmt::Display for TaskId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let last = 0x8000_0000_0000_0000 | self.key.0;
-        write!(
-            f,
-            "{:08x}-{:04x}-8{:03x}-{:04x}-{:012x}",
-            self.incarnation >> 16,
-            self.incarnation & 0xffff,
-            self.shard.0,
-            last >> 48,
-            last & INCARNATION_MASK
-        )
+        f.write_str(std::str::from_utf8(&self.text()).expect("hexadecimal digits"))
     }
 }
 
@@ -140,7 +148,12 @@ impl LeaseToken {
 /// `<attempt>-<index>-<32 hexadecimal digits>`, at most 64 characters; opaque to clients.
 impl fmt::Display for LeaseToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}-{:032x}", self.attempt, self.index, u128::from_be_bytes(self.suffix))
+        let mut suffix = [0; 32];
+        for (pair, byte) in suffix.chunks_exact_mut(2).zip(self.suffix) {
+            pair.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 0xf)]]);
+        }
+        let suffix = std::str::from_utf8(&suffix).expect("hexadecimal digits");
+        write!(f, "{}-{}-{suffix}", self.attempt, self.index)
     }
 }
 

@@ -20,6 +20,11 @@ pub struct Operations {
 }
 
 impl Operations {
+    /// None yet, with room for so many bytes.
+    pub fn with_capacity(bytes: usize) -> Operations {
+        Operations { bytes: Vec::with_capacity(bytes), count: 0 }
+    }
+
     /// Adds an operation whose bytes `encode` appends.
     pub fn push(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
         // Most operations are shorter than 128 bytes, so that their length takes the one byte that is kept free for it.

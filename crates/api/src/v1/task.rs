@@ -1,7 +1,5 @@
 //! What clients are shown of a task.
 
-use std::fmt::Display;
-
 use crate::json::Writer;
 
 /// Where a task is, in codeQ's words.
@@ -17,9 +15,9 @@ pub struct Location {
 
 /// A task. Times are milliseconds since the Unix epoch. Fields are written in the order of the contract; empty ones are left out.
 #[derive(Clone, Copy, Debug)]
-pub struct Task<'a, Id: Display> {
+pub struct Task<'a> {
     /// Its id.
-    pub id: Id,
+    pub id: &'a str,
     /// Name of the queue.
     pub command: &'a str,
     /// JSON as sent; absent in lists.
@@ -71,11 +69,11 @@ pub struct Lease<'a> {
     pub ms: u64,
 }
 
-impl<Id: Display> Task<'_, Id> {
+impl Task<'_> {
     /// Appends it as JSON.
     pub fn write(&self, out: &mut Vec<u8>) {
         let mut object = Writer::object(out);
-        object.plain("id", &self.id);
+        object.plain("id", self.id);
         object.text("command", self.command);
         if let Some(payload) = self.payload {
             object.raw("payload", payload);
@@ -115,9 +113,9 @@ impl<Id: Display> Task<'_, Id> {
 
 /// How a task ended.
 #[derive(Clone, Copy, Debug)]
-pub struct ResultRecord<'a, Id: Display> {
+pub struct ResultRecord<'a> {
     /// The task.
-    pub task_id: Id,
+    pub task_id: &'a str,
     /// `COMPLETED` or `FAILED`.
     pub status: &'static str,
     /// JSON as sent.
@@ -130,11 +128,11 @@ pub struct ResultRecord<'a, Id: Display> {
     pub attempt: u32,
 }
 
-impl<Id: Display> ResultRecord<'_, Id> {
+impl ResultRecord<'_> {
     /// Appends it as JSON.
     pub fn write(&self, out: &mut Vec<u8>) {
         let mut object = Writer::object(out);
-        object.plain("taskId", &self.task_id);
+        object.plain("taskId", self.task_id);
         object.text("status", self.status);
         if let Some(result) = self.result {
             object.raw("result", result);

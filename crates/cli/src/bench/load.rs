@@ -58,6 +58,16 @@ impl Log {
         }
     }
 
+    fn note_error(&mut self, error: &anyhow::Error) {
+        self.errors += 1;
+        self.first_error.get_or_insert_with(|| format!("{error:#}"));
+    }
+
+    fn note_hand_over(&mut self, took: Duration, created: Option<&str>) {
+        self.hand_over.saturating_record(took.as_micros() as u64);
+        created.into_iter().for_each(|id| self.ledger.created(id));
+    }
+
     fn merge(&mut self, other: Log) {
         for (mine, its) in [
             (&mut self.create, &other.create),
@@ -201,10 +211,7 @@ impl Worker {
             };
             if let Err(error) = done {
                 self.shared.errors.fetch_add(1, Ordering::Relaxed);
-                let mut log = self.log.borrow_mut();
-                log.errors += 1;
-                log.first_error.get_or_insert_with(|| format!("{error:#}"));
-                drop(log);
+                self.log.borrow_mut().note_error(&error);
                 tokio::time::sleep(RECONNECT).await;
             }
         }
@@ -240,13 +247,11 @@ impl Worker {
         let body = format!("{{\"commands\":[\"bench-{}\"]}}", self.command());
         let begun = self.begin().await;
         let answer = connection.post(As::Worker, "/v1/codeq/tasks/claim", body.into()).await?.expect(&[200, 204])?;
-        let mut log = self.log.borrow_mut();
-        log.claim.saturating_record(micros(begun));
+        self.log.borrow_mut().claim.saturating_record(micros(begun));
         if answer.status == 204 {
-            log.empty_claims += 1;
+            self.log.borrow_mut().empty_claims += 1;
             return Ok(());
         }
-        drop(log);
         self.complete(connection, &answer).await
     }
 
@@ -287,12 +292,8 @@ impl Worker {
         let (created, acknowledged) = created?;
         let claimed = claimed?.expect(&[200])?;
         let id = created.text("id").context("the answer has an id")?.to_owned();
-        let mut log = self.log.borrow_mut();
-        log.hand_over.saturating_record(woken.saturating_duration_since(acknowledged).as_micros() as u64);
-        if !self.shared.args.no_verify {
-            log.ledger.created(&id);
-        }
-        drop(log);
+        let took = woken.saturating_duration_since(acknowledged);
+        self.log.borrow_mut().note_hand_over(took, (!self.shared.args.no_verify).then_some(id.as_str()));
         self.complete(connection, &claimed).await
     }
 

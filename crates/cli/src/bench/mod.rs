@@ -13,8 +13,6 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-pub(crate) use report::Report;
-
 /// Puts load on a server, and checks its answers.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct BenchArgs {

@@ -5,7 +5,7 @@ use api::{Code, Problem};
 /// What an open server answers to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenMode {
-    /// Names and addresses, besides those of loopback, under which it was opened on purpose.
+    /// Names and addresses, besides those of loopback, under which it was opened on purpose; with or without a port.
     pub names: Vec<String>,
 }
 
@@ -14,6 +14,7 @@ impl OpenMode {
     pub(crate) fn check(&self, host: Option<&str>, origin: Option<&str>, changes: bool) -> Result<(), Box<Problem>> {
         let refuse = |detail: String| Err(Box::new(Problem::new(Code::OriginNotAllowed, detail)));
         if let Some(host) = host
+            && !self.names.iter().any(|own| own == host)
             && !self.is_own(name_of(host))
         {
             return refuse(format!("without credentials this server answers only to localhost, not to {host}"));

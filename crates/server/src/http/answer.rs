@@ -127,8 +127,18 @@ impl Answer {
 }
 
 fn joined(positions: &[Position]) -> HeaderValue {
-    let texts: Vec<String> = positions.iter().map(Position::to_string).collect();
-    HeaderValue::from_str(&texts.join(",")).expect("digits, colons and commas")
+    let mut text = Vec::with_capacity(24 * positions.len());
+    for (place, position) in positions.iter().enumerate() {
+        if place > 0 {
+            text.push(b',');
+        }
+        api::json::write_number(u64::from(position.shard.0), &mut text);
+        text.push(b':');
+        api::json::write_number(position.term.0, &mut text);
+        text.push(b':');
+        api::json::write_number(position.index.0, &mut text);
+    }
+    HeaderValue::try_from(text).expect("digits, colons and commas")
 }
 
 /// The answer that says what went wrong.

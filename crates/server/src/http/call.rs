@@ -213,15 +213,16 @@ pub(crate) fn task_id(text: &str) -> Option<TaskId> {
 }
 
 /// `X-Request-Id` if it is one, else 32 random digits.
-pub(crate) fn request_id(headers: &HeaderMap, random: impl FnOnce() -> u128) -> HeaderValue {
+pub(crate) fn request_id(headers: &HeaderMap, random: impl FnOnce() -> [u64; 2]) -> HeaderValue {
     let usable = |value: &&HeaderValue| {
         (1..=128).contains(&value.len()) && value.as_bytes().iter().all(|byte| (0x20..0x7f).contains(byte))
     };
     headers.get("x-request-id").filter(usable).cloned().unwrap_or_else(|| {
         let mut text = [0; 32];
-        let bits = random();
-        for (place, digit) in text.iter_mut().enumerate() {
-            *digit = b"0123456789abcdef"[(bits >> (124 - 4 * place)) as usize & 0xf];
+        let bytes = random().into_iter().flat_map(u64::to_be_bytes);
+        for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
+            let digit = |half: u8| b"0123456789abcdef"[usize::from(half)];
+            pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 0xf)]);
         }
         HeaderValue::from_bytes(&text).expect("hexadecimal digits")
     })
@@ -267,7 +268,7 @@ mod tests {
         let id = |value: &[u8]| {
             let mut headers = HeaderMap::new();
             headers.insert("x-request-id", HeaderValue::from_bytes(value).expect("a header value"));
-            request_id(&headers, || 0xab).to_str().expect("it is printable").to_owned()
+            request_id(&headers, || [0, 0xab]).to_str().expect("it is printable").to_owned()
         };
         assert_eq!(id(b"order-7 again"), "order-7 again");
         for replaced in [&b""[..], b"caf\xc3\xa9", &[b'x'; 129]] {

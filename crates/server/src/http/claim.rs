@@ -152,7 +152,7 @@ impl Edge {
             count: wish.count,
             lease: wish.lease,
         });
-        let mut operations = Operations::default();
+        let mut operations = Operations::with_capacity(128);
         operations.push(|bytes| codec::encode(&claim, bytes));
         let (position, mut outcomes) = self.node.submit(shard, operations, wait, Some(self.lane)).await?;
         match outcomes.pop() {

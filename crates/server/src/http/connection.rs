@@ -3,11 +3,12 @@
 //! What a connection is doing is noted as it goes on, and one task per thread looks every second whether any has been doing it for too long:
 //! a timer for each request would cost more than the requests it guards.
 
-use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -26,50 +27,88 @@ const LOOK: Duration = Duration::from_millis(1_000);
 /// An answer that a client does not read holds its connection no longer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a connection is doing, since when.
-#[derive(Clone, Copy, Debug)]
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Doing {
     /// Waiting for a request.
-    Idle(Instant),
+    Idle,
     /// Reading the head of one.
-    Head(Instant),
+    Head,
     /// Serving it; its body and its wait have limits of their own.
     Serving,
 }
 
-/// One connection, as its watcher sees it.
+/// One connection, as its watcher sees it. Moments are milliseconds since the thread began, as its watcher last read the clock: they are
+/// compared with limits of seconds.
 struct Watched {
-    doing: Cell<Doing>,
-    /// The client has not read what was written since then.
-    stuck: Cell<Option<Instant>>,
+    /// What it is doing, in the lowest two bits, and since when.
+    doing: AtomicU64,
+    /// The client has not read what was written since then; 0: it has.
+    stuck: AtomicU64,
+    clock: Arc<AtomicU64>,
     /// End it now.
     close: Notify,
     /// End it after the request it serves.
     finish: Notify,
 }
 
-/// The connections of one thread.
-#[derive(Default)]
-pub(crate) struct Connections {
-    open: RefCell<BTreeMap<u64, Rc<Watched>>>,
-    next: Cell<u64>,
+impl Watched {
+    fn set(&self, doing: Doing) {
+        let now = self.clock.load(Ordering::Relaxed);
+        self.doing.store(now << 2 | doing as u64, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> (Doing, u64) {
+        let bits = self.doing.load(Ordering::Relaxed);
+        let doing = match bits & 3 {
+            0 => Doing::Idle,
+            1 => Doing::Head,
+            _ => Doing::Serving,
+        };
+        (doing, bits >> 2)
+    }
 }
 
+/// The connections of one thread.
+pub(crate) struct Connections {
+    open: Mutex<BTreeMap<u64, Arc<Watched>>>,
+    next: AtomicU64,
+    began: Instant,
+    clock: Arc<AtomicU64>,
+}
+
+const FREE: &str = "nothing panics while it holds this lock";
+
 impl Connections {
+    pub(crate) fn new() -> Connections {
+        Connections {
+            open: Mutex::default(),
+            next: AtomicU64::new(0),
+            began: Instant::now(),
+            // Not 0, which says that a client reads.
+            clock: Arc::new(AtomicU64::new(1)),
+        }
+    }
+
     /// Ends connections that have been stuck for too long; runs for ever.
-    pub(crate) async fn watch(self: Rc<Self>, edge: Rc<Edge>) {
+    pub(crate) async fn watch(self: Arc<Self>, edge: Arc<Edge>) {
         let http = edge.shared.settings.http;
+        // Short limits are looked at more often.
+        let look = LOOK.min(http.header_timeout.to_std() / 4).max(Duration::from_millis(10));
         loop {
-            tokio::time::sleep(LOOK).await;
-            let now = Instant::now();
-            for connection in self.open.borrow().values() {
-                let (since, longest) = match connection.doing.get() {
-                    Doing::Idle(since) => (since, http.idle_timeout.to_std()),
-                    Doing::Head(since) => (since, http.header_timeout.to_std()),
-                    Doing::Serving => (now, WRITE_TIMEOUT),
+            tokio::time::sleep(look).await;
+            let now = 1 + self.began.elapsed().as_millis() as u64;
+            self.clock.store(now, Ordering::Relaxed);
+            for connection in self.open.lock().expect(FREE).values() {
+                let (doing, since) = connection.get();
+                let longest = match doing {
+                    Doing::Idle => http.idle_timeout.0,
+                    Doing::Head => http.header_timeout.0,
+                    Doing::Serving => u64::MAX,
                 };
-                let unread = connection.stuck.get().is_some_and(|since| now - since > WRITE_TIMEOUT);
-                if unread || now - since > longest {
+                let stuck = connection.stuck.load(Ordering::Relaxed);
+                let unread = stuck != 0 && now.saturating_sub(stuck) > WRITE_TIMEOUT.as_millis() as u64;
+                if unread || now.saturating_sub(since) > longest {
                     connection.close.notify_one();
                 }
             }
@@ -78,23 +117,25 @@ impl Connections {
 
     /// Lets every connection end after the request it serves, and waits for that.
     pub(crate) async fn close_all(&self) {
-        for connection in self.open.borrow().values() {
+        for connection in self.open.lock().expect(FREE).values() {
             connection.finish.notify_one();
         }
-        while !self.open.borrow().is_empty() {
+        while !self.open.lock().expect(FREE).is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
-    fn enter(&self) -> (u64, Rc<Watched>) {
-        let watched = Rc::new(Watched {
-            doing: Cell::new(Doing::Idle(Instant::now())),
-            stuck: Cell::new(None),
+    fn enter(&self) -> (u64, Arc<Watched>) {
+        let watched = Arc::new(Watched {
+            doing: AtomicU64::new(0),
+            stuck: AtomicU64::new(0),
+            clock: self.clock.clone(),
             close: Notify::new(),
             finish: Notify::new(),
         });
-        let number = self.next.replace(self.next.get() + 1);
-        self.open.borrow_mut().insert(number, watched.clone());
+        watched.set(Doing::Idle);
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.open.lock().expect(FREE).insert(number, watched.clone());
         (number, watched)
     }
 }
@@ -103,7 +144,7 @@ impl Connections {
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
 /// Serves one connection to its end.
-pub(crate) async fn serve_connection(stream: TcpStream, edge: Rc<Edge>, connections: &Connections) {
+pub(crate) async fn serve_connection(stream: TcpStream, edge: Arc<Edge>, connections: &Connections) {
     let Ok(peer) = stream.peer_addr() else { return };
     let (number, watched) = connections.enter();
     let speak = async {
@@ -121,10 +162,10 @@ pub(crate) async fn serve_connection(stream: TcpStream, edge: Rc<Edge>, connecti
         () = speak => {}
         () = watched.close.notified() => {}
     }
-    connections.open.borrow_mut().remove(&number);
+    connections.open.lock().expect(FREE).remove(&number);
 }
 
-async fn speak_h1(stream: TcpStream, edge: Rc<Edge>, watched: &Rc<Watched>, peer: IpAddr) {
+async fn speak_h1(stream: TcpStream, edge: Arc<Edge>, watched: &Arc<Watched>, peer: IpAddr) {
     let header_bytes = edge.shared.settings.http.header_bytes_max;
     let io = WatchedIo { io: TokioIo::new(stream), watched: watched.clone() };
     let connection = server::conn::http1::Builder::new()
@@ -145,10 +186,10 @@ async fn speak_h1(stream: TcpStream, edge: Rc<Edge>, watched: &Rc<Watched>, peer
     }
 }
 
-async fn speak_h2(stream: TcpStream, edge: Rc<Edge>, watched: &Rc<Watched>, peer: IpAddr) {
+async fn speak_h2(stream: TcpStream, edge: Arc<Edge>, watched: &Arc<Watched>, peer: IpAddr) {
     // Many requests share the connection, so only its writes are watched.
-    watched.doing.set(Doing::Serving);
-    let connection = server::conn::http2::Builder::new(LocalExecutor)
+    watched.set(Doing::Serving);
+    let connection = server::conn::http2::Builder::new(SameThread)
         .timer(TokioTimer::new())
         .max_concurrent_streams(128)
         .max_header_list_size(16 << 10)
@@ -169,35 +210,36 @@ async fn speak_h2(stream: TcpStream, edge: Rc<Edge>, watched: &Rc<Watched>, peer
     }
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    edge: Rc<Edge>,
-    watched: Rc<Watched>,
-    peer: IpAddr,
-) -> Result<crate::http::answer::HttpResponse, std::convert::Infallible> {
-    let is_h1 = request.version() < hyper::Version::HTTP_2;
-    watched.doing.set(Doing::Serving);
-    let response = edge.answer(request, peer).await;
-    if is_h1 {
-        watched.doing.set(Doing::Idle(Instant::now()));
-    }
-    Ok(response)
+type Answering =
+    Pin<Box<dyn Future<Output = Result<crate::http::answer::HttpResponse, std::convert::Infallible>> + Send>>;
+
+/// Answers one request. The future is boxed: hyper moves it several times, and it is large.
+fn answer(request: Request<Incoming>, edge: Arc<Edge>, watched: Arc<Watched>, peer: IpAddr) -> Answering {
+    Box::pin(async move {
+        let is_h1 = request.version() < hyper::Version::HTTP_2;
+        watched.set(Doing::Serving);
+        let response = edge.answer(request, peer).await;
+        if is_h1 {
+            watched.set(Doing::Idle);
+        }
+        Ok(response)
+    })
 }
 
 /// Runs the tasks of HTTP/2 on the connection's own thread.
 #[derive(Clone, Copy)]
-struct LocalExecutor;
+struct SameThread;
 
-impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for SameThread {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
+        tokio::spawn(future);
     }
 }
 
 /// A socket that notes what happens on it.
 struct WatchedIo {
     io: TokioIo<TcpStream>,
-    watched: Rc<Watched>,
+    watched: Arc<Watched>,
 }
 
 impl Read for WatchedIo {
@@ -207,10 +249,8 @@ impl Read for WatchedIo {
         buffer: ReadBufCursor<'_>,
     ) -> Poll<std::io::Result<()>> {
         let read = Pin::new(&mut self.io).poll_read(context, buffer);
-        if read.is_ready()
-            && let Doing::Idle(_) = self.watched.doing.get()
-        {
-            self.watched.doing.set(Doing::Head(Instant::now()));
+        if read.is_ready() && self.watched.get().0 == Doing::Idle {
+            self.watched.set(Doing::Head);
         }
         read
     }
@@ -218,9 +258,11 @@ impl Read for WatchedIo {
 
 impl WatchedIo {
     fn note<T>(&self, written: Poll<T>) -> Poll<T> {
-        match (&written, self.watched.stuck.get()) {
-            (Poll::Pending, None) => self.watched.stuck.set(Some(Instant::now())),
-            (Poll::Ready(_), Some(_)) => self.watched.stuck.set(None),
+        match (&written, self.watched.stuck.load(Ordering::Relaxed)) {
+            (Poll::Pending, 0) => {
+                self.watched.stuck.store(self.watched.clock.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+            (Poll::Ready(_), since) if since != 0 => self.watched.stuck.store(0, Ordering::Relaxed),
             _ => {}
         }
         written

@@ -1,7 +1,7 @@
 //! `POST /tasks` and `POST /tasks/batch`.
 
 use api::json::{Seconds, Writer};
-use api::v1::{CreateBatchBody, CreateBody};
+use api::v1::{CreateBatchBody, CreateBody, Task};
 use api::{Code, Problem};
 use base::{Millis, Position, ScheduleTime};
 use cluster::{Freshness, Operations};
@@ -9,7 +9,7 @@ use queue::id::shard_of;
 use queue::op::{Create, IdempotencyKey, Op, Schedule};
 use queue::outcome::{Created, Outcome as Applied, State, TaskView};
 use queue::policy::ATTEMPTS_MAX;
-use queue::{Payload, TaskId, codec, idempotency};
+use queue::{TaskId, codec, idempotency};
 use std::sync::Arc;
 
 use crate::http::answer::Answer;
@@ -17,7 +17,7 @@ use crate::http::batch::{Batch, Item};
 use crate::http::call::{Call, Outcome};
 use crate::http::edge::Edge;
 use crate::http::error::{Words, invalid_body, rejected, unavailable};
-use crate::http::tasks::write_task;
+use crate::http::tasks::{location, str_of, write_task};
 use crate::settings::Limits;
 
 /// Longest name of a queue.
@@ -38,7 +38,7 @@ impl Edge {
         let create = read_create(&body, key.as_deref(), call, limits, self.now())?;
         self.check_running()?;
         let shard = shard_of(create.tenant, create.command, self.node.identity().shards);
-        let mut operations = Operations::default();
+        let mut operations = Operations::with_capacity(128 + create.payload.len() + create.webhook.len());
         let created = Op::Create(create);
         operations.push(|bytes| codec::encode(&created, bytes));
         let submitted = self.node.submit(shard, operations, None, Some(self.lane)).await;
@@ -48,8 +48,7 @@ impl Edge {
         };
         match outcomes.pop() {
             Some(Applied::Created(created)) => {
-                let view = new_task(&create, &created);
-                Ok(Answer::json(202, |out| write_task(&view, None, out)).at(position))
+                Ok(Answer::json(202, |out| write_new(&create, &created, out)).at(position))
             }
             Some(Applied::Replayed(first)) => {
                 let (position, view) = self.first_task(call, first, position).await?;
@@ -95,15 +94,13 @@ impl Edge {
             }
         }
         let (positions, items) = batch.submit(self).await?;
-        let mut results: Vec<Outcome<(Arc<TaskView>, bool)>> = Vec::with_capacity(items.len());
+        let mut results: Vec<Outcome<Made<'_>>> = Vec::with_capacity(items.len());
         for (item, create) in items.into_iter().zip(&creates) {
             results.push(match (item, create) {
                 (Item::Refused(problem), _) => Err(problem),
-                (Item::Applied(_, Applied::Created(created)), Some(create)) => {
-                    Ok((Arc::new(new_task(create, &created)), false))
-                }
+                (Item::Applied(_, Applied::Created(created)), Some(create)) => Ok(Made::New(create, created)),
                 (Item::Applied(position, Applied::Replayed(first)), _) => {
-                    self.first_task(call, first, position).await.map(|(_, view)| (view, true))
+                    self.first_task(call, first, position).await.map(|(_, view)| Made::Known(view))
                 }
                 (Item::Applied(_, Applied::Rejected(rejection)), _) => Err(rejected(&rejection, Words::Tasks, None)),
                 _ => Err(unavailable(cluster::Unavailable::Unknown)),
@@ -117,11 +114,12 @@ impl Edge {
                     list.element(|out| {
                         let mut item = Writer::object(out);
                         match result {
-                            Ok((view, replayed)) => {
+                            Ok(Made::New(create, created)) => {
+                                item.value("task", |out| write_new(create, created, out));
+                            }
+                            Ok(Made::Known(view)) => {
                                 item.value("task", |out| write_task(view, None, out));
-                                if *replayed {
-                                    item.flag("replayed", true);
-                                }
+                                item.flag("replayed", true);
                             }
                             Err(problem) => problem.write_item(&mut item),
                         }
@@ -153,30 +151,39 @@ impl Edge {
     }
 }
 
-/// The task that a creation has made: nothing of it comes back from the log but what the log has decided.
-fn new_task(create: &Create<'_>, created: &Created) -> TaskView {
-    TaskView {
-        id: created.id,
-        tenant: create.tenant.into(),
-        command: create.command.into(),
-        payload: Payload::Resident(create.payload.into()),
+/// Appends the task that a creation has made: only what the log has decided comes back from there.
+fn write_new(create: &Create<'_>, created: &Created, out: &mut Vec<u8>) {
+    let state = if created.run_at.is_some() { State::Delayed } else { State::Ready };
+    Task {
+        id: str_of(&created.id.text()),
+        command: create.command,
+        payload: Some(create.payload),
         priority: create.priority,
-        state: if created.run_at.is_some() { State::Delayed } else { State::Ready },
+        webhook: create.webhook,
+        location: location(state),
         worker: None,
         lease_until: None,
         attempts: 0,
         max_attempts: created.max_attempts,
-        error: Arc::default(),
-        run_at: created.run_at,
-        created_at: created.at,
-        updated_at: created.at,
+        error: "",
+        has_result: false,
+        tenant: create.tenant,
+        created_at: created.at.0,
+        updated_at: created.at.0,
+        run_at: created.run_at.map(|time| time.0),
+        last_error: "",
         finished_at: None,
-        ended_at: None,
-        result: None,
-        webhook: create.webhook.into(),
-        idempotency_key: create.key.map(|key| key.text).unwrap_or_default().into(),
+        lease: None,
+        idempotency_key: create.key.map(|key| key.text).unwrap_or_default(),
         cancel_requested: false,
     }
+    .write(out);
+}
+
+/// What became of one item of a batch.
+enum Made<'a> {
+    New(&'a Create<'a>, Created),
+    Known(Arc<TaskView>),
 }
 
 /// The key of the header `Idempotency-Key`, bare or quoted; only white space is none.

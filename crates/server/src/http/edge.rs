@@ -1,13 +1,13 @@
 //! One thread of the edge: what its connections share.
 
-use std::cell::RefCell;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use api::{Code, Problem};
-use base::rng::SplitMix;
+use base::rng::mix;
 use cluster::{Handle, LaneId, Stage};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -16,13 +16,16 @@ use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request};
 use queue::{QueueMachine, TaskId};
 
-use crate::auth::{Access, Authenticator};
+use crate::auth::{Access, Authenticator, Principal};
 use crate::http::answer::{Answer, HttpResponse, problem_response};
 use crate::http::call::{Call, Outcome, request_id};
 use crate::http::routes::{self, Route};
 use crate::http::waiting::Waiting;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
+
+/// Bodies up to this size are copied out of the connection's buffer.
+const COPIED_MAX: usize = 4 << 10;
 
 /// What all threads of the edge share.
 pub(crate) struct Shared {
@@ -51,46 +54,61 @@ pub(crate) struct Edge {
     pub(crate) node: Handle<QueueMachine>,
     /// Where this thread's replies come back.
     pub(crate) lane: LaneId,
-    random: RefCell<SplitMix>,
+    seed: u64,
+    requests: AtomicU64,
 }
 
 impl Edge {
     pub(crate) fn new(shared: Arc<Shared>, lane: LaneId) -> Edge {
         let node = shared.node.clone();
         let seed = getrandom::u64().expect("the operating system has random numbers");
-        Edge { shared, node, lane, random: RefCell::new(SplitMix::new(seed)) }
+        Edge { shared, node, lane, seed, requests: AtomicU64::new(0) }
     }
 
     /// Answers a request, whatever happens.
     pub(crate) async fn answer(&self, request: Request<Incoming>, from: IpAddr) -> HttpResponse {
         let (head, body) = request.into_parts();
         let request_id = request_id(&head.headers, || {
-            let mut random = self.random.borrow_mut();
-            u128::from(random.next_u64()) << 64 | u128::from(random.next_u64())
+            // Unique and spread out, which is all that an id for looking things up needs.
+            let number = self.requests.fetch_add(2, Ordering::Relaxed);
+            [mix(self.seed ^ number), mix(self.seed ^ (number + 1))]
         });
-        let path = head.uri.path().to_owned();
-        let is_api = path.starts_with("/v1/codeq");
+        let is_api = head.uri.path().starts_with("/v1/codeq");
         let name = &self.shared.name;
-        // A fault while one request is served must not take the others with it.
-        let served = AssertUnwindSafe(self.serve(head, body, from));
-        match catch_panic(served).await {
+        match self.serve(head, body, from).await {
             Ok(answer) => answer.into_response(request_id, name, is_api),
-            Err(problem) => {
-                let allow = (problem.code == Code::MethodNotAllowed).then(|| routes::allowed(&path));
-                problem_response(&problem, request_id, name, is_api, allow)
-            }
+            Err((problem, allow)) => problem_response(&problem, request_id, name, is_api, allow),
         }
     }
 
-    async fn serve(&self, head: Parts, body: Incoming, from: IpAddr) -> Outcome<Answer> {
+    /// Serves a request; a refusal may name the methods that its path has.
+    async fn serve(
+        &self,
+        head: Parts,
+        body: Incoming,
+        from: IpAddr,
+    ) -> Result<Answer, (Box<Problem>, Option<&'static str>)> {
+        let plain = |problem| (problem, None);
         let settings = &self.shared.settings;
-        check_head(&head, settings.http.header_bytes_max)?;
-        let path = head.uri.path().to_owned();
-        let route = routes::find(&head.method, &path)?;
+        check_head(&head, settings.http.header_bytes_max).map_err(plain)?;
+        let uri = head.uri.clone();
+        let route = routes::find(&head.method, uri.path()).map_err(|problem| {
+            let allow = (problem.code == Code::MethodNotAllowed).then(|| routes::allowed(uri.path()));
+            (problem, allow)
+        })?;
         let declared = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if declared.is_some_and(|length| length > settings.limits.body_bytes_max as u64) {
-            return Err(self.body_too_large());
+            return Err(plain(self.body_too_large()));
         }
+        let principal = self.identify(&route, &head, from).map_err(plain)?;
+        let body = self.read_body(&head.headers, body).await.map_err(plain)?;
+        let call = Call { head, body, principal };
+        // Each route's future is as large as that route needs, instead of as large as the largest one. A fault while one request is served
+        // must not take the others with it.
+        catch_panic(AssertUnwindSafe(self.dispatch(&route, &call))).await.map_err(plain)
+    }
+
+    fn identify(&self, route: &Route<'_>, head: &Parts, from: IpAddr) -> Outcome<Arc<Principal>> {
         let access = route.access();
         if access != Access::Open {
             let changes = !matches!(head.method, Method::GET | Method::HEAD);
@@ -99,33 +117,34 @@ impl Edge {
             self.shared.auth.check_origin(host, header(ORIGIN), changes)?;
         }
         let authorization = head.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
-        let principal = self.shared.auth.authenticate(access, authorization, from)?;
-        let body = self.read_body(&head.headers, body).await?;
-        let call = Call { head, body, principal };
-        self.dispatch(&route, &call).await
+        self.shared.auth.authenticate(access, authorization, from)
     }
 
-    async fn dispatch(&self, route: &Route<'_>, call: &Call) -> Outcome<Answer> {
+    fn dispatch<'a>(
+        &'a self,
+        route: &'a Route<'a>,
+        call: &'a Call,
+    ) -> Pin<Box<dyn Future<Output = Outcome<Answer>> + Send + 'a>> {
         match route {
-            Route::CreateTask => self.create(call).await,
-            Route::CreateBatch => self.create_batch(call).await,
-            Route::Claim => self.claim(call).await,
-            Route::ClaimBatch => self.claim_batch(call).await,
-            Route::BatchResults => self.submit_results(call).await,
-            Route::Heartbeat(id) => self.heartbeat(call, id).await,
-            Route::Abandon(id) => self.abandon(call, id).await,
-            Route::Nack(id) => self.nack(call, id).await,
-            Route::SubmitResult(id) => self.submit_result(call, id).await,
-            Route::Cancel(id) => self.cancel(call, id).await,
-            Route::Redrive(id) => self.redrive(call, id).await,
-            Route::GetTask(id) => self.get_task(call, id).await,
-            Route::GetResult(id) => self.get_result(call, id).await,
-            Route::GetQueue(command) => self.get_queue(call, command).await,
-            Route::RaftStatus => Ok(self.raft_status()),
-            Route::Healthz => Ok(Answer::text(200, "ok")),
-            Route::Livez => Ok(self.livez()),
-            Route::Readyz => Ok(self.readyz()),
-            Route::Metrics => self.metrics().await,
+            Route::CreateTask => Box::pin(self.create(call)),
+            Route::CreateBatch => Box::pin(self.create_batch(call)),
+            Route::Claim => Box::pin(self.claim(call)),
+            Route::ClaimBatch => Box::pin(self.claim_batch(call)),
+            Route::BatchResults => Box::pin(self.submit_results(call)),
+            Route::Heartbeat(id) => Box::pin(self.heartbeat(call, id)),
+            Route::Abandon(id) => Box::pin(self.abandon(call, id)),
+            Route::Nack(id) => Box::pin(self.nack(call, id)),
+            Route::SubmitResult(id) => Box::pin(self.submit_result(call, id)),
+            Route::Cancel(id) => Box::pin(self.cancel(call, id)),
+            Route::Redrive(id) => Box::pin(self.redrive(call, id)),
+            Route::GetTask(id) => Box::pin(self.get_task(call, id)),
+            Route::GetResult(id) => Box::pin(self.get_result(call, id)),
+            Route::GetQueue(command) => Box::pin(self.get_queue(call, command)),
+            Route::RaftStatus => ready(Ok(self.raft_status())),
+            Route::Healthz => ready(Ok(Answer::text(200, "ok"))),
+            Route::Livez => ready(Ok(self.livez())),
+            Route::Readyz => ready(Ok(self.readyz())),
+            Route::Metrics => Box::pin(self.metrics()),
         }
     }
 
@@ -136,13 +155,25 @@ impl Edge {
             return Err(Box::new(Problem::new(Code::UnsupportedEncoding, "send the body as it is")));
         }
         let settings = &self.shared.settings;
-        let limited = Limited::new(body, settings.limits.body_bytes_max);
-        let read = tokio::time::timeout(settings.http.body_timeout.to_std(), limited.collect()).await;
+        let mut read = std::pin::pin!(Limited::new(body, settings.limits.body_bytes_max).collect());
+        // Most bodies have come with their head: no timer is set for them.
+        let at_once = std::future::poll_fn(|context| std::task::Poll::Ready(read.as_mut().poll(context))).await;
+        let read = match at_once {
+            std::task::Poll::Ready(read) => read,
+            std::task::Poll::Pending => {
+                let longest = settings.http.body_timeout.to_std();
+                let late = |_| Box::new(Problem::new(Code::RequestTimeout, "the body did not arrive in time"));
+                Box::pin(tokio::time::timeout(longest, read)).await.map_err(late)?
+            }
+        };
         match read {
-            Err(_) => Err(Box::new(Problem::new(Code::RequestTimeout, "the body did not arrive in time"))),
-            Ok(Ok(collected)) => Ok(collected.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(self.body_too_large()),
-            Ok(Err(_)) => Err(crate::http::error::invalid_body("the body ended early")),
+            Ok(collected) => {
+                let body = collected.to_bytes();
+                // A small body is copied, so that the connection can use its read buffer again.
+                Ok(if body.len() <= COPIED_MAX { bytes::Bytes::copy_from_slice(&body) } else { body })
+            }
+            Err(error) if error.is::<LengthLimitError>() => Err(self.body_too_large()),
+            Err(_) => Err(crate::http::error::invalid_body("the body ended early")),
         }
     }
 
@@ -153,7 +184,7 @@ impl Edge {
 
     /// Refuses what needs the node while it reads its data.
     pub(crate) fn check_running(&self) -> Outcome<()> {
-        match self.node.status().stage {
+        match self.node.stage() {
             Stage::Running | Stage::Draining => Ok(()),
             Stage::Starting(what) => {
                 Err(Box::new(Problem::new(Code::NotReady, format!("the server is {what}")).retry_after(1000)))
@@ -188,11 +219,16 @@ fn check_head(head: &Parts, header_bytes_max: usize) -> Outcome<()> {
     Ok(())
 }
 
+/// An answer that needs no waiting.
+fn ready<'a>(answer: Outcome<Answer>) -> Pin<Box<dyn Future<Output = Outcome<Answer>> + Send + 'a>> {
+    Box::pin(std::future::ready(answer))
+}
+
 /// Turns a panic into an answer.
-async fn catch_panic(serving: AssertUnwindSafe<impl Future<Output = Outcome<Answer>>>) -> Outcome<Answer> {
-    let mut serving = std::pin::pin!(serving.0);
+async fn catch_panic(serving: AssertUnwindSafe<impl Future<Output = Outcome<Answer>> + Unpin>) -> Outcome<Answer> {
+    let mut serving = serving.0;
     let caught = std::future::poll_fn(|context| {
-        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| serving.as_mut().poll(context)));
+        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| Pin::new(&mut serving).poll(context)));
         match polled {
             Ok(std::task::Poll::Pending) => std::task::Poll::Pending,
             Ok(std::task::Poll::Ready(outcome)) => std::task::Poll::Ready(Ok(outcome)),

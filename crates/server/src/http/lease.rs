@@ -13,7 +13,7 @@ use crate::http::answer::Answer;
 use crate::http::call::{Call, Outcome, task_id};
 use crate::http::edge::Edge;
 use crate::http::error::{Ended, Words, rejected, task_not_found, unavailable};
-use crate::http::tasks::{has_ended, write_task};
+use crate::http::tasks::{has_ended, str_of, write_task};
 
 impl Edge {
     pub(crate) async fn heartbeat(&self, call: &Call, id: &str) -> Outcome<Answer> {
@@ -155,7 +155,7 @@ impl Edge {
     /// Applies one operation on a task.
     pub(crate) async fn apply(&self, id: &TaskId, op: &Op<'_>) -> Outcome<(Position, Applied)> {
         self.check_running()?;
-        let mut operations = Operations::default();
+        let mut operations = Operations::with_capacity(128);
         operations.push(|bytes| codec::encode(op, bytes));
         let submitted = self.node.submit(id.shard, operations, None, Some(self.lane)).await;
         let (position, mut outcomes) = submitted.map_err(unavailable)?;
@@ -219,7 +219,7 @@ pub(crate) fn write_nack(applied: &Applied, task_id: Option<&TaskId>) -> Option<
     let mut out = Vec::new();
     let mut body = Writer::object(&mut out);
     if let Some(id) = task_id {
-        body.plain("taskId", id);
+        body.plain("taskId", str_of(&id.text()));
     }
     body.text("status", status);
     body.number("delaySeconds", delay.0.div_ceil(1000));

@@ -4,14 +4,12 @@
 //! accepts for all: several listeners on one port would let a second server start on it unnoticed.
 
 use std::net::{SocketAddr, TcpStream};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
-use tokio::task::LocalSet;
 
 use crate::http::connection::{Connections, serve_connection};
 use crate::http::edge::{Edge, Shared};
@@ -80,7 +78,7 @@ impl Threads {
 
 fn on_a_runtime(work: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
-    LocalSet::new().block_on(&runtime, work);
+    runtime.block_on(work);
 }
 
 async fn accept(
@@ -125,16 +123,16 @@ async fn serve_connections(
     mut stopped: watch::Receiver<bool>,
 ) {
     let lane = shared.node.lane();
-    let edge = Rc::new(Edge::new(shared, lane.id()));
-    tokio::task::spawn_local(lane.deliver());
-    let connections = Rc::new(Connections::default());
-    tokio::task::spawn_local(connections.clone().watch(edge.clone()));
+    let edge = Arc::new(Edge::new(shared, lane.id()));
+    tokio::spawn(lane.deliver());
+    let connections = Arc::new(Connections::new());
+    tokio::spawn(connections.clone().watch(edge.clone()));
     loop {
         tokio::select! {
             stream = streams.recv() => {
                 let Some(Ok(stream)) = stream.map(tokio::net::TcpStream::from_std) else { continue };
                 let (edge, connections, open) = (edge.clone(), connections.clone(), open.clone());
-                tokio::task::spawn_local(async move {
+                tokio::spawn(async move {
                     serve_connection(stream, edge, &connections).await;
                     open.fetch_sub(1, Ordering::Relaxed);
                 });

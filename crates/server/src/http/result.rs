@@ -18,6 +18,7 @@ use crate::http::create::{MapField, batch_too_large};
 use crate::http::edge::Edge;
 use crate::http::error::{Words, invalid_body, task_not_found, unavailable};
 use crate::http::lease::{read_retry_delay, write_nack};
+use crate::http::tasks::str_of;
 
 /// A result that can be applied, and what its answer repeats of it.
 struct Submission<'a> {
@@ -201,8 +202,9 @@ fn write_submitted(id: &TaskId, submission: &Submission<'_>, applied: &Applied) 
         return write_nack(applied, Some(id));
     };
     let mut out = Vec::with_capacity(256);
+    let id = id.text();
     let record = ResultRecord {
-        task_id: *id,
+        task_id: str_of(&id),
         status: submission.status,
         result: submission.result,
         error: submission.error,

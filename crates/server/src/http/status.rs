@@ -95,7 +95,7 @@ impl Edge {
                 }
                 groups.end();
             });
-            body.plain("clusterId", &identity.cluster_incarnation);
+            body.plain("clusterId", &identity.cluster_incarnation.to_string());
             body.number("term", first.map_or(0, |shard| shard.consensus.term.0));
             body.value("quorum", |out| {
                 let mut quorum = Writer::object(out);

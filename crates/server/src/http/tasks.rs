@@ -14,6 +14,11 @@ use crate::http::call::Outcome;
 use crate::http::edge::Edge;
 use crate::http::error::{rows_unavailable, unavailable};
 
+/// An id's text as a string.
+pub(crate) fn str_of(id: &[u8; 36]) -> &str {
+    std::str::from_utf8(id).expect("hexadecimal digits")
+}
+
 /// Where a state is in codeQ's words.
 pub(crate) fn location(state: State) -> Location {
     let (status, location) = match state {
@@ -39,8 +44,9 @@ pub(crate) fn write_task(view: &TaskView, lease: Option<Lease<'_>>, out: &mut Ve
         Payload::Resident(bytes) => Some(&**bytes),
         Payload::Stored(_) => None,
     };
+    let id = view.id.text();
     Task {
-        id: view.id,
+        id: str_of(&id),
         command: &view.command,
         payload,
         priority: view.priority,
@@ -67,8 +73,9 @@ pub(crate) fn write_task(view: &TaskView, lease: Option<Lease<'_>>, out: &mut Ve
 
 /// Appends how a task ended.
 pub(crate) fn write_result(view: &TaskView, out: &mut Vec<u8>) {
+    let id = view.id.text();
     ResultRecord {
-        task_id: view.id,
+        task_id: str_of(&id),
         status: location(view.state).status,
         result: view.result.as_deref(),
         error: &view.error,

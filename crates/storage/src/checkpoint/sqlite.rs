@@ -33,10 +33,10 @@ pub struct SqliteCheckpoint {
 }
 
 /// Messages about a file of SQLite: damage stops the node with another advice than a failing disk.
-fn error(path: &Path, doing: &'static str) -> impl Fn(rusqlite::Error) -> StorageError + use<> {
-    let file = path.display().to_string();
+fn error(path: &Path, doing: &'static str) -> impl Fn(rusqlite::Error) -> StorageError {
     move |cause| {
         use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        let file = path.display().to_string();
         match cause.sqlite_error_code() {
             Some(DatabaseCorrupt | NotADatabase) => StorageError::damaged(&file, None, cause.to_string()),
             _ => StorageError::failed(doing, &file, std::io::Error::other(cause)),
@@ -117,74 +117,61 @@ impl SqliteCheckpoint {
         Ok(())
     }
 
-    fn make(&mut self, change: Change<'_>) -> Result<(), StorageError> {
-        let failed = error(&self.path, "write");
-        match change {
-            Change::Put { table, slice, key, row } => {
-                if self.schema.tables[usize::from(table)].sliced && self.slices.insert((table, slice)) {
-                    self.connection.execute_batch(&create_table(&self.schema, table, slice)).map_err(&failed)?;
-                    make_views(&self.connection, &self.schema, &self.slices).map_err(&failed)?;
-                }
-                self.put(table, slice, key, row)
-            }
-            Change::Delete { table, slice, key } => {
-                if self.schema.tables[usize::from(table)].sliced && !self.slices.contains(&(table, slice)) {
-                    return Ok(());
-                }
-                let sql = format!("DELETE FROM {} WHERE key = ?", name(&self.schema, table, slice));
-                let mut statement = self.connection.prepare_cached(&sql).map_err(&failed)?;
-                statement.execute([key]).map(drop).map_err(&failed)
-            }
-            Change::DropSlice { table, slice } => {
-                if !self.slices.remove(&(table, slice)) {
-                    return Ok(());
-                }
-                // Cached statements would keep the table busy.
-                self.connection.flush_prepared_statement_cache();
-                make_views(&self.connection, &self.schema, &self.slices).map_err(&failed)?;
-                let sql = format!("DROP TABLE {}", name(&self.schema, table, slice));
-                self.connection.execute_batch(&sql).map_err(&failed)
-            }
+    /// Makes a slice that does not exist yet.
+    fn ensure_slice(&mut self, table: TableId, slice: u32) -> rusqlite::Result<()> {
+        if self.schema.tables[usize::from(table)].sliced && self.slices.insert((table, slice)) {
+            self.connection.execute_batch(&create_table(&self.schema, table, slice))?;
+            make_views(&self.connection, &self.schema, &self.slices)?;
         }
+        Ok(())
     }
 
-    fn put(&self, table: TableId, slice: u32, key: i64, row: Row<'_>) -> Result<(), StorageError> {
+    fn drop_slice(&mut self, table: TableId, slice: u32) -> rusqlite::Result<()> {
+        if !self.slices.remove(&(table, slice)) {
+            return Ok(());
+        }
+        // Cached statements would keep the table busy.
+        self.connection.flush_prepared_statement_cache();
+        make_views(&self.connection, &self.schema, &self.slices)?;
+        self.connection.execute_batch(&format!("DROP TABLE {}", name(&self.schema, table, slice)))
+    }
+
+    /// Inserts or replaces the rows that follow each other for one table.
+    fn put_run<'a>(
+        &self,
+        table: TableId,
+        slice: u32,
+        rows: impl Iterator<Item = (i64, Row<'a>)>,
+    ) -> Result<(), StorageError> {
         let failed = error(&self.path, "write");
-        let resolved;
-        let row = match self.resolve(key, row)? {
-            None => row,
-            Some(bytes) => {
-                resolved = bytes;
-                Row(&resolved)
-            }
-        };
         let columns = self.schema.tables[usize::from(table)].columns.len();
-        let sql = insert(&self.schema, table, slice);
-        let mut statement = self.connection.prepare_cached(&sql).map_err(&failed)?;
-        statement.raw_bind_parameter(1, key).map_err(&failed)?;
-        let mut values = row.reader();
-        for column in 0..columns {
-            let value = values.value().expect("rows are written by RowWriter");
-            let place = column + 2;
-            match value {
-                Value::Null => statement.raw_bind_parameter(place, rusqlite::types::Null),
-                Value::Int(number) => statement.raw_bind_parameter(place, number),
-                Value::Text(text) => statement.raw_bind_parameter(place, text),
-                Value::Blob(blob) => statement.raw_bind_parameter(place, blob),
-                Value::Stored(_) => panic!("stored values have been resolved"),
+        let mut statement = self.connection.prepare_cached(&insert(&self.schema, table, slice)).map_err(&failed)?;
+        for (key, row) in rows {
+            if !bind(&mut statement, key, row, columns).map_err(&failed)? {
+                let resolved = self.resolve(key, row)?;
+                bind(&mut statement, key, Row(&resolved), columns).map_err(&failed)?;
             }
-            .map_err(&failed)?;
+            statement.raw_execute().map_err(&failed)?;
         }
-        assert!(values.is_empty(), "a row has as many values as its table has columns");
-        statement.raw_bind_parameter(columns + 2, i64::from(checksum(key, row.0))).map_err(&failed)?;
-        statement.raw_execute().map(drop).map_err(&failed)
+        Ok(())
     }
 
-    /// The row with its stored values filled in; nothing if it has none.
-    fn resolve(&self, key: i64, row: Row<'_>) -> Result<Option<Vec<u8>>, StorageError> {
-        if !row.has_stored() {
-            return Ok(None);
+    fn delete_run(&self, table: TableId, slice: u32, keys: impl Iterator<Item = i64>) -> Result<(), StorageError> {
+        let failed = error(&self.path, "write");
+        if self.schema.tables[usize::from(table)].sliced && !self.slices.contains(&(table, slice)) {
+            keys.for_each(drop);
+            return Ok(());
         }
+        let sql = format!("DELETE FROM {} WHERE key = ?", name(&self.schema, table, slice));
+        let mut statement = self.connection.prepare_cached(&sql).map_err(&failed)?;
+        for key in keys {
+            statement.execute([key]).map_err(&failed)?;
+        }
+        Ok(())
+    }
+
+    /// The row with its stored values filled in.
+    fn resolve(&self, key: i64, row: Row<'_>) -> Result<Vec<u8>, StorageError> {
         let mut resolved = Vec::new();
         let mut values = row.reader();
         while !values.is_empty() {
@@ -199,7 +186,7 @@ impl SqliteCheckpoint {
             let stored = read_row(&self.connection, &self.path, &self.schema, table, 0, key)?.ok_or_else(missing)?;
             RowWriter::new(&mut resolved).value(Row(&stored).reader().value().map_err(|Malformed| missing())?);
         }
-        Ok(Some(resolved))
+        Ok(resolved)
     }
 }
 
@@ -232,11 +219,44 @@ impl Checkpoint for SqliteCheckpoint {
 
     fn write(&mut self, changes: &Changes) -> Result<(), StorageError> {
         self.begin().map_err(error(&self.path, "write"))?;
-        changes.iter().try_for_each(|change| self.make(change))
+        let mut changes = changes.iter().peekable();
+        // Changes of one kind and table follow each other, and share a statement.
+        while let Some(change) = changes.next() {
+            match change {
+                Change::Put { table, slice, key, row } => {
+                    self.ensure_slice(table, slice).map_err(error(&self.path, "write"))?;
+                    let more = std::iter::from_fn(|| match changes.peek() {
+                        Some(Change::Put { table: t, slice: s, key, row }) if (*t, *s) == (table, slice) => {
+                            let next = (*key, *row);
+                            changes.next();
+                            Some(next)
+                        }
+                        _ => None,
+                    });
+                    self.put_run(table, slice, std::iter::once((key, row)).chain(more))?;
+                }
+                Change::Delete { table, slice, key } => {
+                    let more = std::iter::from_fn(|| match changes.peek() {
+                        Some(Change::Delete { table: t, slice: s, key }) if (*t, *s) == (table, slice) => {
+                            let next = *key;
+                            changes.next();
+                            Some(next)
+                        }
+                        _ => None,
+                    });
+                    self.delete_run(table, slice, std::iter::once(key).chain(more))?;
+                }
+                Change::DropSlice { table, slice } => {
+                    self.drop_slice(table, slice).map_err(error(&self.path, "write"))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn commit(&mut self, meta: &Meta) -> Result<(), StorageError> {
-        let failed = error(&self.path, "write");
+        let path = self.path.clone();
+        let failed = error(&path, "write");
         self.begin().map_err(&failed)?;
         let values =
             params![meta.index.0 as i64, meta.term.0 as i64, meta.configuration, i64::from(meta_checksum(meta))];
@@ -262,6 +282,24 @@ impl Checkpoint for SqliteCheckpoint {
             slices: BTreeMap::new(),
         }))
     }
+}
+
+/// Binds a row to an insertion. False: it has stored values, which must be filled in first.
+fn bind(statement: &mut Statement<'_>, key: i64, row: Row<'_>, columns: usize) -> rusqlite::Result<bool> {
+    statement.raw_bind_parameter(1, key)?;
+    let mut values = row.reader();
+    for place in 2..columns + 2 {
+        match values.value().expect("rows are written by RowWriter") {
+            Value::Null => statement.raw_bind_parameter(place, rusqlite::types::Null)?,
+            Value::Int(number) => statement.raw_bind_parameter(place, number)?,
+            Value::Text(text) => statement.raw_bind_parameter(place, text)?,
+            Value::Blob(blob) => statement.raw_bind_parameter(place, blob)?,
+            Value::Stored(_) => return Ok(false),
+        }
+    }
+    assert!(values.is_empty(), "a row has as many values as its table has columns");
+    statement.raw_bind_parameter(columns + 2, i64::from(checksum(key, row.0)))?;
+    Ok(true)
 }
 
 struct Rows<'a> {
@@ -337,7 +375,8 @@ impl SqliteReader {
 
 impl RowReader for SqliteReader {
     fn find(&mut self, table: TableId, key: i64) -> Result<Option<StoredRow>, StorageError> {
-        let failed = error(&self.path, "read");
+        let path = self.path.clone();
+        let failed = error(&path, "read");
         // One view of the file for the list of slices and the row.
         self.connection.execute_batch("BEGIN").map_err(&failed)?;
         let found = self.find_in_transaction(table, key);
