@@ -15,12 +15,13 @@ use crate::id::LeaseToken;
 use crate::idempotency::Binding;
 use crate::machine::QueueMachine;
 use crate::outcome::{State, Totals};
+use crate::payload::Payload;
 use crate::policy::Policy;
 use crate::ready::PRIORITIES;
 use crate::record;
 use crate::retention::{Returnable, Slice};
 use crate::slab::Slot;
-use crate::task::{Due, Extras, Lease, Payload, Saving, Stage, Task};
+use crate::task::{Due, Extras, Lease, Saving, Stage, Task};
 
 /// Tasks that have not ended.
 pub const LIVE: TableId = 0;
@@ -242,8 +243,8 @@ impl QueueMachine {
     pub(crate) fn end_save(&mut self) -> Box<dyn Send> {
         let frozen = self.saves.frozen.take().expect("a save is in progress");
         self.saves.dropping.clear();
-        self.payloads_saved(frozen.payloads);
-        Box::new(std::mem::take(&mut self.ended.saving))
+        let evicted = self.evict_payloads(&frozen.payloads);
+        Box::new((std::mem::take(&mut self.ended.saving), evicted))
     }
 
     fn put_live(&mut self, slot: Slot, frozen: &mut Frozen) {

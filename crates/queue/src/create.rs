@@ -8,10 +8,11 @@ use crate::idempotency::Binding;
 use crate::machine::QueueMachine;
 use crate::op::{Create, Redrive, Schedule};
 use crate::outcome::{Created, Outcome, Rejection};
+use crate::payload::Payload;
 use crate::policy::ATTEMPTS_MAX;
 use crate::record;
 use crate::slab::Slot;
-use crate::task::{Due, Extras, Payload, Saving, Stage, Task};
+use crate::task::{Due, Extras, Saving, Stage, Task};
 
 impl QueueMachine {
     pub(crate) fn create(&mut self, create: &Create<'_>, effects: &mut Effects<Self>) -> Result<Outcome, Rejection> {

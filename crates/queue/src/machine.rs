@@ -15,11 +15,12 @@ use crate::id::{TaskId, TaskKey};
 use crate::idempotency::Keys;
 use crate::op::{Claim, Op};
 use crate::outcome::{Answer, Outcome, Query, Rejection, State};
+use crate::payload::PayloadCache;
 use crate::policy::Policy;
 use crate::ready::{Queue, Supplier, Tenant, work_in, work_of};
 use crate::retention::Ended;
 use crate::slab::Slab;
-use crate::task::{Ending, Payload};
+use crate::task::Ending;
 
 /// All queues of one shard: a deterministic state machine. See the crate's documentation for how to read it.
 pub struct QueueMachine {
@@ -49,6 +50,7 @@ pub struct QueueMachine {
     live_tasks_max: u64,
     /// This node's settings, which it makes those of the shard when it leads. Not replicated.
     own_policy: Option<Policy>,
+    pub(crate) cache: PayloadCache,
 }
 
 /// What observers learn.
@@ -102,12 +104,18 @@ impl QueueMachine {
             saves: Saves::default(),
             live_tasks_max: 0,
             own_policy: None,
+            cache: PayloadCache::default(),
         }
     }
 
     /// Refuses creations before the log once so many tasks are live; 0: never.
     pub fn limit_live_tasks(&mut self, live_tasks_max: u64) {
         self.live_tasks_max = live_tasks_max;
+    }
+
+    /// Keeps payloads of live tasks beyond so many bytes only in the checkpoint, as soon as they are in it.
+    pub fn limit_payload_memory(&mut self, bytes_max: u64) {
+        self.cache.bytes_max = bytes_max;
     }
 
     /// Makes these settings those of the shard when this node leads it.
@@ -152,12 +160,6 @@ impl QueueMachine {
             keys.extend(claim.commands.iter().map(|command| work_in(claim.tenant, command)));
         }
     }
-
-    pub(crate) fn account_payload(&mut self, _payload: &Payload) {}
-
-    pub(crate) fn release_payload(&mut self, _payload: &Payload) {}
-
-    pub(crate) fn payloads_saved(&mut self, _keys: Vec<u64>) {}
 }
 
 impl StateMachine for QueueMachine {

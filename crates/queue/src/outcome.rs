@@ -5,8 +5,8 @@ use std::sync::Arc;
 use base::{Index, Millis, ScheduleTime};
 
 use crate::id::{LeaseToken, TaskId};
+use crate::payload::Payload;
 use crate::ready::PRIORITIES;
-use crate::task::Payload;
 
 /// What an applied operation did. Every variant but `Rejected` is an effect, or the statement that there was nothing to do.
 #[derive(Debug)]

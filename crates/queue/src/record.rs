@@ -7,7 +7,7 @@ use base::{Index, ScheduleTime};
 use crate::checkpoint::PAYLOADS;
 use crate::id::TaskId;
 use crate::outcome::{State, TaskView};
-use crate::task::Payload;
+use crate::payload::Payload;
 
 /// The columns of the tables of ended tasks, after the key. Times are milliseconds since the Unix epoch.
 pub(crate) const COLUMNS: &[Column] = &[

@@ -20,31 +20,8 @@ use crate::checkpoint::Mark;
 use crate::id::{LeaseToken, TaskKey};
 use crate::machine::{QueueMachine, Signal};
 use crate::outcome::{State, TaskView};
+use crate::payload::Payload;
 use crate::slab::Slot;
-
-/// What the producer sent: in memory, or only in the checkpoint when memory is short.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Payload {
-    /// The bytes.
-    Resident(Arc<[u8]>),
-    /// So many bytes in the checkpoint's payload table, under the task's key.
-    Stored(u32),
-}
-
-impl Payload {
-    /// Its size in bytes.
-    pub fn len(&self) -> usize {
-        match self {
-            Payload::Resident(bytes) => bytes.len(),
-            Payload::Stored(length) => *length as usize,
-        }
-    }
-
-    /// Whether it has no bytes; no JSON value has none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
 
 /// A task that has not ended.
 pub(crate) struct Task {
@@ -169,7 +146,7 @@ impl QueueMachine {
 
     /// Adds a new task, ready or delayed, to the live ones.
     pub(crate) fn enter(&mut self, task: Task, due: Option<Due>, effects: &mut Effects<Self>) -> Slot {
-        self.account_payload(&task.payload);
+        self.cache.enter(&task.payload);
         let slot = self.tasks.insert(task);
         match due {
             None => self.become_ready(slot, effects),
@@ -279,7 +256,7 @@ impl QueueMachine {
         self.leave_stage(slot);
         let mut view = self.view(self.tasks.get(slot));
         let task = self.tasks.remove(slot);
-        self.release_payload(&task.payload);
+        self.cache.leave(&task.payload);
         let now = self.clocks.schedule;
         let (state, error, result) = match *ending {
             Ending::Completed { result, error } => (State::Completed, error, Some(result)),

@@ -345,6 +345,8 @@ fn policy() -> Policy {
 impl World {
     fn new() -> World {
         let mut shard = Shard::new(START);
+        // Each payload has one byte: most are left to the checkpoint once they are in it.
+        shard.machine.limit_payload_memory(3);
         shard.apply(&Op::Configure(policy()));
         let model = Model {
             policy: policy(),
@@ -746,6 +748,7 @@ impl World {
             self.shard.save(all, |_| ());
             self.shard.machine =
                 queue::QueueMachine::restore(support::INFO, &mut self.shard.store).expect("it reads back");
+            self.shard.machine.limit_payload_memory(3);
         }
         Ok(())
     }

@@ -332,6 +332,16 @@ impl goldenscript::Runner for Script {
                 self.shard.restart();
                 self.changes()
             }
+            // save: saves a checkpoint and goes on in memory
+            "save" => {
+                self.shard.save(usize::MAX, |_| ());
+                self.changes()
+            }
+            // memory BYTES: payloads beyond so many bytes are left to the checkpoint
+            "memory" => {
+                self.shard.machine.limit_payload_memory(args.next_pos().ok_or("how much?")?.parse()?);
+                String::new()
+            }
             // show tN: everything that can be shown of it
             "show" => {
                 let id = self.task(args.next_pos())?;
@@ -441,5 +451,5 @@ scripts! {
     order { priority, fifo, several_queues, all_queues, returns_go_to_the_tail }
     idempotency { repeat, conflict, window, scope, outlives_the_task }
     retention { slices, live_tasks_stay, keyed }
-    checkpoint { restart_everywhere, born_and_ended_between }
+    checkpoint { restart_everywhere, born_and_ended_between, payload_memory }
 }

@@ -1,0 +1,162 @@
+//! The bytes that the state machine leaves behind in logs and checkpoints, compared with a file of them. What was written once must stay
+//! readable, so a difference here is a new version of a format, never a new golden file. `UPDATE_GOLDENFILES=1` writes the files.
+
+mod support;
+
+use std::fmt::Write;
+
+use base::machine::StateMachine;
+use base::rows::RowSource;
+use base::{Index, Millis, ScheduleTime};
+use queue::op::{Claim, ClaimOrder, Create, Credential, IdempotencyKey, LeaseRef, Redrive, Schedule};
+use queue::{Backoff, BackoffPolicy, LeaseToken, Op, Outcome, Policy, QueueMachine, TaskKey, codec};
+use support::Shard;
+
+fn compare(golden: &str, found: &str) {
+    let path = format!("testdata/golden/{golden}");
+    if std::env::var_os("UPDATE_GOLDENFILES").is_some() {
+        std::fs::create_dir_all("testdata/golden").expect("it can be made");
+        std::fs::write(&path, found).expect("it can be written");
+    }
+    assert_eq!(found, std::fs::read_to_string(&path).expect("the file exists"));
+}
+
+fn mail() -> Create<'static> {
+    Create {
+        tenant: "acme",
+        command: "mail",
+        priority: 5,
+        payload: br#"{"to":"you"}"#,
+        schedule: Schedule::Now,
+        webhook: "",
+        max_attempts: None,
+        key: None,
+    }
+}
+
+/// Every kind of operation, and every optional field once with and once without a value: their bytes, line by line.
+#[test]
+fn operations() {
+    let token = LeaseToken { attempt: 3, index: Index(77), suffix: [3; 16] };
+    let lease = |credential| LeaseRef { tenant: "acme", task: TaskKey(300), credential };
+    let record = b"record";
+    let policy = Policy {
+        backoff: Backoff { policy: BackoffPolicy::Linear, base: Millis(250), max: Millis(60_000) },
+        ..Policy::default()
+    };
+    let key = IdempotencyKey { text: "once", scope: [1; 16], body: [2; 16] };
+    let claim = Claim {
+        tenant: "acme",
+        worker: "w1",
+        commands: vec!["mail", "print"],
+        order: ClaimOrder::Request,
+        count: 10,
+        lease: Some(Millis(30_000)),
+    };
+    let redrive = Redrive {
+        tenant: "acme",
+        task: TaskKey(300),
+        ended_at: Index(99),
+        record,
+        keep_attempts: true,
+        delay: Millis(5),
+        priority: Some(9),
+    };
+    let operations = [
+        Op::Create(mail()),
+        Op::Create(Create {
+            schedule: Schedule::After(Millis(1_500)),
+            webhook: "https://example.org/done",
+            max_attempts: Some(7),
+            key: Some(key),
+            ..mail()
+        }),
+        Op::Create(Create { schedule: Schedule::At(ScheduleTime(1_767_225_600_000)), ..mail() }),
+        Op::Claim(claim.clone()),
+        Op::Claim(Claim { commands: vec![], order: ClaimOrder::Fair, count: 1, lease: None, ..claim.clone() }),
+        Op::Claim(Claim { order: ClaimOrder::Priority, ..claim }),
+        Op::Extend { lease: lease(Credential::Token(token)), length: Some(Millis(60_000)) },
+        Op::Extend { lease: lease(Credential::Worker("w1")), length: None },
+        Op::Release { lease: lease(Credential::Unknown) },
+        Op::Nack { lease: lease(Credential::Token(token)), delay: Some(Millis(0)), reason: "busy" },
+        Op::Nack { lease: lease(Credential::Token(token)), delay: None, reason: "" },
+        Op::Complete { lease: lease(Credential::Token(token)), result: b"{}", error: "" },
+        Op::Fail { lease: lease(Credential::Token(token)), result: Some(b"[1]"), error: "no" },
+        Op::Fail { lease: lease(Credential::Token(token)), result: None, error: "no" },
+        Op::Cancel { tenant: "acme", task: TaskKey(300), reason: "typo", force: true },
+        Op::Redrive(redrive.clone()),
+        Op::Redrive(Redrive { keep_attempts: false, priority: None, ..redrive }),
+        Op::Configure(policy),
+    ];
+    let mut found = String::new();
+    for operation in &operations {
+        let mut bytes = Vec::new();
+        codec::encode(operation, &mut bytes);
+        assert_eq!(codec::decode(&bytes).as_ref(), Ok(operation), "it reads back");
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        writeln!(found, "{hex}").expect("a string takes all");
+    }
+    compare("operations.hex", &found);
+}
+
+/// The tables of a shard and a row of each: a task in every stage and with every ending, an idempotency key, counters.
+#[test]
+fn checkpoint() {
+    let mut shard = Shard::new(1_767_225_600_000);
+    let key = IdempotencyKey { text: "once", scope: [1; 16], body: [2; 16] };
+    for create in [
+        Create { priority: 9, ..mail() },
+        Create { priority: 8, ..mail() },
+        Create { priority: 7, max_attempts: Some(1), ..mail() },
+        Create { priority: 6, ..mail() },
+        Create { key: Some(key), webhook: "https://example.org/done", ..mail() },
+        Create { schedule: Schedule::After(Millis(60_000)), ..mail() },
+        Create { schedule: Schedule::At(ScheduleTime(1_767_230_000_000)), ..mail() },
+    ] {
+        shard.apply(&Op::Create(create));
+    }
+    let claim = Claim {
+        tenant: "acme",
+        worker: "w1",
+        commands: vec!["mail"],
+        order: ClaimOrder::Request,
+        count: 4,
+        lease: None,
+    };
+    let Outcome::Claimed(grants) = shard.apply(&Op::Claim(claim)) else { panic!("four tasks are ready") };
+    let lease = |nth: usize| LeaseRef {
+        tenant: "acme",
+        task: grants[nth].task.id.key,
+        credential: Credential::Token(grants[nth].token),
+    };
+    shard.apply(&Op::Complete { lease: lease(0), result: b"{\"sent\":true}", error: "" });
+    shard.apply(&Op::Fail { lease: lease(1), result: None, error: "no such address" });
+    shard.apply(&Op::Nack { lease: lease(2), delay: None, reason: "busy" });
+    shard.save(usize::MAX, |_| ());
+
+    let schema = QueueMachine::schema();
+    let mut found = String::new();
+    for (number, table) in schema.tables.iter().enumerate() {
+        let columns: Vec<String> =
+            table.columns.iter().map(|column| format!("{} {}", column.name, column.kind)).collect();
+        writeln!(found, "{number} {} ({})", table.name, columns.join(", ")).expect("a string takes all");
+        let mut rows = shard.store.clone();
+        let mut print = |slice: u32, key: i64, row: base::rows::Row<'_>| {
+            let mut reader = row.reader();
+            write!(found, "  {slice} {key}:")?;
+            while !reader.is_empty() {
+                write!(found, " {:?}", reader.value()?)?;
+            }
+            found.push('\n');
+            Ok(())
+        };
+        rows.for_each(number as u8, &mut |slice, key, row| {
+            print(slice, key, row).map_err(|_: Box<dyn std::error::Error>| base::codec::Malformed)
+        })
+        .expect("the rows read back");
+    }
+    for view in schema.views {
+        writeln!(found, "{}: {}", view.name, view.select).expect("a string takes all");
+    }
+    compare("checkpoint.txt", &found);
+}
