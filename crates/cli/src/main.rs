@@ -49,6 +49,8 @@ fn main() {
             checkpoint_log_bytes: 64 << 20,
             inbox_depth: 4096,
             propose_timeout: Millis(10000),
+            leader_wait: Millis(2000),
+            trailing_log_bytes: 256 << 20,
             election_timeout: Millis(500),
             heartbeat: Millis(100),
             entry_operations_max: 512,

@@ -99,6 +99,8 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
             heartbeat_ticks: (config.heartbeat.0.div_ceil(tick.0)) as usize,
             entry_operations_max: config.entry_operations_max,
             entry_bytes_max: config.entry_bytes_max,
+            leader_wait: config.leader_wait,
+            trailing_bytes: config.trailing_log_bytes,
         };
         let replica = Replica::new(replica_config, shards).map_err(|(shard, lost)| lost_log(folder, shard, lost))?;
         let failed = |cause| {
@@ -243,6 +245,7 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
             match write {
                 Write::Entry(shard, entry) => self.wal.append(shard, entry),
                 Write::HardState(shard, state) => self.wal.append_hard_state(shard, state),
+                Write::Restart(shard, index, term) => self.wal.restart(shard, index, term),
             }
         }
         let must_sync = std::mem::take(&mut self.effects.must_sync);
@@ -321,7 +324,7 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
     fn on_saved(&mut self, saved: &Saved) -> Result<(), NodeError> {
         let Saved { shard, index, took } = *saved;
         self.saving = None;
-        let garbage = self.replica.saved(shard, index);
+        let garbage = self.replica.saved(shard);
         self.background.queue(Job::Drop(garbage));
         self.kept_from.insert(shard, index.next());
         self.wal.release(&self.kept_from).map_err(NodeError::Storage)?;

@@ -61,6 +61,10 @@ pub struct NodeConfig {
     pub checkpoint_log_bytes: u64,
     /// Requests waiting per shard; more are refused.
     pub inbox_depth: usize,
+    /// How long a request is held when there is no leader; then it is refused.
+    pub leader_wait: Millis,
+    /// Log that a checkpoint holds and that is kept for members that lack it, in bytes, per shard.
+    pub trailing_log_bytes: u64,
     /// How long a request waits for its entry to be applied; then its outcome is unknown.
     pub propose_timeout: Millis,
     /// Time without a leader until a campaign: drawn from this to twice this.
@@ -529,6 +533,10 @@ pub(crate) fn log_transition(transition: &Transition) {
         Transition::Leader { shard, leader, term } => {
             let leader = Incarnation(*leader);
             tracing::info!(target: "raft", event = "raft.leader.elected", shard = shard.0, term = term.0, "elected leader {leader} in term {term}");
+        }
+        Transition::Members { shard, members } => {
+            let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
+            tracing::info!(target: "raft", event = "raft.members", shard = shard.0, "members: {}", names.join(", "));
         }
         Transition::Ready { shard, term, index } => {
             tracing::info!(target: "raft", event = "raft.leader.ready", shard = shard.0, term = term.0, index = index.0, "ready, writes accepted");

@@ -6,8 +6,8 @@ use std::path::Path;
 use base::machine::{ShardInfo, StateMachine};
 use base::rows::Unreadable;
 use base::{Incarnation, Index, ScheduleTime, ShardId, Term};
-use consensus::{Configuration, LostLog};
-use replica::RestoreShard;
+use consensus::LostLog;
+use replica::{Member, Members, RestoreShard};
 use storage::StorageError;
 use storage::checkpoint::{Checkpoint, MemoryCheckpoint, Meta, RowReader, SqliteCheckpoint};
 use storage::disk::Disk;
@@ -101,8 +101,8 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
                 return Err(NodeError::Storage(StorageError::Damaged { file: name, offset: None, what }));
             }
             None => {
-                let configuration = Configuration::of_one(identity.incarnation.0).encode();
-                let meta = Meta { configuration, ..FIRST };
+                let alone = Member { id: identity.incarnation.0, name: identity.node.clone(), ..Member::default() };
+                let meta = Meta { configuration: Members::of_voters([alone]).encode(), ..FIRST };
                 checkpoint.commit(&meta).map_err(NodeError::Storage)?;
                 meta
             }
@@ -111,9 +111,9 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
             |what: String| NodeError::Storage(StorageError::Damaged { file: name.clone(), offset: None, what });
         let info = ShardInfo { shard, incarnation: identity.cluster_incarnation };
         let machine = S::restore(info, &mut *checkpoint.rows()).map_err(|Unreadable(what)| damaged(what))?;
-        let configuration = Configuration::decode(&meta.configuration)
+        let members = Members::decode(&meta.configuration)
             .map_err(|_| damaged("the members in table checkpoint do not read back".into()))?;
-        log.drop_until(meta.index);
+        log.drop_until(meta.index, meta.term);
         opened.readers.insert(shard, checkpoint.reader().map_err(NodeError::Storage)?);
         opened.checkpoints.insert(shard, checkpoint);
         opened.shards.insert(
@@ -122,7 +122,7 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
                 machine,
                 index: meta.index,
                 term: meta.term,
-                configuration,
+                members,
                 hard_state: log.hard_state,
                 entries: log.entries,
             },
