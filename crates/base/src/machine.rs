@@ -83,7 +83,7 @@ pub trait StateMachine: Sized + Send + 'static {
     /// What an operation answers.
     type Outcome: Send;
     /// A question that changes nothing.
-    type Query: Send;
+    type Query: Clone + Send;
     /// What a question is answered with.
     type Answer: Send;
     /// What observers learn from applied entries.

@@ -13,17 +13,18 @@ use std::time::Duration;
 use base::machine::StateMachine;
 use base::rows::Changes;
 use base::{Index, Millis, Mono, ShardId};
-use replica::{Effects, Event, Now, Replica, ReplicaConfig, Write};
+use replica::{Effects, Event, Message, Now, Replica, ReplicaConfig, Transition, Write};
 use storage::checkpoint::Meta;
 use storage::disk::Disk;
-use storage::identity::Identity;
 use storage::wal::Wal;
 
 use crate::checkpoints::{Background, Job, Saved};
 use crate::clock::Clock;
 use crate::inbox::Control;
 use crate::lane::{Replies, ReplyTo};
-use crate::node::{Common, Durability, LoopHooks, NodeConfig, NodeError, NodeStatus, Observe, Stage, log_transition};
+use crate::node::{
+    Common, Durability, LoopHooks, NodeConfig, NodeError, NodeStatus, Observe, Stage, Start, log_transition,
+};
 use crate::open::{Opened, lost_log, open};
 use crate::rows::Rows;
 
@@ -45,8 +46,8 @@ struct Saving {
     committed: bool,
 }
 
-pub(crate) struct Driver<'a, S: StateMachine, D: Disk> {
-    config: &'a NodeConfig,
+pub(crate) struct Driver<S: StateMachine, D: Disk> {
+    config: NodeConfig,
     clock: Clock,
     common: Arc<Common<S>>,
     observe: Observe<S>,
@@ -68,17 +69,15 @@ pub(crate) struct Driver<'a, S: StateMachine, D: Disk> {
     stopping: bool,
 }
 
-impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
+impl<S: StateMachine, D: Disk> Driver<S, D> {
     /// Opens the node's data and runs it until it is stopped.
     pub(crate) fn run(
         disk: D,
         folder: Option<&Path>,
-        identity: &Identity,
-        config: &'a NodeConfig,
-        clock: Clock,
-        common: Arc<Common<S>>,
-        hooks: LoopHooks<S>,
+        start: Start<S>,
     ) -> Result<(), NodeError> {
+        let Start { config, clock, common, hooks, identity, founding, fresh } = start;
+        let LoopHooks { prepare, observe } = hooks;
         common.inbox.own();
         let progress = |text: String| {
             common.status.send_modify(|status| status.stage = Stage::Starting(text));
@@ -86,12 +85,12 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         // In memory, segments need not be large: nothing is pre-zeroed for the sake of a sync.
         let segment_bytes = if folder.is_some() { config.segment_bytes } else { config.segment_bytes.min(4 << 20) };
         let Opened { wal, mut shards, checkpoints, readers } =
-            open::<S, D>(disk, folder, identity, segment_bytes, progress)?;
+            open::<S, D>(disk, folder, &identity, founding.as_ref(), segment_bytes, progress)?;
         let kept_from = shards.iter().map(|(shard, restored)| (*shard, restored.index.next())).collect();
         for restored in shards.values_mut() {
-            (hooks.prepare)(&mut restored.machine);
+            prepare(&mut restored.machine);
         }
-        let tick = tick(config);
+        let tick = tick(&config);
         let replica_config = ReplicaConfig {
             id: identity.incarnation.0,
             seed: getrandom::u64().expect("the operating system has random numbers"),
@@ -114,7 +113,7 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
             config,
             clock,
             common,
-            observe: hooks.observe,
+            observe,
             replica,
             wal,
             background,
@@ -144,6 +143,7 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
             let now = self.clock.now();
             self.tick(now);
             self.take_controls(now)?;
+            self.take_messages(now);
             self.take_requests(now);
             let seeds = || {
                 let mut seed = [0; 16];
@@ -154,6 +154,7 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
             self.common.counters.turns.fetch_add(1, Ordering::Relaxed);
             self.follow_transitions();
             self.hand_out_replies();
+            self.send_messages();
             self.write_log(now)?;
             self.checkpoint(now)?;
             if self.is_done() {
@@ -167,7 +168,7 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         if now.mono < self.next_tick {
             return;
         }
-        let tick = tick(self.config);
+        let tick = tick(&self.config);
         // After a pause only one tick is made up for: the others did not pass for anybody who could have acted.
         self.next_tick = now.mono + tick;
         self.replica.on_event(now, Event::Tick, &mut self.effects);
@@ -175,11 +176,39 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         self.publish(stage);
     }
 
+    /// Hands messages to the peers' thread, those of a turn together.
+    fn send_messages(&mut self) {
+        let messages = std::mem::take(&mut self.effects.messages);
+        self.send(messages);
+    }
+
+    fn send(&mut self, messages: Vec<(ShardId, Message)>) {
+        let Some(peers) = self.common.peers.get().filter(|_| !messages.is_empty()) else { return };
+        let mut by_member: BTreeMap<u64, Vec<(ShardId, Message)>> = BTreeMap::new();
+        for (shard, message) in messages {
+            by_member.entry(message.to()).or_default().push((shard, message));
+        }
+        for (id, messages) in by_member {
+            // What cannot be sent is lost, as on any network: the member is probed when it is there again.
+            let _ = peers.links.get(id).is_some_and(|link| link.send(messages));
+        }
+    }
+
     fn take_controls(&mut self, now: Now) -> Result<(), NodeError> {
         while let Some(control) = self.common.inbox.pop_control() {
             match control {
                 Control::Forget(shard, wait) => {
                     self.replica.on_event(now, Event::Forget { shard, wait }, &mut self.effects);
+                }
+                Control::Unreachable(member) => {
+                    self.replica.on_event(now, Event::Unreachable { member }, &mut self.effects);
+                }
+                Control::Change(shard, changes, records, client) => {
+                    let change = Event::Change { shard, changes, records, client };
+                    self.replica.on_event(now, change, &mut self.effects);
+                }
+                Control::Transfer(shard, to) => {
+                    self.replica.on_event(now, Event::Transfer { shard, to }, &mut self.effects);
                 }
                 Control::Drain => self.replica.on_event(now, Event::Drain, &mut self.effects),
                 Control::Stop if !self.stopping => {
@@ -196,6 +225,12 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         Ok(())
     }
 
+    fn take_messages(&mut self, now: Now) {
+        while let Some((shard, message)) = self.common.inbox.pop_message() {
+            self.replica.on_event(now, Event::Message { shard, message }, &mut self.effects);
+        }
+    }
+
     fn take_requests(&mut self, now: Now) {
         for number in 0..self.config.shards {
             let shard = ShardId(number);
@@ -209,7 +244,19 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
 
     fn follow_transitions(&mut self) {
         if !self.effects.transitions.is_empty() {
-            self.effects.transitions.drain(..).for_each(|transition| log_transition(&transition));
+            for transition in self.effects.transitions.drain(..) {
+                log_transition(&transition);
+                match transition {
+                    Transition::Leader { shard, leader, .. } => self.common.routes.set(shard, leader),
+                    Transition::Ready { .. } => self.common.routes.bump(),
+                    Transition::Members { shard: ShardId(0), members } => {
+                        if let Some(peers) = self.common.peers.get() {
+                            peers.follow(members);
+                        }
+                    }
+                    Transition::Members { .. } | Transition::Role { .. } => {}
+                }
+            }
             let stage = if self.stopping { Stage::Draining } else { Stage::Running };
             self.publish(stage);
         }
@@ -225,11 +272,13 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         }
         let lanes = self.common.lanes.lock().expect("nothing panics while it holds this lock");
         self.replies.resize_with(lanes.len(), Vec::new);
+        let mut lost = Vec::new();
         for (client, reply) in self.effects.replies.drain(..) {
-            match client.lane {
-                Some(lane) => self.replies[lane.0].push((client.sender, reply)),
+            match client {
+                ReplyTo::Local { sender, lane: Some(lane) } => self.replies[lane.0].push((sender, reply)),
                 // Without a lane nobody undoes what a lost reply has brought.
-                None => drop(client.sender.send(reply)),
+                ReplyTo::Local { sender, lane: None } => drop(sender.send(reply)),
+                ReplyTo::Remote { answers, request } => lost.extend(answers.put(request, reply).err()),
             }
         }
         for (lane, replies) in lanes.iter().zip(&mut self.replies) {
@@ -237,6 +286,8 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
                 lane.put(replies);
             }
         }
+        drop(lanes);
+        lost.into_iter().for_each(|reply| self.common.compensate(reply));
     }
 
     fn write_log(&mut self, now: Now) -> Result<(), NodeError> {
@@ -261,7 +312,7 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         }
         let after_sync = std::mem::take(&mut self.effects.after_sync);
         let messages = self.replica.on_synced(after_sync);
-        debug_assert!(messages.is_empty(), "a group of one sends nothing");
+        self.send(messages);
         if must_sync {
             let stats = self.wal.stats();
             let counters = &self.common.counters;
