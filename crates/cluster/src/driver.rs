@@ -71,14 +71,9 @@ pub(crate) struct Driver<S: StateMachine, D: Disk> {
 
 impl<S: StateMachine, D: Disk> Driver<S, D> {
     /// Opens the node's data and runs it until it is stopped.
-    pub(crate) fn run(
-        disk: D,
-        folder: Option<&Path>,
-        start: Start<S>,
-    ) -> Result<(), NodeError> {
+    pub(crate) fn run(disk: D, folder: Option<&Path>, start: Start<S>) -> Result<(), NodeError> {
         let Start { config, clock, common, hooks, identity, founding, fresh } = start;
         let LoopHooks { prepare, observe } = hooks;
-        common.inbox.own();
         let progress = |text: String| {
             common.status.send_modify(|status| status.stage = Stage::Starting(text));
         };
@@ -128,6 +123,16 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             kept_from,
             stopping: false,
         };
+        for shard in driver.replica.shards() {
+            let (status, members) = (driver.replica.leader(shard), driver.replica.members(shard).clone());
+            driver.common.routes.set(shard, status);
+            if let (ShardId(0), Some(peers)) = (shard, driver.common.peers.get()) {
+                peers.follow(members);
+            }
+        }
+        if fresh && founding.is_some_and(|founding| founding.first == identity.node) {
+            driver.replica.campaign();
+        }
         driver.publish(Stage::Running);
         let outcome = driver.turns();
         driver.publish(Stage::Stopped);

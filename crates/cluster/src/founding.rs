@@ -1,8 +1,8 @@
 //! What a data directory says about its node and its cluster, and what becomes of a new one.
 
+use base::Incarnation;
 use base::ScheduleTime;
 use base::codec::Reader;
-use base::Incarnation;
 use replica::{Member, Members};
 use storage::StorageError;
 use storage::checkpoint::Meta;

@@ -21,8 +21,10 @@ mod routes;
 mod rows;
 
 pub use lane::{Lane, LaneId};
-pub use node::{Cluster, Counters, Data, Durability, Handle, Hooks, Node, NodeConfig, NodeError, NodeStatus, Stage, StartError};
-pub use replica::{Freshness, Member, Members, Operations, Reply, Role, ShardStatus, Unavailable};
+pub use node::{
+    Cluster, Counters, Data, Durability, Handle, Hooks, Node, NodeConfig, NodeError, NodeStatus, Stage, StartError,
+};
 pub use peer::PeerConfig;
+pub use replica::{Freshness, Member, Members, Operations, Reply, Role, ShardStatus, Unavailable};
 pub use rows::RowsUnavailable;
 pub use storage::checkpoint::StoredRow;

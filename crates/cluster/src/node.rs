@@ -3,14 +3,15 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use base::machine::StateMachine;
 use base::rows::TableId;
-use base::{Incarnation, Millis, Mono, Position, ShardId};
+use base::{Incarnation, Millis, Position, ShardId};
 use replica::{
-    Event, Fault, Freshness, Member, Members, Operations, Reply, ShardStatus, Transition, Unavailable, Wait,
+    Event, Fault, Freshness, Member, MemberChange, Members, Operations, Reply, ShardStatus, Transition, Unavailable,
+    Wait,
 };
 use storage::StorageError;
 use storage::checkpoint::StoredRow;
@@ -20,12 +21,12 @@ use tokio::sync::{oneshot, watch};
 
 use crate::clock::Clock;
 use crate::driver::Driver;
-use crate::inbox::{Control, Inbox};
-use crate::lane::{Lane, LaneId, Replies, ReplyTo, Shared};
 use crate::forming::{ClusterId, Proposal};
 use crate::founding::{accept, accepted, found_alone, identify, join};
-use crate::peer::{Forward, Link, PeerConfig, Peers, own_greeting};
+use crate::inbox::{Control, Inbox};
+use crate::lane::{Lane, LaneId, Replies, ReplyTo, Shared};
 use crate::peer::Shared as PeerShared;
+use crate::peer::{Forward, Link, PeerConfig, Peers, own_greeting};
 use crate::routes::Routes;
 use crate::rows::{Rows, RowsUnavailable};
 
@@ -218,11 +219,6 @@ impl NodeStatus {
         }
         changed
     }
-
-    /// Whether every shard takes writes here.
-    pub fn is_ready(&self) -> bool {
-        self.stage == Stage::Running && !self.shards.is_empty() && self.shards.iter().all(|shard| shard.ready)
-    }
 }
 
 /// Counts since the node started.
@@ -276,6 +272,7 @@ pub struct Handle<S: StateMachine> {
     identity: Arc<Identity>,
     propose_timeout: Millis,
     leader_wait: Millis,
+    peer_addr: Option<std::net::SocketAddr>,
 }
 
 impl<S: StateMachine> Clone for Handle<S> {
@@ -307,8 +304,8 @@ impl<S: StateMachine> Node<S> {
         if config.peers.is_none() && identity.cluster == 0 {
             let alone = found_alone("codeq", me.clone(), config.shards);
             accept(directory.as_deref(), &alone).map_err(StartError::Storage)?;
-            identity = join(directory.as_deref(), &identity, alone.cluster, alone.incarnation)
-                .map_err(StartError::Storage)?;
+            identity =
+                join(directory.as_deref(), &identity, alone.cluster, alone.incarnation).map_err(StartError::Storage)?;
             founding = Some(alone);
         }
         let Hooks { prepare, observe, undelivered } = hooks;
@@ -344,6 +341,7 @@ impl<S: StateMachine> Node<S> {
             identity: Arc::new(identity.clone()),
             propose_timeout: config.propose_timeout,
             leader_wait: config.leader_wait,
+            peer_addr: peers.as_ref().map(|(peers, _)| peers.addr),
         };
         let (end, ended) = oneshot::channel();
         let hooks = LoopHooks { prepare, observe };
@@ -509,12 +507,7 @@ impl<S: StateMachine> Handle<S> {
     }
 
     /// Puts a request in front of the loop.
-    fn queue(
-        &self,
-        shard: ShardId,
-        wait: Option<Wait>,
-        event: Event<S, ReplyTo<S>>,
-    ) -> Result<Guard<S>, Unavailable> {
+    fn queue(&self, shard: ShardId, wait: Option<Wait>, event: Event<S, ReplyTo<S>>) -> Result<Guard<S>, Unavailable> {
         if !self.common.inbox.push(shard, event) {
             self.common.counters.refused.fetch_add(1, Ordering::Relaxed);
             return Err(Unavailable::Overloaded);
@@ -546,12 +539,64 @@ impl<S: StateMachine> Handle<S> {
         self.common.status.borrow().clone()
     }
 
-    /// Waits until every shard takes writes here, or the node stops.
+    /// Whether requests for this shard can be served through this node: it leads and takes writes, or it can reach who does.
+    pub fn serves(&self, shard: &ShardStatus) -> bool {
+        let leader = shard.consensus.leader;
+        if leader == self.common.me {
+            return shard.ready;
+        }
+        let link = self.common.peers.get().and_then(|peers| peers.links.get(leader));
+        link.is_some_and(|link| link.is_up())
+    }
+
+    /// Whether requests for every shard can be served through this node.
+    pub fn is_ready(&self) -> bool {
+        let status = self.common.status.borrow();
+        let running = status.stage == Stage::Running && !status.shards.is_empty();
+        running && status.shards.iter().all(|shard| self.serves(shard))
+    }
+
+    /// Waits until requests for every shard can be served through this node, or it stops.
     pub async fn ready(&self) {
-        let mut status = self.common.status.subscribe();
-        let settled = |status: &NodeStatus| status.is_ready() || status.stage == Stage::Stopped;
-        // The sender lives in `self`.
-        let _ = status.wait_for(settled).await;
+        let (mut status, mut changes) = (self.common.status.subscribe(), self.common.routes.changes());
+        while !self.is_ready() && self.stage() != Stage::Stopped {
+            // The senders live in `self`.
+            tokio::select! {
+                _ = status.changed() => {}
+                _ = changes.changed() => {}
+            }
+        }
+    }
+
+    /// Hands the leadership of a group to another voter, if this node has it. Whether it worked, [`Handle::leader`] tells.
+    pub fn transfer(&self, shard: ShardId, to: u64) {
+        self.common.inbox.control(Control::Transfer(shard, to));
+    }
+
+    /// Changes the members of a group that this node leads, and waits until the change is applied. Without changes, what is known of
+    /// members is replaced.
+    ///
+    /// # Errors
+    /// The change was not made, or nobody knows; see [`Unavailable`].
+    pub async fn change_members(
+        &self,
+        shard: ShardId,
+        changes: Vec<MemberChange>,
+        records: Vec<Member>,
+    ) -> Result<Position, Unavailable> {
+        let (sender, reply) = oneshot::channel();
+        let client = ReplyTo::Local { sender, lane: None };
+        self.common.inbox.control(Control::Change(shard, changes, records, client));
+        match take_reply(Ok(Guard(None)), reply, self.propose_timeout.to_std()).await? {
+            Reply::Applied { position, .. } => Ok(position),
+            Reply::Unavailable(why) => Err(why),
+            Reply::Answered { .. } => panic!("a change is not answered like a question"),
+        }
+    }
+
+    /// Where this node listens for peers; nothing if it is alone.
+    pub fn peer_addr(&self) -> Option<std::net::SocketAddr> {
+        self.peer_addr
     }
 
     /// Counts since the start.
@@ -733,12 +778,13 @@ fn run_node<S: StateMachine>(
     mut start: Start<S>,
     peers: &mut Option<StartedPeers<S>>,
 ) -> Result<(), NodeError> {
+    start.common.inbox.own();
     if start.identity.cluster == 0
         && let Some((_, formed)) = peers
     {
         let Some(proposal) = wait_for_cluster(&start.common, formed)? else { return Ok(()) };
-        start.identity = join(directory, &start.identity, proposal.cluster, proposal.incarnation)
-            .map_err(NodeError::Storage)?;
+        start.identity =
+            join(directory, &start.identity, proposal.cluster, proposal.incarnation).map_err(NodeError::Storage)?;
         tracing::info!(target: "raft", event = "raft.bootstrap.done", cluster = %proposal.cluster, "founded cluster {} with {}", proposal.cluster, names(&proposal.founders));
         start.founding = Some(proposal);
         start.fresh = true;
@@ -764,7 +810,6 @@ fn wait_for_cluster<S: StateMachine>(
     common: &Common<S>,
     formed: &mut oneshot::Receiver<Result<Proposal, StorageError>>,
 ) -> Result<Option<Proposal>, NodeError> {
-    common.inbox.own();
     loop {
         match formed.try_recv() {
             Ok(formed) => return formed.map(Some).map_err(NodeError::Storage),
@@ -796,6 +841,9 @@ pub(crate) fn log_transition(transition: &Transition) {
     match transition {
         Transition::Role { shard, from, to, term } => {
             tracing::info!(target: "raft", event = "raft.role", shard = shard.0, term = term.0, "role {from:?} to {to:?} in term {term}");
+        }
+        Transition::Leader { shard, leader: 0, term } => {
+            tracing::info!(target: "raft", event = "raft.leader.lost", shard = shard.0, term = term.0, "no leader known in term {term}");
         }
         Transition::Leader { shard, leader, term } => {
             let leader = Incarnation(*leader);

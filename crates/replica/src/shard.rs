@@ -537,7 +537,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         if status.role != before.role {
             fx.transitions.push(Transition::Role { shard, from: before.role, to: status.role, term });
         }
-        if status.leader != 0 && (status.leader, status.term) != (before.leader, before.term) {
+        if status.leader != before.leader || (status.leader != 0 && status.term != before.term) {
             fx.transitions.push(Transition::Leader { shard, leader: status.leader, term });
         }
         let leads = status.role == Role::Leader;

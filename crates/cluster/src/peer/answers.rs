@@ -52,7 +52,7 @@ impl<S: StateMachine> Answers<S> {
         if !taken.is_empty() {
             let mut parked = self.parked.lock().expect("nothing panics while it holds this lock");
             if !parked.is_empty() {
-                taken.iter().for_each(|(request, _)| drop(parked.remove(request)));
+                parked.retain(|request, _| !taken.iter().any(|(answered, _)| answered == request));
             }
         }
         taken

@@ -433,7 +433,8 @@ fn decode_reply<S: StateMachine>(bytes: &[u8]) -> Result<Reply<S>, Malformed> {
         APPLIED => {
             let shard = ShardId(reader.u16()?);
             let position = Position { shard, term: Term(reader.varint()?), index: Index(reader.varint()?) };
-            let outcomes = (0..reader.varint()?).map(|_| S::decode_outcome(reader.bytes()?)).collect::<Result<_, _>>()?;
+            let outcomes =
+                (0..reader.varint()?).map(|_| S::decode_outcome(reader.bytes()?)).collect::<Result<_, _>>()?;
             Reply::Applied { position, outcomes }
         }
         UNAVAILABLE => Reply::Unavailable(*UNAVAILABLES.get(usize::from(reader.u8()?)).ok_or(Malformed)?),
@@ -535,11 +536,7 @@ fn take_messages<S: StateMachine>(shared: &Shared<S>, from: u64, body: &Bytes) -
     Ok(())
 }
 
-fn take_forwards<S: StateMachine>(
-    shared: &Shared<S>,
-    answers: &Arc<Answers<S>>,
-    body: &Bytes,
-) -> Result<(), Failure> {
+fn take_forwards<S: StateMachine>(shared: &Shared<S>, answers: &Arc<Answers<S>>, body: &Bytes) -> Result<(), Failure> {
     let mut reader = Reader::new(body);
     while !reader.is_empty() {
         let request = reader.varint()?;

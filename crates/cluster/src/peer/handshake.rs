@@ -3,7 +3,7 @@
 //! Both sides say who they are and what cluster they belong to. If the settings name a secret, both prove that they know it, by a hash
 //! over it and over both sides' random numbers and names, so that nothing can be replayed or reflected and the secret never travels.
 
-use hmac::{Hmac, Mac};
+use hmac::{Hmac, KeyInit, Mac};
 use replica::Members;
 use sha2::Sha256;
 
@@ -57,17 +57,11 @@ pub(crate) fn judge(own: &Greeting, members: &Members, hello: &Hello) -> Result<
         );
     }
     if hello.to != 0 && hello.to != own.me.id {
-        return refuse(
-            "stale-incarnation",
-            format!("{there} looks for an earlier data directory of {here}"),
-        );
+        return refuse("stale-incarnation", format!("{there} looks for an earlier data directory of {here}"));
     }
     let (Some(ours), Some(theirs)) = (own.cluster, other.cluster) else { return Ok(Guest::Stranger) };
     if ours != theirs {
-        return refuse(
-            "cluster-id-mismatch",
-            format!("{there} belongs to cluster {theirs}, {here} to cluster {ours}"),
-        );
+        return refuse("cluster-id-mismatch", format!("{there} belongs to cluster {theirs}, {here} to cluster {ours}"));
     }
     if other.shards != own.shards {
         return refuse("groups-mismatch", format!("{there} has {} shards, {here} has {}", other.shards, own.shards));
@@ -104,7 +98,7 @@ pub(crate) fn is_proof(secret: &[u8], prover: &Hello, challenger: &Hello, given:
 }
 
 fn prover_mac(secret: &[u8], prover: &Hello, challenger: &Hello) -> Hmac<Sha256> {
-    let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(secret).expect("a key may have any length");
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("a key may have any length");
     for side in [challenger, prover] {
         let mut bytes = Vec::new();
         side.encode(&mut bytes);

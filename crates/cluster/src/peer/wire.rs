@@ -84,10 +84,6 @@ impl Frames {
         self.bytes.is_empty()
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
