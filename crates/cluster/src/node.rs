@@ -318,8 +318,8 @@ impl<S: StateMachine> Handle<S> {
         let mut lanes = self.common.lanes.lock().expect("nothing panics while it holds this lock");
         lanes.push(shared.clone());
         let id = LaneId(lanes.len() - 1);
-        let handle = self.clone();
-        Lane { id, shared, undelivered: Arc::new(move |reply| handle.compensate(reply)) }
+        let common = self.common.clone();
+        Lane { id, shared, undelivered: Arc::new(move |reply| common.compensate(reply)) }
     }
 
     /// Proposes operations on one shard and waits until they are applied. With `wait`, a single operation that finds nothing to do waits for
@@ -384,18 +384,17 @@ impl<S: StateMachine> Handle<S> {
         if !taken {
             self.common.counters.refused.fetch_add(1, Ordering::Relaxed);
         }
-        // If the client goes away while its request waits, the request must not.
         let wait_id = wait.filter(|_| taken).map(|wait| wait.id);
-        let mut guard = ForgetOnDrop { common: wait_id.map(|wait| (self.common.clone(), shard, wait)) };
+        let mut pending = Pending { common: self.common.clone(), shard, wait: wait_id, reply };
         let waited = wait.map_or(Millis(0), |wait| wait.up_to);
         let longest = (self.propose_timeout + waited).to_std();
         async move {
             if !taken {
                 return Err(Unavailable::Overloaded);
             }
-            let outcome = tokio::time::timeout(longest, reply).await;
+            let outcome = tokio::time::timeout(longest, &mut pending.reply).await;
             if matches!(outcome, Ok(Ok(_))) {
-                guard.disarm();
+                pending.settled();
             }
             // The sender is dropped without a reply when the node ends.
             outcome.map_err(|_| Unavailable::Unknown)?.map_err(|_| Unavailable::Unknown)
@@ -418,16 +417,6 @@ impl<S: StateMachine> Handle<S> {
     ) -> Result<Option<(TableId, StoredRow)>, RowsUnavailable> {
         let rows = self.common.rows.lock().expect("nothing panics while it holds this lock").clone();
         rows.ok_or(RowsUnavailable::NotRunning)?.find(shard, tables, key).await
-    }
-
-    /// Undoes what a reply has brought that nobody has taken.
-    fn compensate(&self, reply: Reply<S>) {
-        for (shard, operations) in (self.common.undelivered)(reply) {
-            let (sender, _nobody) = oneshot::channel();
-            let event = Event::Submit { shard, operations, wait: None, client: ReplyTo { sender, lane: None } };
-            // If the queue is full, the lease ends by itself.
-            self.common.inbox.push(shard, event);
-        }
     }
 
     /// What the node is doing.
@@ -479,22 +468,44 @@ impl<S: StateMachine> Handle<S> {
     }
 }
 
-/// Tells the loop that a waiting request's client has gone.
-struct ForgetOnDrop<S: StateMachine> {
-    common: Option<(Arc<Common<S>>, ShardId, u64)>,
-}
-
-impl<S: StateMachine> ForgetOnDrop<S> {
-    /// The reply has come: there is nothing to forget.
-    fn disarm(&mut self) {
-        self.common = None;
+impl<S: StateMachine> Common<S> {
+    /// Undoes what a reply has brought that nobody has taken.
+    fn compensate(&self, reply: Reply<S>) {
+        for (shard, operations) in (self.undelivered)(reply) {
+            let (sender, _nobody) = oneshot::channel();
+            let event = Event::Submit { shard, operations, wait: None, client: ReplyTo { sender, lane: None } };
+            // If the queue is full, the lease ends by itself.
+            self.inbox.push(shard, event);
+        }
     }
 }
 
-impl<S: StateMachine> Drop for ForgetOnDrop<S> {
+/// A request whose reply has not been taken. If the client goes away meanwhile, the request must not wait on, and a reply that has come
+/// already must not be lost.
+struct Pending<S: StateMachine> {
+    common: Arc<Common<S>>,
+    shard: ShardId,
+    /// How the loop knows the request, if it waits.
+    wait: Option<u64>,
+    reply: oneshot::Receiver<Reply<S>>,
+}
+
+impl<S: StateMachine> Pending<S> {
+    /// The reply has been taken: nothing waits any more.
+    fn settled(&mut self) {
+        self.wait = None;
+    }
+}
+
+impl<S: StateMachine> Drop for Pending<S> {
     fn drop(&mut self) {
-        if let Some((common, shard, wait)) = self.common.take() {
-            common.inbox.control(Control::Forget(shard, wait));
+        if let Some(wait) = self.wait.take() {
+            self.common.inbox.control(Control::Forget(self.shard, wait));
+        }
+        // From here on whoever sends a reply gets it back.
+        self.reply.close();
+        if let Ok(reply) = self.reply.try_recv() {
+            self.common.compensate(reply);
         }
     }
 }
