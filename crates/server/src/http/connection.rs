@@ -169,7 +169,6 @@ async fn speak_h1(stream: TcpStream, edge: Arc<Edge>, watched: &Arc<Watched>, pe
     let header_bytes = edge.shared.settings.http.header_bytes_max;
     let io = WatchedIo { io: TokioIo::new(stream), watched: watched.clone() };
     let connection = server::conn::http1::Builder::new()
-        .pipeline_flush(true)
         .max_headers(100)
         // The parser must be able to hold what `check_head` refuses with an explanation.
         .max_buf_size(header_bytes + (64 << 10))
