@@ -93,7 +93,7 @@ fn of_path<'a>(path: &'a str, method: &Method) -> Option<(Route<'a>, Method)> {
     Some(match parts {
         [Some("tasks"), None, None] => (Route::CreateTask, post),
         [Some("tasks"), Some("batch"), None] if *method == post => (Route::CreateBatch, post),
-        [Some("tasks"), Some("batch"), Some("results")] if *method == post => (Route::BatchResults, post),
+        [Some("tasks"), Some("batch"), Some("results")] => (Route::BatchResults, post),
         [Some("tasks"), Some("claim"), None] if *method == post => (Route::Claim, post),
         [Some("tasks"), Some("claim"), Some("batch")] => (Route::ClaimBatch, post),
         [Some("tasks"), Some(id), None] => (Route::GetTask(decode(id)?), get),
@@ -198,6 +198,7 @@ mod tests {
         }
         check(get, "/v1/codeq/tasks/a%2Fb", Ok(Route::GetTask("a/b".into())));
         check(get, "/v1/codeq/tasks", Err(Code::MethodNotAllowed));
+        check(get, "/v1/codeq/tasks/batch/results", Err(Code::MethodNotAllowed));
         check(&Method::DELETE, "/v1/codeq/tasks/x", Err(Code::MethodNotAllowed));
         check(&Method::POST, "/healthz", Err(Code::MethodNotAllowed));
         assert_eq!(allowed("/v1/codeq/tasks"), "POST");
