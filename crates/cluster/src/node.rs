@@ -447,13 +447,14 @@ impl<S: StateMachine> Handle<S> {
             Some(Some(link)) => {
                 let wait = wait.unwrap_or_default().0;
                 match link.forward(Forward { shard, operations, wait, client }) {
-                    Ok(request) => Ok(Guard(Some(Waiting::There { link, request }))),
+                    Ok(request) => Ok(Some(Waiting::There { link, request })),
                     Err((_, why)) => Err(why),
                 }
             }
             Some(None) => Err(Unavailable::NoLeader),
         };
-        take_reply(sent, reply, longest)
+        let common = self.common.clone();
+        take_reply(sent.map(|waiting| Pending { common, reply, waiting }), longest)
     }
 
     /// Asks a question of one shard, answered by the state of this node. With `wait`, waits that long for a better answer. The question is
@@ -503,16 +504,22 @@ impl<S: StateMachine> Handle<S> {
         let wait = wait.map(|up_to| self.common.new_wait(up_to));
         let (sender, reply) = oneshot::channel();
         let event = Event::Ask { shard, query, freshness, wait, client: ReplyTo::Local { sender, lane } };
-        take_reply(self.queue(shard, wait, event), reply, longest)
+        let (sent, common) = (self.queue(shard, wait, event), self.common.clone());
+        take_reply(sent.map(|waiting| Pending { common, reply, waiting }), longest)
     }
 
     /// Puts a request in front of the loop.
-    fn queue(&self, shard: ShardId, wait: Option<Wait>, event: Event<S, ReplyTo<S>>) -> Result<Guard<S>, Unavailable> {
+    fn queue(
+        &self,
+        shard: ShardId,
+        wait: Option<Wait>,
+        event: Event<S, ReplyTo<S>>,
+    ) -> Result<Option<Waiting<S>>, Unavailable> {
         if !self.common.inbox.push(shard, event) {
             self.common.counters.refused.fetch_add(1, Ordering::Relaxed);
             return Err(Unavailable::Overloaded);
         }
-        Ok(Guard(wait.map(|wait| Waiting::Here { common: self.common.clone(), shard, wait: wait.id })))
+        Ok(wait.map(|wait| Waiting::Here { shard, wait: wait.id }))
     }
 
     /// A row of the last checkpoint of a shard, looked for in these tables in turn.
@@ -587,7 +594,8 @@ impl<S: StateMachine> Handle<S> {
         let (sender, reply) = oneshot::channel();
         let client = ReplyTo::Local { sender, lane: None };
         self.common.inbox.control(Control::Change(shard, changes, records, client));
-        match take_reply(Ok(Guard(None)), reply, self.propose_timeout.to_std()).await? {
+        let pending = Pending { common: self.common.clone(), reply, waiting: None };
+        match take_reply(Ok(pending), self.propose_timeout.to_std()).await? {
             Reply::Applied { position, .. } => Ok(position),
             Reply::Unavailable(why) => Err(why),
             Reply::Answered { .. } => panic!("a change is not answered like a question"),
@@ -650,16 +658,38 @@ impl<S: StateMachine> Handle<S> {
     }
 }
 
+/// A request whose reply has not been taken. If the client goes away meanwhile, the request must not wait on, and a reply that has come
+/// already must not be lost.
+struct Pending<S: StateMachine> {
+    common: Arc<Common<S>>,
+    reply: oneshot::Receiver<Reply<S>>,
+    waiting: Option<Waiting<S>>,
+}
+
+impl<S: StateMachine> Drop for Pending<S> {
+    fn drop(&mut self) {
+        match self.waiting.take() {
+            Some(Waiting::Here { shard, wait }) => self.common.inbox.control(Control::Forget(shard, wait)),
+            Some(Waiting::There { link, request }) => link.forget(request),
+            None => {}
+        }
+        // From here on whoever sends a reply gets it back.
+        self.reply.close();
+        if let Ok(reply) = self.reply.try_recv() {
+            self.common.compensate(reply);
+        }
+    }
+}
+
 /// Waits for the reply to a request that was queued, or not.
 async fn take_reply<S: StateMachine>(
-    sent: Result<Guard<S>, Unavailable>,
-    reply: oneshot::Receiver<Reply<S>>,
+    sent: Result<Pending<S>, Unavailable>,
     longest: Duration,
 ) -> Result<Reply<S>, Unavailable> {
-    let mut guard = sent?;
-    let outcome = tokio::time::timeout(longest, reply).await;
+    let mut pending = sent?;
+    let outcome = tokio::time::timeout(longest, &mut pending.reply).await;
     if matches!(outcome, Ok(Ok(_))) {
-        guard.0 = None;
+        pending.waiting = None;
     }
     // The sender is dropped without a reply when the node ends.
     match outcome.map_err(|_| Unavailable::Unknown)?.map_err(|_| Unavailable::Unknown)? {
@@ -694,21 +724,8 @@ impl Patience {
 
 /// Where a request waits that must not go on waiting when its client goes away.
 enum Waiting<S: StateMachine> {
-    Here { common: Arc<Common<S>>, shard: ShardId, wait: u64 },
+    Here { shard: ShardId, wait: u64 },
     There { link: Arc<Link<S>>, request: u64 },
-}
-
-/// Ends a request whose client has gone. Holds nothing when there is nothing to end.
-struct Guard<S: StateMachine>(Option<Waiting<S>>);
-
-impl<S: StateMachine> Drop for Guard<S> {
-    fn drop(&mut self) {
-        match self.0.take() {
-            Some(Waiting::Here { common, shard, wait }) => common.inbox.control(Control::Forget(shard, wait)),
-            Some(Waiting::There { link, request }) => link.forget(request),
-            None => {}
-        }
-    }
 }
 
 impl<S: StateMachine> Common<S> {

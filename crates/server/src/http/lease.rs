@@ -73,6 +73,7 @@ impl Edge {
 
     pub(crate) async fn cancel(&self, call: &Call, id: &str) -> Outcome<Answer> {
         let body: CancelBody<'_> = call.json()?;
+        check_unknown(body.unknown.as_deref())?;
         let id = self.live_id(id, Words::Tasks)?;
         let op = Op::Cancel {
             tenant: &call.principal.tenant,
@@ -105,6 +106,7 @@ impl Edge {
 
     pub(crate) async fn redrive(&self, call: &Call, id: &str) -> Outcome<Answer> {
         let body: RedriveBody<'_> = call.json()?;
+        check_unknown(body.unknown.as_deref())?;
         let keep_attempts = match body.attempts.as_deref() {
             None | Some("" | "reset") => false,
             Some("keep") => true,
@@ -200,6 +202,17 @@ impl Edge {
         id: TaskId,
     ) -> Outcome<(Position, Option<std::sync::Arc<queue::TaskView>>)> {
         self.find_task(&call.principal.tenant, id, Freshness::Linearizable, None).await
+    }
+}
+
+/// Routes that codeQ does not have refuse fields they do not know.
+fn check_unknown(unknown: Option<&str>) -> Outcome<()> {
+    match unknown {
+        None => Ok(()),
+        Some(name) => {
+            let name: String = name.chars().take(100).collect();
+            Err(Box::new(Problem::new(Code::InvalidField, "this route knows no such field").field(name)))
+        }
     }
 }
 
