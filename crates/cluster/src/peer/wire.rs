@@ -212,7 +212,7 @@ mod tests {
             let mut bytes = frames.bytes().to_vec();
             bytes[place] ^= 1;
             let damaged = read(&bytes).await;
-            assert!(damaged.is_err() || damaged.is_ok_and(|frames| frames.is_empty()), "a flip at {place}");
+            assert!(damaged.is_err() || damaged.is_ok_and(|frames| frames.len() < 3), "a flip at {place}");
         }
     }
 

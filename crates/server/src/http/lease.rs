@@ -100,7 +100,7 @@ impl Edge {
             }
             _ => return Err(unavailable(Unavailable::Unknown)),
         };
-        let view = self.with_payload(std::sync::Arc::new(*view)).await?;
+        let view = self.with_payload_at(position, std::sync::Arc::new(*view)).await?;
         Ok(Answer::json(status, |out| write_task(&view, None, out)).at(position))
     }
 
