@@ -22,6 +22,7 @@ use crate::checkpoints::{Background, Job, Saved};
 use crate::clock::Clock;
 use crate::inbox::Control;
 use crate::lane::{Replies, ReplyTo};
+use crate::leadership::Leadership;
 use crate::node::{
     Common, Durability, LoopHooks, NodeConfig, NodeError, NodeStatus, Observe, Stage, Start, log_transition,
 };
@@ -66,6 +67,7 @@ pub(crate) struct Driver<S: StateMachine, D: Disk> {
     log_bytes_at_checkpoint: u64,
     /// What the log must keep, by shard: everything from here on.
     kept_from: BTreeMap<ShardId, Index>,
+    leadership: Leadership,
     stopping: bool,
 }
 
@@ -121,6 +123,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             last_checkpoint: now.mono,
             log_bytes_at_checkpoint: 0,
             kept_from,
+            leadership: Leadership::default(),
             stopping: false,
         };
         for shard in driver.replica.shards() {
@@ -129,6 +132,9 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             if let (ShardId(0), Some(peers)) = (shard, driver.common.peers.get()) {
                 peers.follow(members);
             }
+        }
+        if let Some(peers) = driver.common.peers.get() {
+            driver.leadership.heard(peers.greeting().me);
         }
         if fresh && founding.is_some_and(|founding| founding.first == identity.node) {
             driver.replica.campaign();
@@ -150,6 +156,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             self.take_controls(now)?;
             self.take_messages(now);
             self.take_requests(now);
+            self.lead(now);
             let seeds = || {
                 let mut seed = [0; 16];
                 getrandom::fill(&mut seed).expect("the operating system has random numbers");
@@ -157,7 +164,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             };
             self.replica.poll(now, seeds, &mut self.effects).map_err(NodeError::Fault)?;
             self.common.counters.turns.fetch_add(1, Ordering::Relaxed);
-            self.follow_transitions();
+            self.follow_transitions(now);
             self.hand_out_replies();
             self.send_messages();
             self.write_log(now)?;
@@ -215,8 +222,13 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                 Control::Transfer(shard, to) => {
                     self.replica.on_event(now, Event::Transfer { shard, to }, &mut self.effects);
                 }
-                Control::Drain => self.replica.on_event(now, Event::Drain, &mut self.effects),
+                Control::Heard(member) => self.leadership.heard(member),
+                Control::Drain => {
+                    self.leadership.give_away(now);
+                    self.replica.on_event(now, Event::Drain, &mut self.effects);
+                }
                 Control::Stop if !self.stopping => {
+                    self.leadership.give_away(now);
                     self.stopping = true;
                     self.replica.on_event(now, Event::Drain, &mut self.effects);
                     self.publish(Stage::Draining);
@@ -228,6 +240,15 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             }
         }
         Ok(())
+    }
+
+    fn lead(&mut self, now: Now) {
+        // A node without peers leads for ever.
+        if self.common.peers.get().is_some() {
+            for event in self.leadership.events(now, self.common.me, &self.replica) {
+                self.replica.on_event(now, event, &mut self.effects);
+            }
+        }
     }
 
     fn take_messages(&mut self, now: Now) {
@@ -247,12 +268,15 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         }
     }
 
-    fn follow_transitions(&mut self) {
+    fn follow_transitions(&mut self, now: Now) {
         if !self.effects.transitions.is_empty() {
             for transition in self.effects.transitions.drain(..) {
                 log_transition(&transition);
                 match transition {
-                    Transition::Leader { shard, leader, .. } => self.common.routes.set(shard, leader),
+                    Transition::Leader { shard, leader, .. } => {
+                        self.leadership.changed(now);
+                        self.common.routes.set(shard, leader);
+                    }
                     Transition::Ready { .. } => self.common.routes.bump(),
                     Transition::Members { shard: ShardId(0), members } => {
                         if let Some(peers) = self.common.peers.get() {
@@ -398,7 +422,9 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
 
     /// Asked to stop, everything taken is finished, and a checkpoint holds all of it.
     fn is_done(&self) -> bool {
+        let now = self.clock.now();
         self.stopping
+            && self.leadership.is_given_away(now, self.common.me, &self.replica)
             && self.saving.is_none()
             && self.to_save.is_empty()
             && self.common.inbox.is_empty()

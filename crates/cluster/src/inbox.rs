@@ -24,6 +24,8 @@ pub(crate) enum Control<S: StateMachine> {
     Unreachable(u64),
     /// Change the members of a group.
     Change(ShardId, Vec<MemberChange>, Vec<Member>, ReplyTo<S>),
+    /// A member says this of itself.
+    Heard(Member),
     /// Hand the leadership of a group over, if this node has it.
     Transfer(ShardId, u64),
     /// Let nobody wait any longer; everything else goes on.

@@ -14,6 +14,7 @@ pub mod forming;
 mod founding;
 mod inbox;
 mod lane;
+mod leadership;
 mod node;
 mod open;
 mod peer;

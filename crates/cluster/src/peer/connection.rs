@@ -483,6 +483,9 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
         let _ = shared.greetings.send(other);
         return;
     };
+    if shared.members().get(id).is_some_and(|recorded| *recorded != other.me) {
+        shared.common.inbox.control(Control::Heard(other.me.clone()));
+    }
     let answers = Arc::new(Answers::new());
     let (pong, pongs) = tokio::sync::mpsc::unbounded_channel();
     let receive = async {
