@@ -13,7 +13,7 @@ use std::time::Duration;
 use base::machine::StateMachine;
 use base::rows::Changes;
 use base::{Index, Millis, Mono, ShardId};
-use replica::{Effects, Event, Message, Now, Replica, ReplicaConfig, Transition, Write};
+use replica::{Effects, Event, Message, Now, Replica, ReplicaConfig, Role, Transition, Write};
 use storage::checkpoint::Meta;
 use storage::disk::Disk;
 use storage::wal::Wal;
@@ -95,6 +95,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             heartbeat_ticks: (config.heartbeat.0.div_ceil(tick.0)) as usize,
             entry_operations_max: config.entry_operations_max,
             entry_bytes_max: config.entry_bytes_max,
+            lease_renewal: config.heartbeat,
             leader_wait: config.leader_wait,
             trailing_bytes: config.trailing_log_bytes,
         };
@@ -245,8 +246,15 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
     fn lead(&mut self, now: Now) {
         // A node without peers leads for ever.
         if self.common.peers.get().is_some() {
-            for event in self.leadership.events(now, self.common.me, &self.replica) {
+            let events = self.leadership.events(now, self.common.me, &self.replica);
+            let changes = !events.is_empty();
+            for event in events {
                 self.replica.on_event(now, event, &mut self.effects);
+            }
+            // That this node gives a group away is known here before it is known anywhere else.
+            if changes {
+                let stage = if self.stopping { Stage::Draining } else { Stage::Running };
+                self.publish(stage);
             }
         }
     }
@@ -417,7 +425,9 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
 
     fn publish(&self, stage: Stage) {
         let shards = self.replica.status();
-        self.common.status.send_replace(NodeStatus { stage, shards });
+        let led = shards.iter().filter(|shard| shard.consensus.role == Role::Leader);
+        let progress = led.map(|shard| (shard.shard, self.replica.progress(shard.shard))).collect();
+        self.common.status.send_replace(NodeStatus { stage, shards, progress });
     }
 
     /// Asked to stop, everything taken is finished, and a checkpoint holds all of it.

@@ -1,5 +1,6 @@
 //! A node: what a user of this crate starts, asks and stops.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,8 +11,8 @@ use base::machine::StateMachine;
 use base::rows::TableId;
 use base::{Incarnation, Millis, Position, ShardId};
 use replica::{
-    Event, Fault, Freshness, Member, MemberChange, Members, Operations, Reply, ShardStatus, Transition, Unavailable,
-    Wait,
+    Event, Fault, Freshness, Member, MemberChange, Members, Operations, Progress, Reply, ShardStatus, Transition,
+    Unavailable, Wait,
 };
 use storage::StorageError;
 use storage::checkpoint::StoredRow;
@@ -199,6 +200,8 @@ pub struct NodeStatus {
     pub stage: Stage,
     /// Where its shards stand.
     pub shards: Vec<ShardStatus>,
+    /// What is known of the members of the groups that it leads.
+    pub progress: BTreeMap<ShardId, Vec<Progress>>,
 }
 
 /// Which cluster a node belongs to.
@@ -309,7 +312,8 @@ impl<S: StateMachine> Node<S> {
             founding = Some(alone);
         }
         let Hooks { prepare, observe, undelivered } = hooks;
-        let status = NodeStatus { stage: Stage::Starting("starting".into()), shards: Vec::new() };
+        let status =
+            NodeStatus { stage: Stage::Starting("starting".into()), shards: Vec::new(), progress: BTreeMap::new() };
         let common = Arc::new(Common {
             me: me.id,
             routes: Routes::new(config.shards),

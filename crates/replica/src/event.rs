@@ -286,6 +286,10 @@ pub struct ShardStatus {
     pub checkpoint: Index,
     /// This node leads and takes writes.
     pub ready: bool,
+    /// When this node, if it leads, last asked a quorum that has answered: until an election timeout later nobody else leads.
+    pub confirmed: Option<Mono>,
+    /// Nobody else could lead.
+    pub alone: bool,
     /// A snapshot is being installed.
     pub installing: bool,
     /// A member needs a snapshot for which the last checkpoint is too old.

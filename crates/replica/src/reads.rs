@@ -14,6 +14,8 @@ const ASK_AGAIN: Millis = Millis(200);
 /// What waits for the same confirmation.
 struct Round<R> {
     number: u64,
+    /// When it was asked for first.
+    begun: Mono,
     /// Known once it is confirmed.
     index: Option<Index>,
     requests: Vec<Waiting<R>>,
@@ -40,6 +42,8 @@ pub(crate) struct Reads<R> {
     rounds: Vec<Round<R>>,
     /// When a confirmation was asked for last.
     asked: Mono,
+    /// The latest moment at which a round began that a quorum has confirmed.
+    confirmed: Option<Mono>,
     /// Requests that need no confirmation but an entry that is not applied here yet, with the moment at which they give up.
     behind: BTreeMap<(Index, u64), (Mono, R)>,
     next_number: u64,
@@ -53,6 +57,7 @@ impl<R> Reads<R> {
             gathered: Vec::new(),
             rounds: Vec::new(),
             asked: Mono(0),
+            confirmed: None,
             behind: BTreeMap::new(),
             next_number: 1,
             process,
@@ -72,9 +77,19 @@ impl<R> Reads<R> {
     pub(crate) fn begin_round(&mut self, now: Mono) -> Vec<u8> {
         let number = self.next_number;
         self.next_number += 1;
-        self.rounds.push(Round { number, index: None, requests: std::mem::take(&mut self.gathered) });
+        self.rounds.push(Round { number, begun: now, index: None, requests: std::mem::take(&mut self.gathered) });
         self.asked = now;
         self.context(number)
+    }
+
+    /// When this node last asked a quorum that has answered.
+    pub(crate) fn confirmed(&self) -> Option<Mono> {
+        self.confirmed
+    }
+
+    /// Whether nothing has been asked for this long.
+    pub(crate) fn is_idle_for(&self, time: Millis, now: Mono) -> bool {
+        now - self.asked >= time
     }
 
     /// The last round, if it has waited for its confirmation so long that it should be asked for again.
@@ -101,6 +116,7 @@ impl<R> Reads<R> {
         if process == self.process {
             for round in self.rounds.iter_mut().filter(|round| round.number <= number && round.index.is_none()) {
                 round.index = Some(index);
+                self.confirmed = self.confirmed.max(Some(round.begun));
             }
         }
     }

@@ -27,6 +27,8 @@ pub struct ReplicaConfig {
     pub entry_operations_max: usize,
     /// Bytes of operations in one entry; a single larger request travels alone.
     pub entry_bytes_max: usize,
+    /// How often a leader makes sure that it still leads.
+    pub lease_renewal: Millis,
     /// How long a question is held when no leader can be asked.
     pub leader_wait: Millis,
     /// Bytes of entries that a checkpoint holds and that are kept for members that lack them; who lacks more gets a snapshot.

@@ -158,7 +158,9 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             applied: self.applied,
             applied_term: self.applied_term,
             checkpoint: self.checkpoint,
-            ready: self.stamper.is_some(),
+            ready: self.takes_writes(),
+            confirmed: self.reads.confirmed().filter(|_| self.status.role == Role::Leader),
+            alone: self.group.is_alone(),
             installing: self.installing.is_some(),
             wants_checkpoint: self.group.wants_checkpoint(),
             waiting: self.waiters.len(),
@@ -598,7 +600,10 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         if !asks {
             return;
         }
-        let context = match self.reads.is_gathering() {
+        // A leader asks although nobody wants to know, so that it can tell for how long it has surely led.
+        let leads = self.status.role == Role::Leader && !self.group.is_alone();
+        let renews = leads && self.reads.is_idle_for(self.config.lease_renewal, now.mono);
+        let context = match self.reads.is_gathering() || renews {
             true => Some(self.reads.begin_round(now.mono)),
             false => self.reads.repeat_round(now.mono),
         };
