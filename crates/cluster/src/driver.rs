@@ -22,7 +22,7 @@ use crate::checkpoints::{Background, Job, Saved};
 use crate::clock::Clock;
 use crate::inbox::Control;
 use crate::lane::{Replies, ReplyTo};
-use crate::leadership::Leadership;
+use crate::leadership::{Leadership, Promotion};
 use crate::node::{
     Common, Durability, LoopHooks, NodeConfig, NodeError, NodeStatus, Observe, Stage, Start, log_transition,
 };
@@ -106,6 +106,10 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let rows = Rows::start(readers).map_err(failed)?;
         *common.rows.lock().expect("nothing panics while it holds this lock") = Some(rows);
         let (background, thread) = Background::start(checkpoints, common.inbox.clone()).map_err(failed)?;
+        let promotion = config
+            .peers
+            .as_ref()
+            .map_or(Promotion::default(), |peers| Promotion { lag: peers.promote_lag, after: peers.promote_after });
         let now = clock.now();
         let mut driver = Driver {
             config,
@@ -124,7 +128,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             last_checkpoint: now.mono,
             log_bytes_at_checkpoint: 0,
             kept_from,
-            leadership: Leadership::default(),
+            leadership: Leadership::new(promotion),
             stopping: false,
         };
         for shard in driver.replica.shards() {

@@ -78,6 +78,8 @@ pub enum Step {
     Accept(Proposal),
     /// The cluster is founded: this node is a member of it.
     Formed(Proposal),
+    /// The node at this address belongs to a cluster that this one could be admitted to: ask for it.
+    Ask(String),
     /// Two nodes do not fit together; nothing is founded until an operator acts. Said once for each change.
     Conflict(String),
 }
@@ -118,7 +120,8 @@ impl Forming {
         if let Some(conflict) = self.disagreement(&other) {
             return self.tell(conflict);
         }
-        self.meet(&other.me.peer.clone());
+        self.meet(&other.me.peer);
+        other.acquaintances.iter().for_each(|address| self.meet(address));
         let mut steps = Vec::new();
         if let Some(proposal) = &other.accepted {
             match &self.own.accepted {
@@ -134,6 +137,9 @@ impl Forming {
                 }
                 _ => {}
             }
+        }
+        if other.cluster.is_some() && steps.is_empty() && self.own.accepted.is_none() {
+            steps.push(Step::Ask(other.me.peer.clone()));
         }
         self.seen.insert(other.me.name.clone(), (now, other));
         steps
@@ -414,6 +420,7 @@ mod tests {
         up: Vec<bool>,
         formed: Vec<Option<Proposal>>,
         conflicts: Vec<String>,
+        asked: Vec<(usize, String)>,
         now: Mono,
     }
 
@@ -425,6 +432,7 @@ mod tests {
                 up: vec![true; count],
                 formed: vec![None; count],
                 conflicts: vec![],
+                asked: vec![],
                 now: Mono(1_000),
             }
         }
@@ -438,6 +446,7 @@ mod tests {
                         self.nodes[node].own.cluster = Some(proposal.cluster);
                         self.formed[node] = Some(proposal);
                     }
+                    Step::Ask(address) => self.asked.push((node, address)),
                     Step::Conflict(text) => self.conflicts.push(text),
                 }
             }
@@ -524,6 +533,7 @@ mod tests {
         (0..5).for_each(|_| world.round());
         assert_eq!(world.formed(), 3, "the fourth finds a cluster that it can join");
         assert!(world.formed[3].is_none());
+        assert!(world.asked.iter().any(|(node, _)| *node == 3));
         assert!(world.nodes[3].own.accepted.is_none());
     }
 
@@ -540,6 +550,8 @@ mod tests {
         }
         (0..50).for_each(|_| world.round());
         assert_eq!(world.formed(), 1);
+        // They ask the third one, as new nodes.
+        assert!([1, 2].iter().all(|node| world.asked.contains(&(*node, "a:7000".into()))));
     }
 
     #[test]

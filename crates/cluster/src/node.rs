@@ -27,7 +27,7 @@ use crate::founding::{accept, accepted, found_alone, identify, join};
 use crate::inbox::{Control, Inbox};
 use crate::lane::{Lane, LaneId, Replies, ReplyTo, Shared};
 use crate::peer::Shared as PeerShared;
-use crate::peer::{Forward, Link, PeerConfig, Peers, own_greeting};
+use crate::peer::{Forward, Heard, Joined, Link, PeerConfig, Peers, own_greeting};
 use crate::routes::Routes;
 use crate::rows::{Rows, RowsUnavailable};
 
@@ -579,6 +579,14 @@ impl<S: StateMachine> Handle<S> {
         }
     }
 
+    /// Makes a node without a cluster known to the nodes at these addresses, and them to it. A node with a cluster has no use for it.
+    pub fn meet(&self, addresses: Vec<String>) {
+        if let Some(peers) = self.common.peers.get() {
+            // Nobody listens once there is a cluster.
+            let _ = peers.heard.send(Heard::Addresses(addresses));
+        }
+    }
+
     /// Hands the leadership of a group to another voter, if this node has it. Whether it worked, [`Handle::leader`] tells.
     pub fn transfer(&self, shard: ShardId, to: u64) {
         self.common.inbox.control(Control::Transfer(shard, to));
@@ -791,7 +799,7 @@ pub(crate) struct Start<S: StateMachine> {
     pub(crate) fresh: bool,
 }
 
-type StartedPeers<S> = (Peers<S>, oneshot::Receiver<Result<Proposal, StorageError>>);
+type StartedPeers<S> = (Peers<S>, oneshot::Receiver<Result<Joined, StorageError>>);
 
 /// Waits until the node has a cluster, and runs it.
 fn run_node<S: StateMachine>(
@@ -803,12 +811,22 @@ fn run_node<S: StateMachine>(
     if start.identity.cluster == 0
         && let Some((_, formed)) = peers
     {
-        let Some(proposal) = wait_for_cluster(&start.common, formed)? else { return Ok(()) };
-        start.identity =
-            join(directory, &start.identity, proposal.cluster, proposal.incarnation).map_err(NodeError::Storage)?;
-        tracing::info!(target: "raft", event = "raft.bootstrap.done", cluster = %proposal.cluster, "founded cluster {} with {}", proposal.cluster, names(&proposal.founders));
-        start.founding = Some(proposal);
-        start.fresh = true;
+        let Some(joined) = wait_for_cluster(&start.common, formed)? else { return Ok(()) };
+        let (cluster, incarnation) = match &joined {
+            Joined::Founded(proposal) => (proposal.cluster, proposal.incarnation),
+            Joined::Admitted(cluster) => (cluster.id, cluster.incarnation),
+        };
+        start.identity = join(directory, &start.identity, cluster, incarnation).map_err(NodeError::Storage)?;
+        match joined {
+            Joined::Founded(proposal) => {
+                tracing::info!(target: "raft", event = "raft.bootstrap.done", %cluster, "founded cluster {cluster} with {}", names(&proposal.founders));
+                start.founding = Some(proposal);
+                start.fresh = true;
+            }
+            Joined::Admitted(_) => {
+                tracing::info!(target: "raft", event = "raft.joined", %cluster, "admitted to cluster {cluster}");
+            }
+        }
     }
     let cluster = Cluster { id: ClusterId(start.identity.cluster), incarnation: start.identity.cluster_incarnation };
     start.common.cluster.get_or_init(|| cluster);
@@ -829,8 +847,8 @@ fn names(members: &[Member]) -> String {
 /// Nothing: the node is to stop before it has a cluster.
 fn wait_for_cluster<S: StateMachine>(
     common: &Common<S>,
-    formed: &mut oneshot::Receiver<Result<Proposal, StorageError>>,
-) -> Result<Option<Proposal>, NodeError> {
+    formed: &mut oneshot::Receiver<Result<Joined, StorageError>>,
+) -> Result<Option<Joined>, NodeError> {
     loop {
         match formed.try_recv() {
             Ok(formed) => return formed.map(Some).map_err(NodeError::Storage),

@@ -9,26 +9,30 @@ use std::time::{Duration, Instant};
 use base::ShardId;
 use base::codec::{Malformed, Reader, Write};
 use base::machine::StateMachine;
-use base::{Index, Position, Term};
+use base::{Incarnation, Index, Position, Term};
 use bytes::Bytes;
-use replica::{Event, Message, Operations, Reply, Unavailable, Wait};
+use replica::{Event, Member, Message, Operations, Reply, Unavailable, Wait};
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{interval, sleep, timeout};
 
-use crate::forming::Greeting;
+use crate::forming::{ClusterId, Greeting};
 use crate::inbox::Control;
 use crate::lane::ReplyTo;
+use crate::node::Cluster;
 use crate::peer::answers::Answers;
 use crate::peer::handshake::{CODES, Guest, Refusal, is_proof, judge, proof};
 use crate::peer::links::{Link, Outbox};
 use crate::peer::wire::{FrameReader, Frames, Hello, Kind, PROTOCOL};
-use crate::peer::{GREETING_INTERVAL, Shared};
+use crate::peer::{GREETING_INTERVAL, Heard, Shared};
 
 /// Time to connect, and time for the whole handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Time to be admitted.
+const ADMISSION_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Between attempts to reach a member: doubled from the first to the last of these.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
@@ -220,11 +224,56 @@ pub(super) async fn greet<S: StateMachine>(shared: Arc<Shared<S>>, address: Stri
             Ok(met) => {
                 report.success();
                 // If nobody is founding any more, nobody listens.
-                let _ = shared.greetings.send(met.other);
+                let _ = shared.heard.send(Heard::Greeting(met.other));
             }
             Err(failure) => report.failure(&address, &failure),
         }
         sleep(GREETING_INTERVAL).await;
+    }
+}
+
+/// Asks the node at an address to be admitted to its cluster.
+pub(super) async fn ask<S: StateMachine>(shared: Arc<Shared<S>>, address: String) {
+    let request = async {
+        let Met { mut reader, mut writer, .. } = dial(&shared, &address, 0).await?;
+        let mut frames = Frames::default();
+        frames.put(Kind::Ask, |_| {});
+        writer.write_all(frames.bytes()).await?;
+        let body = expect(&mut reader, Kind::Admitted).await?;
+        let mut fields = Reader::new(&body);
+        let id = ClusterId(u128::from_le_bytes(fields.array()?));
+        Ok::<_, Failure>(Cluster { id, incarnation: Incarnation(fields.u64()?) })
+    };
+    match timeout(ADMISSION_TIMEOUT, request).await {
+        Ok(Ok(cluster)) => {
+            // Only the founding listens, and it ends with the first admission.
+            let _ = shared.heard.send(Heard::Admitted(cluster));
+        }
+        // Another node leads, and is asked as well.
+        Ok(Err(Failure::Refused(refusal))) if refusal.code == "not-leader" => {}
+        Ok(Err(Failure::Refused(refusal))) => {
+            shared.wait_because(&refusal);
+            sleep(RETRY_LAST).await;
+        }
+        Ok(Err(Failure::Network(_))) | Err(_) => sleep(RETRY_LAST).await,
+    }
+}
+
+/// Admits a node, or says why not.
+async fn answer_request<S: StateMachine>(shared: &Shared<S>, newcomer: Member, mut writer: OwnedWriteHalf) {
+    let name = newcomer.name.clone();
+    match crate::peer::admission::admit(shared, newcomer).await {
+        Ok(cluster) => {
+            tracing::info!(target: "raft", event = "raft.join.admitted", peer = %name, "admitted {name} as a learner");
+            let mut frames = Frames::default();
+            frames.put(Kind::Admitted, |body| {
+                body.extend_from_slice(&cluster.id.0.to_le_bytes());
+                body.put_u64(cluster.incarnation.0);
+            });
+            // It asks again if it does not hear this.
+            let _ = writer.write_all(frames.bytes()).await;
+        }
+        Err(refusal) => refuse(&mut writer, &refusal).await,
     }
 }
 
@@ -479,8 +528,13 @@ pub(super) async fn accept<S: StateMachine>(shared: Arc<Shared<S>>, listener: Tc
 async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
     let Met { mut reader, writer, other, guest } = met;
     let Guest::Member(id) = guest else {
-        // It only wanted to know whom it has met.
-        let _ = shared.greetings.send(other);
+        let asks = matches!(timeout(HANDSHAKE_TIMEOUT, reader.next()).await, Ok(Ok((Kind::Ask, _))));
+        if asks {
+            answer_request(&shared, other.me, writer).await;
+        } else {
+            // It only wanted to know whom it has met. If nobody is founding here, nobody listens.
+            let _ = shared.heard.send(Heard::Greeting(other));
+        }
         return;
     };
     if shared.members().get(id).is_some_and(|recorded| *recorded != other.me) {

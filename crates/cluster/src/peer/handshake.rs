@@ -18,7 +18,7 @@ pub(crate) struct Refusal {
 }
 
 /// Codes that a refusal can have.
-pub(crate) const CODES: [&str; 9] = [
+pub(crate) const CODES: [&str; 11] = [
     "version",
     "cluster-token-mismatch",
     "cluster-id-mismatch",
@@ -28,6 +28,8 @@ pub(crate) const CODES: [&str; 9] = [
     "stale-incarnation",
     "unknown-member",
     "bad-secret",
+    "not-admitted",
+    "not-leader",
 ];
 
 /// Who is at the other end.

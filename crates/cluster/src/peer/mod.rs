@@ -6,6 +6,7 @@
 //!
 //! Reading order: `wire` (the bytes), `handshake` (who may talk), `links` and `answers` (the queues), `connection` (the tasks).
 
+pub(crate) mod admission;
 mod answers;
 mod connection;
 mod handshake;
@@ -17,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base::machine::StateMachine;
-use base::{Incarnation, Mono};
+use base::{Incarnation, Millis, Mono};
 use replica::{Member, Members};
 use storage::StorageError;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -27,7 +28,7 @@ pub(crate) use links::{Forward, Link, Links};
 
 use crate::clock::Clock;
 use crate::forming::{Forming, Greeting, Plan, Proposal, Step};
-use crate::node::Common;
+use crate::node::{Cluster, Common};
 use crate::open::random_incarnation;
 
 /// How a node meets others.
@@ -49,6 +50,21 @@ pub struct PeerConfig {
     pub addresses: Vec<String>,
     /// It proposes the cluster, and asks for votes at once.
     pub bootstrap: bool,
+    /// Anybody who asks is admitted. Otherwise: who is named in the list, or has proved to know the secret.
+    pub admits_anybody: bool,
+    /// Entries that a learner may lack when it becomes a voter.
+    pub promote_lag: u64,
+    /// For how long it must have lacked no more.
+    pub promote_after: Millis,
+}
+
+/// How a node has come to belong to a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Joined {
+    /// It is a founder.
+    Founded(Proposal),
+    /// It was admitted.
+    Admitted(Cluster),
 }
 
 /// Greetings go out this often while there is no cluster.
@@ -64,8 +80,8 @@ pub(crate) struct Shared<S: StateMachine> {
     pub(crate) own: Mutex<Greeting>,
     /// The members of group 0, as far as they are applied here.
     pub(crate) members: Mutex<Members>,
-    /// Greetings for the founding, while there is no cluster.
-    greetings: mpsc::UnboundedSender<Greeting>,
+    /// What the founding hears, while there is no cluster.
+    pub(crate) heard: mpsc::UnboundedSender<Heard>,
     /// What keeps this node from founding or joining, in words.
     pub(crate) waiting: Mutex<String>,
 }
@@ -79,12 +95,35 @@ impl<S: StateMachine> Shared<S> {
         self.members.lock().expect("nothing panics while it holds this lock").clone()
     }
 
+    /// Says, once, why this node is not admitted.
+    fn wait_because(&self, refusal: &handshake::Refusal) {
+        let mut waiting = self.waiting.lock().expect("nothing panics while it holds this lock");
+        if *waiting != refusal.text {
+            tracing::warn!(target: "raft", event = "raft.join.refused", code = refusal.code, "{}", refusal.text);
+            waiting.clone_from(&refusal.text);
+        }
+    }
+
     /// Takes over who the members are.
     pub(crate) fn follow(&self, members: Members) {
-        let me = self.greeting().me.id;
+        let mut own = self.own.lock().expect("nothing panics while it holds this lock");
+        let me = own.me.id;
+        own.acquaintances =
+            members.iter().filter(|member| !member.peer.is_empty()).map(|member| member.peer.clone()).collect();
+        drop(own);
         self.links.follow(members.iter().filter(|member| member.id != me && !member.peer.is_empty()));
         *self.members.lock().expect("nothing panics while it holds this lock") = members;
     }
+}
+
+/// What a node without a cluster hears.
+pub(crate) enum Heard {
+    /// A greeting.
+    Greeting(Greeting),
+    /// Addresses that an operator has named.
+    Addresses(Vec<String>),
+    /// It was admitted to a cluster.
+    Admitted(Cluster),
 }
 
 /// Makes an accepted proposal durable.
@@ -109,14 +148,14 @@ impl<S: StateMachine> Peers<S> {
         clock: Clock,
         common: Arc<Common<S>>,
         accept: Accept,
-    ) -> std::io::Result<(Peers<S>, oneshot::Receiver<Result<Proposal, StorageError>>)> {
+    ) -> std::io::Result<(Peers<S>, oneshot::Receiver<Result<Joined, StorageError>>)> {
         let listener = std::net::TcpListener::bind(config.listen)?;
         listener.set_nonblocking(true)?;
         let addr = listener.local_addr()?;
         if let Some(host) = own.me.peer.strip_suffix(":0") {
             own.me.peer = format!("{host}:{}", addr.port());
         }
-        let (greetings, received) = mpsc::unbounded_channel();
+        let (heard, received) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             config,
             clock,
@@ -124,7 +163,7 @@ impl<S: StateMachine> Peers<S> {
             links: Links::default(),
             own: Mutex::new(own),
             members: Mutex::new(Members::default()),
-            greetings,
+            heard,
             waiting: Mutex::new(String::new()),
         });
         let (stop, stopped) = watch::channel(false);
@@ -162,19 +201,30 @@ impl<S: StateMachine> Peers<S> {
 /// Greets whoever is known until a cluster is founded.
 async fn form_cluster<S: StateMachine>(
     shared: Arc<Shared<S>>,
-    mut received: mpsc::UnboundedReceiver<Greeting>,
+    mut received: mpsc::UnboundedReceiver<Heard>,
     accept: Accept,
-    form: oneshot::Sender<Result<Proposal, StorageError>>,
+    form: oneshot::Sender<Result<Joined, StorageError>>,
 ) {
     let mut forming = Forming::new(shared.greeting());
     let mut greeted = Vec::new();
+    let mut asking: Option<tokio::task::JoinHandle<()>> = None;
     let mut interval = tokio::time::interval(GREETING_INTERVAL);
     shared.config.addresses.iter().for_each(|address| forming.meet(address));
     loop {
         let now: Mono = shared.clock.now().mono;
         let steps = tokio::select! {
-            greeting = received.recv() => match greeting {
-                Some(greeting) => forming.on_greeting(now, greeting),
+            heard = received.recv() => match heard {
+                Some(Heard::Greeting(greeting)) => forming.on_greeting(now, greeting),
+                Some(Heard::Addresses(addresses)) => {
+                    addresses.iter().for_each(|address| forming.meet(address));
+                    Vec::new()
+                }
+                Some(Heard::Admitted(cluster)) => {
+                    shared.own.lock().expect("nothing panics while it holds this lock").cluster = Some(cluster.id);
+                    // Nobody listens any more if the node has stopped.
+                    let _ = form.send(Ok(Joined::Admitted(cluster)));
+                    return;
+                }
                 None => return,
             },
             _ = interval.tick() => {
@@ -198,8 +248,13 @@ async fn form_cluster<S: StateMachine>(
                     own.accepted = Some(proposal.clone());
                     own.cluster = Some(proposal.cluster);
                     drop(own);
-                    let _ = form.send(Ok(proposal));
+                    let _ = form.send(Ok(Joined::Founded(proposal)));
                     return;
+                }
+                Step::Ask(address) => {
+                    if asking.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
+                        asking = Some(tokio::spawn(connection::ask(shared.clone(), address)));
+                    }
                 }
                 Step::Conflict(text) => {
                     tracing::warn!(target: "raft", event = "raft.bootstrap.conflict", "{text}");

@@ -12,6 +12,8 @@
 //! chunk    a piece of a snapshot, see `Chunk`
 //! received how much of a snapshot has arrived
 //! ping     a number that a pong brings back
+//! ask      nothing: whoever has introduced itself wants to become a member
+//! admitted id and incarnation of the cluster
 //! ```
 //!
 //! All numbers are little-endian or varints. A frame that does not fit closes the connection, never the node.
@@ -45,9 +47,11 @@ pub(crate) enum Kind {
     Received = 9,
     Ping = 10,
     Pong = 11,
+    Ask = 12,
+    Admitted = 13,
 }
 
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 13] = [
     Kind::Hello,
     Kind::Proof,
     Kind::Refused,
@@ -59,6 +63,8 @@ const KINDS: [Kind; 11] = [
     Kind::Received,
     Kind::Ping,
     Kind::Pong,
+    Kind::Ask,
+    Kind::Admitted,
 ];
 
 /// Frames that wait to be written, one behind the other.
