@@ -38,6 +38,8 @@ fn main() {
             name: "node".into(),
             name_is_given: false,
             data: if dir == "mem" { Data::Memory } else { Data::Directory(dir.into()) },
+            peers: None,
+            url: String::new(),
             shards,
             durability: if std::env::var("BUFFERED").is_ok() {
                 Durability::Buffered(Millis(50))

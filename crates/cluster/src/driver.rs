@@ -13,17 +13,19 @@ use std::time::Duration;
 use base::machine::StateMachine;
 use base::rows::Changes;
 use base::{Index, Millis, Mono, ShardId};
-use replica::{Effects, Event, Now, Replica, ReplicaConfig, Write};
+use replica::{Effects, Event, Message, Now, Replica, ReplicaConfig, Transition, Write};
 use storage::checkpoint::Meta;
 use storage::disk::Disk;
-use storage::identity::Identity;
 use storage::wal::Wal;
 
 use crate::checkpoints::{Background, Job, Saved};
 use crate::clock::Clock;
 use crate::inbox::Control;
 use crate::lane::{Replies, ReplyTo};
-use crate::node::{Common, Durability, LoopHooks, NodeConfig, NodeError, NodeStatus, Observe, Stage, log_transition};
+use crate::leadership::Leadership;
+use crate::node::{
+    Common, Durability, LoopHooks, NodeConfig, NodeError, NodeStatus, Observe, Stage, Start, log_transition,
+};
 use crate::open::{Opened, lost_log, open};
 use crate::rows::Rows;
 
@@ -45,8 +47,8 @@ struct Saving {
     committed: bool,
 }
 
-pub(crate) struct Driver<'a, S: StateMachine, D: Disk> {
-    config: &'a NodeConfig,
+pub(crate) struct Driver<S: StateMachine, D: Disk> {
+    config: NodeConfig,
     clock: Clock,
     common: Arc<Common<S>>,
     observe: Observe<S>,
@@ -65,33 +67,27 @@ pub(crate) struct Driver<'a, S: StateMachine, D: Disk> {
     log_bytes_at_checkpoint: u64,
     /// What the log must keep, by shard: everything from here on.
     kept_from: BTreeMap<ShardId, Index>,
+    leadership: Leadership,
     stopping: bool,
 }
 
-impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
+impl<S: StateMachine, D: Disk> Driver<S, D> {
     /// Opens the node's data and runs it until it is stopped.
-    pub(crate) fn run(
-        disk: D,
-        folder: Option<&Path>,
-        identity: &Identity,
-        config: &'a NodeConfig,
-        clock: Clock,
-        common: Arc<Common<S>>,
-        hooks: LoopHooks<S>,
-    ) -> Result<(), NodeError> {
-        common.inbox.own();
+    pub(crate) fn run(disk: D, folder: Option<&Path>, start: Start<S>) -> Result<(), NodeError> {
+        let Start { config, clock, common, hooks, identity, founding, fresh } = start;
+        let LoopHooks { prepare, observe } = hooks;
         let progress = |text: String| {
             common.status.send_modify(|status| status.stage = Stage::Starting(text));
         };
         // In memory, segments need not be large: nothing is pre-zeroed for the sake of a sync.
         let segment_bytes = if folder.is_some() { config.segment_bytes } else { config.segment_bytes.min(4 << 20) };
         let Opened { wal, mut shards, checkpoints, readers } =
-            open::<S, D>(disk, folder, identity, segment_bytes, progress)?;
+            open::<S, D>(disk, folder, &identity, founding.as_ref(), segment_bytes, progress)?;
         let kept_from = shards.iter().map(|(shard, restored)| (*shard, restored.index.next())).collect();
         for restored in shards.values_mut() {
-            (hooks.prepare)(&mut restored.machine);
+            prepare(&mut restored.machine);
         }
-        let tick = tick(config);
+        let tick = tick(&config);
         let replica_config = ReplicaConfig {
             id: identity.incarnation.0,
             seed: getrandom::u64().expect("the operating system has random numbers"),
@@ -114,7 +110,7 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
             config,
             clock,
             common,
-            observe: hooks.observe,
+            observe,
             replica,
             wal,
             background,
@@ -127,8 +123,22 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
             last_checkpoint: now.mono,
             log_bytes_at_checkpoint: 0,
             kept_from,
+            leadership: Leadership::default(),
             stopping: false,
         };
+        for shard in driver.replica.shards() {
+            let (status, members) = (driver.replica.leader(shard), driver.replica.members(shard).clone());
+            driver.common.routes.set(shard, status);
+            if let (ShardId(0), Some(peers)) = (shard, driver.common.peers.get()) {
+                peers.follow(members);
+            }
+        }
+        if let Some(peers) = driver.common.peers.get() {
+            driver.leadership.heard(peers.greeting().me);
+        }
+        if fresh && founding.is_some_and(|founding| founding.first == identity.node) {
+            driver.replica.campaign();
+        }
         driver.publish(Stage::Running);
         let outcome = driver.turns();
         driver.publish(Stage::Stopped);
@@ -144,7 +154,9 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
             let now = self.clock.now();
             self.tick(now);
             self.take_controls(now)?;
+            self.take_messages(now);
             self.take_requests(now);
+            self.lead(now);
             let seeds = || {
                 let mut seed = [0; 16];
                 getrandom::fill(&mut seed).expect("the operating system has random numbers");
@@ -152,8 +164,9 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
             };
             self.replica.poll(now, seeds, &mut self.effects).map_err(NodeError::Fault)?;
             self.common.counters.turns.fetch_add(1, Ordering::Relaxed);
-            self.follow_transitions();
+            self.follow_transitions(now);
             self.hand_out_replies();
+            self.send_messages();
             self.write_log(now)?;
             self.checkpoint(now)?;
             if self.is_done() {
@@ -167,12 +180,30 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         if now.mono < self.next_tick {
             return;
         }
-        let tick = tick(self.config);
+        let tick = tick(&self.config);
         // After a pause only one tick is made up for: the others did not pass for anybody who could have acted.
         self.next_tick = now.mono + tick;
         self.replica.on_event(now, Event::Tick, &mut self.effects);
         let stage = if self.stopping { Stage::Draining } else { Stage::Running };
         self.publish(stage);
+    }
+
+    /// Hands messages to the peers' thread, those of a turn together.
+    fn send_messages(&mut self) {
+        let messages = std::mem::take(&mut self.effects.messages);
+        self.send(messages);
+    }
+
+    fn send(&mut self, messages: Vec<(ShardId, Message)>) {
+        let Some(peers) = self.common.peers.get().filter(|_| !messages.is_empty()) else { return };
+        let mut by_member: BTreeMap<u64, Vec<(ShardId, Message)>> = BTreeMap::new();
+        for (shard, message) in messages {
+            by_member.entry(message.to()).or_default().push((shard, message));
+        }
+        for (id, messages) in by_member {
+            // What cannot be sent is lost, as on any network: the member is probed when it is there again.
+            let _ = peers.links.get(id).is_some_and(|link| link.send(messages));
+        }
     }
 
     fn take_controls(&mut self, now: Now) -> Result<(), NodeError> {
@@ -181,8 +212,23 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
                 Control::Forget(shard, wait) => {
                     self.replica.on_event(now, Event::Forget { shard, wait }, &mut self.effects);
                 }
-                Control::Drain => self.replica.on_event(now, Event::Drain, &mut self.effects),
+                Control::Unreachable(member) => {
+                    self.replica.on_event(now, Event::Unreachable { member }, &mut self.effects);
+                }
+                Control::Change(shard, changes, records, client) => {
+                    let change = Event::Change { shard, changes, records, client };
+                    self.replica.on_event(now, change, &mut self.effects);
+                }
+                Control::Transfer(shard, to) => {
+                    self.replica.on_event(now, Event::Transfer { shard, to }, &mut self.effects);
+                }
+                Control::Heard(member) => self.leadership.heard(member),
+                Control::Drain => {
+                    self.leadership.give_away(now);
+                    self.replica.on_event(now, Event::Drain, &mut self.effects);
+                }
                 Control::Stop if !self.stopping => {
+                    self.leadership.give_away(now);
                     self.stopping = true;
                     self.replica.on_event(now, Event::Drain, &mut self.effects);
                     self.publish(Stage::Draining);
@@ -196,6 +242,21 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         Ok(())
     }
 
+    fn lead(&mut self, now: Now) {
+        // A node without peers leads for ever.
+        if self.common.peers.get().is_some() {
+            for event in self.leadership.events(now, self.common.me, &self.replica) {
+                self.replica.on_event(now, event, &mut self.effects);
+            }
+        }
+    }
+
+    fn take_messages(&mut self, now: Now) {
+        while let Some((shard, message)) = self.common.inbox.pop_message() {
+            self.replica.on_event(now, Event::Message { shard, message }, &mut self.effects);
+        }
+    }
+
     fn take_requests(&mut self, now: Now) {
         for number in 0..self.config.shards {
             let shard = ShardId(number);
@@ -207,9 +268,24 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         }
     }
 
-    fn follow_transitions(&mut self) {
+    fn follow_transitions(&mut self, now: Now) {
         if !self.effects.transitions.is_empty() {
-            self.effects.transitions.drain(..).for_each(|transition| log_transition(&transition));
+            for transition in self.effects.transitions.drain(..) {
+                log_transition(&transition);
+                match transition {
+                    Transition::Leader { shard, leader, .. } => {
+                        self.leadership.changed(now);
+                        self.common.routes.set(shard, leader);
+                    }
+                    Transition::Ready { .. } => self.common.routes.bump(),
+                    Transition::Members { shard: ShardId(0), members } => {
+                        if let Some(peers) = self.common.peers.get() {
+                            peers.follow(members);
+                        }
+                    }
+                    Transition::Members { .. } | Transition::Role { .. } => {}
+                }
+            }
             let stage = if self.stopping { Stage::Draining } else { Stage::Running };
             self.publish(stage);
         }
@@ -225,11 +301,13 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         }
         let lanes = self.common.lanes.lock().expect("nothing panics while it holds this lock");
         self.replies.resize_with(lanes.len(), Vec::new);
+        let mut lost = Vec::new();
         for (client, reply) in self.effects.replies.drain(..) {
-            match client.lane {
-                Some(lane) => self.replies[lane.0].push((client.sender, reply)),
+            match client {
+                ReplyTo::Local { sender, lane: Some(lane) } => self.replies[lane.0].push((sender, reply)),
                 // Without a lane nobody undoes what a lost reply has brought.
-                None => drop(client.sender.send(reply)),
+                ReplyTo::Local { sender, lane: None } => drop(sender.send(reply)),
+                ReplyTo::Remote { answers, request } => lost.extend(answers.put(request, reply).err()),
             }
         }
         for (lane, replies) in lanes.iter().zip(&mut self.replies) {
@@ -237,6 +315,8 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
                 lane.put(replies);
             }
         }
+        drop(lanes);
+        lost.into_iter().for_each(|reply| self.common.compensate(reply));
     }
 
     fn write_log(&mut self, now: Now) -> Result<(), NodeError> {
@@ -261,7 +341,7 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         }
         let after_sync = std::mem::take(&mut self.effects.after_sync);
         let messages = self.replica.on_synced(after_sync);
-        debug_assert!(messages.is_empty(), "a group of one sends nothing");
+        self.send(messages);
         if must_sync {
             let stats = self.wal.stats();
             let counters = &self.common.counters;
@@ -342,7 +422,9 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
 
     /// Asked to stop, everything taken is finished, and a checkpoint holds all of it.
     fn is_done(&self) -> bool {
+        let now = self.clock.now();
         self.stopping
+            && self.leadership.is_given_away(now, self.common.me, &self.replica)
             && self.saving.is_none()
             && self.to_save.is_empty()
             && self.common.inbox.is_empty()

@@ -5,19 +5,21 @@ use std::path::Path;
 
 use base::machine::{ShardInfo, StateMachine};
 use base::rows::Unreadable;
-use base::{Incarnation, Index, ScheduleTime, ShardId, Term};
+use base::{Incarnation, Index, ShardId, Term};
 use consensus::LostLog;
-use replica::{Member, Members, RestoreShard};
+use replica::{Members, RestoreShard};
 use storage::StorageError;
 use storage::checkpoint::{Checkpoint, MemoryCheckpoint, Meta, RowReader, SqliteCheckpoint};
 use storage::disk::Disk;
-use storage::identity::{DataDir, Identity};
+use storage::identity::Identity;
 use storage::wal::{Options, Wal};
 
-use crate::node::{NodeConfig, NodeError, StartError};
+use crate::forming::Proposal;
+use crate::founding::first_checkpoint;
+use crate::node::NodeError;
 
 /// The first configuration stands where an entry would: whoever joins later gets it with a snapshot.
-const FIRST: Meta = Meta { index: Index(1), term: Term(1), configuration: Vec::new() };
+pub(crate) const FIRST: Meta = Meta { index: Index(1), term: Term(1), configuration: Vec::new() };
 
 /// Everything of a node that was opened.
 pub(crate) struct Opened<S, D: Disk> {
@@ -25,34 +27,6 @@ pub(crate) struct Opened<S, D: Disk> {
     pub(crate) shards: BTreeMap<ShardId, RestoreShard<S>>,
     pub(crate) checkpoints: BTreeMap<ShardId, Box<dyn Checkpoint>>,
     pub(crate) readers: BTreeMap<ShardId, Box<dyn RowReader>>,
-}
-
-/// The identity of a data directory: the one it has, which must fit the configuration, or a new one.
-pub(crate) fn identify(directory: &DataDir, config: &NodeConfig, now: ScheduleTime) -> Result<Identity, StartError> {
-    let Some(identity) = directory.identity().map_err(StartError::Storage)? else {
-        let identity = Identity {
-            node: config.name.clone(),
-            incarnation: random_incarnation(),
-            cluster_incarnation: random_incarnation(),
-            shards: config.shards,
-            provider: "sqlite".into(),
-            created_at: now,
-        };
-        directory.found(&identity).map_err(StartError::Storage)?;
-        return Ok(identity);
-    };
-    let path = directory.path().display().to_string();
-    let differs = |what: &'static str, recorded: &dyn ToString, given: &dyn ToString| {
-        let (recorded, given) = (recorded.to_string(), given.to_string());
-        StartError::Differs { directory: path.clone(), what, recorded, given }
-    };
-    if identity.shards != config.shards {
-        return Err(differs("shards", &identity.shards, &config.shards));
-    }
-    if config.name_is_given && identity.node != config.name {
-        return Err(differs("cluster.nodeId", &identity.node, &config.name));
-    }
-    Ok(identity)
 }
 
 /// 64 random bits, not zero.
@@ -70,6 +44,7 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
     disk: D,
     folder: Option<&Path>,
     identity: &Identity,
+    founding: Option<&Proposal>,
     segment_bytes: u64,
     mut progress: impl FnMut(String),
 ) -> Result<Opened<S, D>, NodeError> {
@@ -101,8 +76,7 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
                 return Err(NodeError::Storage(StorageError::Damaged { file: name, offset: None, what }));
             }
             None => {
-                let alone = Member { id: identity.incarnation.0, name: identity.node.clone(), ..Member::default() };
-                let meta = Meta { configuration: Members::of_voters([alone]).encode(), ..FIRST };
+                let meta = first_checkpoint(founding, identity);
                 checkpoint.commit(&meta).map_err(NodeError::Storage)?;
                 meta
             }

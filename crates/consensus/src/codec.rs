@@ -112,6 +112,11 @@ impl Message {
         !matches!(self.0.get_msg_type(), T::MsgAppend | T::MsgAppendResponse | T::MsgSnapshot)
     }
 
+    /// About as many bytes as it takes.
+    pub fn size(&self) -> usize {
+        64 + self.0.entries.iter().map(|entry| entry.data.len() + 32).sum::<usize>()
+    }
+
     /// Appends its bytes.
     ///
     /// # Panics

@@ -209,11 +209,11 @@ pub enum Transition {
         /// In this term.
         term: Term,
     },
-    /// A group has a leader, as far as this node knows.
+    /// A group has another leader, as far as this node knows, or none.
     Leader {
         /// The group.
         shard: ShardId,
-        /// Its id.
+        /// Its id; 0: none.
         leader: u64,
         /// In this term.
         term: Term,

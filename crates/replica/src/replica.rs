@@ -159,6 +159,11 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
         after_sync.messages
     }
 
+    /// Asks for votes in every group without waiting for a timeout: for the node that is to lead a new cluster first.
+    pub fn campaign(&mut self) {
+        self.shards.values_mut().for_each(|shard| shard.group_mut().campaign());
+    }
+
     /// Whether another [`Replica::poll`] has something to do at once.
     pub fn has_work(&self) -> bool {
         self.shards.values().any(Shard::has_work)
@@ -232,6 +237,14 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
     /// The node does not carry the shard.
     pub fn members(&self, shard: ShardId) -> &Members {
         self.shard(shard).members()
+    }
+
+    /// Who leads a group, as far as this node knows: its id; 0: nobody.
+    ///
+    /// # Panics
+    /// The node does not carry the shard.
+    pub fn leader(&self, shard: ShardId) -> u64 {
+        self.shard(shard).status().consensus.leader
     }
 
     /// What this node knows of the members of a group that it leads.

@@ -479,6 +479,10 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             }
             let in_vain = |outcomes: &[S::Outcome]| outcomes.iter().all(|outcome| self.machine.found_nothing(outcome));
             match request.retry {
+                Some(retry) if retry.deadline > now.mono && in_vain(&outcomes) && self.stamper.is_none() => {
+                    // Only a leader wakes who waits.
+                    refuse(fx, client, Unavailable::NoLeader);
+                }
                 Some(retry) if retry.deadline > now.mono && !self.draining && in_vain(&outcomes) => {
                     again.push(Again { client, retry, nothing: outcomes });
                 }
@@ -537,7 +541,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         if status.role != before.role {
             fx.transitions.push(Transition::Role { shard, from: before.role, to: status.role, term });
         }
-        if status.leader != 0 && (status.leader, status.term) != (before.leader, before.term) {
+        if status.leader != before.leader || (status.leader != 0 && status.term != before.term) {
             fx.transitions.push(Transition::Leader { shard, leader: status.leader, term });
         }
         let leads = status.role == Role::Leader;
@@ -563,15 +567,12 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         fx.transitions.push(Transition::Ready { shard, term, index });
     }
 
+    /// What was proposed may still be committed by the next leader, which is seen here when it is applied; so whoever waits for it waits on.
     fn stop_leading(&mut self, fx: &mut Effects<S, C>) {
         self.stamper = None;
         self.changing = None;
         let unproposed: Vec<_> = self.batch.drain().collect();
         self.fail(unproposed, Unavailable::NoLeader, fx);
-        self.unapplied_bytes = 0;
-        for entry in std::mem::take(&mut self.under_way) {
-            self.fail(entry.requests, Unavailable::Unknown, fx);
-        }
         for waiter in self.waiters.drain() {
             refuse(fx, waiter.client, Unavailable::NoLeader);
         }
@@ -720,6 +721,11 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         self.applied_stamps = self.machine.stamps();
         self.heard = Some(now.mono);
         fx.transitions.push(Transition::Members { shard: self.id, members: self.members.clone() });
+        // What became of requests that the snapshot covers is not seen here.
+        while let Some(covered) = self.under_way.pop_front_if(|first| first.index <= snapshot.index) {
+            self.unapplied_bytes -= covered.bytes;
+            self.fail(covered.requests, Unavailable::Unknown, fx);
+        }
         let shard = self.id;
         fx.must_sync = true;
         fx.writes.extend(writes);

@@ -110,7 +110,8 @@ impl Server {
         }
     }
 
-    /// Stops: whoever waits is told to go elsewhere, requests that have begun are finished, a last checkpoint is written.
+    /// Stops: whoever waits is told to go elsewhere, requests that have begun are finished, a last checkpoint is written. Needs a runtime of
+    /// tokio with timers.
     ///
     /// # Errors
     /// The node failed meanwhile.
@@ -119,7 +120,7 @@ impl Server {
         self.node.handle().drain();
         // The connections' threads need the node until their requests are finished.
         if let Some(threads) = self.threads.take() {
-            threads.stop(self.drain_timeout);
+            threads.stop(self.drain_timeout).await;
         }
         self.node.handle().stop();
         self.node.ended().await.map_err(Exit::Node)

@@ -128,7 +128,7 @@ impl Authenticator {
         let checked = self.check(access, token);
         match &checked {
             Err(problem) if problem.code == Code::InvalidCredentials => self.throttle.on_refused(from),
-            Ok(_) => self.throttle.on_accepted(from, token),
+            Ok(_) => self.throttle.on_accepted(token),
             Err(_) => {}
         }
         checked

@@ -23,6 +23,7 @@ impl Edge {
         let status = self.node.status();
         let mut failing = Vec::new();
         match &status.stage {
+            Stage::Unjoined(what) => failing.push(format!("[-]joined: not joined: {what}")),
             Stage::Starting(what) => failing.push(format!("[-]storage: {what}")),
             Stage::Stopped => failing.push("[-]storage: the node has stopped".into()),
             Stage::Draining => failing.push("[-]draining: the server stops".into()),
@@ -31,8 +32,12 @@ impl Edge {
         if self.is_draining() && status.stage == Stage::Running {
             failing.push("[-]draining: the server stops".into());
         }
-        let leaderless: Vec<String> =
-            status.shards.iter().filter(|shard| !shard.ready).map(|shard| shard.shard.to_string()).collect();
+        let leaderless: Vec<String> = status
+            .shards
+            .iter()
+            .filter(|shard| !self.node.serves(shard))
+            .map(|shard| shard.shard.to_string())
+            .collect();
         if !leaderless.is_empty() {
             failing.push(format!("[-]leader: no leader takes writes in group {}", leaderless.join(", ")));
         }
