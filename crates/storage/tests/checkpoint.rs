@@ -213,6 +213,22 @@ fn an_operator_finds_all_rows_in_one_view() {
     assert_eq!(keys, [1, 2, 10, 20]);
 }
 
+/// The views of a file are those of the build that opens it.
+#[test]
+fn a_view_of_an_earlier_build_is_replaced() {
+    let folder = Folder::new("old-view");
+    let mut checkpoint = open(&folder.file());
+    checkpoint.write(&things(1..3)).expect("it is written");
+    checkpoint.commit(&meta(2)).expect("it is written");
+    drop(checkpoint);
+    let connection = rusqlite::Connection::open(folder.file()).expect("it opens");
+    let earlier = "DROP VIEW everything; CREATE VIEW everything AS SELECT 7 AS key";
+    connection.execute_batch(earlier).expect("it is a view");
+    drop(open(&folder.file()));
+    let count: i64 = connection.query_row("SELECT count(name) FROM everything", [], |row| row.get(0)).expect("it runs");
+    assert_eq!(count, 2);
+}
+
 /// The text of the tables of format version 1. If this fails, checkpoints in the field cannot be read: write a new version instead.
 #[test]
 fn the_format_is_the_one_on_record() {

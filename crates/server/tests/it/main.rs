@@ -11,6 +11,7 @@ mod http2;
 mod life;
 mod limits;
 mod metrics;
+mod operator;
 mod restart;
 mod routes;
 mod server;

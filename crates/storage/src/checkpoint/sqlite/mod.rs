@@ -97,6 +97,8 @@ impl SqliteCheckpoint {
         };
         checkpoint.make_tables().map_err(&failed)?;
         checkpoint.slices = check_tables(&checkpoint.connection, path, &schema)?;
+        // An earlier build may have made other views.
+        make_views(&checkpoint.connection, &schema, &checkpoint.slices).map_err(&failed)?;
         // The file's name must be durable before the log may rely on it.
         install::sync_folder(&install::folder(path))?;
         Ok(checkpoint)
@@ -554,6 +556,7 @@ fn slices(connection: &Connection, schema: &Schema) -> rusqlite::Result<BTreeSet
     Ok(names.iter().filter_map(slice).collect())
 }
 
+/// Makes the views what the schema and the slices say, unless they are that already.
 fn make_views(connection: &Connection, schema: &Schema, slices: &BTreeSet<(TableId, u32)>) -> rusqlite::Result<()> {
     for view in schema.views {
         let parts: Vec<String> = view
@@ -568,11 +571,12 @@ fn make_views(connection: &Connection, schema: &Schema, slices: &BTreeSet<(Table
                 all.into_iter().map(|slice| view.select.replace("{table}", &name(schema, *table, slice)))
             })
             .collect();
-        connection.execute_batch(&format!(
-            "DROP VIEW IF EXISTS {0}; CREATE VIEW {0} AS {1}",
-            view.name,
-            parts.join(" UNION ALL ")
-        ))?;
+        let sql = format!("CREATE VIEW {} AS {}", view.name, parts.join(" UNION ALL "));
+        let present = "SELECT count(*) FROM sqlite_master WHERE name = ? AND sql = ?";
+        let present: i64 = connection.query_row(present, [view.name, &sql], |row| row.get(0))?;
+        if present == 0 {
+            connection.execute_batch(&format!("DROP VIEW IF EXISTS {}; {sql}", view.name))?;
+        }
     }
     Ok(())
 }
