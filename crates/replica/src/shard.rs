@@ -176,6 +176,10 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         self.group.progress()
     }
 
+    pub(crate) fn wants_checkpoint(&self) -> bool {
+        self.group.wants_checkpoint()
+    }
+
     pub(crate) fn is_transferring(&self) -> bool {
         self.group.is_transferring()
     }

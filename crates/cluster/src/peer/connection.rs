@@ -24,6 +24,7 @@ use crate::node::Cluster;
 use crate::peer::answers::Answers;
 use crate::peer::handshake::{CODES, Guest, Refusal, is_proof, judge, proof};
 use crate::peer::links::{Link, Outbox};
+use crate::peer::snapshots::{Piece, Receipt, put_receipt, read_receipt};
 use crate::peer::wire::{FrameReader, Frames, Hello, Kind, PROTOCOL};
 use crate::peer::{GREETING_INTERVAL, Heard, Shared};
 
@@ -349,6 +350,10 @@ async fn talk<S: StateMachine>(
                 timeout(SILENCE_MAX, reader.next()).await.map_err(|_| Error::from(ErrorKind::TimedOut))??;
             match kind {
                 Kind::Answer => take_answers(shared, link, &body)?,
+                Kind::Received => {
+                    let (shard, receipt) = read_receipt(&body)?;
+                    link.on_receipt(shard, receipt);
+                }
                 Kind::Pong => {
                     let sent = Reader::new(&body).u64()?;
                     let now = started.elapsed().as_micros() as u64;
@@ -416,6 +421,9 @@ fn put_outbox(outbox: Outbox, frames: &mut Frames) {
                 operations.encode(body);
             }
         });
+    }
+    for chunk in outbox.chunks {
+        frames.put(Kind::Chunk, |body| body.extend_from_slice(&chunk));
     }
     for request in outbox.forgets {
         frames.put(Kind::Forget, |body| body.put_varint(request));
@@ -542,6 +550,7 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
     }
     let answers = Arc::new(Answers::new());
     let (pong, pongs) = tokio::sync::mpsc::unbounded_channel();
+    let (receipt, receipts) = tokio::sync::mpsc::unbounded_channel();
     let receive = async {
         loop {
             let (kind, body) =
@@ -549,6 +558,7 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
             match kind {
                 Kind::Messages => take_messages(&shared, id, &body)?,
                 Kind::Forward => take_forwards(&shared, &answers, &body)?,
+                Kind::Chunk => shared.take_piece(Piece { body, answer: receipt.clone() }),
                 Kind::Forget => {
                     if let Some((shard, wait)) = answers.unpark(Reader::new(&body).varint()?) {
                         shared.common.inbox.control(Control::Forget(shard, wait));
@@ -564,7 +574,7 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
     };
     let ended: Result<(), Failure> = tokio::select! {
         ended = receive => ended,
-        ended = send_answers(&shared, &answers, writer, pongs) => ended.map_err(Failure::from),
+        ended = send_answers(&shared, &answers, writer, pongs, receipts) => ended.map_err(Failure::from),
     };
     let (left, parked) = answers.close();
     for (shard, wait) in parked {
@@ -619,6 +629,7 @@ async fn send_answers<S: StateMachine>(
     answers: &Answers<S>,
     mut writer: OwnedWriteHalf,
     mut pongs: tokio::sync::mpsc::UnboundedReceiver<Bytes>,
+    mut receipts: tokio::sync::mpsc::UnboundedReceiver<(ShardId, Receipt)>,
 ) -> std::io::Result<()> {
     let mut frames = Frames::default();
     let mut bytes = Vec::new();
@@ -626,6 +637,7 @@ async fn send_answers<S: StateMachine>(
         tokio::select! {
             () = answers.wake.notified() => {}
             Some(pong) = pongs.recv() => frames.put(Kind::Pong, |body| body.extend_from_slice(&pong)),
+            Some((shard, receipt)) = receipts.recv() => frames.put(Kind::Received, |body| put_receipt(shard, receipt, body)),
         }
         let replies = answers.take();
         if !replies.is_empty() {

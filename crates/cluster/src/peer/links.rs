@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use base::ShardId;
 use base::machine::StateMachine;
 use replica::{Member, Message, Operations, Unavailable};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, watch};
 
 use crate::lane::ReplyTo;
+use crate::peer::snapshots::{Receipt, Receipts};
 
 /// Messages waiting for one member, in bytes; more are dropped, and Raft sends them again.
 const MESSAGES_BYTES_MAX: usize = 64 << 20;
@@ -34,6 +36,8 @@ pub(crate) struct Outbox {
     messages_bytes: usize,
     pub(crate) forwards: Vec<(u64, ShardId, u64, Operations)>,
     pub(crate) forgets: Vec<u64>,
+    /// Pieces of snapshots, sent behind everything else.
+    pub(crate) chunks: Vec<Vec<u8>>,
 }
 
 struct Pending<S: StateMachine> {
@@ -46,6 +50,8 @@ pub(crate) struct Link<S: StateMachine> {
     pub(crate) id: u64,
     outbox: Mutex<Outbox>,
     pending: Mutex<BTreeMap<u64, Pending<S>>>,
+    /// Who sends a snapshot, by shard.
+    transfers: Mutex<BTreeMap<ShardId, UnboundedSender<Receipt>>>,
     pub(crate) wake: Notify,
     up: AtomicBool,
     next_request: AtomicU64,
@@ -65,8 +71,10 @@ impl<S: StateMachine> Link<S> {
                 messages_bytes: 0,
                 forwards: Vec::new(),
                 forgets: Vec::new(),
+                chunks: Vec::new(),
             }),
             pending: Mutex::new(BTreeMap::new()),
+            transfers: Mutex::new(BTreeMap::new()),
             wake: Notify::new(),
             up: AtomicBool::new(false),
             next_request: AtomicU64::new(1),
@@ -139,6 +147,39 @@ impl<S: StateMachine> Link<S> {
         }
     }
 
+    fn transfers(&self) -> MutexGuard<'_, BTreeMap<ShardId, UnboundedSender<Receipt>>> {
+        self.transfers.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// Begins to send a snapshot of a shard; nothing: one is on its way already, or the member cannot be reached.
+    pub(crate) fn begin_transfer(&self, shard: ShardId) -> Option<Receipts> {
+        let mut transfers = self.transfers();
+        if !self.is_up() || transfers.contains_key(&shard) {
+            return None;
+        }
+        let (sender, receipts) = unbounded_channel();
+        transfers.insert(shard, sender);
+        Some(receipts)
+    }
+
+    pub(crate) fn end_transfer(&self, shard: ShardId) {
+        self.transfers().remove(&shard);
+    }
+
+    /// The member says how far a snapshot is.
+    pub(crate) fn on_receipt(&self, shard: ShardId, receipt: Receipt) {
+        if let Some(transfer) = self.transfers().get(&shard) {
+            // It has given up meanwhile.
+            let _ = transfer.send(receipt);
+        }
+    }
+
+    /// Queues a piece of a snapshot.
+    pub(crate) fn put_chunk(&self, chunk: Vec<u8>) {
+        self.outbox().chunks.push(chunk);
+        self.wake.notify_one();
+    }
+
     /// Takes out what is to be sent now. Forwarded requests count as sent from here on.
     pub(crate) fn take(&self) -> Outbox {
         let mut outbox = self.outbox();
@@ -148,6 +189,7 @@ impl<S: StateMachine> Link<S> {
             messages_bytes: std::mem::take(&mut outbox.messages_bytes),
             forwards: std::mem::take(&mut outbox.forwards),
             forgets: std::mem::take(&mut outbox.forgets),
+            chunks: std::mem::take(&mut outbox.chunks),
         };
         drop(outbox);
         if !taken.forwards.is_empty() {
@@ -178,6 +220,8 @@ impl<S: StateMachine> Link<S> {
         let waiting = std::mem::take(&mut *pending);
         drop(pending);
         drop(self.take());
+        // Whoever sends a snapshot hears that nothing comes any more.
+        self.transfers().clear();
         let why = |sent: bool| if sent { Unavailable::Unknown } else { Unavailable::NoLeader };
         waiting.into_values().map(|pending| (pending.client, why(pending.sent))).collect()
     }
