@@ -80,10 +80,12 @@ fn main() {
             waiters_max: 10000,
             waiters_per_tenant_max: 2000,
             live_tasks_max: 0,
+            payload_cache_bytes: 256 << 20,
         },
         drain_timeout: Millis(5000),
         metrics_enabled: true,
         metrics_commands_max: 1000,
+        raft: true,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
