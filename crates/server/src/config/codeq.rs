@@ -434,7 +434,12 @@ pub(crate) fn hint(key: &str) -> Option<&'static str> {
 
 /// The names that codeQ has for a setting: variables, then keys.
 pub(crate) fn names_of(setting: &str) -> Vec<&'static str> {
-    let is_one = |name: &&Name| matches!(&name.becomes, Becomes::Setting { name, .. } if *name == setting);
+    let is_one = |name: &&Name| match name.becomes {
+        Becomes::Setting { name, .. } => name == setting,
+        Becomes::Persistence => ["dataDir", "shards", "storage.durability"].contains(&setting),
+        Becomes::Election => ["cluster.electionTimeout", "cluster.heartbeat"].contains(&setting),
+        _ => false,
+    };
     let names = || NAMES.iter().filter(is_one);
     let variables = names().map(|name| name.variable);
     variables.chain(names().map(|name| name.key)).filter(|name| !name.is_empty()).collect()

@@ -37,6 +37,9 @@ pub fn template() -> String {
         writeln!(out, "\n# --- {} ---", section.title).expect("a string takes all");
         for setting in section.settings.iter().filter(|setting| setting.name != "config") {
             writeln!(out, "\n# {}", explain(setting)).expect("a string takes all");
+            if let Default::Computed(how) = setting.default {
+                writeln!(out, "# Default: {how}.").expect("a string takes all");
+            }
             let value = match setting.default {
                 Default::Is(text) if matches!(setting.kind, Kind::Addr) => format!(" \"{text}\""),
                 Default::Is(text) => format!(" {text}"),
@@ -49,12 +52,9 @@ pub fn template() -> String {
     out
 }
 
-/// A setting in a few sentences: meaning, default, what is allowed, its other names.
+/// A setting in a few sentences: meaning, what is allowed, its other names.
 pub fn explain(setting: &Setting) -> String {
     let mut text = format!("{}. {}.", capital(setting.meaning), capital(&setting.kind.allowed()));
-    if let Default::Computed(how) = setting.default {
-        write!(text, " Default: {how}.").expect("a string takes all");
-    }
     match setting.file_variable() {
         Some(variable) => write!(text, " Environment: {} or, for a file with it, {variable}.", setting.variable()),
         None => write!(text, " Environment: {}.", setting.variable()),

@@ -34,8 +34,6 @@ pub struct Inputs {
     pub flags: Vec<(String, String)>,
     /// The environment.
     pub environment: Vec<(String, OsString)>,
-    /// Defaults of a subcommand, by the setting's name; they count less than everything else that is said.
-    pub defaults: Option<(&'static str, &'static [(&'static str, &'static str)])>,
 }
 
 /// What the sources say.
@@ -60,12 +58,6 @@ impl Inputs {
     /// Reads all sources.
     pub fn read(&self) -> Reading {
         let mut gathered = Gathered::default();
-        if let Some((subcommand, defaults)) = self.defaults {
-            for (name, text) in defaults {
-                let setting = setting(name).expect("a subcommand knows its settings");
-                gathered.offer(setting, text, Origin::Subcommand(subcommand), false);
-            }
-        }
         self.read_flags(&mut gathered);
         self.read_environment(&mut gathered);
         if let Some(path) = gathered.config_path() {
@@ -295,9 +287,9 @@ impl Walk<'_> {
 /// The known name that is most like this one, if one is like it at all.
 fn nearest(name: &str, known: impl Iterator<Item = String>) -> Option<String> {
     let name = name.to_ascii_lowercase();
-    let likeness = |known: &str| strsim::normalized_damerau_levenshtein(&known.to_ascii_lowercase(), &name);
+    let likeness = |known: &str| strsim::jaro(&known.to_ascii_lowercase(), &name);
     let (likeness, nearest) = known.map(|known| (likeness(&known), known)).max_by(|a, b| a.0.total_cmp(&b.0))?;
-    (likeness >= 0.5).then_some(nearest)
+    (likeness > 0.8).then_some(nearest)
 }
 
 fn is_readable_by_others(path: &Path) -> bool {

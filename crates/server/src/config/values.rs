@@ -14,8 +14,6 @@ use crate::config::table::{Default, Setting, setting, settings};
 pub enum Origin {
     /// The table.
     Default,
-    /// The subcommand, which has defaults of its own.
-    Subcommand(&'static str),
     /// A line of the configuration file.
     File(Arc<str>, usize),
     /// A variable of the environment.
@@ -31,10 +29,9 @@ impl Origin {
     pub(crate) fn rank(&self) -> u8 {
         match self {
             Origin::Default => 0,
-            Origin::Subcommand(_) => 1,
-            Origin::File(..) => 2,
-            Origin::Environment(_) | Origin::Codeq(_) => 3,
-            Origin::Flag(_) => 4,
+            Origin::File(..) => 1,
+            Origin::Environment(_) | Origin::Codeq(_) => 2,
+            Origin::Flag(_) => 3,
         }
     }
 }
@@ -43,7 +40,6 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::Default => f.write_str("default"),
-            Origin::Subcommand(name) => f.write_str(name),
             Origin::File(file, line) => write!(f, "file {file}:{line}"),
             Origin::Environment(name) => write!(f, "env {name}"),
             Origin::Codeq(name) => write!(f, "env {name} (codeQ)"),
