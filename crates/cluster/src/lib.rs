@@ -28,4 +28,6 @@ pub use node::{
 pub use peer::PeerConfig;
 pub use replica::{Freshness, Member, Members, Operations, Reply, Role, ShardStatus, Unavailable};
 pub use rows::RowsUnavailable;
+pub use storage::StorageError;
 pub use storage::checkpoint::StoredRow;
+pub use storage::identity::{Identity, recorded as recorded_identity};

@@ -2,6 +2,7 @@
 
 mod open;
 mod principal;
+mod provider;
 mod static_tokens;
 mod throttle;
 
@@ -11,7 +12,9 @@ use std::sync::Arc;
 use api::{Code, Problem};
 
 pub use open::OpenMode;
+pub(crate) use principal::is_tenant;
 pub use principal::{EventTypes, Principal};
+pub(crate) use provider::tokens_of;
 pub use static_tokens::{StaticToken, StaticTokens};
 use throttle::Throttle;
 
