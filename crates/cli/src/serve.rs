@@ -145,13 +145,13 @@ fn status(exit: &Exit) -> u8 {
         Exit::Bind(..) | Exit::Start(StartError::Listen(..) | StartError::Thread(_)) => FAILED,
         Exit::Start(StartError::Storage(error)) => match error {
             StorageError::Failed { .. } | StorageError::Locked { .. } => FAILED,
-            StorageError::Damaged { .. } | StorageError::Foreign { .. } => DAMAGED,
+            StorageError::Damaged { .. } | StorageError::Foreign { .. } | StorageError::BadSnapshot { .. } => DAMAGED,
         },
         Exit::Start(StartError::Differs { .. }) => REFUSED,
         Exit::Node(NodeError::Storage(error)) => match error {
             StorageError::Failed { .. } => STORAGE_FAILED,
             StorageError::Locked { .. } => FAILED,
-            StorageError::Damaged { .. } | StorageError::Foreign { .. } => DAMAGED,
+            StorageError::Damaged { .. } | StorageError::Foreign { .. } | StorageError::BadSnapshot { .. } => DAMAGED,
         },
         Exit::Node(NodeError::Fault(_) | NodeError::Panicked) => FAILED,
     }

@@ -23,7 +23,7 @@ pub(crate) enum Job<D: Disk> {
     /// They are complete.
     Commit(ShardId, Meta),
     /// A snapshot takes the place of the checkpoint, and of what was written to it and not completed.
-    Install(ShardId, Staged),
+    Install(ShardId, Box<Staged>),
     /// Something that takes time to drop.
     Drop(Box<dyn Send>),
     /// A file for a later segment of the log.
@@ -96,7 +96,7 @@ fn run<S: StateMachine, D: Disk>(
             }
             Job::Install(shard, staged) => {
                 let checkpoint = checkpoints.get_mut(&shard).expect("every shard has a checkpoint");
-                checkpoint.install(staged)?;
+                checkpoint.install(*staged)?;
                 inbox.control(Control::Installed(shard, checkpoint.reader()?));
             }
             Job::Drop(garbage) => drop(garbage),

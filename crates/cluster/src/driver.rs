@@ -464,7 +464,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             }
             tracing::info!(target: "raft", event = "raft.snapshot.installing", shard = shard.0, index = install.index.0, "a snapshot takes the place of shard {shard}, up to entry {}", install.index);
             self.installing.insert(shard, Installing { index: install.index, machine, members, done });
-            self.background.queue(Job::Install(shard, staged));
+            self.background.queue(Job::Install(shard, Box::new(staged)));
         }
         // The others were not wanted; whoever waits for them is told.
         self.arrived.clear();

@@ -1,6 +1,7 @@
 //! The tasks of connections: greeting a node, dialling the members, serving those who dial.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::{Error, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -225,7 +226,7 @@ pub(super) async fn greet<S: StateMachine>(shared: Arc<Shared<S>>, address: Stri
             Ok(met) => {
                 report.success();
                 // If nobody is founding any more, nobody listens.
-                let _ = shared.heard.send(Heard::Greeting(met.other));
+                let _ = shared.heard.send(Heard::Greeting(Box::new(met.other)));
             }
             Err(failure) => report.failure(&address, &failure),
         }
@@ -287,8 +288,8 @@ pub(super) async fn dial_members<S: StateMachine>(shared: Arc<Shared<S>>) {
         let links = shared.links.all();
         dialled.retain(|id, link| links.iter().any(|present| present.id == *id && Arc::ptr_eq(present, link)));
         for link in links {
-            if !dialled.contains_key(&link.id) {
-                dialled.insert(link.id, link.clone());
+            if let Entry::Vacant(place) = dialled.entry(link.id) {
+                place.insert(link.clone());
                 tokio::spawn(keep_connected(shared.clone(), link));
             }
         }
@@ -541,7 +542,7 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
             answer_request(&shared, other.me, writer).await;
         } else {
             // It only wanted to know whom it has met. If nobody is founding here, nobody listens.
-            let _ = shared.heard.send(Heard::Greeting(other));
+            let _ = shared.heard.send(Heard::Greeting(Box::new(other)));
         }
         return;
     };

@@ -144,7 +144,7 @@ impl<S: StateMachine> Shared<S> {
 /// What a node without a cluster hears.
 pub(crate) enum Heard {
     /// A greeting.
-    Greeting(Greeting),
+    Greeting(Box<Greeting>),
     /// Addresses that an operator has named.
     Addresses(Vec<String>),
     /// It was admitted to a cluster.
@@ -246,7 +246,7 @@ async fn form_cluster<S: StateMachine>(
         let now: Mono = shared.clock.now().mono;
         let steps = tokio::select! {
             heard = received.recv() => match heard {
-                Some(Heard::Greeting(greeting)) => forming.on_greeting(now, greeting),
+                Some(Heard::Greeting(greeting)) => forming.on_greeting(now, *greeting),
                 Some(Heard::Addresses(addresses)) => {
                     addresses.iter().for_each(|address| forming.meet(address));
                     Vec::new()
