@@ -12,6 +12,7 @@ mod clock;
 mod driver;
 pub mod forming;
 mod founding;
+pub mod http;
 mod inbox;
 mod lane;
 mod leadership;
@@ -20,6 +21,7 @@ mod open;
 mod peer;
 mod routes;
 mod rows;
+pub mod view;
 
 pub use lane::{Lane, LaneId};
 pub use node::{

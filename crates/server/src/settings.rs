@@ -21,6 +21,8 @@ pub struct Settings {
     pub auth: AuthSettings,
     /// What is too much.
     pub limits: Limits,
+    /// How long a leader is trusted after a quorum has answered it; below the election timeout.
+    pub leader_lease: Millis,
     /// How long a planned stop may take.
     pub drain_timeout: Millis,
     /// Whether there is `/metrics`.

@@ -349,6 +349,7 @@ async fn talk<S: StateMachine>(
         loop {
             let (kind, body) =
                 timeout(SILENCE_MAX, reader.next()).await.map_err(|_| Error::from(ErrorKind::TimedOut))??;
+            link.on_heard(shared.clock.now().mono);
             match kind {
                 Kind::Answer => take_answers(shared, link, &body)?,
                 Kind::Received => {
@@ -556,6 +557,9 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
         loop {
             let (kind, body) =
                 timeout(SILENCE_MAX, reader.next()).await.map_err(|_| Error::from(ErrorKind::TimedOut))??;
+            if let Some(link) = shared.links.get(id) {
+                link.on_heard(shared.clock.now().mono);
+            }
             match kind {
                 Kind::Messages => take_messages(&shared, id, &body)?,
                 Kind::Forward => take_forwards(&shared, &answers, &body)?,

@@ -103,6 +103,7 @@ fn settings_of(values: &Values, Access { addr, auth }: Access) -> Settings {
             live_tasks_max: values.number("limits.maxLiveTasks"),
             payload_cache_bytes: values.count("storage.payloadCacheBytes"),
         },
+        leader_lease: values.duration("cluster.leaderLease"),
         drain_timeout: values.duration("drainTimeout"),
         metrics_enabled: values.flag("metrics.enabled"),
         metrics_commands_max: values.count("metrics.maxCommands"),
@@ -179,6 +180,10 @@ fn check_combinations(values: &Values, problems: &mut Vec<String>) {
     let fifth = Millis(values.duration(timeout).0 / 5);
     values.refuse_if(values.duration(heartbeat) > fifth, &[heartbeat, timeout], problems, || {
         format!("{} is above a fifth of {}", values.told(heartbeat), values.told(timeout))
+    });
+    let lease = "cluster.leaderLease";
+    values.refuse_if(values.duration(lease) >= values.duration(timeout), &[lease, timeout], problems, || {
+        format!("{} is not below {}", values.told(lease), values.told(timeout))
     });
     let body = "limits.maxBodyBytes";
     for part in ["limits.maxPayloadBytes", "limits.maxResultBytes"] {

@@ -491,6 +491,14 @@ pub static SECTIONS: &[Section] = &[
                 meaning: "time between a leader's heartbeats; at most a fifth of the election timeout",
             },
             Setting {
+                name: "cluster.leaderLease",
+                flag: None,
+                kind: Kind::Duration(10, 60 * SECOND),
+                default: Default::Is("400ms"),
+                scope: Scope::Node,
+                meaning: "how long a leader is trusted after a majority has answered it, in checks and in the status",
+            },
+            Setting {
                 name: "cluster.leaderWait",
                 flag: None,
                 kind: Kind::Duration(0, MINUTE),

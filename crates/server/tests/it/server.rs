@@ -116,6 +116,7 @@ pub(crate) fn settings() -> Settings {
             live_tasks_max: 0,
             payload_cache_bytes: 64 << 20,
         },
+        leader_lease: Millis(400),
         drain_timeout: Millis(5_000),
         metrics_enabled: true,
         metrics_commands_max: 1_000,
