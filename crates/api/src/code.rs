@@ -66,6 +66,8 @@ codes! {
     InvalidCredentials "invalid_credentials" 401 "credentials were refused";
     /// This side has no provider that could accept a token.
     AuthNotConfigured "auth_not_configured" 401 "no credentials are configured for this route";
+    /// The route is for operators of the cluster.
+    OperatorRequired "operator_required" 403 "operators of the cluster only";
     /// The token's claims name no tenant, or several.
     TenantInvalid "tenant_invalid" 403 "the token names no usable tenant";
     /// A valid token without what a worker needs.
@@ -110,6 +112,8 @@ codes! {
     UriTooLong "uri_too_long" 414 "the request line is too long";
     /// The body is compressed.
     UnsupportedEncoding "unsupported_encoding" 415 "compressed bodies are not accepted";
+    /// The node has no address for peers.
+    SingleMode "single_mode" 409 "the node is alone";
     /// Too many requests of this tenant wait.
     TooManyWaiters "too_many_waiters" 429 "too many requests wait";
     /// Too many refused credentials came from this address.

@@ -13,8 +13,9 @@ use std::time::Duration;
 use base::machine::StateMachine;
 use base::rows::Changes;
 use base::{Index, Millis, Mono, ShardId};
-use replica::{Effects, Event, Message, Now, Replica, ReplicaConfig, Role, Transition, Write};
+use replica::{Effects, Event, Members, Message, Now, Replica, ReplicaConfig, Role, Transition, Write};
 use storage::checkpoint::Meta;
+use storage::checkpoint::RowReader;
 use storage::disk::Disk;
 use storage::wal::Wal;
 
@@ -27,6 +28,7 @@ use crate::node::{
     Common, Durability, LoopHooks, NodeConfig, NodeError, NodeStatus, Observe, Stage, Start, log_transition,
 };
 use crate::open::{Opened, lost_log, open};
+use crate::peer::Arrived;
 use crate::rows::Rows;
 
 /// Rows collected for a checkpoint in one turn: about 0.2 ms.
@@ -47,11 +49,24 @@ struct Saving {
     committed: bool,
 }
 
+/// What a shard goes on with when a snapshot has become its checkpoint.
+struct Installing<S> {
+    index: Index,
+    machine: S,
+    members: Members,
+    done: tokio::sync::oneshot::Sender<()>,
+}
+
 pub(crate) struct Driver<S: StateMachine, D: Disk> {
     config: NodeConfig,
     clock: Clock,
     common: Arc<Common<S>>,
+    prepare: Box<dyn Fn(&mut S) + Send>,
     observe: Observe<S>,
+    /// Snapshots that consensus is asked about in this turn.
+    arrived: BTreeMap<ShardId, Box<Arrived<S>>>,
+    /// Snapshots that become checkpoints just now.
+    installing: BTreeMap<ShardId, Installing<S>>,
     replica: Replica<S, ReplyTo<S>>,
     wal: Wal<D>,
     background: Background<D>,
@@ -81,7 +96,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         };
         // In memory, segments need not be large: nothing is pre-zeroed for the sake of a sync.
         let segment_bytes = if folder.is_some() { config.segment_bytes } else { config.segment_bytes.min(4 << 20) };
-        let Opened { wal, mut shards, checkpoints, readers } =
+        let Opened { wal, mut shards, checkpoints, readers, snapshots } =
             open::<S, D>(disk, folder, &identity, founding.as_ref(), segment_bytes, progress)?;
         let kept_from = shards.iter().map(|(shard, restored)| (*shard, restored.index.next())).collect();
         for restored in shards.values_mut() {
@@ -99,6 +114,9 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             leader_wait: config.leader_wait,
             trailing_bytes: config.trailing_log_bytes,
         };
+        if let Some(peers) = common.peers.get() {
+            peers.snapshots.get_or_init(|| snapshots);
+        }
         let replica = Replica::new(replica_config, shards).map_err(|(shard, lost)| lost_log(folder, shard, lost))?;
         let failed = |cause| {
             NodeError::Storage(storage::StorageError::Failed { doing: "start", file: "a thread".into(), cause })
@@ -115,7 +133,10 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             config,
             clock,
             common,
+            prepare,
             observe,
+            arrived: BTreeMap::new(),
+            installing: BTreeMap::new(),
             replica,
             wal,
             background,
@@ -168,6 +189,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                 seed
             };
             self.replica.poll(now, seeds, &mut self.effects).map_err(NodeError::Fault)?;
+            self.install();
             self.common.counters.turns.fetch_add(1, Ordering::Relaxed);
             self.follow_transitions(now);
             self.hand_out_replies();
@@ -203,6 +225,10 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let Some(peers) = self.common.peers.get().filter(|_| !messages.is_empty()) else { return };
         let mut by_member: BTreeMap<u64, Vec<(ShardId, Message)>> = BTreeMap::new();
         for (shard, message) in messages {
+            if message.snapshot().is_some() {
+                peers.send_snapshot(shard, self.replica.first(shard), message);
+                continue;
+            }
             by_member.entry(message.to()).or_default().push((shard, message));
         }
         for (id, messages) in by_member {
@@ -226,6 +252,16 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                 }
                 Control::Transfer(shard, to) => {
                     self.replica.on_event(now, Event::Transfer { shard, to }, &mut self.effects);
+                }
+                Control::Arrived(arrived) => {
+                    let event = Event::Message { shard: arrived.shard, message: arrived.message.clone() };
+                    self.replica.on_event(now, event, &mut self.effects);
+                    self.arrived.insert(arrived.shard, arrived);
+                }
+                Control::Installed(shard, reader) => self.on_installed(now, shard, reader),
+                Control::SnapshotSent(shard, to, arrived) => {
+                    let event = Event::SnapshotSent { shard, to, arrived };
+                    self.replica.on_event(now, event, &mut self.effects);
                 }
                 Control::Heard(member) => self.leadership.heard(member),
                 Control::Drain => {
@@ -375,7 +411,8 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         if self.saving.is_none() && self.to_save.is_empty() {
             let written = self.wal.stats().bytes - self.log_bytes_at_checkpoint;
             let due = now.mono - self.last_checkpoint >= self.config.checkpoint_interval;
-            if written > 0 && (due || written >= self.config.checkpoint_log_bytes || self.stopping) {
+            let wanted = self.replica.wants_checkpoint();
+            if written > 0 && (due || wanted || written >= self.config.checkpoint_log_bytes || self.stopping) {
                 self.last_checkpoint = now.mono;
                 self.log_bytes_at_checkpoint += written;
                 self.to_save = self.replica.shards();
@@ -383,6 +420,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         }
         if self.saving.is_none()
             && let Some(shard) = self.to_save.pop()
+            && !self.installing.contains_key(&shard)
         {
             let (index, term, configuration) = self.replica.freeze(shard);
             let meta = Meta { index, term, configuration };
@@ -413,8 +451,45 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         }
     }
 
+    /// Lets the snapshots that consensus has accepted become checkpoints.
+    fn install(&mut self) {
+        for install in self.effects.installs.drain(..) {
+            let shard = install.shard;
+            let arrived = self.arrived.remove(&shard).expect("consensus accepts what has arrived");
+            assert_eq!((arrived.meta.index, arrived.meta.term), (install.index, install.term));
+            let Arrived { staged, mut machine, members, done, .. } = *arrived;
+            (self.prepare)(&mut machine);
+            if self.saving.as_ref().is_some_and(|saving| saving.shard == shard) {
+                self.saving = None;
+            }
+            tracing::info!(target: "raft", event = "raft.snapshot.installing", shard = shard.0, index = install.index.0, "a snapshot takes the place of shard {shard}, up to entry {}", install.index);
+            self.installing.insert(shard, Installing { index: install.index, machine, members, done });
+            self.background.queue(Job::Install(shard, Box::new(staged)));
+        }
+        // The others were not wanted; whoever waits for them is told.
+        self.arrived.clear();
+    }
+
+    fn on_installed(&mut self, now: Now, shard: ShardId, reader: Box<dyn RowReader>) {
+        let Installing { index, machine, members, done } =
+            self.installing.remove(&shard).expect("it was being installed");
+        if let Some(rows) = &*self.common.rows.lock().expect("nothing panics while it holds this lock") {
+            rows.replace(shard, reader);
+        }
+        let before = self.replica.installed(now, shard, machine, members, &mut self.effects);
+        self.kept_from.insert(shard, index.next());
+        self.background.queue(Job::Drop(Box::new(before)));
+        tracing::info!(target: "raft", event = "raft.snapshot.installed", shard = shard.0, index = index.0, "shard {shard} goes on from the snapshot");
+        // The sender may have given up.
+        let _ = done.send(());
+    }
+
     fn on_saved(&mut self, saved: &Saved) -> Result<(), NodeError> {
         let Saved { shard, index, took } = *saved;
+        // A snapshot has taken its place meanwhile.
+        if !self.saving.as_ref().is_some_and(|saving| saving.shard == shard && saving.meta.index == index) {
+            return Ok(());
+        }
         self.saving = None;
         let garbage = self.replica.saved(shard);
         self.background.queue(Job::Drop(garbage));

@@ -13,8 +13,10 @@ use base::machine::StateMachine;
 use crossbeam_queue::{ArrayQueue, SegQueue};
 use replica::{Event, Member, MemberChange, Message};
 use storage::StorageError;
+use storage::checkpoint::RowReader;
 
 use crate::lane::ReplyTo;
+use crate::peer::Arrived;
 
 /// What the loop is asked for besides requests. There is at most a handful at a time, or as many as there are waiting requests.
 pub(crate) enum Control<S: StateMachine> {
@@ -24,6 +26,12 @@ pub(crate) enum Control<S: StateMachine> {
     Unreachable(u64),
     /// Change the members of a group.
     Change(ShardId, Vec<MemberChange>, Vec<Member>, ReplyTo<S>),
+    /// A snapshot has arrived.
+    Arrived(Box<Arrived<S>>),
+    /// It is the shard's checkpoint now.
+    Installed(ShardId, Box<dyn RowReader>),
+    /// A snapshot has reached a member, or has not.
+    SnapshotSent(ShardId, u64, bool),
     /// A member says this of itself.
     Heard(Member),
     /// Hand the leadership of a group over, if this node has it.

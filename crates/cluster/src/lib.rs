@@ -12,6 +12,7 @@ mod clock;
 mod driver;
 pub mod forming;
 mod founding;
+pub mod http;
 mod inbox;
 mod lane;
 mod leadership;
@@ -20,6 +21,7 @@ mod open;
 mod peer;
 mod routes;
 mod rows;
+pub mod view;
 
 pub use lane::{Lane, LaneId};
 pub use node::{
@@ -28,4 +30,6 @@ pub use node::{
 pub use peer::PeerConfig;
 pub use replica::{Freshness, Member, Members, Operations, Reply, Role, ShardStatus, Unavailable};
 pub use rows::RowsUnavailable;
+pub use storage::StorageError;
 pub use storage::checkpoint::StoredRow;
+pub use storage::identity::{Identity, recorded as recorded_identity};

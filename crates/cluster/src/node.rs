@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use base::machine::StateMachine;
 use base::rows::TableId;
-use base::{Incarnation, Millis, Position, ShardId};
+use base::{Incarnation, Millis, Mono, Position, ShardId};
 use replica::{
     Event, Fault, Freshness, Member, MemberChange, Members, Operations, Progress, Reply, ShardStatus, Transition,
     Unavailable, Wait,
@@ -30,6 +30,7 @@ use crate::peer::Shared as PeerShared;
 use crate::peer::{Forward, Heard, Joined, Link, PeerConfig, Peers, own_greeting};
 use crate::routes::Routes;
 use crate::rows::{Rows, RowsUnavailable};
+use crate::view::Inspection;
 
 /// Where a node keeps its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -249,6 +250,7 @@ pub struct Counters {
 
 /// What the loop, the handles and the threads share.
 pub(crate) struct Common<S: StateMachine> {
+    pub(crate) clock: Clock,
     /// This node's Raft id.
     pub(crate) me: u64,
     pub(crate) routes: Routes,
@@ -275,12 +277,14 @@ pub struct Handle<S: StateMachine> {
     identity: Arc<Identity>,
     propose_timeout: Millis,
     leader_wait: Millis,
+    contact_max: Millis,
+    url: Arc<str>,
     peer_addr: Option<std::net::SocketAddr>,
 }
 
 impl<S: StateMachine> Clone for Handle<S> {
     fn clone(&self) -> Self {
-        Handle { common: self.common.clone(), identity: self.identity.clone(), ..*self }
+        Handle { common: self.common.clone(), identity: self.identity.clone(), url: self.url.clone(), ..*self }
     }
 }
 
@@ -315,6 +319,7 @@ impl<S: StateMachine> Node<S> {
         let status =
             NodeStatus { stage: Stage::Starting("starting".into()), shards: Vec::new(), progress: BTreeMap::new() };
         let common = Arc::new(Common {
+            clock,
             me: me.id,
             routes: Routes::new(config.shards),
             cluster: OnceLock::new(),
@@ -345,6 +350,8 @@ impl<S: StateMachine> Node<S> {
             identity: Arc::new(identity.clone()),
             propose_timeout: config.propose_timeout,
             leader_wait: config.leader_wait,
+            contact_max: Millis(config.election_timeout.0 * 2),
+            url: config.url.as_str().into(),
             peer_addr: peers.as_ref().map(|(peers, _)| peers.addr),
         };
         let (end, ended) = oneshot::channel();
@@ -565,6 +572,31 @@ impl<S: StateMachine> Handle<S> {
         let status = self.common.status.borrow();
         let running = status.stage == Stage::Running && !status.shards.is_empty();
         running && status.shards.iter().all(|shard| self.serves(shard))
+    }
+
+    /// One look at this node and at what it knows of the others.
+    pub fn inspect(&self) -> Inspection {
+        let NodeStatus { stage, shards, progress } = self.common.status.borrow().clone();
+        let now = self.common.clock.now().mono;
+        let links = self.common.peers.get().map(|peers| peers.links.all()).unwrap_or_default();
+        let own = self.common.peers.get().map(|peers| peers.greeting().me);
+        let confirmed = shards.iter().filter_map(|shard| Some((shard.shard, now - shard.confirmed?))).collect();
+        Inspection {
+            id: self.common.me,
+            name: self.identity.node.clone(),
+            peer: own.as_ref().map(|own| own.peer.clone()).unwrap_or_default(),
+            url: own.map_or_else(|| self.url.to_string(), |own| own.url),
+            cluster: self.cluster(),
+            stage,
+            shards,
+            progress,
+            members: self.members(),
+            contacts: links.iter().map(|link| (link.id, link.contact(now))).collect(),
+            confirmed,
+            uptime: now - Mono(0),
+            contact_max: self.contact_max,
+            provider: self.identity.provider.clone(),
+        }
     }
 
     /// Waits until requests for every shard can be served through this node, or it stops.

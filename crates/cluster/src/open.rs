@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use base::machine::{ShardInfo, StateMachine};
 use base::rows::Unreadable;
@@ -9,7 +10,7 @@ use base::{Incarnation, Index, ShardId, Term};
 use consensus::LostLog;
 use replica::{Members, RestoreShard};
 use storage::StorageError;
-use storage::checkpoint::{Checkpoint, MemoryCheckpoint, Meta, RowReader, SqliteCheckpoint};
+use storage::checkpoint::{Checkpoint, MemoryCheckpoint, Meta, RowReader, Snapshots, SqliteCheckpoint};
 use storage::disk::Disk;
 use storage::identity::Identity;
 use storage::wal::{Options, Wal};
@@ -27,6 +28,7 @@ pub(crate) struct Opened<S, D: Disk> {
     pub(crate) shards: BTreeMap<ShardId, RestoreShard<S>>,
     pub(crate) checkpoints: BTreeMap<ShardId, Box<dyn Checkpoint>>,
     pub(crate) readers: BTreeMap<ShardId, Box<dyn RowReader>>,
+    pub(crate) snapshots: BTreeMap<ShardId, Arc<dyn Snapshots>>,
 }
 
 /// 64 random bits, not zero.
@@ -57,7 +59,13 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
             "the log ended in a write that was under way when the node stopped; it was never acknowledged"
         );
     }
-    let mut opened = Opened { wal, shards: BTreeMap::new(), checkpoints: BTreeMap::new(), readers: BTreeMap::new() };
+    let mut opened = Opened {
+        wal,
+        shards: BTreeMap::new(),
+        checkpoints: BTreeMap::new(),
+        readers: BTreeMap::new(),
+        snapshots: BTreeMap::new(),
+    };
     for number in 0..identity.shards {
         let shard = ShardId(number);
         progress(format!("loading the checkpoint of shard {number}, {} in all", identity.shards));
@@ -89,6 +97,7 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
             .map_err(|_| damaged("the members in table checkpoint do not read back".into()))?;
         log.drop_until(meta.index, meta.term);
         opened.readers.insert(shard, checkpoint.reader().map_err(NodeError::Storage)?);
+        opened.snapshots.insert(shard, checkpoint.snapshots());
         opened.checkpoints.insert(shard, checkpoint);
         opened.shards.insert(
             shard,

@@ -106,6 +106,13 @@ impl Message {
         (self.0.get_msg_type() == MessageType::MsgSnapshot).then(|| SnapshotOf::from_raft(self.0.get_snapshot()))
     }
 
+    /// The same message for a snapshot of another state: the one that is really sent.
+    #[must_use]
+    pub fn with_snapshot(mut self, snapshot: &SnapshotOf) -> Message {
+        self.0.set_snapshot(snapshot.to_raft());
+        self
+    }
+
     /// Whether it keeps a leader in office: such messages go before all others.
     pub fn is_urgent(&self) -> bool {
         use MessageType as T;

@@ -73,6 +73,8 @@ pub struct Status {
     pub commit: Index,
     /// The last entry of its log.
     pub last: Index,
+    /// The first entry of its log that it can still send.
+    pub first: Index,
 }
 
 /// Names a [`Work`]; higher ones are later.
@@ -414,6 +416,7 @@ impl Group {
             vote: raft.vote,
             commit: Index(raft.raft_log.committed),
             last: Index(raft.raft_log.last_index()),
+            first: Index(raft.raft_log.first_index()),
         }
     }
 

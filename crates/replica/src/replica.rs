@@ -241,6 +241,19 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
         self.shard(shard).members()
     }
 
+    /// The first entry of a group's log that this node can still send.
+    ///
+    /// # Panics
+    /// The node does not carry the shard.
+    pub fn first(&self, shard: ShardId) -> Index {
+        self.shard(shard).status().consensus.first
+    }
+
+    /// Whether a member of a group that this node leads needs a snapshot for which the last checkpoint is too old.
+    pub fn wants_checkpoint(&self) -> bool {
+        self.shards.values().any(Shard::wants_checkpoint)
+    }
+
     /// Who leads a group, as far as this node knows: its id; 0: nobody.
     ///
     /// # Panics

@@ -176,6 +176,10 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         self.group.progress()
     }
 
+    pub(crate) fn wants_checkpoint(&self) -> bool {
+        self.group.wants_checkpoint()
+    }
+
     pub(crate) fn is_transferring(&self) -> bool {
         self.group.is_transferring()
     }
@@ -727,7 +731,8 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         self.heard = Some(now.mono);
         fx.transitions.push(Transition::Members { shard: self.id, members: self.members.clone() });
         // What became of requests that the snapshot covers is not seen here.
-        while let Some(covered) = self.under_way.pop_front_if(|first| first.index <= snapshot.index) {
+        while self.under_way.front().is_some_and(|first| first.index <= snapshot.index) {
+            let covered = self.under_way.pop_front().expect("it was looked at");
             self.unapplied_bytes -= covered.bytes;
             self.fail(covered.requests, Unavailable::Unknown, fx);
         }

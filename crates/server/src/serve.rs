@@ -63,11 +63,13 @@ impl Server {
         let addr = listener.addr();
         let metrics = Arc::new(Metrics::new(settings.metrics_commands_max));
         let (policy, live_tasks_max) = (settings.policy, settings.limits.live_tasks_max);
+        let payload_bytes = (settings.limits.payload_cache_bytes / usize::from(settings.node.shards)) as u64;
         let observer = metrics.clone();
         let hooks = Hooks {
             prepare: Box::new(move |machine: &mut QueueMachine| {
                 machine.set_own_policy(policy);
                 machine.limit_live_tasks(live_tasks_max);
+                machine.limit_payload_memory(payload_bytes);
             }),
             observe: Box::new(move |signals| observer.observe(signals)),
             undelivered: Box::new(|reply| match reply {

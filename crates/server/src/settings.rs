@@ -21,12 +21,16 @@ pub struct Settings {
     pub auth: AuthSettings,
     /// What is too much.
     pub limits: Limits,
+    /// How long a leader is trusted after a quorum has answered it; below the election timeout.
+    pub leader_lease: Millis,
     /// How long a planned stop may take.
     pub drain_timeout: Millis,
     /// Whether there is `/metrics`.
     pub metrics_enabled: bool,
     /// Distinct values of the label `command`; the rest is `other`.
     pub metrics_commands_max: usize,
+    /// Whether the node may become one of several; only told to whoever asks for the state of Raft.
+    pub raft: bool,
 }
 
 /// The listener.
@@ -71,4 +75,6 @@ pub struct Limits {
     pub waiters_per_tenant_max: usize,
     /// Live tasks of a shard; 0: any number.
     pub live_tasks_max: u64,
+    /// Bytes of waiting tasks' payloads held in memory, shared evenly by the shards.
+    pub payload_cache_bytes: usize,
 }

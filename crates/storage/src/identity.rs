@@ -36,6 +36,23 @@ pub struct Identity {
     pub created_at: ScheduleTime,
 }
 
+/// Whose a data directory is, whoever may use it just now; nothing if it is new or does not exist.
+///
+/// # Errors
+/// The identity cannot be read.
+pub fn recorded(directory: &Path) -> Result<Option<Identity>, StorageError> {
+    let path = directory.join(IDENTITY);
+    let shown = path.display().to_string();
+    match std::fs::read_to_string(&path) {
+        Ok(text) => parse(&text).map(Some).map_err(|what| StorageError::damaged(&shown, None, what)),
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(cause) if cause.kind() == std::io::ErrorKind::InvalidData => {
+            Err(StorageError::damaged(&shown, None, "it is not text"))
+        }
+        Err(cause) => Err(StorageError::failed("read", &shown, cause)),
+    }
+}
+
 /// A data directory that this process holds alone, until it is dropped.
 #[derive(Debug)]
 pub struct DataDir {
@@ -98,24 +115,15 @@ impl DataDir {
     /// # Errors
     /// The identity cannot be read, or the directory holds data without one.
     pub fn identity(&self) -> Result<Option<Identity>, StorageError> {
-        let path = self.path.join(IDENTITY);
-        let shown = path.display().to_string();
-        match std::fs::read_to_string(&path) {
-            Ok(text) => parse(&text).map(Some).map_err(|what| StorageError::damaged(&shown, None, what)),
-            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
-                let strange = self.foreign_files()?;
-                if strange.is_empty() {
-                    return Ok(None);
-                }
-                let what =
-                    format!("it has no identity file, but holds {}; choose an empty directory", strange.join(", "));
-                Err(StorageError::Foreign { directory: self.path.display().to_string(), what })
-            }
-            Err(cause) if cause.kind() == std::io::ErrorKind::InvalidData => {
-                Err(StorageError::damaged(&shown, None, "it is not text"))
-            }
-            Err(cause) => Err(StorageError::failed("read", &shown, cause)),
+        if let Some(identity) = recorded(&self.path)? {
+            return Ok(Some(identity));
         }
+        let strange = self.foreign_files()?;
+        if strange.is_empty() {
+            return Ok(None);
+        }
+        let what = format!("it has no identity file, but holds {}; choose an empty directory", strange.join(", "));
+        Err(StorageError::Foreign { directory: self.path.display().to_string(), what })
     }
 
     /// Makes the directory this node's, durably; and once more when it becomes a member of a cluster.

@@ -1,6 +1,7 @@
 //! The tasks of connections: greeting a node, dialling the members, serving those who dial.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::{Error, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,6 +25,7 @@ use crate::node::Cluster;
 use crate::peer::answers::Answers;
 use crate::peer::handshake::{CODES, Guest, Refusal, is_proof, judge, proof};
 use crate::peer::links::{Link, Outbox};
+use crate::peer::snapshots::{Piece, Receipt, put_receipt, read_receipt};
 use crate::peer::wire::{FrameReader, Frames, Hello, Kind, PROTOCOL};
 use crate::peer::{GREETING_INTERVAL, Heard, Shared};
 
@@ -224,7 +226,7 @@ pub(super) async fn greet<S: StateMachine>(shared: Arc<Shared<S>>, address: Stri
             Ok(met) => {
                 report.success();
                 // If nobody is founding any more, nobody listens.
-                let _ = shared.heard.send(Heard::Greeting(met.other));
+                let _ = shared.heard.send(Heard::Greeting(Box::new(met.other)));
             }
             Err(failure) => report.failure(&address, &failure),
         }
@@ -286,8 +288,8 @@ pub(super) async fn dial_members<S: StateMachine>(shared: Arc<Shared<S>>) {
         let links = shared.links.all();
         dialled.retain(|id, link| links.iter().any(|present| present.id == *id && Arc::ptr_eq(present, link)));
         for link in links {
-            if !dialled.contains_key(&link.id) {
-                dialled.insert(link.id, link.clone());
+            if let Entry::Vacant(place) = dialled.entry(link.id) {
+                place.insert(link.clone());
                 tokio::spawn(keep_connected(shared.clone(), link));
             }
         }
@@ -347,8 +349,13 @@ async fn talk<S: StateMachine>(
         loop {
             let (kind, body) =
                 timeout(SILENCE_MAX, reader.next()).await.map_err(|_| Error::from(ErrorKind::TimedOut))??;
+            link.on_heard(shared.clock.now().mono);
             match kind {
                 Kind::Answer => take_answers(shared, link, &body)?,
+                Kind::Received => {
+                    let (shard, receipt) = read_receipt(&body)?;
+                    link.on_receipt(shard, receipt);
+                }
                 Kind::Pong => {
                     let sent = Reader::new(&body).u64()?;
                     let now = started.elapsed().as_micros() as u64;
@@ -416,6 +423,9 @@ fn put_outbox(outbox: Outbox, frames: &mut Frames) {
                 operations.encode(body);
             }
         });
+    }
+    for chunk in outbox.chunks {
+        frames.put(Kind::Chunk, |body| body.extend_from_slice(&chunk));
     }
     for request in outbox.forgets {
         frames.put(Kind::Forget, |body| body.put_varint(request));
@@ -533,7 +543,7 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
             answer_request(&shared, other.me, writer).await;
         } else {
             // It only wanted to know whom it has met. If nobody is founding here, nobody listens.
-            let _ = shared.heard.send(Heard::Greeting(other));
+            let _ = shared.heard.send(Heard::Greeting(Box::new(other)));
         }
         return;
     };
@@ -542,13 +552,18 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
     }
     let answers = Arc::new(Answers::new());
     let (pong, pongs) = tokio::sync::mpsc::unbounded_channel();
+    let (receipt, receipts) = tokio::sync::mpsc::unbounded_channel();
     let receive = async {
         loop {
             let (kind, body) =
                 timeout(SILENCE_MAX, reader.next()).await.map_err(|_| Error::from(ErrorKind::TimedOut))??;
+            if let Some(link) = shared.links.get(id) {
+                link.on_heard(shared.clock.now().mono);
+            }
             match kind {
                 Kind::Messages => take_messages(&shared, id, &body)?,
                 Kind::Forward => take_forwards(&shared, &answers, &body)?,
+                Kind::Chunk => shared.take_piece(Piece { body, answer: receipt.clone() }),
                 Kind::Forget => {
                     if let Some((shard, wait)) = answers.unpark(Reader::new(&body).varint()?) {
                         shared.common.inbox.control(Control::Forget(shard, wait));
@@ -564,7 +579,7 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
     };
     let ended: Result<(), Failure> = tokio::select! {
         ended = receive => ended,
-        ended = send_answers(&shared, &answers, writer, pongs) => ended.map_err(Failure::from),
+        ended = send_answers(&shared, &answers, writer, pongs, receipts) => ended.map_err(Failure::from),
     };
     let (left, parked) = answers.close();
     for (shard, wait) in parked {
@@ -619,6 +634,7 @@ async fn send_answers<S: StateMachine>(
     answers: &Answers<S>,
     mut writer: OwnedWriteHalf,
     mut pongs: tokio::sync::mpsc::UnboundedReceiver<Bytes>,
+    mut receipts: tokio::sync::mpsc::UnboundedReceiver<(ShardId, Receipt)>,
 ) -> std::io::Result<()> {
     let mut frames = Frames::default();
     let mut bytes = Vec::new();
@@ -626,6 +642,7 @@ async fn send_answers<S: StateMachine>(
         tokio::select! {
             () = answers.wake.notified() => {}
             Some(pong) = pongs.recv() => frames.put(Kind::Pong, |body| body.extend_from_slice(&pong)),
+            Some((shard, receipt)) = receipts.recv() => frames.put(Kind::Received, |body| put_receipt(shard, receipt, body)),
         }
         let replies = answers.take();
         if !replies.is_empty() {

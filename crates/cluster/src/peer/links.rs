@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use base::ShardId;
 use base::machine::StateMachine;
+use base::{Mono, ShardId};
 use replica::{Member, Message, Operations, Unavailable};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, watch};
 
 use crate::lane::ReplyTo;
+use crate::peer::snapshots::{Receipt, Receipts};
+use crate::view::Contact;
 
 /// Messages waiting for one member, in bytes; more are dropped, and Raft sends them again.
 const MESSAGES_BYTES_MAX: usize = 64 << 20;
@@ -34,6 +37,8 @@ pub(crate) struct Outbox {
     messages_bytes: usize,
     pub(crate) forwards: Vec<(u64, ShardId, u64, Operations)>,
     pub(crate) forgets: Vec<u64>,
+    /// Pieces of snapshots, sent behind everything else.
+    pub(crate) chunks: Vec<Vec<u8>>,
 }
 
 struct Pending<S: StateMachine> {
@@ -46,9 +51,13 @@ pub(crate) struct Link<S: StateMachine> {
     pub(crate) id: u64,
     outbox: Mutex<Outbox>,
     pending: Mutex<BTreeMap<u64, Pending<S>>>,
+    /// Who sends a snapshot, by shard.
+    transfers: Mutex<BTreeMap<ShardId, UnboundedSender<Receipt>>>,
     pub(crate) wake: Notify,
     up: AtomicBool,
     next_request: AtomicU64,
+    /// When the member was last heard of, on this process's clock in milliseconds plus one; 0: never.
+    heard: AtomicU64,
     /// Round trip of the last ping in microseconds; 0: none yet.
     pub(crate) rtt: AtomicU64,
     /// Bumped when the member is to be dialled at another address, or not at all.
@@ -65,11 +74,14 @@ impl<S: StateMachine> Link<S> {
                 messages_bytes: 0,
                 forwards: Vec::new(),
                 forgets: Vec::new(),
+                chunks: Vec::new(),
             }),
             pending: Mutex::new(BTreeMap::new()),
+            transfers: Mutex::new(BTreeMap::new()),
             wake: Notify::new(),
             up: AtomicBool::new(false),
             next_request: AtomicU64::new(1),
+            heard: AtomicU64::new(0),
             rtt: AtomicU64::new(0),
             target: watch::Sender::new(Some(member)),
         }
@@ -78,6 +90,18 @@ impl<S: StateMachine> Link<S> {
     /// Whether the member can be reached just now, as far as is known.
     pub(crate) fn is_up(&self) -> bool {
         self.up.load(Ordering::Acquire)
+    }
+
+    /// The member has said something.
+    pub(crate) fn on_heard(&self, now: Mono) {
+        self.heard.fetch_max(now.0 + 1, Ordering::Relaxed);
+    }
+
+    /// How this node stands to the member.
+    pub(crate) fn contact(&self, now: Mono) -> Contact {
+        let heard = self.heard.load(Ordering::Relaxed).checked_sub(1).map(|heard| now - Mono(heard));
+        let rtt_micros = Some(self.rtt.load(Ordering::Relaxed)).filter(|rtt| *rtt > 0);
+        Contact { connected: self.is_up(), heard, rtt_micros }
     }
 
     fn outbox(&self) -> MutexGuard<'_, Outbox> {
@@ -139,6 +163,39 @@ impl<S: StateMachine> Link<S> {
         }
     }
 
+    fn transfers(&self) -> MutexGuard<'_, BTreeMap<ShardId, UnboundedSender<Receipt>>> {
+        self.transfers.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// Begins to send a snapshot of a shard; nothing: one is on its way already, or the member cannot be reached.
+    pub(crate) fn begin_transfer(&self, shard: ShardId) -> Option<Receipts> {
+        let mut transfers = self.transfers();
+        if !self.is_up() || transfers.contains_key(&shard) {
+            return None;
+        }
+        let (sender, receipts) = unbounded_channel();
+        transfers.insert(shard, sender);
+        Some(receipts)
+    }
+
+    pub(crate) fn end_transfer(&self, shard: ShardId) {
+        self.transfers().remove(&shard);
+    }
+
+    /// The member says how far a snapshot is.
+    pub(crate) fn on_receipt(&self, shard: ShardId, receipt: Receipt) {
+        if let Some(transfer) = self.transfers().get(&shard) {
+            // It has given up meanwhile.
+            let _ = transfer.send(receipt);
+        }
+    }
+
+    /// Queues a piece of a snapshot.
+    pub(crate) fn put_chunk(&self, chunk: Vec<u8>) {
+        self.outbox().chunks.push(chunk);
+        self.wake.notify_one();
+    }
+
     /// Takes out what is to be sent now. Forwarded requests count as sent from here on.
     pub(crate) fn take(&self) -> Outbox {
         let mut outbox = self.outbox();
@@ -148,6 +205,7 @@ impl<S: StateMachine> Link<S> {
             messages_bytes: std::mem::take(&mut outbox.messages_bytes),
             forwards: std::mem::take(&mut outbox.forwards),
             forgets: std::mem::take(&mut outbox.forgets),
+            chunks: std::mem::take(&mut outbox.chunks),
         };
         drop(outbox);
         if !taken.forwards.is_empty() {
@@ -178,6 +236,8 @@ impl<S: StateMachine> Link<S> {
         let waiting = std::mem::take(&mut *pending);
         drop(pending);
         drop(self.take());
+        // Whoever sends a snapshot hears that nothing comes any more.
+        self.transfers().clear();
         let why = |sent: bool| if sent { Unavailable::Unknown } else { Unavailable::NoLeader };
         waiting.into_values().map(|pending| (pending.client, why(pending.sent))).collect()
     }

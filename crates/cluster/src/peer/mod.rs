@@ -11,20 +11,25 @@ mod answers;
 mod connection;
 mod handshake;
 mod links;
+pub(crate) mod snapshots;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use base::machine::StateMachine;
-use base::{Incarnation, Millis, Mono};
-use replica::{Member, Members};
+use base::{Incarnation, Index, Millis, Mono, ShardId};
+use replica::{Member, Members, Message};
 use storage::StorageError;
+use storage::checkpoint::Snapshots;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use answers::Answers;
 pub(crate) use links::{Forward, Link, Links};
+pub(crate) use snapshots::Arrived;
+use snapshots::{Copies, Piece, start_receiver};
 
 use crate::clock::Clock;
 use crate::forming::{Forming, Greeting, Plan, Proposal, Step};
@@ -82,6 +87,12 @@ pub(crate) struct Shared<S: StateMachine> {
     pub(crate) members: Mutex<Members>,
     /// What the founding hears, while there is no cluster.
     pub(crate) heard: mpsc::UnboundedSender<Heard>,
+    /// The checkpoints of this node's shards, once they are open.
+    pub(crate) snapshots: OnceLock<BTreeMap<ShardId, Arc<dyn Snapshots>>>,
+    pub(crate) copies: Copies,
+    /// Pieces of snapshots that have come.
+    pieces: Mutex<Option<std::sync::mpsc::Sender<Piece>>>,
+    runtime: OnceLock<tokio::runtime::Handle>,
     /// What keeps this node from founding or joining, in words.
     pub(crate) waiting: Mutex<String>,
 }
@@ -93,6 +104,20 @@ impl<S: StateMachine> Shared<S> {
 
     pub(crate) fn members(&self) -> Members {
         self.members.lock().expect("nothing panics while it holds this lock").clone()
+    }
+
+    /// Sends a shard's checkpoint to a member, whose log begins before this node's does. `first`: the first entry in this node's log.
+    pub(crate) fn send_snapshot(self: &Arc<Self>, shard: ShardId, first: Index, message: Message) {
+        let (Some(runtime), Some(link)) = (self.runtime.get(), self.links.get(message.to())) else { return };
+        runtime.spawn(snapshots::send(self.clone(), link, shard, first, message));
+    }
+
+    /// A piece of a snapshot has come.
+    fn take_piece(&self, piece: Piece) {
+        if let Some(pieces) = &*self.pieces.lock().expect("nothing panics while it holds this lock") {
+            // The thread ends only with the node.
+            let _ = pieces.send(piece);
+        }
     }
 
     /// Says, once, why this node is not admitted.
@@ -119,7 +144,7 @@ impl<S: StateMachine> Shared<S> {
 /// What a node without a cluster hears.
 pub(crate) enum Heard {
     /// A greeting.
-    Greeting(Greeting),
+    Greeting(Box<Greeting>),
     /// Addresses that an operator has named.
     Addresses(Vec<String>),
     /// It was admitted to a cluster.
@@ -164,14 +189,20 @@ impl<S: StateMachine> Peers<S> {
             own: Mutex::new(own),
             members: Mutex::new(Members::default()),
             heard,
+            snapshots: OnceLock::new(),
+            copies: Copies::default(),
+            pieces: Mutex::new(None),
+            runtime: OnceLock::new(),
             waiting: Mutex::new(String::new()),
         });
+        *shared.pieces.lock().expect("nobody holds it yet") = Some(start_receiver(shared.clone())?);
         let (stop, stopped) = watch::channel(false);
         let (form, formed) = oneshot::channel();
         let context = shared.clone();
         let run = move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
+            context.runtime.get_or_init(|| runtime.handle().clone());
             runtime.block_on(async move {
                 let listener = tokio::net::TcpListener::from_std(listener).expect("it does not block");
                 tokio::spawn(connection::accept(context.clone(), listener));
@@ -193,6 +224,7 @@ impl<S: StateMachine> Peers<S> {
     /// Closes all connections.
     pub(crate) fn stop(self) {
         self.stop.send_replace(true);
+        self.shared.pieces.lock().expect("nothing panics while it holds this lock").take();
         // A panic has been logged where it happened.
         let _ = self.thread.join();
     }
@@ -214,7 +246,7 @@ async fn form_cluster<S: StateMachine>(
         let now: Mono = shared.clock.now().mono;
         let steps = tokio::select! {
             heard = received.recv() => match heard {
-                Some(Heard::Greeting(greeting)) => forming.on_greeting(now, greeting),
+                Some(Heard::Greeting(greeting)) => forming.on_greeting(now, *greeting),
                 Some(Heard::Addresses(addresses)) => {
                     addresses.iter().for_each(|address| forming.meet(address));
                     Vec::new()

@@ -2,6 +2,7 @@
 
 mod open;
 mod principal;
+mod provider;
 mod static_tokens;
 mod throttle;
 
@@ -11,7 +12,9 @@ use std::sync::Arc;
 use api::{Code, Problem};
 
 pub use open::OpenMode;
+pub(crate) use principal::is_tenant;
 pub use principal::{EventTypes, Principal};
+pub(crate) use provider::tokens_of;
 pub use static_tokens::{StaticToken, StaticTokens};
 use throttle::Throttle;
 
@@ -61,6 +64,8 @@ pub enum Access {
     Any,
     /// A producer's token with the right to administer its tenant.
     Admin,
+    /// Any valid token with the right to act on the cluster.
+    Operator,
 }
 
 /// Decides who sends a request.
@@ -147,6 +152,14 @@ impl Authenticator {
                 Err(Box::new(problem.error("unauthorized. Admin only")))
             }
             Access::Worker(scope) => self.worker(token, scope),
+            Access::Operator => {
+                let principal = self.check(Access::Any, token)?;
+                if principal.is_operator {
+                    return Ok(principal);
+                }
+                let detail = "this route needs a token with the claim clusterRole: operator or admin";
+                Err(Box::new(Problem::new(Code::OperatorRequired, detail)))
+            }
             Access::Any => match (&self.settings.worker, &self.settings.producer) {
                 (Some(workers), _) if workers.find(token).is_ok_and(|found| !found.event_types.is_empty()) => {
                     workers.find(token).map_err(problem_of)

@@ -41,6 +41,7 @@ enum Kind {
     Json,
     Text,
     Metrics,
+    Problem,
     Empty,
 }
 
@@ -65,6 +66,16 @@ impl Answer {
     /// Metrics in Prometheus' text format.
     pub(crate) fn metrics(text: String) -> Answer {
         Answer::new(200, Kind::Metrics, text.into_bytes())
+    }
+
+    /// What somebody else has made.
+    pub(crate) fn made(status: u16, content_type: &str, body: Vec<u8>) -> Answer {
+        let kind = match content_type.split_once(';').map_or(content_type, |(kind, _)| kind) {
+            "application/json" => Kind::Json,
+            "application/problem+json" => Kind::Problem,
+            _ => Kind::Text,
+        };
+        Answer::new(status, kind, body)
     }
 
     fn new(status: u16, kind: Kind, body: Vec<u8>) -> Answer {
@@ -102,6 +113,7 @@ impl Answer {
         let headers = response.headers_mut();
         match self.kind {
             Kind::Json => headers.insert(CONTENT_TYPE, JSON),
+            Kind::Problem => headers.insert(CONTENT_TYPE, PROBLEM),
             Kind::Text => headers.insert(CONTENT_TYPE, TEXT),
             Kind::Metrics => headers.insert(CONTENT_TYPE, METRICS),
             Kind::Empty => None,

@@ -143,7 +143,9 @@ impl Edge {
             Route::RaftStatus => ready(Ok(self.raft_status())),
             Route::Healthz => ready(Ok(Answer::text(200, "ok"))),
             Route::Livez => ready(Ok(self.livez())),
-            Route::Readyz => ready(Ok(self.readyz())),
+            Route::Cluster(page) => ready(self.get_cluster(page)),
+            Route::Join => ready(self.join(call)),
+            Route::Readyz(only) => ready(self.readyz(call, *only)),
             Route::Metrics => Box::pin(self.metrics()),
         }
     }

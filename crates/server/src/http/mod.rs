@@ -8,6 +8,7 @@ mod answer;
 mod batch;
 mod call;
 mod claim;
+mod cluster;
 mod connection;
 mod create;
 mod edge;

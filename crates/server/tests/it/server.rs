@@ -114,10 +114,13 @@ pub(crate) fn settings() -> Settings {
             waiters_max: 10_000,
             waiters_per_tenant_max: 2_000,
             live_tasks_max: 0,
+            payload_cache_bytes: 64 << 20,
         },
+        leader_lease: Millis(400),
         drain_timeout: Millis(5_000),
         metrics_enabled: true,
         metrics_commands_max: 1_000,
+        raft: true,
     }
 }
 
