@@ -121,7 +121,9 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let failed = |cause| {
             NodeError::Storage(storage::StorageError::Failed { doing: "start", file: "a thread".into(), cause })
         };
-        let rows = Rows::start(readers).map_err(failed)?;
+        let inbox = common.inbox.clone();
+        let fail = Arc::new(move |failure| inbox.control(Control::Failed(failure)));
+        let rows = Rows::start(readers, folder.map(Path::to_owned), fail).map_err(failed)?;
         *common.rows.lock().expect("nothing panics while it holds this lock") = Some(rows);
         let (background, thread) = Background::start(checkpoints, common.inbox.clone()).map_err(failed)?;
         let promotion = config

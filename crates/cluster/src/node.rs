@@ -533,7 +533,7 @@ impl<S: StateMachine> Handle<S> {
         Ok(wait.map(|wait| Waiting::Here { shard, wait: wait.id }))
     }
 
-    /// A row of the last checkpoint of a shard, looked for in these tables in turn.
+    /// A row of the last checkpoint of a shard, looked for in these tables in turn. A row that is damaged stops the node.
     ///
     /// # Errors
     /// It could not be read.
@@ -545,6 +545,14 @@ impl<S: StateMachine> Handle<S> {
     ) -> Result<Option<(TableId, StoredRow)>, RowsUnavailable> {
         let rows = self.common.rows.lock().expect("nothing panics while it holds this lock").clone();
         rows.ok_or(RowsUnavailable::NotRunning)?.find(shard, tables, key).await
+    }
+
+    /// A row that [`Handle::find_row`] found cannot be one that the state machine has written: the node stops.
+    pub fn row_is_damaged(&self, shard: ShardId, table: TableId, key: i64) {
+        let rows = self.common.rows.lock().expect("nothing panics while it holds this lock").clone();
+        if let Some(rows) = rows {
+            rows.damaged(shard, S::schema().tables[usize::from(table)].name, key);
+        }
     }
 
     /// What the node is doing.

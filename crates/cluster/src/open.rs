@@ -1,7 +1,7 @@
 //! Opening what a node goes on from: its data directory, the log, and the checkpoint of each shard.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base::machine::{ShardInfo, StateMachine};
@@ -69,8 +69,8 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
     for number in 0..identity.shards {
         let shard = ShardId(number);
         progress(format!("loading the checkpoint of shard {number}, {} in all", identity.shards));
-        let file = folder.map(|folder| folder.join(format!("shard-{number}.sqlite")));
-        let name = file.as_ref().map_or_else(|| "memory".into(), |file| file.display().to_string());
+        let file = folder.map(|folder| checkpoint_file(folder, shard));
+        let name = checkpoint_name(folder, shard);
         let mut checkpoint: Box<dyn Checkpoint> = match &file {
             Some(file) => Box::new(SqliteCheckpoint::open(file, S::schema()).map_err(NodeError::Storage)?),
             None => Box::new(MemoryCheckpoint::new()),
@@ -112,6 +112,15 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
         );
     }
     Ok(opened)
+}
+
+fn checkpoint_file(folder: &Path, shard: ShardId) -> PathBuf {
+    folder.join(format!("shard-{shard}.sqlite"))
+}
+
+/// How messages name a shard's checkpoint.
+pub(crate) fn checkpoint_name(folder: Option<&Path>, shard: ShardId) -> String {
+    folder.map_or_else(|| "memory".into(), |folder| checkpoint_file(folder, shard).display().to_string())
 }
 
 /// What to say when a shard's log does not hold what it must.

@@ -105,11 +105,13 @@ pub(crate) fn rows_unavailable(why: &RowsUnavailable) -> Box<Problem> {
         RowsUnavailable::NotRunning => {
             Problem::new(Code::NotReady, "the server is starting or stopping").retry_after(1000)
         }
-        RowsUnavailable::Failed(error) => {
-            tracing::error!(event = "storage.failed", %error, "a checkpoint cannot be read");
-            Problem::new(Code::Internal, "finished tasks cannot be read; the server's log says why")
-        }
+        RowsUnavailable::Failed => damaged(),
     })
+}
+
+/// What to say when the data of this node is damaged. It stops, and its last words say what is wrong.
+pub(crate) fn damaged() -> Problem {
+    Problem::new(Code::Internal, "this server cannot read its data and stops; its log says why")
 }
 
 /// A body that cannot be used.

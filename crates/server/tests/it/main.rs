@@ -6,6 +6,7 @@
 mod access;
 mod bad_input;
 mod client;
+mod damage;
 mod faults;
 mod http2;
 mod life;
