@@ -96,6 +96,11 @@ pub(crate) fn unavailable(why: Unavailable) -> Box<Problem> {
     })
 }
 
+/// What to say when the request has had an effect, `effect`, and what it changed could not be shown for this reason.
+pub(crate) fn after_effect(effect: &str, why: &Problem) -> Box<Problem> {
+    Box::new(Problem::new(Code::OutcomeUnknown, format!("{effect}, but: {}", why.detail)))
+}
+
 /// What to say when a row of a checkpoint could not be read.
 pub(crate) fn rows_unavailable(why: &RowsUnavailable) -> Box<Problem> {
     Box::new(match why {

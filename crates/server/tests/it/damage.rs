@@ -24,6 +24,16 @@ async fn completed(path: &Path) -> String {
     id
 }
 
+/// Makes a task, and takes its payload away from the checkpoint, which nobody notices before it is wanted; returns the task's id.
+async fn without_payload(path: &Path) -> String {
+    let server = Running::start(settings_in(path)).await;
+    let id = server.client().create(json!({"command": "mail", "payload": 1})).await;
+    server.stop().await;
+    let connection = Connection::open(path.join("shard-0.sqlite")).expect("it opens");
+    assert_eq!(connection.execute("DELETE FROM payloads", []).expect("it is written"), 1);
+    id
+}
+
 /// The server that has read this stops; returns what it says.
 async fn says(server: Running, file: &Path) -> String {
     match server.failed().await {
@@ -79,4 +89,39 @@ async fn an_impossible_row_of_an_ended_task_stops_the_server() {
     server.client().get(&format!("/v1/codeq/tasks/{id}")).await.problem(500, "internal");
     let what = says(server, &file).await;
     assert!(what.contains("a table completed does not read back"), "{what}");
+}
+
+/// A claim whose task cannot be shown has had an effect, and says so. It goes back at once, so that the next one gets it.
+#[tokio::test]
+async fn a_claim_that_cannot_be_answered_is_undone_and_unknown() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("data");
+    without_payload(&path).await;
+    let server = Running::start(settings_in(&path)).await;
+    let client = server.client();
+    for route in ["/tasks/claim", "/tasks/claim/batch", "/tasks/claim"] {
+        let claim = json!({"leaseSeconds": 600, "waitSeconds": 30, "count": 1});
+        let problem = client.post(route, claim).await.problem(504, "outcome_unknown");
+        assert_eq!(problem["definite"], false);
+    }
+    server.stop().await;
+}
+
+/// So does a cancel. The record of the task cannot be written either, so the server stops.
+#[tokio::test]
+async fn a_cancel_that_cannot_be_answered_is_unknown() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("data");
+    let id = without_payload(&path).await;
+    let mut settings = settings_in(&path);
+    settings.node.checkpoint_interval = base::Millis(3_600_000);
+    let server = Running::start(settings).await;
+    let problem = server.client().post(&format!("/tasks/{id}/cancel"), json!({})).await.problem(504, "outcome_unknown");
+    assert_eq!(problem["definite"], false);
+    match server.stopped().await {
+        Err(Exit::Node(NodeError::Storage(StorageError::Damaged { what, .. }))) => {
+            assert!(what.contains("payloads has no row"), "{what}");
+        }
+        other => panic!("{other:?}"),
+    }
 }
