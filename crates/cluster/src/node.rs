@@ -46,7 +46,8 @@ pub enum Data {
 pub enum Durability {
     /// When it is synced.
     Fsync,
-    /// When it is written; synced at least this often. A loss of power loses what was acknowledged since.
+    /// When it is written; synced at least this often. A loss of power loses what was acknowledged since. Terms and votes are synced before
+    /// anybody hears of them.
     Buffered(Millis),
 }
 
