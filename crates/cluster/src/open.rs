@@ -15,6 +15,7 @@ use storage::disk::Disk;
 use storage::identity::Identity;
 use storage::wal::{Options, Wal};
 
+use crate::checkpoints::patiently;
 use crate::forming::Proposal;
 use crate::founding::first_checkpoint;
 use crate::node::NodeError;
@@ -72,7 +73,10 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
         let file = folder.map(|folder| checkpoint_file(folder, shard));
         let name = checkpoint_name(folder, shard);
         let mut checkpoint: Box<dyn Checkpoint> = match &file {
-            Some(file) => Box::new(SqliteCheckpoint::open(file, S::schema()).map_err(NodeError::Storage)?),
+            Some(file) => {
+                let opened = patiently(|| SqliteCheckpoint::open(file, S::schema()));
+                Box::new(opened.map_err(NodeError::Storage)?)
+            }
             None => Box::new(MemoryCheckpoint::new()),
         };
         let mut log = recovered.shards.remove(&shard).unwrap_or_default();
@@ -85,7 +89,7 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
             }
             None => {
                 let meta = first_checkpoint(founding, identity);
-                checkpoint.commit(&meta).map_err(NodeError::Storage)?;
+                patiently(|| checkpoint.commit(&meta)).map_err(NodeError::Storage)?;
                 meta
             }
         };

@@ -12,6 +12,7 @@ use storage::StorageError;
 use storage::checkpoint::{RowReader, StoredRow};
 use tokio::sync::oneshot;
 
+use crate::checkpoints::patiently;
 use crate::open::checkpoint_name;
 
 /// A row that somebody wants.
@@ -107,14 +108,14 @@ fn run(
         readers.extend(replaced.lock().expect("nothing panics while it holds this lock").drain(..));
         let reader = readers.get_mut(&shard).expect("every shard has a checkpoint");
         let find = || -> Result<Option<(TableId, StoredRow)>, StorageError> {
-            for table in tables {
+            for &table in &tables {
                 if let Some(row) = reader.find(table, key)? {
                     return Ok(Some((table, row)));
                 }
             }
             Ok(None)
         };
-        let found = find();
+        let found = patiently(find);
         let failed = found.is_err();
         let found = found.map_err(|error| {
             fail(error);

@@ -3,6 +3,9 @@
 //! Each table has a column `key` (the primary key), the columns of its schema, and `checksum`: CRC-32C over the key and the values as
 //! [`base::rows`] writes them. A sliced table is a family `name_1`, `name_2`, …; the views of the schema join all of them. The table
 //! `checkpoint` has one row: which index the rest belongs to.
+//!
+//! The file is in SQLite's write-ahead mode, in which readers keep nobody from writing, nor the writer them. Only another program that writes
+//! is in the way: every transaction of ours takes the write lock when it begins, so that nothing is half done where it has to wait.
 
 mod install;
 mod snapshot;
@@ -18,11 +21,11 @@ use base::codec::Malformed;
 use base::rows::{Change, Changes, Row, RowSource, RowWriter, Schema, TableId, Unreadable, Value};
 use base::{Index, Term};
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OpenFlags, Statement, params};
+use rusqlite::{Connection, OpenFlags, Statement, TransactionBehavior, params};
 
 use crate::StorageError;
 use crate::checkpoint::snapshot::Content;
-use crate::checkpoint::{Checkpoint, Meta, RowReader, Snapshots, Staged, StoredRow};
+use crate::checkpoint::{BUSY_MAX, Checkpoint, Meta, RowReader, Snapshots, Staged, StoredRow};
 
 use snapshot::SqliteSnapshots;
 pub(super) use snapshot::StagedFile;
@@ -51,10 +54,11 @@ pub struct SqliteCheckpoint {
 /// Messages about a file of SQLite: damage stops the node with another advice than a failing disk.
 fn error(path: &Path, doing: &'static str) -> impl Fn(rusqlite::Error) -> StorageError {
     move |cause| {
-        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        use rusqlite::ErrorCode::{DatabaseBusy, DatabaseCorrupt, NotADatabase};
         let file = path.display().to_string();
         match cause.sqlite_error_code() {
             Some(DatabaseCorrupt | NotADatabase) => StorageError::damaged(&file, None, cause.to_string()),
+            Some(DatabaseBusy) => StorageError::Busy { file },
             _ => StorageError::failed(doing, &file, std::io::Error::other(cause)),
         }
     }
@@ -70,7 +74,7 @@ impl SqliteCheckpoint {
     /// Opens the file, or makes it. Removes what a crash left of snapshots, and completes an installation that it interrupted.
     ///
     /// # Errors
-    /// The disk failed, the file is damaged, or another build has made it.
+    /// The disk failed, the file is damaged, or another build has made it; or [`StorageError::Busy`].
     pub fn open(path: &Path, schema: Schema) -> Result<SqliteCheckpoint, StorageError> {
         snapshot::remove_leftovers(path)?;
         install::complete(path)?;
@@ -81,7 +85,7 @@ impl SqliteCheckpoint {
         let failed = error(path, "open");
         make_private(path)?;
         let connection = Connection::open(path).map_err(&failed)?;
-        // The write-ahead mode of SQLite lets readers go on while a checkpoint is written.
+        connection.busy_timeout(BUSY_MAX).map_err(&failed)?;
         connection.pragma_update(None, "journal_mode", "wal").map_err(&failed)?;
         connection.pragma_update(None, "synchronous", "full").map_err(&failed)?;
         connection.pragma_update(None, "cache_size", -32_768).map_err(&failed)?;
@@ -113,7 +117,7 @@ impl SqliteCheckpoint {
         if exists {
             return Ok(());
         }
-        let transaction = self.connection.transaction()?;
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute_batch(CREATE_FORMAT)?;
         transaction.execute_batch(CREATE_CHECKPOINT)?;
         transaction.execute("INSERT INTO format VALUES (?)", [FORMAT])?;
@@ -306,7 +310,9 @@ const NEVER_POISONED: &str = "nothing panics while it holds this lock";
 
 fn open_read_only(path: &Path) -> Result<Connection, StorageError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    Connection::open_with_flags(path, flags).map_err(error(path, "open"))
+    let connection = Connection::open_with_flags(path, flags).map_err(error(path, "open"))?;
+    connection.busy_timeout(BUSY_MAX).map_err(error(path, "open"))?;
+    Ok(connection)
 }
 
 /// Which slices exist, if the file has the tables of this program and schema.
