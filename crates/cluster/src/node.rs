@@ -237,7 +237,7 @@ pub struct Counters {
     pub log_size: AtomicU64,
     /// Entries proposed here and written.
     pub entries: AtomicU64,
-    /// Operations handed to the loop.
+    /// Operations that a shard's queue has taken, here or at its leader.
     pub operations: AtomicU64,
     /// Requests refused because a queue was full.
     pub refused: AtomicU64,
@@ -410,11 +410,12 @@ impl<S: StateMachine> Handle<S> {
         wait: Option<Millis>,
         lane: Option<LaneId>,
     ) -> impl Future<Output = Result<(Position, Vec<S::Outcome>), Unavailable>> + use<S> {
-        self.common.counters.operations.fetch_add(operations.len() as u64, Ordering::Relaxed);
         let begun = Instant::now();
+        let count = operations.len();
         // In a cluster of one there is nowhere else to try.
         let again = self.common.peers.get().map(|_| (self.clone(), operations.clone()));
-        let first = self.send(shard, operations, wait, lane);
+        let (mut taken, first) = self.send(shard, operations, wait, lane);
+        self.count(taken, count);
         async move {
             let mut reply = first.await;
             if let Some((handle, operations)) = again {
@@ -423,7 +424,10 @@ impl<S: StateMachine> Handle<S> {
                     && patience.wait().await
                 {
                     let left = wait.map(|wait| Millis(wait.0.saturating_sub(begun.elapsed().as_millis() as u64)));
-                    reply = handle.send(shard, operations.clone(), left, lane).await;
+                    let (now_taken, next) = handle.send(shard, operations.clone(), left, lane);
+                    handle.count(now_taken && !taken, count);
+                    taken |= now_taken;
+                    reply = next.await;
                 }
             }
             match reply? {
@@ -434,14 +438,20 @@ impl<S: StateMachine> Handle<S> {
         }
     }
 
-    /// Hands operations to the shard's leader, here or elsewhere, once.
+    fn count(&self, taken: bool, operations: usize) {
+        if taken {
+            self.common.counters.operations.fetch_add(operations as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Hands operations to the shard's leader, here or elsewhere, once. False: there was no room for them, or nobody to hand them to.
     fn send(
         &self,
         shard: ShardId,
         operations: Operations,
         wait: Option<Millis>,
         lane: Option<LaneId>,
-    ) -> impl Future<Output = Result<Reply<S>, Unavailable>> + use<S> {
+    ) -> (bool, impl Future<Output = Result<Reply<S>, Unavailable>> + use<S>) {
         let (sender, reply) = oneshot::channel();
         let client = ReplyTo::Local { sender, lane };
         let leader = self.common.routes.leader(shard);
@@ -466,7 +476,7 @@ impl<S: StateMachine> Handle<S> {
             Some(None) => Err(Unavailable::NoLeader),
         };
         let common = self.common.clone();
-        take_reply(sent.map(|waiting| Pending { common, reply, waiting }), longest)
+        (sent.is_ok(), take_reply(sent.map(|waiting| Pending { common, reply, waiting }), longest))
     }
 
     /// Asks a question of one shard, answered by the state of this node. With `wait`, waits that long for a better answer. The question is
