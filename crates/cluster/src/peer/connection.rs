@@ -547,7 +547,11 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
         }
         return;
     };
-    if shared.members().get(id).is_some_and(|recorded| *recorded != other.me) {
+    let members = shared.members();
+    if members.configuration.members().is_empty() {
+        shared.links.introduce(&other.me);
+    }
+    if members.get(id).is_some_and(|recorded| *recorded != other.me) {
         shared.common.inbox.control(Control::Heard(other.me.clone()));
     }
     let answers = Arc::new(Answers::new());

@@ -269,6 +269,12 @@ impl<S: StateMachine> Links<S> {
         self.lock().values().cloned().collect()
     }
 
+    /// A member has introduced itself to a node that does not know the members yet: it is answered where it says.
+    pub(crate) fn introduce(&self, member: &Member) {
+        self.lock().entry(member.id).or_insert_with(|| Arc::new(Link::new(member.clone())));
+        self.changed.notify_one();
+    }
+
     /// Takes over who the other members are.
     pub(crate) fn follow<'a>(&self, others: impl Iterator<Item = &'a Member>) {
         let mut links = self.lock();
