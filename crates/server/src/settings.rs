@@ -21,6 +21,8 @@ pub struct Settings {
     pub auth: AuthSettings,
     /// What is too much.
     pub limits: Limits,
+    /// Writes that another node leads are answered with its place instead of being forwarded.
+    pub follower_redirects: bool,
     /// How long a leader is trusted after a quorum has answered it; below the election timeout.
     pub leader_lease: Millis,
     /// How long a planned stop may take.

@@ -103,6 +103,7 @@ fn settings_of(values: &Values, Access { addr, auth }: Access) -> Settings {
             live_tasks_max: values.number("limits.maxLiveTasks"),
             payload_cache_bytes: values.count("storage.payloadCacheBytes"),
         },
+        follower_redirects: values.text("followerWrites") == "redirect",
         leader_lease: values.duration("cluster.leaderLease"),
         drain_timeout: values.duration("drainTimeout"),
         metrics_enabled: values.flag("metrics.enabled"),

@@ -163,6 +163,8 @@ static STORAGE: Words = Words {
 
 static DURABILITY: Words = Words { known: &[("fsync", "fsync"), ("buffered", "buffered")], refused: &[] };
 
+static FOLLOWER_WRITES: Words = Words { known: &[("forward", "forward"), ("redirect", "redirect")], refused: &[] };
+
 static BACKOFF: Words = Words {
     known: &[
         ("fixed", "fixed"),
@@ -303,6 +305,14 @@ pub static SECTIONS: &[Section] = &[
                 default: Default::Computed("the number of cores"),
                 scope: Scope::Node,
                 meaning: "threads for connections",
+            },
+            Setting {
+                name: "followerWrites",
+                flag: None,
+                kind: Kind::Choice(&FOLLOWER_WRITES),
+                default: Default::Is("forward"),
+                scope: Scope::Node,
+                meaning: "what a node does with a write that another one leads: forward, or redirect (307 to its public URL)",
             },
             Setting {
                 name: "drainTimeout",

@@ -125,6 +125,9 @@ impl Edge {
         route: &'a Route<'a>,
         call: &'a Call,
     ) -> Pin<Box<dyn Future<Output = Outcome<Answer>> + Send + 'a>> {
+        if let Err(elsewhere) = self.redirect_by_path(route, call) {
+            return ready(Err(elsewhere));
+        }
         match route {
             Route::CreateTask => Box::pin(self.create(call)),
             Route::CreateBatch => Box::pin(self.create_batch(call)),

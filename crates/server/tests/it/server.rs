@@ -117,6 +117,7 @@ pub(crate) fn settings() -> Settings {
             payload_cache_bytes: 64 << 20,
         },
         leader_lease: Millis(400),
+        follower_redirects: false,
         drain_timeout: Millis(5_000),
         metrics_enabled: true,
         metrics_commands_max: 1_000,
