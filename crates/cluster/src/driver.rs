@@ -258,7 +258,7 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         }
         let after_sync = std::mem::take(&mut self.effects.after_sync);
         let messages = self.replica.on_synced(after_sync);
-        debug_assert!(messages.is_empty(), "a group of one sends nothing");
+        assert!(messages.is_empty(), "a group of one sends nothing");
         if must_sync {
             let stats = self.wal.stats();
             let counters = &self.common.counters;

@@ -272,22 +272,10 @@ impl<S: StateMachine> Node<S> {
                 None => {
                     Driver::<S, MemoryDisk>::run(MemoryDisk::default(), None, &identity, &config, clock, common, hooks)
                 }
-                Some(directory) => {
-                    let folder = directory.path().join("wal");
-                    let made = make_folder(&folder);
-                    let disk = RealDisk::new(folder);
-                    made.and_then(|()| {
-                        Driver::<S, RealDisk>::run(
-                            disk,
-                            Some(directory.path()),
-                            &identity,
-                            &config,
-                            clock,
-                            common,
-                            hooks,
-                        )
-                    })
-                }
+                Some(directory) => directory.log_disk().map_err(NodeError::Storage).and_then(|disk| {
+                    let at = Some(directory.path());
+                    Driver::<S, RealDisk>::run(disk, at, &identity, &config, clock, common, hooks)
+                }),
             };
             // The lock goes last: another process may start only when everything is closed.
             drop(directory);
@@ -507,16 +495,6 @@ fn memory_identity(config: &NodeConfig, clock: &Clock) -> Identity {
         shards: config.shards,
         provider: "memory".into(),
         created_at: clock.now().wall,
-    }
-}
-
-fn make_folder(folder: &std::path::Path) -> Result<(), NodeError> {
-    match std::fs::create_dir(folder) {
-        Err(cause) if cause.kind() != std::io::ErrorKind::AlreadyExists => {
-            let file = folder.display().to_string();
-            Err(NodeError::Storage(StorageError::Failed { doing: "make", file, cause }))
-        }
-        _ => Ok(()),
     }
 }
 
