@@ -124,6 +124,8 @@ codes! {
     Overloaded "overloaded" 503 "the server is overloaded";
     /// The server is starting.
     NotReady "not_ready" 503 "the server is starting";
+    /// The node waits for others to found a cluster with, or to be admitted to one.
+    NotJoined "not_joined" 503 "the node belongs to no cluster yet";
     /// The server is stopping.
     Draining "draining" 503 "the server is stopping";
     /// The wanted position or freshness was not reached in time.

@@ -96,16 +96,22 @@ impl<'de> Deserialize<'de> for Seconds {
     }
 }
 
-/// Declares a body that is read field by field. All fields are optional here; what is required is the route's business.
+/// Declares a body that is read field by field. All fields are optional here; what is required is the route's business. Fields that are not
+/// known are ignored; a body that ends with `..unknown` keeps the name of the first one in that field.
 #[macro_export]
 macro_rules! json_object {
     ($(#[$meta:meta])* $visibility:vis struct $name:ident<$lifetime:lifetime> {
         $($(#[$field_meta:meta])* $field:ident: $type:ty = $key:literal,)*
+        $(..$unknown:ident)?
     }) => {
         $(#[$meta])*
         #[derive(Clone, Debug, Default)]
         $visibility struct $name<$lifetime> {
             $($(#[$field_meta])* pub $field: Option<$type>,)*
+            $(
+                /// The first field that is not known.
+                pub $unknown: Option<$crate::json::Text<$lifetime>>,
+            )?
             #[doc(hidden)]
             pub lifetime: std::marker::PhantomData<&$lifetime ()>,
         }
@@ -126,6 +132,7 @@ macro_rules! json_object {
                             match &*key.0 {
                                 $($key => object.$field = map.next_value()?,)*
                                 _ => {
+                                    $(object.$unknown.get_or_insert_with(|| $crate::json::Text(key.0.clone()));)?
                                     map.next_value::<serde::de::IgnoredAny>()?;
                                 }
                             }

@@ -14,3 +14,6 @@ pub const ENTRIES_PER_TURN: usize = 8;
 
 /// Bytes proposed and not yet applied, per shard. More operations stay in the inbox, which refuses when it is full.
 pub const UNAPPLIED_BYTES_MAX: u64 = 64 << 20;
+
+/// Bytes of one frame between nodes: the largest request, and what is said around it.
+pub const FRAME_BYTES_MAX: usize = (256 << 20) + (1 << 20);

@@ -83,7 +83,7 @@ pub trait StateMachine: Sized + Send + 'static {
     /// What an operation answers.
     type Outcome: Send;
     /// A question that changes nothing.
-    type Query: Send;
+    type Query: Clone + Send;
     /// What a question is answered with.
     type Answer: Send;
     /// What observers learn from applied entries.
@@ -109,6 +109,15 @@ pub trait StateMachine: Sized + Send + 'static {
     /// # Errors
     /// The operation is of a kind this build does not know.
     fn apply(&mut self, operation: &[u8], effects: &mut Effects<Self>) -> Result<Self::Outcome, UnknownOperation>;
+
+    /// Appends an outcome to `bytes`, for the node that forwarded its operation.
+    fn encode_outcome(outcome: &Self::Outcome, bytes: &mut Vec<u8>);
+
+    /// Reads back what [`StateMachine::encode_outcome`] wrote, in this build or another one.
+    ///
+    /// # Errors
+    /// The bytes are not an outcome, or one of a kind this build does not know.
+    fn decode_outcome(bytes: &[u8]) -> Result<Self::Outcome, Malformed>;
 
     /// The operation that this node proposes first when it becomes leader, appended to `operation`. False: none.
     fn opening(&self, operation: &mut Vec<u8>) -> bool {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::codec::Malformed;
+use crate::codec::{Malformed, Reader, Write};
 use crate::rows::{Change, Changes, Row, RowSource, RowWriter, TableId, Unreadable, Value};
 
 /// Rows by table, slice and key.
@@ -50,6 +50,30 @@ impl RowStore {
     /// How many rows a table has, all slices together.
     pub fn count(&self, table: TableId) -> usize {
         self.0.range((table, 0, i64::MIN)..=(table, u32::MAX, i64::MAX)).count()
+    }
+
+    /// Appends all rows to `bytes`.
+    pub fn encode(&self, bytes: &mut Vec<u8>) {
+        for ((table, slice, key), row) in &self.0 {
+            bytes.put_u8(*table);
+            bytes.put_u32(*slice);
+            bytes.put_u64(*key as u64);
+            bytes.put_bytes(row);
+        }
+    }
+
+    /// Reads what [`RowStore::encode`] wrote.
+    ///
+    /// # Errors
+    /// The bytes are something else.
+    pub fn decode(bytes: &[u8]) -> Result<RowStore, Malformed> {
+        let mut reader = Reader::new(bytes);
+        let mut rows = BTreeMap::new();
+        while !reader.is_empty() {
+            let place = (reader.u8()?, reader.u32()?, reader.u64()? as i64);
+            rows.insert(place, reader.bytes()?.to_vec());
+        }
+        Ok(RowStore(rows))
     }
 
     fn resolve(&self, key: i64, row: Row<'_>) -> Result<Vec<u8>, Unreadable> {
@@ -105,6 +129,10 @@ mod tests {
         let mut row = row.reader();
         assert_eq!((slice, row.number(), row.text()), (3, Ok(7), Ok("payload")));
         assert_eq!(store.find(1, 2), None);
+        let mut bytes = Vec::new();
+        store.encode(&mut bytes);
+        assert_eq!(RowStore::decode(&bytes), Ok(store.clone()));
+        assert_eq!(RowStore::decode(&bytes[..bytes.len() - 1]), Err(Malformed));
 
         let mut dangling = Changes::default();
         dangling.put(1, 3, 9, |row| row.value(Value::Stored(0)));

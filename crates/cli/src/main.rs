@@ -1,100 +1,76 @@
-//! codeq.
-use base::Millis;
-use cluster::{Data, Durability, NodeConfig};
-use server::settings::{HttpSettings, Limits, Settings};
+//! `codeq`: the server and its command line. Each subcommand is a file of its own; this one only leads to them.
 
 mod bench;
+mod config;
+mod dev;
+mod flags;
+mod logs;
 mod output;
-use clap::Parser;
-#[derive(Parser)]
-struct B {
-    #[command(flatten)]
-    args: bench::BenchArgs,
-}
+mod serve;
 
-fn duration(text: &str) -> Result<std::time::Duration, String> {
-    let units = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
-    let found = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?.parse::<u64>().ok()?, *factor)));
-    found
-        .map(|(number, factor)| std::time::Duration::from_millis(number * factor))
-        .ok_or_else(|| "a duration is a number with a unit: 500ms, 10s, 5m".into())
-}
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::flags::SettingFlags;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() {
-    if std::env::args().nth(1).as_deref() == Some("bench") {
-        let b = B::parse_from(std::env::args().skip(1));
-        bench::run(&b.args).unwrap();
-        return;
-    }
-    tracing_subscriber::fmt().with_env_filter("info").init();
-    let args: Vec<String> = std::env::args().collect();
-    let dir = args.get(1).cloned().unwrap_or("/tmp/codeq-data".into());
-    let shards = args.get(2).map_or(1, |s| s.parse().unwrap());
-    let settings = Settings {
-        node: NodeConfig {
-            name: "node".into(),
-            name_is_given: false,
-            data: if dir == "mem" { Data::Memory } else { Data::Directory(dir.into()) },
-            shards,
-            durability: if std::env::var("BUFFERED").is_ok() {
-                Durability::Buffered(Millis(50))
-            } else {
-                Durability::Fsync
-            },
-            segment_bytes: 64 << 20,
-            checkpoint_interval: Millis(5000),
-            checkpoint_log_bytes: 64 << 20,
-            inbox_depth: 4096,
-            propose_timeout: Millis(10000),
-            election_timeout: Millis(500),
-            heartbeat: Millis(100),
-            entry_operations_max: 512,
-            entry_bytes_max: 256 << 10,
-        },
-        policy: Default::default(),
-        http: HttpSettings {
-            addr: "127.0.0.1:8080".parse().unwrap(),
-            header_timeout: Millis(5000),
-            body_timeout: Millis(30000),
-            idle_timeout: Millis(120000),
-            header_bytes_max: 32 << 10,
-            connections_max: 20000,
-            threads: 2,
-        },
-        auth: server::auth::AuthSettings { open: Some(server::auth::OpenMode { names: vec![] }), ..Default::default() },
-        limits: Limits {
-            body_bytes_max: 16 << 20,
-            payload_bytes_max: 1 << 20,
-            result_bytes_max: 1 << 20,
-            batch_create_max: 100,
-            batch_results_max: 100,
-            batch_claim_max: 10,
-            delay_max: Millis(3650 * 86400 * 1000),
-            waiters_max: 10000,
-            waiters_per_tenant_max: 2000,
-            live_tasks_max: 0,
-        },
-        drain_timeout: Millis(5000),
-        metrics_enabled: true,
-        metrics_commands_max: 1000,
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let mut server = match server::Server::start(settings) {
-            Ok(s) => s,
-            Err(e) => {
-                eprintln!("{e}");
-                std::process::exit(1)
+/// A durable, multi-tenant task queue over HTTP.
+#[derive(Parser)]
+#[command(
+    name = "codeq",
+    version,
+    after_help = "To try it:\n  codeq dev\n\nTo run it:\n  codeq serve --data-dir /var/lib/codeq"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs a server until it is asked to stop (Ctrl-C or SIGTERM).
+    ///
+    /// A setting comes from its flag, else from its variable of the environment, else from the file named by --config, else it has its default.
+    /// Without credentials the server answers this machine only. `codeq config template` explains every setting.
+    #[command(
+        after_help = "Example:\n  codeq serve --config codeq.yaml --data-dir /var/lib/codeq --http-addr :8080\n\nExit status:\n  0 stopped as asked; 1 could not start, or failed; 2 settings are refused; 8 the data is damaged; 9 the disk failed"
+    )]
+    Serve(SettingFlags),
+    /// Runs a server to try things out: this machine only, no token.
+    ///
+    /// It prints three lines that create, claim and complete a task. What it keeps is there again at the next start. It reads no variables and
+    /// no file.
+    #[command(after_help = "Example:\n  codeq dev --http-addr 127.0.0.1:9090")]
+    Dev(dev::DevArgs),
+    /// Puts load on a running server, and checks its answers.
+    #[command(after_help = "Example:\n  codeq bench --duration 10s --connections 64 --workload cycle")]
+    Bench(bench::BenchArgs),
+    /// Shows, checks or explains settings, without starting anything.
+    #[command(subcommand, after_help = "Example:\n  codeq config template > codeq.yaml")]
+    Config(config::ConfigCommand),
+    /// Prints the version.
+    #[command(after_help = "Example:\n  codeq version")]
+    Version,
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve(flags) => serve::serve(flags),
+        Command::Dev(args) => dev::dev(&args),
+        Command::Bench(args) => match bench::run(&args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                output::note(&format!("error: {error:#}"));
+                ExitCode::FAILURE
             }
-        };
-        server.node().ready().await;
-        eprintln!("listening on {}", server.addr());
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => { server.stop().await.unwrap(); }
-            e = server.failed() => { eprintln!("{e}"); std::process::exit(9) }
+        },
+        Command::Config(command) => config::run(command),
+        Command::Version => {
+            output::data(concat!("codeq ", env!("CARGO_PKG_VERSION")));
+            ExitCode::SUCCESS
         }
-    });
+    }
 }

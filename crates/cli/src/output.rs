@@ -1,13 +1,15 @@
 //! What the command line prints: data to standard output, everything else to standard error.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the one place that prints")]
+use std::io::Write;
 
 /// What was asked for.
 pub(crate) fn data(text: &str) {
-    println!("{text}");
+    // Whoever has read enough closes the pipe, which is not a fault.
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// What happens meanwhile.
 pub(crate) fn note(text: &str) {
-    eprintln!("{text}");
+    // There is no better place to complain.
+    let _ = writeln!(std::io::stderr(), "{text}");
 }

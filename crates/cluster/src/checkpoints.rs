@@ -10,7 +10,7 @@ use base::machine::StateMachine;
 use base::rows::Changes;
 use base::{Index, ShardId};
 use storage::StorageError;
-use storage::checkpoint::{Checkpoint, Meta};
+use storage::checkpoint::{Checkpoint, Meta, Staged};
 use storage::disk::Disk;
 use storage::wal::SpareJob;
 
@@ -22,6 +22,8 @@ pub(crate) enum Job<D: Disk> {
     Write(ShardId, Changes),
     /// They are complete.
     Commit(ShardId, Meta),
+    /// A snapshot takes the place of the checkpoint, and of what was written to it and not completed.
+    Install(ShardId, Box<Staged>),
     /// Something that takes time to drop.
     Drop(Box<dyn Send>),
     /// A file for a later segment of the log.
@@ -91,6 +93,11 @@ fn run<S: StateMachine, D: Disk>(
                 checkpoints.get_mut(&shard).expect("every shard has a checkpoint").commit(&meta)?;
                 let took = std::mem::take(&mut spent) + start.elapsed();
                 inbox.control(Control::Saved(Saved { shard, index: meta.index, took }));
+            }
+            Job::Install(shard, staged) => {
+                let checkpoint = checkpoints.get_mut(&shard).expect("every shard has a checkpoint");
+                checkpoint.install(*staged)?;
+                inbox.control(Control::Installed(shard, checkpoint.reader()?));
             }
             Job::Drop(garbage) => drop(garbage),
             Job::MakeSpare(job) => inbox.control(Control::Spare(job.run()?)),

@@ -13,18 +13,22 @@ use std::time::Duration;
 use base::machine::StateMachine;
 use base::rows::Changes;
 use base::{Index, Millis, Mono, ShardId};
-use replica::{Effects, Event, Now, Replica, ReplicaConfig, Write};
+use replica::{Effects, Event, Members, Message, Now, Replica, ReplicaConfig, Role, Transition, Write};
 use storage::checkpoint::Meta;
+use storage::checkpoint::RowReader;
 use storage::disk::Disk;
-use storage::identity::Identity;
 use storage::wal::Wal;
 
 use crate::checkpoints::{Background, Job, Saved};
 use crate::clock::Clock;
 use crate::inbox::Control;
 use crate::lane::{Replies, ReplyTo};
-use crate::node::{Common, Durability, LoopHooks, NodeConfig, NodeError, NodeStatus, Observe, Stage, log_transition};
+use crate::leadership::{Leadership, Promotion};
+use crate::node::{
+    Common, Durability, LoopHooks, NodeConfig, NodeError, NodeStatus, Observe, Stage, Start, log_transition,
+};
 use crate::open::{Opened, lost_log, open};
+use crate::peer::Arrived;
 use crate::rows::Rows;
 
 /// Rows collected for a checkpoint in one turn: about 0.2 ms.
@@ -45,11 +49,24 @@ struct Saving {
     committed: bool,
 }
 
-pub(crate) struct Driver<'a, S: StateMachine, D: Disk> {
-    config: &'a NodeConfig,
+/// What a shard goes on with when a snapshot has become its checkpoint.
+struct Installing<S> {
+    index: Index,
+    machine: S,
+    members: Members,
+    done: tokio::sync::oneshot::Sender<()>,
+}
+
+pub(crate) struct Driver<S: StateMachine, D: Disk> {
+    config: NodeConfig,
     clock: Clock,
     common: Arc<Common<S>>,
+    prepare: Box<dyn Fn(&mut S) + Send>,
     observe: Observe<S>,
+    /// Snapshots that consensus is asked about in this turn.
+    arrived: BTreeMap<ShardId, Box<Arrived<S>>>,
+    /// Snapshots that become checkpoints just now.
+    installing: BTreeMap<ShardId, Installing<S>>,
     replica: Replica<S, ReplyTo<S>>,
     wal: Wal<D>,
     background: Background<D>,
@@ -65,33 +82,27 @@ pub(crate) struct Driver<'a, S: StateMachine, D: Disk> {
     log_bytes_at_checkpoint: u64,
     /// What the log must keep, by shard: everything from here on.
     kept_from: BTreeMap<ShardId, Index>,
+    leadership: Leadership,
     stopping: bool,
 }
 
-impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
+impl<S: StateMachine, D: Disk> Driver<S, D> {
     /// Opens the node's data and runs it until it is stopped.
-    pub(crate) fn run(
-        disk: D,
-        folder: Option<&Path>,
-        identity: &Identity,
-        config: &'a NodeConfig,
-        clock: Clock,
-        common: Arc<Common<S>>,
-        hooks: LoopHooks<S>,
-    ) -> Result<(), NodeError> {
-        common.inbox.own();
+    pub(crate) fn run(disk: D, folder: Option<&Path>, start: Start<S>) -> Result<(), NodeError> {
+        let Start { config, clock, common, hooks, identity, founding, fresh } = start;
+        let LoopHooks { prepare, observe } = hooks;
         let progress = |text: String| {
             common.status.send_modify(|status| status.stage = Stage::Starting(text));
         };
         // In memory, segments need not be large: nothing is pre-zeroed for the sake of a sync.
         let segment_bytes = if folder.is_some() { config.segment_bytes } else { config.segment_bytes.min(4 << 20) };
-        let Opened { wal, mut shards, checkpoints, readers } =
-            open::<S, D>(disk, folder, identity, segment_bytes, progress)?;
+        let Opened { wal, mut shards, checkpoints, readers, snapshots } =
+            open::<S, D>(disk, folder, &identity, founding.as_ref(), segment_bytes, progress)?;
         let kept_from = shards.iter().map(|(shard, restored)| (*shard, restored.index.next())).collect();
         for restored in shards.values_mut() {
-            (hooks.prepare)(&mut restored.machine);
+            prepare(&mut restored.machine);
         }
-        let tick = tick(config);
+        let tick = tick(&config);
         let replica_config = ReplicaConfig {
             id: identity.incarnation.0,
             seed: getrandom::u64().expect("the operating system has random numbers"),
@@ -99,7 +110,13 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
             heartbeat_ticks: (config.heartbeat.0.div_ceil(tick.0)) as usize,
             entry_operations_max: config.entry_operations_max,
             entry_bytes_max: config.entry_bytes_max,
+            lease_renewal: config.heartbeat,
+            leader_wait: config.leader_wait,
+            trailing_bytes: config.trailing_log_bytes,
         };
+        if let Some(peers) = common.peers.get() {
+            peers.snapshots.get_or_init(|| snapshots);
+        }
         let replica = Replica::new(replica_config, shards).map_err(|(shard, lost)| lost_log(folder, shard, lost))?;
         let failed = |cause| {
             NodeError::Storage(storage::StorageError::Failed { doing: "start", file: "a thread".into(), cause })
@@ -107,12 +124,19 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         let rows = Rows::start(readers).map_err(failed)?;
         *common.rows.lock().expect("nothing panics while it holds this lock") = Some(rows);
         let (background, thread) = Background::start(checkpoints, common.inbox.clone()).map_err(failed)?;
+        let promotion = config
+            .peers
+            .as_ref()
+            .map_or(Promotion::default(), |peers| Promotion { lag: peers.promote_lag, after: peers.promote_after });
         let now = clock.now();
         let mut driver = Driver {
             config,
             clock,
             common,
-            observe: hooks.observe,
+            prepare,
+            observe,
+            arrived: BTreeMap::new(),
+            installing: BTreeMap::new(),
             replica,
             wal,
             background,
@@ -125,8 +149,22 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
             last_checkpoint: now.mono,
             log_bytes_at_checkpoint: 0,
             kept_from,
+            leadership: Leadership::new(promotion),
             stopping: false,
         };
+        for shard in driver.replica.shards() {
+            let (status, members) = (driver.replica.leader(shard), driver.replica.members(shard).clone());
+            driver.common.routes.set(shard, status);
+            if let (ShardId(0), Some(peers)) = (shard, driver.common.peers.get()) {
+                peers.follow(members);
+            }
+        }
+        if let Some(peers) = driver.common.peers.get() {
+            driver.leadership.heard(peers.greeting().me);
+        }
+        if fresh && founding.is_some_and(|founding| founding.first == identity.node) {
+            driver.replica.campaign();
+        }
         driver.publish(Stage::Running);
         let outcome = driver.turns();
         driver.publish(Stage::Stopped);
@@ -142,16 +180,20 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
             let now = self.clock.now();
             self.tick(now);
             self.take_controls(now)?;
+            self.take_messages(now);
             self.take_requests(now);
+            self.lead(now);
             let seeds = || {
                 let mut seed = [0; 16];
                 getrandom::fill(&mut seed).expect("the operating system has random numbers");
                 seed
             };
             self.replica.poll(now, seeds, &mut self.effects).map_err(NodeError::Fault)?;
+            self.install();
             self.common.counters.turns.fetch_add(1, Ordering::Relaxed);
-            self.follow_transitions();
+            self.follow_transitions(now);
             self.hand_out_replies();
+            self.send_messages();
             self.write_log(now)?;
             self.checkpoint(now)?;
             if self.is_done() {
@@ -165,12 +207,34 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         if now.mono < self.next_tick {
             return;
         }
-        let tick = tick(self.config);
+        let tick = tick(&self.config);
         // After a pause only one tick is made up for: the others did not pass for anybody who could have acted.
         self.next_tick = now.mono + tick;
         self.replica.on_event(now, Event::Tick, &mut self.effects);
         let stage = if self.stopping { Stage::Draining } else { Stage::Running };
         self.publish(stage);
+    }
+
+    /// Hands messages to the peers' thread, those of a turn together.
+    fn send_messages(&mut self) {
+        let messages = std::mem::take(&mut self.effects.messages);
+        self.send(messages);
+    }
+
+    fn send(&mut self, messages: Vec<(ShardId, Message)>) {
+        let Some(peers) = self.common.peers.get().filter(|_| !messages.is_empty()) else { return };
+        let mut by_member: BTreeMap<u64, Vec<(ShardId, Message)>> = BTreeMap::new();
+        for (shard, message) in messages {
+            if message.snapshot().is_some() {
+                peers.send_snapshot(shard, self.replica.first(shard), message);
+                continue;
+            }
+            by_member.entry(message.to()).or_default().push((shard, message));
+        }
+        for (id, messages) in by_member {
+            // What cannot be sent is lost, as on any network: the member is probed when it is there again.
+            let _ = peers.links.get(id).is_some_and(|link| link.send(messages));
+        }
     }
 
     fn take_controls(&mut self, now: Now) -> Result<(), NodeError> {
@@ -179,8 +243,33 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
                 Control::Forget(shard, wait) => {
                     self.replica.on_event(now, Event::Forget { shard, wait }, &mut self.effects);
                 }
-                Control::Drain => self.replica.on_event(now, Event::Drain, &mut self.effects),
+                Control::Unreachable(member) => {
+                    self.replica.on_event(now, Event::Unreachable { member }, &mut self.effects);
+                }
+                Control::Change(shard, changes, records, client) => {
+                    let change = Event::Change { shard, changes, records, client };
+                    self.replica.on_event(now, change, &mut self.effects);
+                }
+                Control::Transfer(shard, to) => {
+                    self.replica.on_event(now, Event::Transfer { shard, to }, &mut self.effects);
+                }
+                Control::Arrived(arrived) => {
+                    let event = Event::Message { shard: arrived.shard, message: arrived.message.clone() };
+                    self.replica.on_event(now, event, &mut self.effects);
+                    self.arrived.insert(arrived.shard, arrived);
+                }
+                Control::Installed(shard, reader) => self.on_installed(now, shard, reader),
+                Control::SnapshotSent(shard, to, arrived) => {
+                    let event = Event::SnapshotSent { shard, to, arrived };
+                    self.replica.on_event(now, event, &mut self.effects);
+                }
+                Control::Heard(member) => self.leadership.heard(member),
+                Control::Drain => {
+                    self.leadership.give_away(now);
+                    self.replica.on_event(now, Event::Drain, &mut self.effects);
+                }
                 Control::Stop if !self.stopping => {
+                    self.leadership.give_away(now);
                     self.stopping = true;
                     self.replica.on_event(now, Event::Drain, &mut self.effects);
                     self.publish(Stage::Draining);
@@ -194,6 +283,28 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         Ok(())
     }
 
+    fn lead(&mut self, now: Now) {
+        // A node without peers leads for ever.
+        if self.common.peers.get().is_some() {
+            let events = self.leadership.events(now, self.common.me, &self.replica);
+            let changes = !events.is_empty();
+            for event in events {
+                self.replica.on_event(now, event, &mut self.effects);
+            }
+            // That this node gives a group away is known here before it is known anywhere else.
+            if changes {
+                let stage = if self.stopping { Stage::Draining } else { Stage::Running };
+                self.publish(stage);
+            }
+        }
+    }
+
+    fn take_messages(&mut self, now: Now) {
+        while let Some((shard, message)) = self.common.inbox.pop_message() {
+            self.replica.on_event(now, Event::Message { shard, message }, &mut self.effects);
+        }
+    }
+
     fn take_requests(&mut self, now: Now) {
         for number in 0..self.config.shards {
             let shard = ShardId(number);
@@ -205,9 +316,24 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         }
     }
 
-    fn follow_transitions(&mut self) {
+    fn follow_transitions(&mut self, now: Now) {
         if !self.effects.transitions.is_empty() {
-            self.effects.transitions.drain(..).for_each(|transition| log_transition(&transition));
+            for transition in self.effects.transitions.drain(..) {
+                log_transition(&transition);
+                match transition {
+                    Transition::Leader { shard, leader, .. } => {
+                        self.leadership.changed(now);
+                        self.common.routes.set(shard, leader);
+                    }
+                    Transition::Ready { .. } => self.common.routes.bump(),
+                    Transition::Members { shard: ShardId(0), members } => {
+                        if let Some(peers) = self.common.peers.get() {
+                            peers.follow(members);
+                        }
+                    }
+                    Transition::Members { .. } | Transition::Role { .. } => {}
+                }
+            }
             let stage = if self.stopping { Stage::Draining } else { Stage::Running };
             self.publish(stage);
         }
@@ -223,11 +349,13 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         }
         let lanes = self.common.lanes.lock().expect("nothing panics while it holds this lock");
         self.replies.resize_with(lanes.len(), Vec::new);
+        let mut lost = Vec::new();
         for (client, reply) in self.effects.replies.drain(..) {
-            match client.lane {
-                Some(lane) => self.replies[lane.0].push((client.sender, reply)),
+            match client {
+                ReplyTo::Local { sender, lane: Some(lane) } => self.replies[lane.0].push((sender, reply)),
                 // Without a lane nobody undoes what a lost reply has brought.
-                None => drop(client.sender.send(reply)),
+                ReplyTo::Local { sender, lane: None } => drop(sender.send(reply)),
+                ReplyTo::Remote { answers, request } => lost.extend(answers.put(request, reply).err()),
             }
         }
         for (lane, replies) in lanes.iter().zip(&mut self.replies) {
@@ -235,6 +363,8 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
                 lane.put(replies);
             }
         }
+        drop(lanes);
+        lost.into_iter().for_each(|reply| self.common.compensate(reply));
     }
 
     fn write_log(&mut self, now: Now) -> Result<(), NodeError> {
@@ -243,6 +373,7 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
             match write {
                 Write::Entry(shard, entry) => self.wal.append(shard, entry),
                 Write::HardState(shard, state) => self.wal.append_hard_state(shard, state),
+                Write::Restart(shard, index, term) => self.wal.restart(shard, index, term),
             }
         }
         let must_sync = std::mem::take(&mut self.effects.must_sync);
@@ -258,7 +389,7 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         }
         let after_sync = std::mem::take(&mut self.effects.after_sync);
         let messages = self.replica.on_synced(after_sync);
-        assert!(messages.is_empty(), "a group of one sends nothing");
+        self.send(messages);
         if must_sync {
             let stats = self.wal.stats();
             let counters = &self.common.counters;
@@ -280,7 +411,8 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         if self.saving.is_none() && self.to_save.is_empty() {
             let written = self.wal.stats().bytes - self.log_bytes_at_checkpoint;
             let due = now.mono - self.last_checkpoint >= self.config.checkpoint_interval;
-            if written > 0 && (due || written >= self.config.checkpoint_log_bytes || self.stopping) {
+            let wanted = self.replica.wants_checkpoint();
+            if written > 0 && (due || wanted || written >= self.config.checkpoint_log_bytes || self.stopping) {
                 self.last_checkpoint = now.mono;
                 self.log_bytes_at_checkpoint += written;
                 self.to_save = self.replica.shards();
@@ -288,6 +420,7 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         }
         if self.saving.is_none()
             && let Some(shard) = self.to_save.pop()
+            && !self.installing.contains_key(&shard)
         {
             let (index, term, configuration) = self.replica.freeze(shard);
             let meta = Meta { index, term, configuration };
@@ -318,10 +451,47 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
         }
     }
 
+    /// Lets the snapshots that consensus has accepted become checkpoints.
+    fn install(&mut self) {
+        for install in self.effects.installs.drain(..) {
+            let shard = install.shard;
+            let arrived = self.arrived.remove(&shard).expect("consensus accepts what has arrived");
+            assert_eq!((arrived.meta.index, arrived.meta.term), (install.index, install.term));
+            let Arrived { staged, mut machine, members, done, .. } = *arrived;
+            (self.prepare)(&mut machine);
+            if self.saving.as_ref().is_some_and(|saving| saving.shard == shard) {
+                self.saving = None;
+            }
+            tracing::info!(target: "raft", event = "raft.snapshot.installing", shard = shard.0, index = install.index.0, "a snapshot takes the place of shard {shard}, up to entry {}", install.index);
+            self.installing.insert(shard, Installing { index: install.index, machine, members, done });
+            self.background.queue(Job::Install(shard, Box::new(staged)));
+        }
+        // The others were not wanted; whoever waits for them is told.
+        self.arrived.clear();
+    }
+
+    fn on_installed(&mut self, now: Now, shard: ShardId, reader: Box<dyn RowReader>) {
+        let Installing { index, machine, members, done } =
+            self.installing.remove(&shard).expect("it was being installed");
+        if let Some(rows) = &*self.common.rows.lock().expect("nothing panics while it holds this lock") {
+            rows.replace(shard, reader);
+        }
+        let before = self.replica.installed(now, shard, machine, members, &mut self.effects);
+        self.kept_from.insert(shard, index.next());
+        self.background.queue(Job::Drop(Box::new(before)));
+        tracing::info!(target: "raft", event = "raft.snapshot.installed", shard = shard.0, index = index.0, "shard {shard} goes on from the snapshot");
+        // The sender may have given up.
+        let _ = done.send(());
+    }
+
     fn on_saved(&mut self, saved: &Saved) -> Result<(), NodeError> {
         let Saved { shard, index, took } = *saved;
+        // A snapshot has taken its place meanwhile.
+        if !self.saving.as_ref().is_some_and(|saving| saving.shard == shard && saving.meta.index == index) {
+            return Ok(());
+        }
         self.saving = None;
-        let garbage = self.replica.saved(shard, index);
+        let garbage = self.replica.saved(shard);
         self.background.queue(Job::Drop(garbage));
         self.kept_from.insert(shard, index.next());
         self.wal.release(&self.kept_from).map_err(NodeError::Storage)?;
@@ -334,12 +504,16 @@ impl<'a, S: StateMachine, D: Disk> Driver<'a, S, D> {
 
     fn publish(&self, stage: Stage) {
         let shards = self.replica.status();
-        self.common.status.send_replace(NodeStatus { stage, shards });
+        let led = shards.iter().filter(|shard| shard.consensus.role == Role::Leader);
+        let progress = led.map(|shard| (shard.shard, self.replica.progress(shard.shard))).collect();
+        self.common.status.send_replace(NodeStatus { stage, shards, progress });
     }
 
     /// Asked to stop, everything taken is finished, and a checkpoint holds all of it.
     fn is_done(&self) -> bool {
+        let now = self.clock.now();
         self.stopping
+            && self.leadership.is_given_away(now, self.common.me, &self.replica)
             && self.saving.is_none()
             && self.to_save.is_empty()
             && self.common.inbox.is_empty()

@@ -11,15 +11,31 @@ use std::time::Duration;
 use base::ShardId;
 use base::machine::StateMachine;
 use crossbeam_queue::{ArrayQueue, SegQueue};
-use replica::Event;
+use replica::{Event, Member, MemberChange, Message};
 use storage::StorageError;
+use storage::checkpoint::RowReader;
 
 use crate::lane::ReplyTo;
+use crate::peer::Arrived;
 
 /// What the loop is asked for besides requests. There is at most a handful at a time, or as many as there are waiting requests.
-pub(crate) enum Control {
+pub(crate) enum Control<S: StateMachine> {
     /// A waiting request's client has gone.
     Forget(ShardId, u64),
+    /// The connection to a member has ended.
+    Unreachable(u64),
+    /// Change the members of a group.
+    Change(ShardId, Vec<MemberChange>, Vec<Member>, ReplyTo<S>),
+    /// A snapshot has arrived.
+    Arrived(Box<Arrived<S>>),
+    /// It is the shard's checkpoint now.
+    Installed(ShardId, Box<dyn RowReader>),
+    /// A snapshot has reached a member, or has not.
+    SnapshotSent(ShardId, u64, bool),
+    /// A member says this of itself.
+    Heard(Member),
+    /// Hand the leadership of a group over, if this node has it.
+    Transfer(ShardId, u64),
     /// Let nobody wait any longer; everything else goes on.
     Drain,
     /// Stop: answer who waits, write a last checkpoint, end.
@@ -32,10 +48,15 @@ pub(crate) enum Control {
     Failed(StorageError),
 }
 
+/// Messages of consensus waiting for the loop.
+const MESSAGES_MAX: usize = 8_192;
+
 /// The queues in front of the loop.
 pub(crate) struct Inbox<S: StateMachine> {
     shards: Vec<ArrayQueue<Event<S, ReplyTo<S>>>>,
-    control: SegQueue<Control>,
+    /// From other members.
+    messages: ArrayQueue<(ShardId, Message)>,
+    control: SegQueue<Control<S>>,
     asleep: AtomicBool,
     owner: OnceLock<Thread>,
 }
@@ -45,6 +66,7 @@ impl<S: StateMachine> Inbox<S> {
     pub(crate) fn new(shards: u16, depth: usize) -> Inbox<S> {
         Inbox {
             shards: (0..shards).map(|_| ArrayQueue::new(depth)).collect(),
+            messages: ArrayQueue::new(MESSAGES_MAX),
             control: SegQueue::new(),
             asleep: AtomicBool::new(false),
             owner: OnceLock::new(),
@@ -63,7 +85,25 @@ impl<S: StateMachine> Inbox<S> {
         taken
     }
 
-    pub(crate) fn control(&self, control: Control) {
+    /// Whether there is such a shard.
+    pub(crate) fn has(&self, shard: ShardId) -> bool {
+        usize::from(shard.0) < self.shards.len()
+    }
+
+    /// Queues messages from another member. What does not fit is dropped: Raft sends it again.
+    pub(crate) fn deliver(&self, messages: Vec<(ShardId, Message)>) {
+        for message in messages {
+            // A full queue is a loop that does not keep up: the messages are lost as on a network that does not.
+            let _ = self.messages.push(message);
+        }
+        self.wake();
+    }
+
+    pub(crate) fn pop_message(&self) -> Option<(ShardId, Message)> {
+        self.messages.pop()
+    }
+
+    pub(crate) fn control(&self, control: Control<S>) {
         self.control.push(control);
         self.wake();
     }
@@ -81,12 +121,12 @@ impl<S: StateMachine> Inbox<S> {
         self.shards[usize::from(shard.0)].pop()
     }
 
-    pub(crate) fn pop_control(&self) -> Option<Control> {
+    pub(crate) fn pop_control(&self) -> Option<Control<S>> {
         self.control.pop()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.control.is_empty() && self.shards.iter().all(ArrayQueue::is_empty)
+        self.control.is_empty() && self.messages.is_empty() && self.shards.iter().all(ArrayQueue::is_empty)
     }
 
     /// Requests that wait, all shards together.

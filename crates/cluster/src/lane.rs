@@ -6,23 +6,41 @@
 use std::sync::{Arc, Mutex};
 
 use base::machine::StateMachine;
-use replica::{Client, Reply};
+use replica::{Client, Reply, Unavailable};
 use tokio::sync::{Notify, oneshot};
+
+use crate::node::Common;
+use crate::peer::Answers;
 
 /// Names a lane of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaneId(pub(crate) usize);
 
 /// Whoever waits for a reply.
-pub(crate) struct ReplyTo<S: StateMachine> {
-    pub(crate) sender: oneshot::Sender<Reply<S>>,
-    /// None: the reply is sent at once.
-    pub(crate) lane: Option<LaneId>,
+pub(crate) enum ReplyTo<S: StateMachine> {
+    /// A client of this node.
+    Local {
+        sender: oneshot::Sender<Reply<S>>,
+        /// None: the reply is sent at once.
+        lane: Option<LaneId>,
+    },
+    /// A client of another node, which has forwarded its request.
+    Remote { answers: Arc<Answers<S>>, request: u64 },
 }
 
 impl<S: StateMachine> Client for ReplyTo<S> {
     fn is_gone(&self) -> bool {
-        self.sender.is_closed()
+        match self {
+            ReplyTo::Local { sender, .. } => sender.is_closed(),
+            ReplyTo::Remote { answers, .. } => answers.is_closed(),
+        }
+    }
+}
+
+impl<S: StateMachine> ReplyTo<S> {
+    /// Says why there is nothing else to say.
+    pub(crate) fn refuse(self, common: &Common<S>, why: Unavailable) {
+        common.hand_out(vec![(self, Reply::Unavailable(why))]);
     }
 }
 

@@ -10,14 +10,24 @@
 mod checkpoints;
 mod clock;
 mod driver;
+pub mod forming;
+mod founding;
 mod inbox;
 mod lane;
+mod leadership;
 mod node;
 mod open;
+mod peer;
+mod routes;
 mod rows;
 
 pub use lane::{Lane, LaneId};
-pub use node::{Counters, Data, Durability, Handle, Hooks, Node, NodeConfig, NodeError, NodeStatus, Stage, StartError};
-pub use replica::{Freshness, Operations, Reply, ShardStatus, Unavailable};
+pub use node::{
+    Cluster, Counters, Data, Durability, Handle, Hooks, Node, NodeConfig, NodeError, NodeStatus, Stage, StartError,
+};
+pub use peer::PeerConfig;
+pub use replica::{Freshness, Member, Members, Operations, Reply, Role, ShardStatus, Unavailable};
 pub use rows::RowsUnavailable;
+pub use storage::StorageError;
 pub use storage::checkpoint::StoredRow;
+pub use storage::identity::{Identity, recorded as recorded_identity};

@@ -1,14 +1,19 @@
 //! A node: what a user of this crate starts, asks and stops.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use base::machine::StateMachine;
 use base::rows::TableId;
 use base::{Incarnation, Millis, Position, ShardId};
-use replica::{Event, Fault, Freshness, Operations, Reply, ShardStatus, Transition, Unavailable, Wait};
+use replica::{
+    Event, Fault, Freshness, Member, MemberChange, Members, Operations, Progress, Reply, ShardStatus, Transition,
+    Unavailable, Wait,
+};
 use storage::StorageError;
 use storage::checkpoint::StoredRow;
 use storage::disk::{MemoryDisk, RealDisk};
@@ -17,9 +22,13 @@ use tokio::sync::{oneshot, watch};
 
 use crate::clock::Clock;
 use crate::driver::Driver;
+use crate::forming::{ClusterId, Proposal};
+use crate::founding::{accept, accepted, found_alone, identify, join};
 use crate::inbox::{Control, Inbox};
-use crate::lane::{Lane, LaneId, ReplyTo, Shared};
-use crate::open::{identify, random_incarnation};
+use crate::lane::{Lane, LaneId, Replies, ReplyTo, Shared};
+use crate::peer::Shared as PeerShared;
+use crate::peer::{Forward, Heard, Joined, Link, PeerConfig, Peers, own_greeting};
+use crate::routes::Routes;
 use crate::rows::{Rows, RowsUnavailable};
 
 /// Where a node keeps its data.
@@ -49,6 +58,10 @@ pub struct NodeConfig {
     pub name_is_given: bool,
     /// Where it keeps its data.
     pub data: Data,
+    /// How it meets others; nothing: it is alone.
+    pub peers: Option<PeerConfig>,
+    /// Where people reach it: a URL.
+    pub url: String,
     /// Shards, 1 to `limits::SHARDS_MAX`; fixed when a data directory is made.
     pub shards: u16,
     /// When an operation is acknowledged.
@@ -61,6 +74,10 @@ pub struct NodeConfig {
     pub checkpoint_log_bytes: u64,
     /// Requests waiting per shard; more are refused.
     pub inbox_depth: usize,
+    /// How long a request is held when there is no leader; then it is refused.
+    pub leader_wait: Millis,
+    /// Log that a checkpoint holds and that is kept for members that lack it, in bytes, per shard.
+    pub trailing_log_bytes: u64,
     /// How long a request waits for its entry to be applied; then its outcome is unknown.
     pub propose_timeout: Millis,
     /// Time without a leader until a campaign: drawn from this to twice this.
@@ -108,6 +125,8 @@ pub enum StartError {
         /// The value asked for.
         given: String,
     },
+    /// The address for peers cannot be listened on.
+    Listen(std::net::SocketAddr, std::io::Error),
     /// The operating system gives no thread.
     Thread(std::io::Error),
 }
@@ -121,6 +140,12 @@ impl fmt::Display for StartError {
                 "{what} is fixed when a data directory is made: {directory} has {recorded}, asked for is {given}; \
                  use {recorded}, or another directory"
             ),
+            StartError::Listen(addr, cause) if cause.kind() == std::io::ErrorKind::AddrInUse => write!(
+                f,
+                "port {} for peers is in use ({addr}); stop whoever listens there, or choose another one with --raft-addr",
+                addr.port()
+            ),
+            StartError::Listen(addr, cause) => write!(f, "cannot listen for peers on {addr}: {cause}"),
             StartError::Thread(cause) => write!(f, "cannot start a thread: {cause}"),
         }
     }
@@ -156,6 +181,8 @@ impl std::error::Error for NodeError {}
 /// What a node is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// It belongs to no cluster; the text says what it waits for.
+    Unjoined(String),
     /// It reads its data; the text says how far it is.
     Starting(String),
     /// It runs.
@@ -173,12 +200,27 @@ pub struct NodeStatus {
     pub stage: Stage,
     /// Where its shards stand.
     pub shards: Vec<ShardStatus>,
+    /// What is known of the members of the groups that it leads.
+    pub progress: BTreeMap<ShardId, Vec<Progress>>,
+}
+
+/// Which cluster a node belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Its id.
+    pub id: ClusterId,
+    /// The number inside task ids.
+    pub incarnation: Incarnation,
 }
 
 impl NodeStatus {
-    /// Whether every shard takes writes here.
-    pub fn is_ready(&self) -> bool {
-        self.stage == Stage::Running && !self.shards.is_empty() && self.shards.iter().all(|shard| shard.ready)
+    /// Says what a node without a cluster waits for; false: it says so already.
+    pub(crate) fn is_unjoined(&mut self, progress: &str) -> bool {
+        let changed = self.stage != Stage::Unjoined(progress.into()) && self.stage != Stage::Stopped;
+        if changed {
+            self.stage = Stage::Unjoined(progress.into());
+        }
+        changed
     }
 }
 
@@ -207,6 +249,11 @@ pub struct Counters {
 
 /// What the loop, the handles and the threads share.
 pub(crate) struct Common<S: StateMachine> {
+    /// This node's Raft id.
+    pub(crate) me: u64,
+    pub(crate) routes: Routes,
+    pub(crate) cluster: OnceLock<Cluster>,
+    pub(crate) peers: OnceLock<Arc<PeerShared<S>>>,
     pub(crate) inbox: Arc<Inbox<S>>,
     pub(crate) lanes: Mutex<Vec<Arc<Shared<S>>>>,
     pub(crate) rows: Mutex<Option<Rows>>,
@@ -227,11 +274,13 @@ pub struct Handle<S: StateMachine> {
     common: Arc<Common<S>>,
     identity: Arc<Identity>,
     propose_timeout: Millis,
+    leader_wait: Millis,
+    peer_addr: Option<std::net::SocketAddr>,
 }
 
 impl<S: StateMachine> Clone for Handle<S> {
     fn clone(&self) -> Self {
-        Handle { common: self.common.clone(), identity: self.identity.clone(), propose_timeout: self.propose_timeout }
+        Handle { common: self.common.clone(), identity: self.identity.clone(), ..*self }
     }
 }
 
@@ -243,17 +292,33 @@ impl<S: StateMachine> Node<S> {
     /// The directory cannot be used, or does not fit the configuration.
     pub fn start(config: NodeConfig, hooks: Hooks<S>) -> Result<Node<S>, StartError> {
         let clock = Clock::start();
-        let (directory, identity) = match &config.data {
-            Data::Memory => (None, memory_identity(&config, &clock)),
-            Data::Directory(path) => {
-                let directory = DataDir::open(path).map_err(StartError::Storage)?;
-                let identity = identify(&directory, &config, clock.now().wall)?;
-                (Some(directory), identity)
-            }
+        let directory = match &config.data {
+            Data::Memory => None,
+            Data::Directory(path) => Some(Arc::new(DataDir::open(path).map_err(StartError::Storage)?)),
         };
+        let mut identity = identify(directory.as_deref(), &config, clock.now().wall)?;
+        let mut founding = accepted(directory.as_deref()).map_err(StartError::Storage)?;
+        let me = Member {
+            id: identity.incarnation.0,
+            name: identity.node.clone(),
+            peer: config.peers.as_ref().map(|peers| peers.advertise.clone()).unwrap_or_default(),
+            url: config.url.clone(),
+        };
+        if config.peers.is_none() && identity.cluster == 0 {
+            let alone = found_alone("codeq", me.clone(), config.shards);
+            accept(directory.as_deref(), &alone).map_err(StartError::Storage)?;
+            identity =
+                join(directory.as_deref(), &identity, alone.cluster, alone.incarnation).map_err(StartError::Storage)?;
+            founding = Some(alone);
+        }
         let Hooks { prepare, observe, undelivered } = hooks;
-        let status = NodeStatus { stage: Stage::Starting("starting".into()), shards: Vec::new() };
+        let status =
+            NodeStatus { stage: Stage::Starting("starting".into()), shards: Vec::new(), progress: BTreeMap::new() };
         let common = Arc::new(Common {
+            me: me.id,
+            routes: Routes::new(config.shards),
+            cluster: OnceLock::new(),
+            peers: OnceLock::new(),
             inbox: Arc::new(Inbox::new(config.shards, config.inbox_depth)),
             lanes: Mutex::new(Vec::new()),
             rows: Mutex::new(None),
@@ -262,23 +327,37 @@ impl<S: StateMachine> Node<S> {
             undelivered,
             next_wait: AtomicU64::new(1),
         });
-        let identity = Arc::new(identity);
-        let handle =
-            Handle { common: common.clone(), identity: identity.clone(), propose_timeout: config.propose_timeout };
+        let mut peers = None;
+        if let Some(config) = &config.peers {
+            let mut greeting = own_greeting(config, me, identity.shards);
+            greeting.accepted = founding.clone();
+            greeting.cluster = (identity.cluster != 0).then_some(ClusterId(identity.cluster));
+            let keeper = directory.clone();
+            let keep = Box::new(move |proposal: &Proposal| accept(keeper.as_deref(), proposal));
+            let started = Peers::start(config.clone(), greeting, clock, common.clone(), keep)
+                .map_err(|cause| StartError::Listen(config.listen, cause))?;
+            let set = common.peers.set(started.0.shared.clone());
+            assert!(set.is_ok(), "a node has one thread for its peers");
+            peers = Some(started);
+        }
+        let handle = Handle {
+            common: common.clone(),
+            identity: Arc::new(identity.clone()),
+            propose_timeout: config.propose_timeout,
+            leader_wait: config.leader_wait,
+            peer_addr: peers.as_ref().map(|(peers, _)| peers.addr),
+        };
         let (end, ended) = oneshot::channel();
         let hooks = LoopHooks { prepare, observe };
         let run = move || {
-            let outcome = match &directory {
-                None => {
-                    Driver::<S, MemoryDisk>::run(MemoryDisk::default(), None, &identity, &config, clock, common, hooks)
-                }
-                Some(directory) => directory.log_disk().map_err(NodeError::Storage).and_then(|disk| {
-                    let at = Some(directory.path());
-                    Driver::<S, RealDisk>::run(disk, at, &identity, &config, clock, common, hooks)
-                }),
-            };
+            let start = Start { config, clock, common, hooks, identity, founding, fresh: false };
+            let outcome = run_node(directory.as_deref(), start, &mut peers);
+            if let Some((peers, _)) = peers {
+                peers.stop();
+            }
             // The lock goes last: another process may start only when everything is closed.
             drop(directory);
+            // Nobody waits if the node was dropped.
             let _ = end.send(outcome);
         };
         std::thread::Builder::new().name("codeq-loop".into()).spawn(run).map_err(StartError::Thread)?;
@@ -306,12 +385,13 @@ impl<S: StateMachine> Handle<S> {
         let mut lanes = self.common.lanes.lock().expect("nothing panics while it holds this lock");
         lanes.push(shared.clone());
         let id = LaneId(lanes.len() - 1);
-        let handle = self.clone();
-        Lane { id, shared, undelivered: Arc::new(move |reply| handle.compensate(reply)) }
+        let common = self.common.clone();
+        Lane { id, shared, undelivered: Arc::new(move |reply| common.compensate(reply)) }
     }
 
-    /// Proposes operations on one shard and waits until they are applied. With `wait`, a single operation that finds nothing to do waits for
-    /// something that long. The operations are queued by the call itself, so several calls may be made before the first is awaited.
+    /// Proposes operations on one shard and waits until they are applied, wherever the shard's leader is. With `wait`, a single operation
+    /// that finds nothing to do waits for something that long. The operations are queued by the call itself, so several calls may be made
+    /// before the first is awaited. While there is no leader they are held, at most for the configured time.
     ///
     /// # Errors
     /// The operations were not applied, or nobody knows; see [`Unavailable`].
@@ -323,12 +403,22 @@ impl<S: StateMachine> Handle<S> {
         lane: Option<LaneId>,
     ) -> impl Future<Output = Result<(Position, Vec<S::Outcome>), Unavailable>> + use<S> {
         self.common.counters.operations.fetch_add(operations.len() as u64, Ordering::Relaxed);
-        let wait = wait.map(|up_to| self.new_wait(up_to));
-        let (sender, reply) = oneshot::channel();
-        let event = Event::Submit { shard, operations, wait, client: ReplyTo { sender, lane } };
-        let reply = self.request(shard, wait, event, reply);
+        let begun = Instant::now();
+        // In a cluster of one there is nowhere else to try.
+        let again = self.common.peers.get().map(|_| (self.clone(), operations.clone()));
+        let first = self.send(shard, operations, wait, lane);
         async move {
-            match reply.await? {
+            let mut reply = first.await;
+            if let Some((handle, operations)) = again {
+                let mut patience = Patience::new(&handle);
+                while let Err(Unavailable::NoLeader) = reply
+                    && patience.wait().await
+                {
+                    let left = wait.map(|wait| Millis(wait.0.saturating_sub(begun.elapsed().as_millis() as u64)));
+                    reply = handle.send(shard, operations.clone(), left, lane).await;
+                }
+            }
+            match reply? {
                 Reply::Applied { position, outcomes } => Ok((position, outcomes)),
                 Reply::Unavailable(why) => Err(why),
                 Reply::Answered { .. } => panic!("operations are not answered like a question"),
@@ -336,7 +426,43 @@ impl<S: StateMachine> Handle<S> {
         }
     }
 
-    /// Asks a question of one shard. With `wait`, waits that long for a better answer. The question is queued by the call itself.
+    /// Hands operations to the shard's leader, here or elsewhere, once.
+    fn send(
+        &self,
+        shard: ShardId,
+        operations: Operations,
+        wait: Option<Millis>,
+        lane: Option<LaneId>,
+    ) -> impl Future<Output = Result<Reply<S>, Unavailable>> + use<S> {
+        let (sender, reply) = oneshot::channel();
+        let client = ReplyTo::Local { sender, lane };
+        let leader = self.common.routes.leader(shard);
+        let link = match self.common.peers.get() {
+            Some(peers) if leader != self.common.me => Some(peers.links.get(leader)),
+            _ => None,
+        };
+        let longest = (self.propose_timeout + wait.unwrap_or_default()).to_std();
+        let sent = match link {
+            None => {
+                let wait = wait.map(|up_to| self.common.new_wait(up_to));
+                let event = Event::Submit { shard, operations, wait, client };
+                self.queue(shard, wait, event)
+            }
+            Some(Some(link)) => {
+                let wait = wait.unwrap_or_default().0;
+                match link.forward(Forward { shard, operations, wait, client }) {
+                    Ok(request) => Ok(Some(Waiting::There { link, request })),
+                    Err((_, why)) => Err(why),
+                }
+            }
+            Some(None) => Err(Unavailable::NoLeader),
+        };
+        let common = self.common.clone();
+        take_reply(sent.map(|waiting| Pending { common, reply, waiting }), longest)
+    }
+
+    /// Asks a question of one shard, answered by the state of this node. With `wait`, waits that long for a better answer. The question is
+    /// queued by the call itself.
     ///
     /// # Errors
     /// The question was not answered; see [`Unavailable`].
@@ -348,12 +474,21 @@ impl<S: StateMachine> Handle<S> {
         wait: Option<Millis>,
         lane: Option<LaneId>,
     ) -> impl Future<Output = Result<(Position, S::Answer), Unavailable>> + use<S> {
-        let wait = wait.map(|up_to| self.new_wait(up_to));
-        let (sender, reply) = oneshot::channel();
-        let event = Event::Ask { shard, query, freshness, wait, client: ReplyTo { sender, lane } };
-        let reply = self.request(shard, wait, event, reply);
+        let begun = Instant::now();
+        let again = self.common.peers.get().map(|_| (self.clone(), query.clone()));
+        let first = self.ask_once(shard, query, freshness, wait, lane);
         async move {
-            match reply.await? {
+            let mut reply = first.await;
+            if let Some((handle, query)) = again {
+                let mut patience = Patience::new(&handle);
+                while let Err(Unavailable::NoLeader) = reply
+                    && patience.wait().await
+                {
+                    let left = wait.map(|wait| Millis(wait.0.saturating_sub(begun.elapsed().as_millis() as u64)));
+                    reply = handle.ask_once(shard, query.clone(), freshness, left, lane).await;
+                }
+            }
+            match reply? {
                 Reply::Answered { position, answer } => Ok((position, answer)),
                 Reply::Unavailable(why) => Err(why),
                 Reply::Applied { .. } => panic!("a question is not answered like operations"),
@@ -361,37 +496,34 @@ impl<S: StateMachine> Handle<S> {
         }
     }
 
-    fn request(
+    fn ask_once(
+        &self,
+        shard: ShardId,
+        query: S::Query,
+        freshness: Freshness,
+        wait: Option<Millis>,
+        lane: Option<LaneId>,
+    ) -> impl Future<Output = Result<Reply<S>, Unavailable>> + use<S> {
+        let longest = (self.propose_timeout + wait.unwrap_or_default()).to_std();
+        let wait = wait.map(|up_to| self.common.new_wait(up_to));
+        let (sender, reply) = oneshot::channel();
+        let event = Event::Ask { shard, query, freshness, wait, client: ReplyTo::Local { sender, lane } };
+        let (sent, common) = (self.queue(shard, wait, event), self.common.clone());
+        take_reply(sent.map(|waiting| Pending { common, reply, waiting }), longest)
+    }
+
+    /// Puts a request in front of the loop.
+    fn queue(
         &self,
         shard: ShardId,
         wait: Option<Wait>,
         event: Event<S, ReplyTo<S>>,
-        reply: oneshot::Receiver<Reply<S>>,
-    ) -> impl Future<Output = Result<Reply<S>, Unavailable>> + use<S> {
-        let taken = self.common.inbox.push(shard, event);
-        if !taken {
+    ) -> Result<Option<Waiting<S>>, Unavailable> {
+        if !self.common.inbox.push(shard, event) {
             self.common.counters.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(Unavailable::Overloaded);
         }
-        // If the client goes away while its request waits, the request must not.
-        let wait_id = wait.filter(|_| taken).map(|wait| wait.id);
-        let mut guard = ForgetOnDrop { common: wait_id.map(|wait| (self.common.clone(), shard, wait)) };
-        let waited = wait.map_or(Millis(0), |wait| wait.up_to);
-        let longest = (self.propose_timeout + waited).to_std();
-        async move {
-            if !taken {
-                return Err(Unavailable::Overloaded);
-            }
-            let outcome = tokio::time::timeout(longest, reply).await;
-            if matches!(outcome, Ok(Ok(_))) {
-                guard.disarm();
-            }
-            // The sender is dropped without a reply when the node ends.
-            outcome.map_err(|_| Unavailable::Unknown)?.map_err(|_| Unavailable::Unknown)
-        }
-    }
-
-    fn new_wait(&self, up_to: Millis) -> Wait {
-        Wait { id: self.common.next_wait.fetch_add(1, Ordering::Relaxed), up_to }
+        Ok(wait.map(|wait| Waiting::Here { shard, wait: wait.id }))
     }
 
     /// A row of the last checkpoint of a shard, looked for in these tables in turn.
@@ -408,16 +540,6 @@ impl<S: StateMachine> Handle<S> {
         rows.ok_or(RowsUnavailable::NotRunning)?.find(shard, tables, key).await
     }
 
-    /// Undoes what a reply has brought that nobody has taken.
-    fn compensate(&self, reply: Reply<S>) {
-        for (shard, operations) in (self.common.undelivered)(reply) {
-            let (sender, _nobody) = oneshot::channel();
-            let event = Event::Submit { shard, operations, wait: None, client: ReplyTo { sender, lane: None } };
-            // If the queue is full, the lease ends by itself.
-            self.common.inbox.push(shard, event);
-        }
-    }
-
     /// What the node is doing.
     pub fn stage(&self) -> Stage {
         self.common.status.borrow().stage.clone()
@@ -428,12 +550,73 @@ impl<S: StateMachine> Handle<S> {
         self.common.status.borrow().clone()
     }
 
-    /// Waits until every shard takes writes here, or the node stops.
+    /// Whether requests for this shard can be served through this node: it leads and takes writes, or it can reach who does.
+    pub fn serves(&self, shard: &ShardStatus) -> bool {
+        let leader = shard.consensus.leader;
+        if leader == self.common.me {
+            return shard.ready;
+        }
+        let link = self.common.peers.get().and_then(|peers| peers.links.get(leader));
+        link.is_some_and(|link| link.is_up())
+    }
+
+    /// Whether requests for every shard can be served through this node.
+    pub fn is_ready(&self) -> bool {
+        let status = self.common.status.borrow();
+        let running = status.stage == Stage::Running && !status.shards.is_empty();
+        running && status.shards.iter().all(|shard| self.serves(shard))
+    }
+
+    /// Waits until requests for every shard can be served through this node, or it stops.
     pub async fn ready(&self) {
-        let mut status = self.common.status.subscribe();
-        let settled = |status: &NodeStatus| status.is_ready() || status.stage == Stage::Stopped;
-        // The sender lives in `self`.
-        let _ = status.wait_for(settled).await;
+        let (mut status, mut changes) = (self.common.status.subscribe(), self.common.routes.changes());
+        while !self.is_ready() && self.stage() != Stage::Stopped {
+            // The senders live in `self`.
+            tokio::select! {
+                _ = status.changed() => {}
+                _ = changes.changed() => {}
+            }
+        }
+    }
+
+    /// Makes a node without a cluster known to the nodes at these addresses, and them to it. A node with a cluster has no use for it.
+    pub fn meet(&self, addresses: Vec<String>) {
+        if let Some(peers) = self.common.peers.get() {
+            // Nobody listens once there is a cluster.
+            let _ = peers.heard.send(Heard::Addresses(addresses));
+        }
+    }
+
+    /// Hands the leadership of a group to another voter, if this node has it. Whether it worked, [`Handle::leader`] tells.
+    pub fn transfer(&self, shard: ShardId, to: u64) {
+        self.common.inbox.control(Control::Transfer(shard, to));
+    }
+
+    /// Changes the members of a group that this node leads, and waits until the change is applied. Without changes, what is known of
+    /// members is replaced.
+    ///
+    /// # Errors
+    /// The change was not made, or nobody knows; see [`Unavailable`].
+    pub async fn change_members(
+        &self,
+        shard: ShardId,
+        changes: Vec<MemberChange>,
+        records: Vec<Member>,
+    ) -> Result<Position, Unavailable> {
+        let (sender, reply) = oneshot::channel();
+        let client = ReplyTo::Local { sender, lane: None };
+        self.common.inbox.control(Control::Change(shard, changes, records, client));
+        let pending = Pending { common: self.common.clone(), reply, waiting: None };
+        match take_reply(Ok(pending), self.propose_timeout.to_std()).await? {
+            Reply::Applied { position, .. } => Ok(position),
+            Reply::Unavailable(why) => Err(why),
+            Reply::Answered { .. } => panic!("a change is not answered like a question"),
+        }
+    }
+
+    /// Where this node listens for peers; nothing if it is alone.
+    pub fn peer_addr(&self) -> Option<std::net::SocketAddr> {
+        self.peer_addr
     }
 
     /// Counts since the start.
@@ -451,9 +634,29 @@ impl<S: StateMachine> Handle<S> {
         &self.identity
     }
 
-    /// The cluster's incarnation, part of every id.
-    pub fn cluster_incarnation(&self) -> Incarnation {
-        self.identity.cluster_incarnation
+    /// The cluster that the node belongs to; nothing if it has none yet.
+    pub fn cluster(&self) -> Option<Cluster> {
+        self.common.cluster.get().copied()
+    }
+
+    /// The name and addresses of a member, as far as this node knows.
+    pub fn member(&self, id: u64) -> Option<Member> {
+        self.common.peers.get()?.members().get(id).cloned()
+    }
+
+    /// The members, as far as this node knows; of a node that is alone, nobody.
+    pub fn members(&self) -> Members {
+        self.common.peers.get().map(|peers| peers.members()).unwrap_or_default()
+    }
+
+    /// Who leads a shard, as far as this node knows: its id; 0: nobody.
+    pub fn leader(&self, shard: ShardId) -> u64 {
+        self.common.routes.leader(shard)
+    }
+
+    /// This node's id among the members.
+    pub fn id(&self) -> u64 {
+        self.common.me
     }
 
     /// Tells whoever waits to go elsewhere, and lets nobody wait any longer. Everything else goes on.
@@ -467,34 +670,197 @@ impl<S: StateMachine> Handle<S> {
     }
 }
 
-/// Tells the loop that a waiting request's client has gone.
-struct ForgetOnDrop<S: StateMachine> {
-    common: Option<(Arc<Common<S>>, ShardId, u64)>,
+/// A request whose reply has not been taken. If the client goes away meanwhile, the request must not wait on, and a reply that has come
+/// already must not be lost.
+struct Pending<S: StateMachine> {
+    common: Arc<Common<S>>,
+    reply: oneshot::Receiver<Reply<S>>,
+    waiting: Option<Waiting<S>>,
 }
 
-impl<S: StateMachine> ForgetOnDrop<S> {
-    /// The reply has come: there is nothing to forget.
-    fn disarm(&mut self) {
-        self.common = None;
-    }
-}
-
-impl<S: StateMachine> Drop for ForgetOnDrop<S> {
+impl<S: StateMachine> Drop for Pending<S> {
     fn drop(&mut self) {
-        if let Some((common, shard, wait)) = self.common.take() {
-            common.inbox.control(Control::Forget(shard, wait));
+        match self.waiting.take() {
+            Some(Waiting::Here { shard, wait }) => self.common.inbox.control(Control::Forget(shard, wait)),
+            Some(Waiting::There { link, request }) => link.forget(request),
+            None => {}
+        }
+        // From here on whoever sends a reply gets it back.
+        self.reply.close();
+        if let Ok(reply) = self.reply.try_recv() {
+            self.common.compensate(reply);
         }
     }
 }
 
-fn memory_identity(config: &NodeConfig, clock: &Clock) -> Identity {
-    Identity {
-        node: config.name.clone(),
-        incarnation: random_incarnation(),
-        cluster_incarnation: random_incarnation(),
-        shards: config.shards,
-        provider: "memory".into(),
-        created_at: clock.now().wall,
+/// Waits for the reply to a request that was queued, or not.
+async fn take_reply<S: StateMachine>(
+    sent: Result<Pending<S>, Unavailable>,
+    longest: Duration,
+) -> Result<Reply<S>, Unavailable> {
+    let mut pending = sent?;
+    let outcome = tokio::time::timeout(longest, &mut pending.reply).await;
+    if matches!(outcome, Ok(Ok(_))) {
+        pending.waiting = None;
+    }
+    // The sender is dropped without a reply when the node ends.
+    match outcome.map_err(|_| Unavailable::Unknown)?.map_err(|_| Unavailable::Unknown)? {
+        Reply::Unavailable(why) => Err(why),
+        reply => Ok(reply),
+    }
+}
+
+/// A request that is held while there is no leader.
+struct Patience {
+    changes: watch::Receiver<u64>,
+    given_up: Instant,
+}
+
+/// A leader that is known may still have to become ready, so a held request looks again this often although nothing was heard.
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
+
+impl Patience {
+    fn new<S: StateMachine>(handle: &Handle<S>) -> Patience {
+        let changes = handle.common.routes.changes();
+        Patience { changes, given_up: Instant::now() + handle.leader_wait.to_std() }
+    }
+
+    /// Waits until it may be worth another try; false: it is time to give up.
+    async fn wait(&mut self) -> bool {
+        let left = self.given_up.saturating_duration_since(Instant::now());
+        // Either way it is time to look.
+        let _ = tokio::time::timeout(left.min(LOOK_AGAIN), self.changes.changed()).await;
+        !left.is_zero()
+    }
+}
+
+/// Where a request waits that must not go on waiting when its client goes away.
+enum Waiting<S: StateMachine> {
+    Here { shard: ShardId, wait: u64 },
+    There { link: Arc<Link<S>>, request: u64 },
+}
+
+impl<S: StateMachine> Common<S> {
+    pub(crate) fn new_wait(&self, up_to: Millis) -> Wait {
+        Wait { id: self.next_wait.fetch_add(1, Ordering::Relaxed), up_to }
+    }
+
+    /// Undoes what a reply has brought that nobody has taken.
+    pub(crate) fn compensate(&self, reply: Reply<S>) {
+        for (shard, operations) in (self.undelivered)(reply) {
+            let (sender, _nobody) = oneshot::channel();
+            let client = ReplyTo::Local { sender, lane: None };
+            let leader = self.routes.leader(shard);
+            let link = self.peers.get().filter(|_| leader != self.me).map(|peers| peers.links.get(leader));
+            // If there is no room or no leader, the lease ends by itself.
+            match link {
+                None => drop(self.inbox.push(shard, Event::Submit { shard, operations, wait: None, client })),
+                Some(Some(link)) => drop(link.forward(Forward { shard, operations, wait: 0, client })),
+                Some(None) => {}
+            }
+        }
+    }
+
+    /// Hands replies to their clients, one wake-up for each lane.
+    pub(crate) fn hand_out(&self, replies: Vec<(ReplyTo<S>, Reply<S>)>) {
+        let lanes = self.lanes.lock().expect("nothing panics while it holds this lock").clone();
+        let mut by_lane: Vec<Replies<S>> = Vec::new();
+        by_lane.resize_with(lanes.len(), Vec::new);
+        for (client, reply) in replies {
+            match client {
+                ReplyTo::Local { sender, lane: Some(lane) } => by_lane[lane.0].push((sender, reply)),
+                // Without a lane nobody undoes what a lost reply has brought.
+                ReplyTo::Local { sender, lane: None } => drop(sender.send(reply)),
+                ReplyTo::Remote { answers, request } => {
+                    if let Err(reply) = answers.put(request, reply) {
+                        self.compensate(reply);
+                    }
+                }
+            }
+        }
+        for (lane, replies) in lanes.iter().zip(&mut by_lane) {
+            if !replies.is_empty() {
+                lane.put(replies);
+            }
+        }
+    }
+}
+
+/// What the loop's thread begins with.
+pub(crate) struct Start<S: StateMachine> {
+    pub(crate) config: NodeConfig,
+    pub(crate) clock: Clock,
+    pub(crate) common: Arc<Common<S>>,
+    pub(crate) hooks: LoopHooks<S>,
+    pub(crate) identity: Identity,
+    /// The founding that this node has accepted.
+    pub(crate) founding: Option<Proposal>,
+    /// The cluster has only just been founded.
+    pub(crate) fresh: bool,
+}
+
+type StartedPeers<S> = (Peers<S>, oneshot::Receiver<Result<Joined, StorageError>>);
+
+/// Waits until the node has a cluster, and runs it.
+fn run_node<S: StateMachine>(
+    directory: Option<&DataDir>,
+    mut start: Start<S>,
+    peers: &mut Option<StartedPeers<S>>,
+) -> Result<(), NodeError> {
+    start.common.inbox.own();
+    if start.identity.cluster == 0
+        && let Some((_, formed)) = peers
+    {
+        let Some(joined) = wait_for_cluster(&start.common, formed)? else { return Ok(()) };
+        let (cluster, incarnation) = match &joined {
+            Joined::Founded(proposal) => (proposal.cluster, proposal.incarnation),
+            Joined::Admitted(cluster) => (cluster.id, cluster.incarnation),
+        };
+        start.identity = join(directory, &start.identity, cluster, incarnation).map_err(NodeError::Storage)?;
+        match joined {
+            Joined::Founded(proposal) => {
+                tracing::info!(target: "raft", event = "raft.bootstrap.done", %cluster, "founded cluster {cluster} with {}", names(&proposal.founders));
+                start.founding = Some(proposal);
+                start.fresh = true;
+            }
+            Joined::Admitted(_) => {
+                tracing::info!(target: "raft", event = "raft.joined", %cluster, "admitted to cluster {cluster}");
+            }
+        }
+    }
+    let cluster = Cluster { id: ClusterId(start.identity.cluster), incarnation: start.identity.cluster_incarnation };
+    start.common.cluster.get_or_init(|| cluster);
+    match directory {
+        None => Driver::<S, MemoryDisk>::run(MemoryDisk::default(), None, start),
+        Some(directory) => {
+            let disk = directory.log_disk().map_err(NodeError::Storage)?;
+            Driver::<S, RealDisk>::run(disk, Some(directory.path()), start)
+        }
+    }
+}
+
+fn names(members: &[Member]) -> String {
+    members.iter().map(|member| member.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// Nothing: the node is to stop before it has a cluster.
+fn wait_for_cluster<S: StateMachine>(
+    common: &Common<S>,
+    formed: &mut oneshot::Receiver<Result<Joined, StorageError>>,
+) -> Result<Option<Joined>, NodeError> {
+    loop {
+        match formed.try_recv() {
+            Ok(formed) => return formed.map(Some).map_err(NodeError::Storage),
+            Err(oneshot::error::TryRecvError::Closed) => return Err(NodeError::Panicked),
+            Err(oneshot::error::TryRecvError::Empty) => {}
+        }
+        while let Some(control) = common.inbox.pop_control() {
+            if let Control::Stop = control {
+                common.status.send_modify(|status| status.stage = Stage::Stopped);
+                return Ok(None);
+            }
+        }
+        common.inbox.sleep(Duration::from_millis(20));
     }
 }
 
@@ -504,9 +870,16 @@ pub(crate) fn log_transition(transition: &Transition) {
         Transition::Role { shard, from, to, term } => {
             tracing::info!(target: "raft", event = "raft.role", shard = shard.0, term = term.0, "role {from:?} to {to:?} in term {term}");
         }
+        Transition::Leader { shard, leader: 0, term } => {
+            tracing::info!(target: "raft", event = "raft.leader.lost", shard = shard.0, term = term.0, "no leader known in term {term}");
+        }
         Transition::Leader { shard, leader, term } => {
             let leader = Incarnation(*leader);
             tracing::info!(target: "raft", event = "raft.leader.elected", shard = shard.0, term = term.0, "elected leader {leader} in term {term}");
+        }
+        Transition::Members { shard, members } => {
+            let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
+            tracing::info!(target: "raft", event = "raft.members", shard = shard.0, "members: {}", names.join(", "));
         }
         Transition::Ready { shard, term, index } => {
             tracing::info!(target: "raft", event = "raft.leader.ready", shard = shard.0, term = term.0, index = index.0, "ready, writes accepted");

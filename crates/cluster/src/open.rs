@@ -2,22 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use base::machine::{ShardInfo, StateMachine};
 use base::rows::Unreadable;
-use base::{Incarnation, Index, ScheduleTime, ShardId, Term};
-use consensus::{Configuration, LostLog};
-use replica::RestoreShard;
+use base::{Incarnation, Index, ShardId, Term};
+use consensus::LostLog;
+use replica::{Members, RestoreShard};
 use storage::StorageError;
-use storage::checkpoint::{Checkpoint, MemoryCheckpoint, Meta, RowReader, SqliteCheckpoint};
+use storage::checkpoint::{Checkpoint, MemoryCheckpoint, Meta, RowReader, Snapshots, SqliteCheckpoint};
 use storage::disk::Disk;
-use storage::identity::{DataDir, Identity};
+use storage::identity::Identity;
 use storage::wal::{Options, Wal};
 
-use crate::node::{NodeConfig, NodeError, StartError};
+use crate::forming::Proposal;
+use crate::founding::first_checkpoint;
+use crate::node::NodeError;
 
 /// The first configuration stands where an entry would: whoever joins later gets it with a snapshot.
-const FIRST: Meta = Meta { index: Index(1), term: Term(1), configuration: Vec::new() };
+pub(crate) const FIRST: Meta = Meta { index: Index(1), term: Term(1), configuration: Vec::new() };
 
 /// Everything of a node that was opened.
 pub(crate) struct Opened<S, D: Disk> {
@@ -25,34 +28,7 @@ pub(crate) struct Opened<S, D: Disk> {
     pub(crate) shards: BTreeMap<ShardId, RestoreShard<S>>,
     pub(crate) checkpoints: BTreeMap<ShardId, Box<dyn Checkpoint>>,
     pub(crate) readers: BTreeMap<ShardId, Box<dyn RowReader>>,
-}
-
-/// The identity of a data directory: the one it has, which must fit the configuration, or a new one.
-pub(crate) fn identify(directory: &DataDir, config: &NodeConfig, now: ScheduleTime) -> Result<Identity, StartError> {
-    let Some(identity) = directory.identity().map_err(StartError::Storage)? else {
-        let identity = Identity {
-            node: config.name.clone(),
-            incarnation: random_incarnation(),
-            cluster_incarnation: random_incarnation(),
-            shards: config.shards,
-            provider: "sqlite".into(),
-            created_at: now,
-        };
-        directory.found(&identity).map_err(StartError::Storage)?;
-        return Ok(identity);
-    };
-    let path = directory.path().display().to_string();
-    let differs = |what: &'static str, recorded: &dyn ToString, given: &dyn ToString| {
-        let (recorded, given) = (recorded.to_string(), given.to_string());
-        StartError::Differs { directory: path.clone(), what, recorded, given }
-    };
-    if identity.shards != config.shards {
-        return Err(differs("shards", &identity.shards, &config.shards));
-    }
-    if config.name_is_given && identity.node != config.name {
-        return Err(differs("cluster.nodeId", &identity.node, &config.name));
-    }
-    Ok(identity)
+    pub(crate) snapshots: BTreeMap<ShardId, Arc<dyn Snapshots>>,
 }
 
 /// 64 random bits, not zero.
@@ -70,6 +46,7 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
     disk: D,
     folder: Option<&Path>,
     identity: &Identity,
+    founding: Option<&Proposal>,
     segment_bytes: u64,
     mut progress: impl FnMut(String),
 ) -> Result<Opened<S, D>, NodeError> {
@@ -82,7 +59,13 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
             "the log ended in a write that was under way when the node stopped; it was never acknowledged"
         );
     }
-    let mut opened = Opened { wal, shards: BTreeMap::new(), checkpoints: BTreeMap::new(), readers: BTreeMap::new() };
+    let mut opened = Opened {
+        wal,
+        shards: BTreeMap::new(),
+        checkpoints: BTreeMap::new(),
+        readers: BTreeMap::new(),
+        snapshots: BTreeMap::new(),
+    };
     for number in 0..identity.shards {
         let shard = ShardId(number);
         progress(format!("loading the checkpoint of shard {number}, {} in all", identity.shards));
@@ -101,8 +84,7 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
                 return Err(NodeError::Storage(StorageError::Damaged { file: name, offset: None, what }));
             }
             None => {
-                let configuration = Configuration::of_one(identity.incarnation.0).encode();
-                let meta = Meta { configuration, ..FIRST };
+                let meta = first_checkpoint(founding, identity);
                 checkpoint.commit(&meta).map_err(NodeError::Storage)?;
                 meta
             }
@@ -111,10 +93,11 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
             |what: String| NodeError::Storage(StorageError::Damaged { file: name.clone(), offset: None, what });
         let info = ShardInfo { shard, incarnation: identity.cluster_incarnation };
         let machine = S::restore(info, &mut *checkpoint.rows()).map_err(|Unreadable(what)| damaged(what))?;
-        let configuration = Configuration::decode(&meta.configuration)
+        let members = Members::decode(&meta.configuration)
             .map_err(|_| damaged("the members in table checkpoint do not read back".into()))?;
-        log.drop_until(meta.index);
+        log.drop_until(meta.index, meta.term);
         opened.readers.insert(shard, checkpoint.reader().map_err(NodeError::Storage)?);
+        opened.snapshots.insert(shard, checkpoint.snapshots());
         opened.checkpoints.insert(shard, checkpoint);
         opened.shards.insert(
             shard,
@@ -122,7 +105,7 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
                 machine,
                 index: meta.index,
                 term: meta.term,
-                configuration,
+                members,
                 hard_state: log.hard_state,
                 entries: log.entries,
             },

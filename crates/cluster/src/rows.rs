@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex};
 
 use base::ShardId;
 use base::rows::TableId;
@@ -36,14 +37,23 @@ pub enum RowsUnavailable {
 #[derive(Clone)]
 pub(crate) struct Rows {
     sender: SyncSender<Wanted>,
+    /// Readers that take the place of others, because their checkpoints have been replaced.
+    replaced: Arc<Mutex<Vec<(ShardId, Box<dyn RowReader>)>>>,
 }
 
 impl Rows {
     /// Starts the thread. It ends when all clones are dropped.
     pub(crate) fn start(readers: BTreeMap<ShardId, Box<dyn RowReader>>) -> std::io::Result<Rows> {
         let (sender, receiver) = sync_channel(WANTED_MAX);
-        std::thread::Builder::new().name("codeq-rows".into()).spawn(move || run(readers, &receiver))?;
-        Ok(Rows { sender })
+        let replaced = Arc::new(Mutex::new(Vec::new()));
+        let replacements = replaced.clone();
+        std::thread::Builder::new().name("codeq-rows".into()).spawn(move || run(readers, &receiver, &replacements))?;
+        Ok(Rows { sender, replaced })
+    }
+
+    /// Reads a shard's rows from its new checkpoint from now on.
+    pub(crate) fn replace(&self, shard: ShardId, reader: Box<dyn RowReader>) {
+        self.replaced.lock().expect("nothing panics while it holds this lock").push((shard, reader));
     }
 
     pub(crate) async fn find(
@@ -66,11 +76,16 @@ impl Rows {
     }
 }
 
-fn run(mut readers: BTreeMap<ShardId, Box<dyn RowReader>>, wanted: &Receiver<Wanted>) {
+fn run(
+    mut readers: BTreeMap<ShardId, Box<dyn RowReader>>,
+    wanted: &Receiver<Wanted>,
+    replaced: &Mutex<Vec<(ShardId, Box<dyn RowReader>)>>,
+) {
     while let Ok(Wanted { shard, tables, key, reply }) = wanted.recv() {
         if reply.is_closed() {
             continue;
         }
+        readers.extend(replaced.lock().expect("nothing panics while it holds this lock").drain(..));
         let reader = readers.get_mut(&shard).expect("every shard has a checkpoint");
         let find = || -> Result<Option<(TableId, StoredRow)>, StorageError> {
             for table in tables {

@@ -4,16 +4,26 @@
 //! enters the log of a new one.
 //!
 //! ```text
-//! entry    empty: a new leader's first entry; else the first byte is its kind: 1 operations
+//! entry    empty: a new leader's first entry; else the first byte is its kind: 1 operations, 2 members
+//! members  kind (1), number of changes (varint), for each its kind (1) and the member (8), then a note of the proposer
 //! message  kind (1), to, from, term, then the fields of its kind as varints; see `encode`
 //! ```
 
 use base::codec::{Malformed, Reader, Write};
+use base::{Index, Term};
 use bytes::Bytes;
-use raft::eraftpb::{Entry, Message as RaftMessage, MessageType};
+use raft::eraftpb::{Entry, EntryType, Message as RaftMessage, MessageType};
+
+use crate::configuration::Configuration;
 
 /// First byte of an entry that carries operations.
 pub const OPERATIONS: u8 = 1;
+
+/// First byte of an entry that changes the members; see [`crate::MemberChange`].
+pub const MEMBERS: u8 = 2;
+
+/// A change of members without changes: the group leaves the change it is in.
+pub(crate) const LEAVE: [u8; 2] = [MEMBERS, 0];
 
 /// A message of one group from one member to another.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,8 +41,9 @@ const TRANSFER_LEADER: u8 = 9;
 const TIMEOUT_NOW: u8 = 10;
 const READ_INDEX: u8 = 11;
 const READ_INDEX_RESPONSE: u8 = 12;
+const SNAPSHOT: u8 = 13;
 
-const KINDS: [(u8, MessageType); 12] = [
+const KINDS: [(u8, MessageType); 13] = [
     (APPEND, MessageType::MsgAppend),
     (APPEND_RESPONSE, MessageType::MsgAppendResponse),
     (REQUEST_VOTE, MessageType::MsgRequestVote),
@@ -45,7 +56,39 @@ const KINDS: [(u8, MessageType); 12] = [
     (TIMEOUT_NOW, MessageType::MsgTimeoutNow),
     (READ_INDEX, MessageType::MsgReadIndex),
     (READ_INDEX_RESPONSE, MessageType::MsgReadIndexResp),
+    (SNAPSHOT, MessageType::MsgSnapshot),
 ];
+
+/// What a snapshot is of: it stands for the log up to here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotOf {
+    /// The last entry that it covers.
+    pub index: Index,
+    /// The term of that entry.
+    pub term: Term,
+    /// The members at that entry.
+    pub configuration: Configuration,
+}
+
+impl SnapshotOf {
+    pub(crate) fn from_raft(snapshot: &raft::eraftpb::Snapshot) -> SnapshotOf {
+        let metadata = snapshot.get_metadata();
+        SnapshotOf {
+            index: Index(metadata.index),
+            term: Term(metadata.term),
+            configuration: Configuration::from_raft(metadata.get_conf_state().clone()),
+        }
+    }
+
+    pub(crate) fn to_raft(&self) -> raft::eraftpb::Snapshot {
+        let mut snapshot = raft::eraftpb::Snapshot::default();
+        let metadata = snapshot.mut_metadata();
+        metadata.index = self.index.0;
+        metadata.term = self.term.0;
+        metadata.set_conf_state(self.configuration.to_raft());
+        snapshot
+    }
+}
 
 impl Message {
     /// The member it is for.
@@ -56,6 +99,29 @@ impl Message {
     /// The member it is from.
     pub fn from(&self) -> u64 {
         self.0.from
+    }
+
+    /// If it hands over a snapshot: what of. The snapshot itself travels beside the message, before it.
+    pub fn snapshot(&self) -> Option<SnapshotOf> {
+        (self.0.get_msg_type() == MessageType::MsgSnapshot).then(|| SnapshotOf::from_raft(self.0.get_snapshot()))
+    }
+
+    /// The same message for a snapshot of another state: the one that is really sent.
+    #[must_use]
+    pub fn with_snapshot(mut self, snapshot: &SnapshotOf) -> Message {
+        self.0.set_snapshot(snapshot.to_raft());
+        self
+    }
+
+    /// Whether it keeps a leader in office: such messages go before all others.
+    pub fn is_urgent(&self) -> bool {
+        use MessageType as T;
+        !matches!(self.0.get_msg_type(), T::MsgAppend | T::MsgAppendResponse | T::MsgSnapshot)
+    }
+
+    /// About as many bytes as it takes.
+    pub fn size(&self) -> usize {
+        64 + self.0.entries.iter().map(|entry| entry.data.len() + 32).sum::<usize>()
     }
 
     /// Appends its bytes.
@@ -88,6 +154,11 @@ impl Message {
             bytes.put_varint(entry.index);
             bytes.put_bytes(&entry.data);
         }
+        if let Some(snapshot) = self.snapshot() {
+            bytes.put_varint(snapshot.index.0);
+            bytes.put_varint(snapshot.term.0);
+            bytes.put_bytes(&snapshot.configuration.encode());
+        }
     }
 
     /// Reads what [`Message::encode`] wrote. The entries share the memory of `bytes`.
@@ -118,9 +189,13 @@ impl Message {
         };
         message.context = bytes.slice_ref(r.bytes()?);
         for _ in 0..r.varint()? {
-            let entry =
-                Entry { term: r.varint()?, index: r.varint()?, data: bytes.slice_ref(r.bytes()?), ..Entry::default() };
-            message.entries.push(entry);
+            let (term, index) = (r.varint()?, r.varint()?);
+            message.entries.push(entry(term, index, bytes.slice_ref(r.bytes()?)));
+        }
+        if *kind == MessageType::MsgSnapshot {
+            let (index, term) = (Index(r.varint()?), Term(r.varint()?));
+            let configuration = Configuration::decode(r.bytes()?)?;
+            message.set_snapshot(SnapshotOf { index, term, configuration }.to_raft());
         }
         reader.finish()?;
         Ok(Message(message))
@@ -129,12 +204,21 @@ impl Message {
 
 /// An entry as storage keeps it.
 pub(crate) fn to_log(entry: &Entry) -> base::log::Entry {
-    base::log::Entry { index: base::Index(entry.index), term: base::Term(entry.term), data: entry.data.clone() }
+    base::log::Entry { index: Index(entry.index), term: Term(entry.term), data: entry.data.clone() }
 }
 
 /// An entry as the `raft` crate keeps it.
-pub(crate) fn from_log(entry: &base::log::Entry) -> Entry {
-    Entry { index: entry.index.0, term: entry.term.0, data: entry.data.clone(), ..Entry::default() }
+pub(crate) fn from_log(from: &base::log::Entry) -> Entry {
+    entry(from.term.0, from.index.0, from.data.clone())
+}
+
+/// The `raft` crate learns from the type of an entry that members change, and does not campaign before the change is applied.
+fn entry(term: u64, index: u64, data: Bytes) -> Entry {
+    let mut entry = Entry { term, index, data, ..Entry::default() };
+    if entry.data.first() == Some(&MEMBERS) {
+        entry.set_entry_type(EntryType::EntryConfChangeV2);
+    }
+    entry
 }
 
 #[cfg(test)]
@@ -149,8 +233,11 @@ mod tests {
         (message.request_snapshot, message.reject_hint, message.priority, message.reject) = (8, 9, -10, true);
         message.context = Bytes::from_static(b"context");
         for index in 6..8 {
-            let data = Bytes::from(vec![1; index as usize]);
-            message.entries.push(Entry { term: 3, index, data, ..Entry::default() });
+            message.entries.push(entry(3, index, Bytes::from(vec![index as u8 - 5; index as usize])));
+        }
+        if kind == MessageType::MsgSnapshot {
+            let configuration = Configuration { voters: vec![1, 2], learners: vec![3], ..Configuration::default() };
+            message.set_snapshot(SnapshotOf { index: Index(9), term: Term(2), configuration }.to_raft());
         }
         Message(message)
     }

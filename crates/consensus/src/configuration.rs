@@ -1,7 +1,9 @@
 //! Who votes and who listens.
 
 use base::codec::{Malformed, Reader, Write};
-use raft::eraftpb::ConfState;
+use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState};
+
+use crate::codec::MEMBERS;
 
 /// The members of a group, by incarnation. During a change of members, both the old and the new majority must agree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +50,30 @@ impl Configuration {
         Ok(Configuration { voters, learners, voters_outgoing, learners_next, auto_leave })
     }
 
+    /// Whether both majorities must agree: the group has entered a change and not left it yet.
+    pub fn is_changing(&self) -> bool {
+        !self.voters_outgoing.is_empty()
+    }
+
+    /// Everyone who gets the log, once each, in ascending order.
+    pub fn members(&self) -> Vec<u64> {
+        let mut all =
+            [&self.voters, &self.learners, &self.voters_outgoing, &self.learners_next].map(Vec::as_slice).concat();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    pub(crate) fn from_raft(state: ConfState) -> Configuration {
+        Configuration {
+            voters: state.voters,
+            learners: state.learners,
+            voters_outgoing: state.voters_outgoing,
+            learners_next: state.learners_next,
+            auto_leave: state.auto_leave,
+        }
+    }
+
     pub(crate) fn to_raft(&self) -> ConfState {
         ConfState {
             voters: self.voters.clone(),
@@ -58,6 +84,78 @@ impl Configuration {
             ..ConfState::default()
         }
     }
+}
+
+/// One step of a change of members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberChange {
+    /// It votes from now on.
+    AddVoter(u64),
+    /// It gets the log and does not vote. A voter becomes a learner.
+    AddLearner(u64),
+    /// It is a member no more.
+    Remove(u64),
+}
+
+const ADD_VOTER: u8 = 0;
+const ADD_LEARNER: u8 = 1;
+const REMOVE: u8 = 2;
+
+/// An entry that makes these changes together; none: it leaves the change under way. `note` is the proposer's, carried along.
+pub(crate) fn encode_changes(changes: &[MemberChange], note: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![MEMBERS];
+    bytes.put_varint(changes.len() as u64);
+    for change in changes {
+        let (kind, id) = match *change {
+            MemberChange::AddVoter(id) => (ADD_VOTER, id),
+            MemberChange::AddLearner(id) => (ADD_LEARNER, id),
+            MemberChange::Remove(id) => (REMOVE, id),
+        };
+        bytes.put_u8(kind);
+        bytes.put_u64(id);
+    }
+    bytes.extend_from_slice(note);
+    bytes
+}
+
+/// The changes of an entry, and its proposer's note.
+///
+/// # Errors
+/// The bytes are not such an entry.
+pub fn decode_changes(data: &[u8]) -> Result<(Vec<MemberChange>, &[u8]), Malformed> {
+    let mut reader = Reader::new(data);
+    if reader.u8()? != MEMBERS {
+        return Err(Malformed);
+    }
+    let mut changes = Vec::new();
+    for _ in 0..reader.varint()? {
+        changes.push(match (reader.u8()?, reader.u64()?) {
+            (ADD_VOTER, id) => MemberChange::AddVoter(id),
+            (ADD_LEARNER, id) => MemberChange::AddLearner(id),
+            (REMOVE, id) => MemberChange::Remove(id),
+            _ => return Err(Malformed),
+        });
+    }
+    Ok((changes, reader.rest()))
+}
+
+/// The same in the `raft` crate's words. One change is made at once; several go through both majorities.
+pub(crate) fn to_raft_change(changes: &[MemberChange]) -> ConfChangeV2 {
+    let mut change = ConfChangeV2::default();
+    if changes.len() > 1 {
+        change.set_transition(ConfChangeTransition::Explicit);
+    }
+    for step in changes {
+        let (kind, id) = match *step {
+            MemberChange::AddVoter(id) => (ConfChangeType::AddNode, id),
+            MemberChange::AddLearner(id) => (ConfChangeType::AddLearnerNode, id),
+            MemberChange::Remove(id) => (ConfChangeType::RemoveNode, id),
+        };
+        let mut single = ConfChangeSingle { node_id: id, ..ConfChangeSingle::default() };
+        single.set_change_type(kind);
+        change.mut_changes().push(single);
+    }
+    change
 }
 
 #[cfg(test)]
@@ -76,5 +174,15 @@ mod tests {
         let bytes = configuration.encode();
         assert_eq!(Configuration::decode(&bytes), Ok(configuration));
         assert_eq!(Configuration::decode(&bytes[..bytes.len() - 1]), Err(Malformed));
+    }
+
+    #[test]
+    fn changes_and_their_note_read_back() {
+        let changes = [MemberChange::AddVoter(u64::MAX), MemberChange::AddLearner(2), MemberChange::Remove(3)];
+        let bytes = encode_changes(&changes, b"note");
+        assert_eq!(decode_changes(&bytes), Ok((changes.to_vec(), b"note".as_slice())));
+        assert_eq!(decode_changes(&encode_changes(&[], b"")), Ok((vec![], b"".as_slice())));
+        assert!((0..bytes.len() - 4).all(|length| decode_changes(&bytes[..length]).is_err()));
+        assert!(decode_changes(&[MEMBERS, 1, 9, 0, 0, 0, 0, 0, 0, 0, 0]).is_err(), "an unknown kind");
     }
 }

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 
 use base::log::{Entry, HardState};
 use base::{Index, ShardId, Term};
-use raft::eraftpb::{EntryType, MessageType};
-use raft::{Config, RawNode, ReadOnlyOption, StateRole};
+use raft::eraftpb::MessageType;
+use raft::{Config, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 use slog::{Discard, Logger, o};
 
-use crate::codec::{Message, from_log, to_log};
-use crate::configuration::Configuration;
+use crate::codec::{LEAVE, Message, SnapshotOf, from_log, to_log};
+use crate::configuration::{Configuration, MemberChange, decode_changes, encode_changes, to_raft_change};
 use crate::log::Log;
 use crate::timeouts::{Draw, election_ticks};
 
@@ -73,6 +73,8 @@ pub struct Status {
     pub commit: Index,
     /// The last entry of its log.
     pub last: Index,
+    /// The first entry of its log that it can still send.
+    pub first: Index,
 }
 
 /// Names a [`Work`]; higher ones are later.
@@ -86,6 +88,9 @@ pub struct Work {
     pub ticket: Option<Ticket>,
     /// May leave at once.
     pub messages: Vec<Message>,
+    /// A snapshot that takes the place of state and log. Nothing else of the group is done until it is installed and
+    /// [`Group::on_synced`] and [`Group::on_applied`] have said so.
+    pub snapshot: Option<SnapshotOf>,
     /// To be written to the log, before `entries`.
     pub hard_state: Option<HardState>,
     /// To be written to the log.
@@ -128,6 +133,21 @@ pub enum Refused {
     Busy,
 }
 
+/// What a leader knows of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The member.
+    pub id: u64,
+    /// It does not vote.
+    pub learner: bool,
+    /// Its log agrees with the leader's up to here.
+    pub matched: Index,
+    /// It has been heard of within an election timeout. Of itself the leader says so always.
+    pub active: bool,
+    /// It waits for a snapshot at this index.
+    pub snapshot: Option<Index>,
+}
+
 /// One Raft group of one shard, on one node.
 pub struct Group {
     node: RawNode<Log>,
@@ -161,7 +181,12 @@ impl Group {
             ..Default::default()
         };
         let entries: VecDeque<_> = restored.entries.iter().map(from_log).collect();
-        let log = Log::new((applied, restored.applied_term.0), entries, hard_state, restored.configuration.to_raft());
+        let checkpoint = SnapshotOf {
+            index: restored.applied,
+            term: restored.applied_term,
+            configuration: restored.configuration.clone(),
+        };
+        let log = Log::new((applied, restored.applied_term.0), entries, hard_state, checkpoint);
         let raft_config = Config {
             id: config.id,
             election_tick: config.election_ticks,
@@ -218,12 +243,67 @@ impl Group {
         self.node.propose(Vec::new(), data).map_err(|_| Refused::Busy)
     }
 
-    /// Asks the quorum whether this node still leads; the answer comes as one of [`Work::reads`], with the same context.
+    /// Adds an entry that changes the members, if this node leads in `term`: all changes together, or, without changes, the second step of
+    /// the change under way. `note` travels with the entry. Nothing has changed before [`Group::apply_members`].
+    ///
+    /// The caller must not propose a change before it has applied every earlier one, those of earlier terms included.
     ///
     /// # Errors
-    /// This node does not lead, or has not committed an entry of its term yet: reads must wait for that.
+    /// Nothing was added.
+    pub fn propose_members(&mut self, term: Term, changes: &[MemberChange], note: &[u8]) -> Result<(), Refused> {
+        self.propose(term, encode_changes(changes, note))
+    }
+
+    /// Leaves the change under way; see [`Group::propose_members`].
+    ///
+    /// # Errors
+    /// Nothing was added.
+    pub fn propose_leaving(&mut self, term: Term) -> Result<(), Refused> {
+        self.propose(term, LEAVE.to_vec())
+    }
+
+    /// Applies a committed entry that changes the members. To be called for each such entry, in order. A change that makes no sense any
+    /// more, like removing the last voter, changes nothing; the same on every member.
+    ///
+    /// # Errors
+    /// The entry is of a later build.
+    pub fn apply_members(&mut self, data: &[u8]) -> Result<(), base::codec::Malformed> {
+        let (changes, _) = decode_changes(data)?;
+        // The only errors are those of changes that make no sense, which every member refuses alike.
+        let _ = self.node.apply_conf_change(&to_raft_change(&changes));
+        self.tame_timeout();
+        Ok(())
+    }
+
+    /// Hands leadership over to a voter that has caught up, as soon as it has. Proposals are refused until it is done or given up, which
+    /// happens after an election timeout.
+    pub fn transfer_to(&mut self, voter: u64) {
+        self.node.transfer_leader(voter);
+        self.tame_timeout();
+    }
+
+    /// A message could not be delivered to this member: it is asked where it stands before it gets more.
+    pub fn on_unreachable(&mut self, member: u64) {
+        self.node.report_unreachable(member);
+        self.tame_timeout();
+    }
+
+    /// The snapshot that a member was sent has arrived, or has not.
+    pub fn on_snapshot_sent(&mut self, member: u64, arrived: bool) {
+        let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+        self.node.report_snapshot(member, status);
+        self.tame_timeout();
+    }
+
+    /// Asks the quorum, by way of the leader, how far the log is committed; the answer comes as one of [`Work::reads`], with the same
+    /// context. It may get lost on its way: ask again.
+    ///
+    /// # Errors
+    /// No leader is known, or this node leads and has not committed an entry of its term yet: reads must wait for that.
     pub fn confirm_read(&mut self, context: Vec<u8>) -> Result<(), NotLeader> {
-        if self.node.raft.state != StateRole::Leader || !self.node.raft.commit_to_current_term() {
+        let raft = &self.node.raft;
+        let asks = if raft.state == StateRole::Leader { raft.commit_to_current_term() } else { raft.leader_id != 0 };
+        if !asks {
             return Err(NotLeader);
         }
         self.node.read_index(context);
@@ -256,14 +336,19 @@ impl Group {
         let reads = ready.take_read_states().into_iter().map(|read| (read.request_ctx, Index(read.index))).collect();
         let entries = ready.take_entries();
         let committed = ready.take_committed_entries();
+        let snapshot = Some(ready.snapshot()).filter(|snapshot| !snapshot.is_empty()).map(SnapshotOf::from_raft);
+        if let Some(snapshot) = &snapshot {
+            self.node.mut_store().install(snapshot.clone());
+        }
         self.node.mut_store().append(&entries);
         let work = Work {
             ticket: Some(Ticket(ready.number())),
             messages,
+            snapshot,
             hard_state,
             entries: entries.iter().map(to_log).collect(),
             messages_after_sync,
-            committed: committed.iter().map(committed_entry).collect(),
+            committed: committed.iter().map(to_log).collect(),
             reads,
         };
         self.node.advance_append_async(ready);
@@ -282,10 +367,38 @@ impl Group {
         self.tame_timeout();
     }
 
-    /// Forgets entries up to `index`: they are applied, and a checkpoint holds what they did.
-    pub fn compact(&mut self, index: Index) {
-        assert!(index.0 <= self.node.raft.raft_log.applied, "only applied entries are forgotten");
-        self.node.mut_store().compact(index.0);
+    /// A checkpoint is durable: it can be sent as a snapshot, and what its entries did is held. They are forgotten, except for those that
+    /// a member within `trailing_bytes` of it still lacks.
+    pub fn saved(&mut self, checkpoint: SnapshotOf, trailing_bytes: u64) {
+        let index = checkpoint.index.0;
+        assert!(index <= self.node.raft.raft_log.applied, "only applied entries are forgotten");
+        self.node.mut_store().saved(checkpoint);
+        let lacking = self.progress().iter().map(|member| member.matched.0).min().unwrap_or(index);
+        let start = self.node.store().start_of_last(trailing_bytes, index);
+        self.node.mut_store().compact(lacking.max(start).min(index));
+    }
+
+    /// Whether a member needs a snapshot for which the last checkpoint is too old.
+    pub fn wants_checkpoint(&self) -> bool {
+        self.node.store().wants_checkpoint()
+    }
+
+    /// What this node knows of the members, if it leads.
+    pub fn progress(&self) -> Vec<Progress> {
+        if self.node.raft.state != StateRole::Leader {
+            return Vec::new();
+        }
+        let tracker = self.node.raft.prs();
+        let view = |(id, progress): (&u64, &raft::Progress)| Progress {
+            id: *id,
+            learner: tracker.conf().learners().contains(id),
+            matched: Index(progress.matched),
+            active: *id == self.config.id || progress.recent_active,
+            snapshot: (progress.state == ProgressState::Snapshot).then_some(Index(progress.pending_snapshot)),
+        };
+        let mut members: Vec<Progress> = tracker.iter().map(view).collect();
+        members.sort_unstable_by_key(|member| member.id);
+        members
     }
 
     /// Where the group stands.
@@ -303,22 +416,17 @@ impl Group {
             vote: raft.vote,
             commit: Index(raft.raft_log.committed),
             last: Index(raft.raft_log.last_index()),
+            first: Index(raft.raft_log.first_index()),
         }
     }
 
     /// The members.
     pub fn configuration(&self) -> Configuration {
-        let state = self.node.raft.prs().conf().to_conf_state();
-        Configuration {
-            voters: state.voters,
-            learners: state.learners,
-            voters_outgoing: state.voters_outgoing,
-            learners_next: state.learners_next,
-            auto_leave: state.auto_leave,
-        }
+        Configuration::from_raft(self.node.raft.prs().conf().to_conf_state())
     }
 
-    fn is_transferring(&self) -> bool {
+    /// Whether this node hands its leadership over just now.
+    pub fn is_transferring(&self) -> bool {
         self.node.raft.lead_transferee.is_some()
     }
 
@@ -346,9 +454,4 @@ impl Group {
 fn travelling(messages: Vec<raft::eraftpb::Message>) -> Vec<Message> {
     let travels = |message: &raft::eraftpb::Message| message.get_msg_type() != MessageType::MsgPropose;
     messages.into_iter().filter(travels).map(Message).collect()
-}
-
-fn committed_entry(entry: &raft::eraftpb::Entry) -> Entry {
-    assert_eq!(entry.get_entry_type(), EntryType::EntryNormal, "members change by entries of our own kind");
-    to_log(entry)
 }

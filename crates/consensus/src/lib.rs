@@ -14,6 +14,6 @@ mod group;
 mod log;
 mod timeouts;
 
-pub use codec::Message;
-pub use configuration::Configuration;
-pub use group::{Group, GroupConfig, LostLog, NotLeader, Refused, Restored, Role, Status, Ticket, Work};
+pub use codec::{Message, SnapshotOf};
+pub use configuration::{Configuration, MemberChange, decode_changes};
+pub use group::{Group, GroupConfig, LostLog, NotLeader, Progress, Refused, Restored, Role, Status, Ticket, Work};

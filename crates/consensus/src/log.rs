@@ -1,17 +1,24 @@
 //! The part of a group's log that is in memory, as the `raft` crate asks for it.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 
-/// Entries behind a checkpoint, in ascending order without gaps. What stands here is written, though perhaps not synced yet.
+use crate::codec::{SnapshotOf, from_log, to_log};
+
+/// Entries behind some index, in ascending order without gaps. What stands here is written, though perhaps not synced yet.
 pub(crate) struct Log {
-    /// Index and term of the last entry that the checkpoint covers.
+    /// Index and term of the last entry that is forgotten; the checkpoint covers it.
     base: (u64, u64),
     entries: VecDeque<Entry>,
     hard_state: HardState,
     configuration: ConfState,
+    /// What a snapshot would be of.
+    checkpoint: SnapshotOf,
+    /// Somebody needs a snapshot that the checkpoint cannot be.
+    wants_checkpoint: Cell<bool>,
 }
 
 impl Log {
@@ -19,11 +26,43 @@ impl Log {
         base: (u64, u64),
         entries: VecDeque<Entry>,
         hard_state: HardState,
-        configuration: ConfState,
+        checkpoint: SnapshotOf,
     ) -> Log {
         let contiguous = entries.iter().zip(base.0 + 1..).all(|(entry, index)| entry.index == index);
         assert!(contiguous, "the log follows its checkpoint without a gap");
-        Log { base, entries, hard_state, configuration }
+        let configuration = checkpoint.configuration.to_raft();
+        Log { base, entries, hard_state, configuration, checkpoint, wants_checkpoint: Cell::new(false) }
+    }
+
+    /// A newer checkpoint is durable.
+    pub(crate) fn saved(&mut self, checkpoint: SnapshotOf) {
+        self.checkpoint = checkpoint;
+        self.wants_checkpoint.set(false);
+    }
+
+    /// A snapshot takes the place of everything.
+    pub(crate) fn install(&mut self, snapshot: SnapshotOf) {
+        self.entries.clear();
+        self.base = (snapshot.index.0, snapshot.term.0);
+        self.saved(snapshot);
+    }
+
+    /// Whether somebody needs a snapshot of a later state than the checkpoint's, or with other members.
+    pub(crate) fn wants_checkpoint(&self) -> bool {
+        self.wants_checkpoint.get()
+    }
+
+    /// Index up to which entries can be forgotten so that no more than `bytes` remain before `index`.
+    pub(crate) fn start_of_last(&self, bytes: u64, index: u64) -> u64 {
+        let before = (index.min(self.last()) - self.base.0.min(index)) as usize;
+        let mut kept = 0;
+        for entry in self.entries.range(..before).rev() {
+            kept += entry.data.len() as u64 + ENTRY_BYTES;
+            if kept > bytes {
+                return entry.index;
+            }
+        }
+        self.base.0
     }
 
     pub(crate) fn last(&self) -> u64 {
@@ -35,7 +74,8 @@ impl Log {
         let Some(first) = entries.first() else { return };
         assert!(first.index > self.base.0 && first.index <= self.last() + 1, "entries continue the log");
         self.entries.truncate((first.index - self.base.0 - 1) as usize);
-        self.entries.extend(entries.iter().cloned());
+        // By way of our own encoding, in which the kind of an entry decides its type.
+        self.entries.extend(entries.iter().map(|entry| from_log(&to_log(entry))));
     }
 
     /// Forgets entries up to `index`, which is applied and held by a checkpoint.
@@ -48,6 +88,9 @@ impl Log {
         }
     }
 }
+
+/// What an entry weighs besides its data.
+const ENTRY_BYTES: u64 = 32;
 
 impl Storage for Log {
     fn initial_state(&self) -> raft::Result<RaftState> {
@@ -70,7 +113,7 @@ impl Storage for Log {
         let range = (low - self.base.0 - 1) as usize..(high - self.base.0 - 1) as usize;
         let fits = |entry: &&Entry| {
             let first = size == 0;
-            size += entry.data.len() as u64 + 32;
+            size += entry.data.len() as u64 + ENTRY_BYTES;
             first || size <= max_size
         };
         Ok(self.entries.range(range).take_while(fits).cloned().collect())
@@ -95,7 +138,13 @@ impl Storage for Log {
         Ok(self.last())
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        // Whoever installs a snapshot must be a member by it.
+        let fits = self.checkpoint.index.0 >= request_index && self.checkpoint.configuration.members().contains(&to);
+        if !fits {
+            self.wants_checkpoint.set(true);
+            return Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable));
+        }
+        Ok(self.checkpoint.to_raft())
     }
 }

@@ -5,11 +5,19 @@ use std::collections::VecDeque;
 use base::log::{Entry, HardState};
 use base::{Index, ShardId, Term};
 use bytes::Bytes;
-use consensus::{Configuration, Group, GroupConfig, LostLog, Message, Refused, Restored, Role, codec};
+use consensus::{
+    Configuration, Group, GroupConfig, LostLog, MemberChange, Message, NotLeader, Refused, Restored, Role, SnapshotOf,
+    codec,
+};
 
 struct Member {
     group: Group,
+    /// Its state: everything that it has applied.
     applied: Vec<Entry>,
+    /// Its last checkpoint.
+    saved: (SnapshotOf, Vec<Entry>),
+    /// Reads that were confirmed.
+    reads: Vec<(Vec<u8>, Index)>,
 }
 
 struct Cluster {
@@ -35,11 +43,49 @@ fn operations(text: &str) -> Vec<u8> {
 
 impl Cluster {
     fn new(seed: u64) -> Cluster {
-        let member = |id| Member {
-            group: Group::new(config(id, seed), &restored(&[1, 2, 3])).expect("nothing is lost"),
+        Cluster::of(seed, &[restored(&[1, 2, 3]), restored(&[1, 2, 3]), restored(&[1, 2, 3])])
+    }
+
+    fn of(seed: u64, restored: &[Restored]) -> Cluster {
+        let member = |(id, from): (u64, &Restored)| Member {
+            group: Group::new(config(id, seed), from).expect("nothing is lost"),
             applied: Vec::new(),
+            saved: Default::default(),
+            reads: Vec::new(),
         };
-        Cluster { members: (1..4).map(member).collect(), wire: VecDeque::new(), trace: Vec::new(), cut_off: None }
+        let members = (1..).zip(restored).map(member).collect();
+        Cluster { members, wire: VecDeque::new(), trace: Vec::new(), cut_off: None }
+    }
+
+    /// One member that leads, and others that nobody knows yet.
+    fn of_one(seed: u64, others: usize) -> Cluster {
+        let mut all = vec![restored(&[1])];
+        all.resize(others + 1, Restored::default());
+        let mut cluster = Cluster::of(seed, &all);
+        cluster.members[0].group.campaign();
+        cluster.settle();
+        cluster
+    }
+
+    fn propose(&mut self, member: usize, text: &str) {
+        let term = self.members[member].group.status().term;
+        self.members[member].group.propose(term, operations(text)).expect("it leads");
+        self.settle();
+    }
+
+    fn change(&mut self, member: usize, changes: &[MemberChange]) {
+        let term = self.members[member].group.status().term;
+        self.members[member].group.propose_members(term, changes, b"note").expect("it leads");
+        self.settle();
+    }
+
+    /// Saves a checkpoint of a member, after which its log keeps so many bytes for those who lack them.
+    fn save(&mut self, member: usize, trailing_bytes: u64) {
+        let member = &mut self.members[member];
+        let last = member.applied.last().expect("something is applied");
+        let of = SnapshotOf { index: last.index, term: last.term, configuration: member.group.configuration() };
+        member.saved = (of.clone(), member.applied.clone());
+        member.group.saved(of, trailing_bytes);
     }
 
     /// Does all work and delivers all messages until nothing is left.
@@ -60,10 +106,22 @@ impl Cluster {
                         member.group.on_synced(ticket);
                     }
                     send(work.messages_after_sync);
+                    if let Some(snapshot) = &work.snapshot {
+                        // It has travelled beside its message, see below.
+                        assert_eq!(*snapshot, member.saved.0);
+                        member.applied = member.saved.1.clone();
+                        member.group.on_applied(snapshot.index);
+                    }
+                    for entry in &work.committed {
+                        if entry.data.first() == Some(&codec::MEMBERS) {
+                            member.group.apply_members(&entry.data).expect("it was encoded here");
+                        }
+                    }
                     if let Some(last) = work.committed.last() {
                         member.group.on_applied(last.index);
                     }
                     member.applied.extend(work.committed);
+                    member.reads.extend(work.reads);
                 }
             }
             let Some(bytes) = self.wire.pop_front() else { return };
@@ -72,8 +130,13 @@ impl Cluster {
             if self.cut_off.is_some_and(|id| id == message.to() || id == message.from()) {
                 continue;
             }
-            let to = message.to();
-            self.members[to as usize - 1].group.step(message);
+            let to = message.to() as usize - 1;
+            if message.snapshot().is_some() {
+                let from = message.from() as usize - 1;
+                self.members[to].saved = self.members[from].saved.clone();
+                self.members[from].group.on_snapshot_sent(message.to(), true);
+            }
+            self.members[to].group.step(message);
         }
     }
 
@@ -177,7 +240,8 @@ fn a_group_of_one_leads_at_once_and_commits_what_is_synced() {
     let work = group.work();
     assert_eq!(work.committed.iter().map(|entry| entry.index).collect::<Vec<_>>(), [Index(3), Index(4)]);
     group.on_applied(Index(4));
-    group.compact(Index(3));
+    let configuration = group.configuration();
+    group.saved(SnapshotOf { index: Index(3), term: Term(2), configuration }, 0);
     assert_eq!(group.status().last, Index(4));
 }
 
@@ -201,4 +265,118 @@ fn a_restarted_member_goes_on_with_its_term_and_log() {
     let short = Restored { entries: vec![], ..whole };
     let lost = LostLog::Short { last: Index(10), committed: Index(11) };
     assert_eq!(Group::new(config(1, 1), &short).err(), Some(lost));
+}
+
+/// A member alone becomes three, one learner at a time, while it goes on; then it leaves, and the others go on without it.
+#[test]
+fn members_come_and_go() {
+    for seed in 0..20 {
+        let mut cluster = Cluster::of_one(seed, 2);
+        cluster.propose(0, "before");
+        for (member, id) in [(1, 2), (2, 3)] {
+            cluster.change(0, &[MemberChange::AddLearner(id)]);
+            assert!(cluster.members[0].group.configuration().learners.contains(&id));
+            // The first checkpoint does not know the newcomer, so it cannot be its snapshot.
+            cluster.tick(5);
+            assert!(cluster.members[0].group.wants_checkpoint(), "seed {seed}");
+            cluster.save(0, 0);
+            assert!(!cluster.members[0].group.wants_checkpoint());
+            cluster.tick(5);
+            assert_eq!(cluster.members[member].applied, cluster.members[0].applied, "seed {seed}");
+            cluster.change(0, &[MemberChange::AddVoter(id)]);
+        }
+        let all = Configuration { voters: vec![1, 2, 3], ..Configuration::default() };
+        cluster.tick(5);
+        for member in &cluster.members {
+            assert_eq!(sorted(member.group.configuration()), all, "seed {seed}");
+        }
+        cluster.propose(0, "three");
+        let progress = cluster.members[0].group.progress();
+        assert!(progress.iter().all(|member| member.active && !member.learner && member.snapshot.is_none()));
+
+        let term = cluster.members[0].group.status().term;
+        cluster.members[0].group.transfer_to(2);
+        assert_eq!(cluster.members[0].group.propose(term, operations("late")), Err(Refused::NotLeader));
+        cluster.settle();
+        assert_eq!(cluster.leader(), Some(1), "seed {seed}: the voter that was named leads");
+        cluster.change(1, &[MemberChange::Remove(1)]);
+        cluster.propose(1, "two");
+        let expected = Configuration { voters: vec![2, 3], ..Configuration::default() };
+        assert_eq!(sorted(cluster.members[2].group.configuration()), expected, "seed {seed}");
+        assert_eq!(cluster.members[2].applied, cluster.members[1].applied, "seed {seed}");
+    }
+}
+
+/// A dead voter is replaced by a learner in one change, which both majorities decide and which is left by a second entry.
+#[test]
+fn a_voter_is_replaced_in_one_change() {
+    let mut all = vec![restored(&[1, 2, 3]); 3];
+    all.push(Restored::default());
+    let mut cluster = Cluster::of(3, &all);
+    cluster.cut_off = Some(3);
+    cluster.tick(60);
+    let leader = cluster.leader().expect("two of three are enough");
+    cluster.change(leader, &[MemberChange::AddLearner(4)]);
+    cluster.save(leader, 0);
+    cluster.tick(5);
+    cluster.change(leader, &[MemberChange::AddVoter(4), MemberChange::Remove(3)]);
+    let group = &mut cluster.members[leader].group;
+    assert!(group.configuration().is_changing());
+    let term = group.status().term;
+    group.propose_leaving(term).expect("it leads");
+    cluster.settle();
+    let expected = Configuration { voters: vec![1, 2, 4], ..Configuration::default() };
+    for member in [0, 1, 3] {
+        assert_eq!(sorted(cluster.members[member].group.configuration()), expected);
+    }
+    cluster.propose(leader, "after");
+    assert_eq!(cluster.members[3].applied, cluster.members[leader].applied);
+}
+
+/// Who was away gets the entries that it lacks if they are still there, and a snapshot otherwise.
+#[test]
+fn who_was_away_catches_up_by_log_or_by_snapshot() {
+    for (trailing_bytes, by_snapshot) in [(u64::MAX, false), (0, true)] {
+        let mut cluster = Cluster::new(5);
+        cluster.tick(40);
+        let leader = cluster.leader().expect("a leader within two election timeouts");
+        let away = (leader + 1) % 3;
+        cluster.cut_off = Some(away as u64 + 1);
+        for number in 0..50 {
+            cluster.propose(leader, &format!("{number}"));
+        }
+        cluster.save(leader, trailing_bytes);
+        cluster.propose(leader, "behind the checkpoint");
+        let saved = cluster.members[away].saved.0.clone();
+        cluster.cut_off = None;
+        cluster.tick(40);
+        assert_eq!(cluster.members[away].applied, cluster.members[leader].applied);
+        assert_eq!(cluster.members[away].saved.0 != saved, by_snapshot);
+    }
+}
+
+/// A follower learns from the leader what a read must wait for, and a cut-off leader confirms nothing.
+#[test]
+fn reads_are_confirmed_by_a_quorum_wherever_they_are_asked() {
+    let mut cluster = Cluster::new(9);
+    assert_eq!(cluster.members[0].group.confirm_read(b"early".to_vec()), Err(NotLeader));
+    cluster.tick(40);
+    let leader = cluster.leader().expect("a leader within two election timeouts");
+    cluster.propose(leader, "written");
+    let written = cluster.members[leader].group.status().commit;
+    let follower = (leader + 1) % 3;
+    cluster.members[follower].group.confirm_read(b"here".to_vec()).expect("it knows a leader");
+    cluster.settle();
+    assert_eq!(cluster.members[follower].reads, [(b"here".to_vec(), written)]);
+
+    cluster.cut_off = Some(leader as u64 + 1);
+    cluster.members[leader].group.confirm_read(b"alone".to_vec()).expect("it still believes to lead");
+    cluster.tick(60);
+    assert!(cluster.members[leader].reads.is_empty());
+    assert_ne!(cluster.members[leader].group.status().role, Role::Leader, "without a quorum it steps down");
+}
+
+fn sorted(mut configuration: Configuration) -> Configuration {
+    configuration.voters.sort_unstable();
+    configuration
 }

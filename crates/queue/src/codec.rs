@@ -217,9 +217,7 @@ fn put_lease(lease: &LeaseRef<'_>, bytes: &mut Vec<u8>) {
         }
         Credential::Token(token) => {
             bytes.put_u8(1);
-            bytes.put_varint(u64::from(token.attempt));
-            bytes.put_varint(token.index.0);
-            bytes.extend_from_slice(&token.suffix);
+            put_token(&token, bytes);
         }
         Credential::Unknown => bytes.put_u8(2),
     }
@@ -231,11 +229,21 @@ fn lease<'a>(r: &mut Reader<'a>) -> Result<LeaseRef<'a>, Malformed> {
         task: TaskKey(r.varint()?),
         credential: match r.u8()? {
             0 => Credential::Worker(r.text()?),
-            1 => Credential::Token(LeaseToken { attempt: r.narrow()?, index: Index(r.varint()?), suffix: r.array()? }),
+            1 => Credential::Token(token(r)?),
             2 => Credential::Unknown,
             _ => return Err(Malformed),
         },
     })
+}
+
+pub(crate) fn put_token(token: &LeaseToken, bytes: &mut Vec<u8>) {
+    bytes.put_varint(u64::from(token.attempt));
+    bytes.put_varint(token.index.0);
+    bytes.extend_from_slice(&token.suffix);
+}
+
+pub(crate) fn token(r: &mut Reader<'_>) -> Result<LeaseToken, Malformed> {
+    Ok(LeaseToken { attempt: r.narrow()?, index: Index(r.varint()?), suffix: r.array()? })
 }
 
 fn put_millis(millis: Option<Millis>, bytes: &mut Vec<u8>) {
@@ -246,7 +254,7 @@ fn millis(r: &mut Reader<'_>) -> Result<Option<Millis>, Malformed> {
     Ok(r.option()?.map(Millis))
 }
 
-fn flag(r: &mut Reader<'_>) -> Result<bool, Malformed> {
+pub(crate) fn flag(r: &mut Reader<'_>) -> Result<bool, Malformed> {
     match r.u8()? {
         0 => Ok(false),
         1 => Ok(true),

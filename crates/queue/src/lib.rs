@@ -19,6 +19,7 @@ mod lease;
 mod machine;
 pub mod op;
 pub mod outcome;
+mod outcome_codec;
 mod payload;
 pub mod policy;
 mod query;

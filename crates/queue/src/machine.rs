@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use base::codec::Malformed;
 use base::machine::{Admission, Effects, EntryInfo, NextDue, ShardInfo, StateMachine, UnknownOperation, WaitKey};
 use base::map::IdMap;
 use base::rows::{Changes, RowSource, Schema, Unreadable};
@@ -15,6 +16,7 @@ use crate::id::{TaskId, TaskKey};
 use crate::idempotency::Keys;
 use crate::op::{Claim, Op};
 use crate::outcome::{Answer, Outcome, Query, Rejection, State};
+use crate::outcome_codec;
 use crate::payload::PayloadCache;
 use crate::policy::Policy;
 use crate::ready::{Queue, Supplier, Tenant, work_in, work_of};
@@ -195,6 +197,14 @@ impl StateMachine for QueueMachine {
     fn apply(&mut self, operation: &[u8], effects: &mut Effects<Self>) -> Result<Outcome, UnknownOperation> {
         let op = codec::decode(operation)?;
         Ok(self.apply_op(&op, effects).unwrap_or_else(Outcome::Rejected))
+    }
+
+    fn encode_outcome(outcome: &Outcome, bytes: &mut Vec<u8>) {
+        outcome_codec::encode(outcome, bytes);
+    }
+
+    fn decode_outcome(bytes: &[u8]) -> Result<Outcome, Malformed> {
+        outcome_codec::decode(bytes)
     }
 
     fn opening(&self, operation: &mut Vec<u8>) -> bool {

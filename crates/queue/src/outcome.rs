@@ -9,7 +9,7 @@ use crate::payload::Payload;
 use crate::ready::PRIORITIES;
 
 /// What an applied operation did. Every variant but `Rejected` is an effect, or the statement that there was nothing to do.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub enum Outcome {
     /// A new task.
     Created(Created),
@@ -60,7 +60,7 @@ pub enum Outcome {
 }
 
 /// A new task.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Created {
     /// Its id.
     pub id: TaskId,
@@ -73,7 +73,7 @@ pub struct Created {
 }
 
 /// One leased task.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Grant {
     /// The task in its new state.
     pub task: TaskView,

@@ -1,15 +1,21 @@
-//! The bytes that the state machine leaves behind in logs and checkpoints, compared with a file of them. What was written once must stay
-//! readable, so a difference here is a new version of a format, never a new golden file. `UPDATE_GOLDENFILES=1` writes the files.
+//! The bytes that the state machine leaves behind in logs and checkpoints, and those that nodes of different builds exchange, compared with
+//! a file of them. What was written once must stay readable, so a difference here is a new version of a format, never a new golden file.
+//! `UPDATE_GOLDENFILES=1` writes the files.
 
 mod support;
 
 use std::fmt::Write;
 
+use base::codec::Malformed;
 use base::machine::StateMachine;
 use base::rows::RowSource;
-use base::{Index, Millis, ScheduleTime};
+use base::{Index, Millis, ScheduleTime, ShardId};
 use queue::op::{Claim, ClaimOrder, Create, Credential, IdempotencyKey, LeaseRef, Redrive, Schedule};
-use queue::{Backoff, BackoffPolicy, LeaseToken, Op, Outcome, Policy, QueueMachine, TaskKey, codec};
+use queue::outcome::{Created, Grant};
+use queue::{
+    Backoff, BackoffPolicy, LeaseToken, Op, Outcome, Payload, Policy, QueueMachine, Rejection, State, TaskId, TaskKey,
+    TaskView, codec,
+};
 use support::Shard;
 
 fn compare(golden: &str, found: &str) {
@@ -19,6 +25,10 @@ fn compare(golden: &str, found: &str) {
         std::fs::write(&path, found).expect("it can be written");
     }
     assert_eq!(found, std::fs::read_to_string(&path).expect("the file exists"));
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn mail() -> Create<'static> {
@@ -93,10 +103,130 @@ fn operations() {
         let mut bytes = Vec::new();
         codec::encode(operation, &mut bytes);
         assert_eq!(codec::decode(&bytes).as_ref(), Ok(operation), "it reads back");
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        writeln!(found, "{hex}").expect("a string takes all");
+        writeln!(found, "{}", hex(&bytes)).expect("a string takes all");
     }
     compare("operations.hex", &found);
+}
+
+/// Every kind of outcome and of rejection, and tasks with all of their optional fields and with none.
+fn outcomes() -> Vec<Outcome> {
+    let id = TaskId { incarnation: 0xba98_7654_3210, shard: ShardId(5), key: TaskKey::new(Index(77), 2) };
+    let at = |offset: u64| ScheduleTime(1_767_225_600_000 + offset);
+    let bare = TaskView {
+        id,
+        tenant: "acme".into(),
+        command: "mail".into(),
+        payload: Payload::Resident(br#"{"to":"you"}"#.as_slice().into()),
+        priority: 5,
+        state: State::Ready,
+        worker: None,
+        lease_until: None,
+        attempts: 0,
+        max_attempts: 5,
+        error: "".into(),
+        run_at: None,
+        created_at: at(0),
+        updated_at: at(1),
+        finished_at: None,
+        ended_at: None,
+        result: None,
+        webhook: "".into(),
+        idempotency_key: "".into(),
+        cancel_requested: false,
+    };
+    let full = TaskView {
+        payload: Payload::Stored(70_000),
+        priority: 9,
+        state: State::Cancelled,
+        worker: Some("w1".into()),
+        lease_until: Some(at(30_000)),
+        attempts: 300,
+        max_attempts: u32::MAX,
+        error: "typo".into(),
+        run_at: Some(at(5)),
+        finished_at: Some(at(9)),
+        ended_at: Some(Index(99)),
+        result: Some(b"\xff".as_slice().into()),
+        webhook: "https://example.org/done".into(),
+        idempotency_key: "once".into(),
+        cancel_requested: true,
+        ..bare.clone()
+    };
+    let token = LeaseToken { attempt: 3, index: Index(77), suffix: [3; 16] };
+    let grant = |view: &TaskView| Grant { task: view.clone(), token, length: Millis(30_000) };
+    let states = State::NAMES.map(|(state, _)| Outcome::Redriven(Box::new(TaskView { state, ..bare.clone() })));
+    let rejections = [
+        Rejection::NotLive,
+        Rejection::NotLeased,
+        Rejection::NotOwner,
+        Rejection::LeaseLost { held: false },
+        Rejection::LeaseLost { held: true },
+        Rejection::KeyConflict { first: id },
+        Rejection::NotEnded,
+        Rejection::RecordChanged,
+        Rejection::TooManyTasks,
+        Rejection::TooManyQueues,
+    ];
+    let others = [
+        Outcome::Created(Created { id, at: at(0), run_at: None, max_attempts: 5 }),
+        Outcome::Created(Created { id, at: at(0), run_at: Some(at(1)), max_attempts: 5 }),
+        Outcome::Replayed(id),
+        Outcome::Claimed(vec![]),
+        Outcome::Claimed(vec![
+            grant(&TaskView { worker: Some("w1".into()), ..bare.clone() }),
+            grant(&full),
+            grant(&TaskView { tenant: "other".into(), command: "print".into(), ..full.clone() }),
+        ]),
+        Outcome::Extended { remaining: Millis(60_000), until: at(60_000), cancel_requested: true },
+        Outcome::Released,
+        Outcome::Retried { delay: Millis(1_500), attempts: 2 },
+        Outcome::DeadLettered { attempts: 5 },
+        Outcome::Finished { at: at(7), attempt: 1 },
+        Outcome::Cancelled(Box::new(full.clone())),
+        Outcome::CancelRequested(Box::new(full)),
+        Outcome::Redriven(Box::new(bare)),
+        Outcome::Configured,
+    ];
+    others.into_iter().chain(states).chain(rejections.map(Outcome::Rejected)).collect()
+}
+
+fn encoded(outcome: &Outcome) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    QueueMachine::encode_outcome(outcome, &mut bytes);
+    bytes
+}
+
+#[test]
+fn outcomes_between_nodes() {
+    let mut found = String::new();
+    for outcome in outcomes() {
+        let bytes = encoded(&outcome);
+        assert_eq!(QueueMachine::decode_outcome(&bytes).as_ref(), Ok(&outcome), "it reads back");
+        writeln!(found, "{}", hex(&bytes)).expect("a string takes all");
+    }
+    compare("outcomes.hex", &found);
+}
+
+/// Bytes of a peer are not to be trusted: every beginning of an outcome is malformed, so is anything after it, and with any one bit changed
+/// it is malformed or another outcome that reads back.
+#[test]
+fn outcomes_that_are_none_are_noticed() {
+    for outcome in outcomes() {
+        let bytes = encoded(&outcome);
+        for length in 0..bytes.len() {
+            assert_eq!(QueueMachine::decode_outcome(&bytes[..length]), Err(Malformed), "{length} bytes of {outcome:?}");
+        }
+        assert_eq!(QueueMachine::decode_outcome(&[&bytes[..], &[0]].concat()), Err(Malformed));
+        for place in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut changed = bytes.clone();
+                changed[place] ^= 1 << bit;
+                if let Ok(other) = QueueMachine::decode_outcome(&changed) {
+                    assert_eq!(QueueMachine::decode_outcome(&encoded(&other)), Ok(other));
+                }
+            }
+        }
+    }
 }
 
 /// The tables of a shard and a row of each: a task in every stage and with every ending, an idempotency key, counters.

@@ -57,6 +57,30 @@ impl Operations {
         self.bytes.len()
     }
 
+    /// Appends their bytes, for another node.
+    pub fn encode(&self, bytes: &mut Vec<u8>) {
+        bytes.put_varint(self.count as u64);
+        bytes.put_bytes(&self.bytes);
+    }
+
+    /// Reads what [`Operations::encode`] wrote.
+    ///
+    /// # Errors
+    /// The bytes are something else.
+    pub fn decode(reader: &mut Reader<'_>) -> Result<Operations, Malformed> {
+        let count = reader.narrow()?;
+        let bytes = reader.bytes()?.to_vec();
+        let mut found = 0;
+        for operation in operations(&bytes) {
+            operation?;
+            found += 1;
+        }
+        if found != count {
+            return Err(Malformed);
+        }
+        Ok(Operations { bytes, count })
+    }
+
     /// The operations in order.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         operations(&self.bytes).map(|operation| operation.expect("they were encoded by this type"))

@@ -3,9 +3,10 @@
 use base::log::{Entry, HardState};
 use base::machine::StateMachine;
 use base::{Index, Millis, Mono, Position, ScheduleTime, ShardId, Term};
-use consensus::{Message, Role, Ticket};
+use consensus::{MemberChange, Message, Role, SnapshotOf, Ticket};
 
 use crate::batch::Operations;
+use crate::members::{Member, Members};
 
 /// The present moment, read by the driver.
 #[derive(Clone, Copy, Debug, Default)]
@@ -85,6 +86,38 @@ pub enum Event<S: StateMachine, C> {
         /// The message.
         message: Message,
     },
+    /// Change the members of a group; answered like operations, of which there are none, when the change is applied here.
+    Change {
+        /// The group.
+        shard: ShardId,
+        /// Made together; none: only the records change.
+        changes: Vec<MemberChange>,
+        /// What is known of members from now on.
+        records: Vec<Member>,
+        /// Who waits for the reply.
+        client: C,
+    },
+    /// Hand the leadership of a group over, if this node has it.
+    Transfer {
+        /// The group.
+        shard: ShardId,
+        /// The voter that is to lead.
+        to: u64,
+    },
+    /// Messages to a member could not be delivered.
+    Unreachable {
+        /// The member.
+        member: u64,
+    },
+    /// A snapshot has reached the member that needs it, or has not.
+    SnapshotSent {
+        /// The group.
+        shard: ShardId,
+        /// The member.
+        to: u64,
+        /// Whether the member has it.
+        arrived: bool,
+    },
     /// One unit of consensus time has passed.
     Tick,
     /// No request may wait any longer: the node stops.
@@ -133,6 +166,26 @@ pub enum Write {
     Entry(ShardId, Entry),
     /// A hard state.
     HardState(ShardId, HardState),
+    /// A snapshot up to this entry has taken the place of the shard's log.
+    Restart(ShardId, Index, Term),
+}
+
+/// A snapshot that consensus has accepted: it takes the place of a shard's state and log. The driver makes it the shard's checkpoint and
+/// calls [`crate::Replica::installed`] then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Install {
+    /// The shard.
+    pub shard: ShardId,
+    /// The last entry that it covers.
+    pub index: Index,
+    /// The term of that entry.
+    pub term: Term,
+}
+
+impl Install {
+    pub(crate) fn new(shard: ShardId, snapshot: &SnapshotOf) -> Install {
+        Install { shard, index: snapshot.index, term: snapshot.term }
+    }
 }
 
 /// What becomes possible once all writes so far are durable. Only [`crate::Replica::on_synced`] opens it, so nothing leaves too early.
@@ -143,7 +196,7 @@ pub struct AfterSync {
 }
 
 /// Something an operator wants to know happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transition {
     /// This node's part in a group has changed.
     Role {
@@ -156,14 +209,21 @@ pub enum Transition {
         /// In this term.
         term: Term,
     },
-    /// A group has a leader, as far as this node knows.
+    /// A group has another leader, as far as this node knows, or none.
     Leader {
         /// The group.
         shard: ShardId,
-        /// Its id.
+        /// Its id; 0: none.
         leader: u64,
         /// In this term.
         term: Term,
+    },
+    /// The members of a group have changed, or what is known of them.
+    Members {
+        /// The group.
+        shard: ShardId,
+        /// From now on.
+        members: Members,
     },
     /// This node leads and has committed an entry of its term: it takes writes.
     Ready {
@@ -186,6 +246,8 @@ pub struct Effects<S: StateMachine, C> {
     pub must_sync: bool,
     /// For [`crate::Replica::on_synced`], once the writes are durable.
     pub after_sync: AfterSync,
+    /// Snapshots to install; the shards do nothing until then.
+    pub installs: Vec<Install>,
     /// To be handed to their clients.
     pub replies: Vec<(C, Reply<S>)>,
     /// For observers.
@@ -201,6 +263,7 @@ impl<S: StateMachine, C> Default for Effects<S, C> {
             writes: Vec::new(),
             must_sync: false,
             after_sync: AfterSync::default(),
+            installs: Vec::new(),
             replies: Vec::new(),
             signals: Vec::new(),
             transitions: Vec::new(),
@@ -223,6 +286,14 @@ pub struct ShardStatus {
     pub checkpoint: Index,
     /// This node leads and takes writes.
     pub ready: bool,
+    /// When this node, if it leads, last asked a quorum that has answered: until an election timeout later nobody else leads.
+    pub confirmed: Option<Mono>,
+    /// Nobody else could lead.
+    pub alone: bool,
+    /// A snapshot is being installed.
+    pub installing: bool,
+    /// A member needs a snapshot for which the last checkpoint is too old.
+    pub wants_checkpoint: bool,
     /// Requests that wait for something to come up.
     pub waiting: usize,
     /// Entries that were skipped because their header names another term; never more than 0 unless there is a fault.

@@ -5,11 +5,13 @@
 //! [`Effects`] asks for. A replica never waits: what takes time comes back as an event.
 //!
 //! Reading order: [`event`] says what goes in and comes out, `shard` joins the parts, and the parts are one file each: `batch` forms
-//! entries, `stamp` keeps the clocks, `deadlines` says when to wake up, `waiters` holds requests open, `reads` confirms questions.
+//! entries, `stamp` keeps the clocks, `deadlines` says when to wake up, `waiters` holds requests open, `reads` confirms questions, `members`
+//! says who is in the group.
 
 mod batch;
 mod deadlines;
 pub mod event;
+pub mod members;
 mod reads;
 mod replica;
 mod shard;
@@ -17,8 +19,11 @@ mod stamp;
 mod waiters;
 
 pub use batch::Operations;
+pub use consensus::{Configuration, MemberChange, Message, Progress, Role, SnapshotOf};
 pub use event::{
-    AfterSync, Client, Effects, Event, Freshness, Now, Reply, ShardStatus, Transition, Unavailable, Wait, Write,
+    AfterSync, Client, Effects, Event, Freshness, Install, Now, Reply, ShardStatus, Transition, Unavailable, Wait,
+    Write,
 };
+pub use members::{Member, Members};
 pub use replica::{Replica, ReplicaConfig, RestoreShard};
 pub use shard::Fault;

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use base::log::HardState;
 use base::machine::StateMachine;
 use base::rows::Changes;
-use base::{Index, Mono, ShardId, Term};
-use consensus::{Configuration, Group, GroupConfig, LostLog, Message, Restored};
+use base::{Index, Millis, Mono, ShardId, Term};
+use consensus::{Configuration, Group, GroupConfig, LostLog, Message, Progress, Restored};
 
 use crate::event::{AfterSync, Client, Effects, Event, Now, ShardStatus};
-use crate::shard::{Fault, Question, Shard};
+use crate::members::Members;
+use crate::shard::{Fault, Question, Shard, Start};
 
 /// What a replica is made with.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +27,12 @@ pub struct ReplicaConfig {
     pub entry_operations_max: usize,
     /// Bytes of operations in one entry; a single larger request travels alone.
     pub entry_bytes_max: usize,
+    /// How often a leader makes sure that it still leads.
+    pub lease_renewal: Millis,
+    /// How long a question is held when no leader can be asked.
+    pub leader_wait: Millis,
+    /// Bytes of entries that a checkpoint holds and that are kept for members that lack them; who lacks more gets a snapshot.
+    pub trailing_bytes: u64,
 }
 
 /// What one shard goes on from.
@@ -37,7 +44,7 @@ pub struct RestoreShard<S> {
     /// Its term.
     pub term: Term,
     /// The members then.
-    pub configuration: Configuration,
+    pub members: Members,
     /// The last hard state in the log.
     pub hard_state: HardState,
     /// The entries in the log behind `index`.
@@ -46,7 +53,6 @@ pub struct RestoreShard<S> {
 
 /// One replica of N shards. See the crate's documentation.
 pub struct Replica<S: StateMachine, C> {
-    config: ReplicaConfig,
     shards: BTreeMap<ShardId, Shard<S, C>>,
 }
 
@@ -69,9 +75,9 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
                 heartbeat_ticks: config.heartbeat_ticks,
                 uncommitted_bytes_max: base::limits::UNAPPLIED_BYTES_MAX,
             };
-            let alone = shard.configuration == Configuration::of_one(config.id);
+            let alone = shard.members.configuration == Configuration::of_one(config.id);
             let from = Restored {
-                configuration: shard.configuration,
+                configuration: shard.members.configuration.clone(),
                 applied: shard.index,
                 applied_term: shard.term,
                 hard_state: shard.hard_state,
@@ -82,9 +88,10 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
             if alone {
                 group.campaign();
             }
-            shards.insert(id, Shard::new(id, group, shard.machine, (shard.index, shard.term), config.seed));
+            let start = Start { machine: shard.machine, applied: (shard.index, shard.term), members: shard.members };
+            shards.insert(id, Shard::new(id, config, group, start));
         }
-        Ok(Replica { config, shards })
+        Ok(Replica { shards })
     }
 
     /// Takes note of an event. What follows from it comes out of [`Replica::poll`], refusals excepted.
@@ -113,6 +120,24 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
                     shard.group_mut().step(message);
                 }
             }
+            Event::Change { shard, changes, records, client } => {
+                if let Some(shard) = self.shards.get_mut(&shard) {
+                    shard.change(&changes, &records, Some(client), fx);
+                }
+            }
+            Event::Transfer { shard, to } => {
+                if let Some(shard) = self.shards.get_mut(&shard) {
+                    shard.group_mut().transfer_to(to);
+                }
+            }
+            Event::Unreachable { member } => {
+                self.shards.values_mut().for_each(|shard| shard.group_mut().on_unreachable(member));
+            }
+            Event::SnapshotSent { shard, to, arrived } => {
+                if let Some(shard) = self.shards.get_mut(&shard) {
+                    shard.group_mut().on_snapshot_sent(to, arrived);
+                }
+            }
             Event::Tick => self.shards.values_mut().for_each(|shard| shard.group_mut().tick()),
             Event::Drain => self.shards.values_mut().for_each(|shard| shard.drain(fx)),
         }
@@ -123,17 +148,22 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
     /// # Errors
     /// A committed entry cannot be applied: the node must stop.
     pub fn poll(&mut self, now: Now, mut seeds: impl FnMut() -> [u8; 16], fx: &mut Effects<S, C>) -> Result<(), Fault> {
-        self.shards.values_mut().try_for_each(|shard| shard.poll(now, &self.config, &mut seeds, fx))
+        self.shards.values_mut().try_for_each(|shard| shard.poll(now, &mut seeds, fx))
     }
 
     /// All writes of the effects that `after_sync` belongs to are durable. Returns what may be sent now.
     pub fn on_synced(&mut self, after_sync: AfterSync) -> Vec<(ShardId, Message)> {
         for (shard, ticket) in after_sync.tickets {
             if let Some(shard) = self.shards.get_mut(&shard) {
-                shard.group_mut().on_synced(ticket);
+                shard.on_synced(ticket);
             }
         }
         after_sync.messages
+    }
+
+    /// Asks for votes in every group without waiting for a timeout: for the node that is to lead a new cluster first.
+    pub fn campaign(&mut self) {
+        self.shards.values_mut().for_each(|shard| shard.group_mut().campaign());
     }
 
     /// Whether another [`Replica::poll`] has something to do at once.
@@ -148,7 +178,7 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
 
     /// Whether the shard takes more operations before the next [`Replica::poll`]. What does not fit stays where it waits.
     pub fn has_room(&self, shard: ShardId) -> bool {
-        self.shards.get(&shard).is_none_or(|shard| shard.has_room(&self.config))
+        self.shards.get(&shard).is_none_or(|shard| shard.has_room())
     }
 
     /// Where all shards stand.
@@ -174,10 +204,7 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
     /// # Panics
     /// The node does not carry the shard.
     pub fn freeze(&mut self, shard: ShardId) -> (Index, Term, Vec<u8>) {
-        let shard = self.shard_mut(shard);
-        shard.machine_mut().freeze();
-        let (index, term) = shard.applied();
-        (index, term, shard.configuration())
+        self.shard_mut(shard).freeze()
     }
 
     /// Lists about `rows_max` more changes of the frozen state. True: those were the last.
@@ -188,12 +215,71 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
         self.shard_mut(shard).machine_mut().collect(rows_max, changes)
     }
 
-    /// The checkpoint at `index` is durable: entries up to there are forgotten. Returns what the caller should drop where nobody waits.
+    /// The checkpoint of the frozen state is durable: entries up to there are forgotten, but for those that members nearby lack. Returns
+    /// what the caller should drop where nobody waits.
     ///
     /// # Panics
     /// The node does not carry the shard, or it is not frozen.
-    pub fn saved(&mut self, shard: ShardId, index: Index) -> Box<dyn Send> {
-        self.shard_mut(shard).saved(index)
+    pub fn saved(&mut self, shard: ShardId) -> Box<dyn Send> {
+        self.shard_mut(shard).saved()
+    }
+
+    /// The snapshot that [`Effects::installs`] asked for is the shard's checkpoint, and `machine` and `members` are what it holds. Returns
+    /// the state before, which the caller should drop where nobody waits. A save in progress has ended without success.
+    ///
+    /// # Panics
+    /// The node does not carry the shard, or it installs nothing.
+    pub fn installed(&mut self, now: Now, shard: ShardId, machine: S, members: Members, fx: &mut Effects<S, C>) -> S {
+        self.shard_mut(shard).installed(now, machine, members, fx)
+    }
+
+    /// The members of a group.
+    ///
+    /// # Panics
+    /// The node does not carry the shard.
+    pub fn members(&self, shard: ShardId) -> &Members {
+        self.shard(shard).members()
+    }
+
+    /// The first entry of a group's log that this node can still send.
+    ///
+    /// # Panics
+    /// The node does not carry the shard.
+    pub fn first(&self, shard: ShardId) -> Index {
+        self.shard(shard).status().consensus.first
+    }
+
+    /// Whether a member of a group that this node leads needs a snapshot for which the last checkpoint is too old.
+    pub fn wants_checkpoint(&self) -> bool {
+        self.shards.values().any(Shard::wants_checkpoint)
+    }
+
+    /// Who leads a group, as far as this node knows: its id; 0: nobody.
+    ///
+    /// # Panics
+    /// The node does not carry the shard.
+    pub fn leader(&self, shard: ShardId) -> u64 {
+        self.shard(shard).status().consensus.leader
+    }
+
+    /// What this node knows of the members of a group that it leads.
+    ///
+    /// # Panics
+    /// The node does not carry the shard.
+    pub fn progress(&self, shard: ShardId) -> Vec<Progress> {
+        self.shard(shard).progress()
+    }
+
+    /// Whether this node hands the leadership of a group over just now.
+    ///
+    /// # Panics
+    /// The node does not carry the shard.
+    pub fn is_transferring(&self, shard: ShardId) -> bool {
+        self.shard(shard).is_transferring()
+    }
+
+    fn shard(&self, shard: ShardId) -> &Shard<S, C> {
+        self.shards.get(&shard).expect("the node carries this shard")
     }
 
     fn shard_mut(&mut self, shard: ShardId) -> &mut Shard<S, C> {

@@ -6,12 +6,16 @@ use base::limits::{ENTRIES_PER_TURN, UNAPPLIED_BYTES_MAX};
 use base::log::{Entry, HardState};
 use base::machine::{Admission, Effects as MachineEffects, EntryInfo, StateMachine, WaitKey};
 use base::{Index, Mono, Position, ShardId, Stamps, Term};
-use consensus::{Group, Refused, Role, Status};
+use consensus::codec::{MEMBERS, OPERATIONS};
+use consensus::{Group, MemberChange, Message, Progress, Refused, Role, SnapshotOf, Status, Ticket, decode_changes};
 
 use crate::batch::{Batch, Operations, Pending, Retry, operations, read_entry};
 use crate::deadlines::{Clocks, next_proposal};
-use crate::event::{Client, Effects, Freshness, Now, Reply, ShardStatus, Transition, Unavailable, Wait, Write};
-use crate::reads::Reads;
+use crate::event::{
+    Client, Effects, Freshness, Install, Now, Reply, ShardStatus, Transition, Unavailable, Wait, Write,
+};
+use crate::members::{Member, Members, decode_records, encode_records};
+use crate::reads::{Late, Reads};
 use crate::replica::ReplicaConfig;
 use crate::stamp::Stamper;
 use crate::waiters::{Waiter, Waiters, Wants};
@@ -56,8 +60,25 @@ struct Again<O, C> {
     nothing: Vec<O>,
 }
 
+/// A snapshot that is being installed, and what must not be written before it is.
+struct Installing {
+    snapshot: SnapshotOf,
+    ticket: Option<Ticket>,
+    writes: Vec<Write>,
+    messages_after_sync: Vec<Message>,
+}
+
+/// What a shard begins with.
+pub(crate) struct Start<S> {
+    pub(crate) machine: S,
+    /// The last entry that the machine has applied.
+    pub(crate) applied: (Index, Term),
+    pub(crate) members: Members,
+}
+
 pub(crate) struct Shard<S: StateMachine, C> {
     id: ShardId,
+    config: ReplicaConfig,
     group: Group,
     machine: S,
     batch: Batch<C>,
@@ -72,32 +93,50 @@ pub(crate) struct Shard<S: StateMachine, C> {
     applied: Index,
     applied_term: Term,
     applied_stamps: Stamps,
+    /// Since when this process knows `applied_stamps`; nothing before its first turn.
+    heard: Option<Mono>,
     proposed_stamps: Stamps,
+    members: Members,
+    /// The last entry proposed here that changes the members, until it is applied.
+    changing: Option<Index>,
+    installing: Option<Installing>,
+    /// An installed snapshot, until what was held back because of it is synced.
+    installed: Option<(Index, Ticket)>,
+    /// What the save in progress is of.
+    frozen: Option<SnapshotOf>,
     checkpoint: Index,
     draining: bool,
     skipped: u64,
 }
 
 impl<S: StateMachine, C: Client> Shard<S, C> {
-    pub(crate) fn new(id: ShardId, group: Group, machine: S, applied: (Index, Term), process: u64) -> Shard<S, C> {
+    pub(crate) fn new(id: ShardId, config: ReplicaConfig, group: Group, start: Start<S>) -> Shard<S, C> {
+        let Start { machine, applied, members } = start;
         let status = group.status();
         let stamps = machine.stamps();
         Shard {
             id,
+            config,
             group,
             machine,
             batch: Batch::new(),
             under_way: VecDeque::new(),
             unapplied_bytes: 0,
             waiters: Waiters::default(),
-            reads: Reads::new(process),
+            reads: Reads::new(config.seed),
             stamper: None,
             status,
             hard_state: HardState { term: status.term, vote: status.vote, commit: status.commit },
             applied: applied.0,
             applied_term: applied.1,
             applied_stamps: stamps,
+            heard: None,
             proposed_stamps: stamps,
+            members,
+            changing: None,
+            installing: None,
+            installed: None,
+            frozen: None,
             checkpoint: applied.0,
             draining: false,
             skipped: 0,
@@ -119,23 +158,35 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             applied: self.applied,
             applied_term: self.applied_term,
             checkpoint: self.checkpoint,
-            ready: self.stamper.is_some(),
+            ready: self.takes_writes(),
+            confirmed: self.reads.confirmed().filter(|_| self.status.role == Role::Leader),
+            alone: self.group.is_alone(),
+            installing: self.installing.is_some(),
+            wants_checkpoint: self.group.wants_checkpoint(),
             waiting: self.waiters.len(),
             skipped: self.skipped,
         }
     }
 
-    pub(crate) fn applied(&self) -> (Index, Term) {
-        (self.applied, self.applied_term)
+    pub(crate) fn members(&self) -> &Members {
+        &self.members
     }
 
-    pub(crate) fn configuration(&self) -> Vec<u8> {
-        self.group.configuration().encode()
+    pub(crate) fn progress(&self) -> Vec<Progress> {
+        self.group.progress()
+    }
+
+    pub(crate) fn wants_checkpoint(&self) -> bool {
+        self.group.wants_checkpoint()
+    }
+
+    pub(crate) fn is_transferring(&self) -> bool {
+        self.group.is_transferring()
     }
 
     /// Whether more operations may be submitted before the next turn.
-    pub(crate) fn has_room(&self, config: &ReplicaConfig) -> bool {
-        self.batch.operations() < config.entry_operations_max * ENTRIES_PER_TURN
+    pub(crate) fn has_room(&self) -> bool {
+        self.batch.operations() < self.config.entry_operations_max * ENTRIES_PER_TURN
             && self.unapplied_bytes < UNAPPLIED_BYTES_MAX
     }
 
@@ -152,7 +203,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         if self.draining && wait.is_some() {
             return refuse(fx, client, Unavailable::Draining);
         }
-        if self.stamper.is_none() {
+        if !self.takes_writes() {
             return refuse(fx, client, Unavailable::NoLeader);
         }
         let mut keys = Vec::new();
@@ -172,7 +223,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         }
         let deadline = wait.map(|Wait { id, up_to }| (id, now.mono + up_to));
         match (nothing.filter(|_| operations.len() == 1), deadline) {
-            (Some(nothing), None) => self.claim(Claimed::Nothing(nothing, client), fx),
+            (Some(nothing), None) => self.claim(now, Claimed::Nothing(nothing, client), fx),
             (Some(nothing), Some((wait, deadline))) => {
                 let rank = self.waiters.new_rank();
                 let wants = Wants::Work { operations, nothing };
@@ -192,6 +243,51 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         }
     }
 
+    /// Whether this node leads, has committed an entry of its term, and keeps its leadership.
+    fn takes_writes(&self) -> bool {
+        self.stamper.is_some() && !self.group.is_transferring()
+    }
+
+    /// Proposes a change of members. One at a time: a member that has not applied the last one could still campaign by the members before it.
+    pub(crate) fn change(
+        &mut self,
+        changes: &[MemberChange],
+        records: &[Member],
+        client: Option<C>,
+        fx: &mut Effects<S, C>,
+    ) {
+        let why = if !self.takes_writes() {
+            Unavailable::NoLeader
+        } else if self.changing.is_some() || self.members.configuration.is_changing() {
+            Unavailable::Overloaded
+        } else {
+            let note = encode_records(records.iter());
+            let proposed = self.group.propose_members(self.status.term, changes, &note);
+            match proposed {
+                Ok(()) => return self.await_change(client),
+                Err(refused) => unavailable(refused),
+            }
+        };
+        if let Some(client) = client {
+            refuse(fx, client, why);
+        }
+    }
+
+    fn await_change(&mut self, client: Option<C>) {
+        let (index, term) = (self.group.status().last, self.status.term);
+        self.changing = Some(index);
+        let requests = vec![Pending { client, count: 0, retry: None }];
+        self.under_way.push_back(UnderWay { index, term, bytes: 0, requests });
+    }
+
+    /// The group leaves a change of members as soon as it has entered it.
+    fn leave_change(&mut self) {
+        let entered = self.members.configuration.is_changing() && self.changing.is_none();
+        if entered && self.takes_writes() && self.group.propose_leaving(self.status.term).is_ok() {
+            self.await_change(None);
+        }
+    }
+
     pub(crate) fn ask(&mut self, now: Now, question: Question<S::Query, C>, fx: &mut Effects<S, C>) {
         if self.draining && question.wait.is_some() {
             return refuse(fx, question.client, Unavailable::Draining);
@@ -201,7 +297,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             Freshness::AtLeast { index, up_to } => {
                 self.reads.wait_for(index, now.mono + up_to, Claimed::Answer(question));
             }
-            Freshness::Linearizable => self.claim(Claimed::Answer(question), fx),
+            Freshness::Linearizable => self.claim(now, Claimed::Answer(question), fx),
         }
     }
 
@@ -217,12 +313,13 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         }
     }
 
-    /// Says something that holds only while this node leads: at once if nobody else could lead, else when a quorum has confirmed it.
-    fn claim(&mut self, claimed: Claimed<S, C>, fx: &mut Effects<S, C>) {
+    /// Says something that another leader could know better: at once if nobody else could lead, else when a quorum has confirmed it. That
+    /// there is nothing to do is for the leader alone to say, since it wakes who waits.
+    fn claim(&mut self, now: Now, claimed: Claimed<S, C>, fx: &mut Effects<S, C>) {
         if self.group.is_alone() {
             self.settle(claimed, fx);
-        } else if self.status.role == Role::Leader {
-            self.reads.gather(claimed);
+        } else if self.status.role == Role::Leader || matches!(claimed, Claimed::Answer(_)) {
+            self.reads.gather(now.mono + self.config.leader_wait, claimed);
         } else {
             refuse(fx, claimed.into_client(), Unavailable::NoLeader);
         }
@@ -258,25 +355,26 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
     pub(crate) fn poll(
         &mut self,
         now: Now,
-        config: &ReplicaConfig,
         seeds: &mut impl FnMut() -> [u8; 16],
         fx: &mut Effects<S, C>,
     ) -> Result<(), Fault> {
+        self.heard.get_or_insert(now.mono);
         self.work(now, fx)?;
         self.follow_status(now, fx);
-        self.confirm_reads();
+        self.leave_change();
+        self.confirm_reads(now);
         for claimed in self.reads.take_ready(self.applied) {
             self.settle(claimed, fx);
         }
-        self.wake(fx);
+        self.wake(now, fx);
         self.give_up_late(now, fx);
-        self.propose(now, config, seeds, fx);
+        self.propose(now, seeds, fx);
         self.work(now, fx)
     }
 
     /// Whether another turn has something to do at once.
     pub(crate) fn has_work(&self) -> bool {
-        self.group.has_work() || (self.stamper.is_some() && !self.batch.is_empty())
+        (self.installing.is_none() && self.group.has_work()) || (self.stamper.is_some() && !self.batch.is_empty())
     }
 
     /// When the shard wants a turn although nothing happens.
@@ -292,10 +390,14 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
     }
 
     fn work(&mut self, now: Now, fx: &mut Effects<S, C>) -> Result<(), Fault> {
-        while self.group.has_work() {
+        while self.installing.is_none() && self.group.has_work() {
             let work = self.group.work();
             let shard = self.id;
             fx.messages.extend(work.messages.into_iter().map(|message| (shard, message)));
+            if let Some(snapshot) = work.snapshot {
+                self.begin_install(snapshot, work.ticket, work.hard_state, work.entries, work.messages_after_sync, fx);
+                return Ok(());
+            }
             fx.must_sync |= !work.entries.is_empty();
             if let Some(state) = work.hard_state {
                 // A commit index alone can be learnt again; a term and a vote must never be forgotten.
@@ -324,10 +426,40 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         let requests = self.requests_of(entry, fx);
         self.applied = entry.index;
         self.applied_term = entry.term;
-        // A new leader's first entry says nothing.
-        if entry.data.is_empty() {
-            return Ok(());
+        match entry.data.first() {
+            // A new leader's first entry says nothing.
+            None => Ok(()),
+            Some(&OPERATIONS) => self.apply_operations(now, entry, requests, fx),
+            Some(&MEMBERS) => self.apply_members(entry, requests, fx),
+            Some(_) => Err(fault),
         }
+    }
+
+    fn apply_members(&mut self, entry: &Entry, requests: Vec<Pending<C>>, fx: &mut Effects<S, C>) -> Result<(), Fault> {
+        let fault = Fault { shard: self.id, index: entry.index };
+        let (changes, note) = decode_changes(&entry.data).map_err(|_| fault)?;
+        let records = decode_records(note).map_err(|_| fault)?;
+        self.group.apply_members(&entry.data).map_err(|_| fault)?;
+        self.members.apply(&changes, records, self.group.configuration());
+        if self.changing.is_some_and(|index| index <= entry.index) {
+            self.changing = None;
+        }
+        fx.transitions.push(Transition::Members { shard: self.id, members: self.members.clone() });
+        let position = self.position();
+        for client in requests.into_iter().filter_map(|request| request.client) {
+            fx.replies.push((client, Reply::Applied { position, outcomes: Vec::new() }));
+        }
+        Ok(())
+    }
+
+    fn apply_operations(
+        &mut self,
+        now: Now,
+        entry: &Entry,
+        requests: Vec<Pending<C>>,
+        fx: &mut Effects<S, C>,
+    ) -> Result<(), Fault> {
+        let fault = Fault { shard: self.id, index: entry.index };
         let (header, rest) = read_entry(entry.index, &entry.data).map_err(|_| fault)?;
         // Stamps of another term's leader mean nothing in this one.
         if header.term != entry.term {
@@ -337,6 +469,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         let mut effects = MachineEffects { woken: Vec::new(), signals: std::mem::take(&mut fx.signals) };
         self.machine.begin_entry(&header, &mut effects);
         self.applied_stamps = self.machine.stamps();
+        self.heard = Some(now.mono);
         let mut all = operations(rest);
         let mut again = Vec::new();
         let position = self.position();
@@ -352,6 +485,10 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             }
             let in_vain = |outcomes: &[S::Outcome]| outcomes.iter().all(|outcome| self.machine.found_nothing(outcome));
             match request.retry {
+                Some(retry) if retry.deadline > now.mono && in_vain(&outcomes) && self.stamper.is_none() => {
+                    // Only a leader wakes who waits.
+                    refuse(fx, client, Unavailable::NoLeader);
+                }
                 Some(retry) if retry.deadline > now.mono && !self.draining && in_vain(&outcomes) => {
                     again.push(Again { client, retry, nothing: outcomes });
                 }
@@ -410,7 +547,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         if status.role != before.role {
             fx.transitions.push(Transition::Role { shard, from: before.role, to: status.role, term });
         }
-        if status.leader != 0 && (status.leader, status.term) != (before.leader, before.term) {
+        if status.leader != before.leader || (status.leader != 0 && status.term != before.term) {
             fx.transitions.push(Transition::Leader { shard, leader: status.leader, term });
         }
         let leads = status.role == Role::Leader;
@@ -425,7 +562,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
 
     fn start_leading(&mut self, now: Now, fx: &mut Effects<S, C>) {
         let (shard, term, index) = (self.id, self.status.term, self.applied);
-        self.stamper = Some(Stamper::begin_term(self.applied_stamps, now));
+        self.stamper = Some(Stamper::begin_term(self.applied_stamps, self.heard.unwrap_or(now.mono), now));
         self.proposed_stamps = self.applied_stamps;
         let mut opening = Operations::default();
         let mut operation = Vec::new();
@@ -436,14 +573,12 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         fx.transitions.push(Transition::Ready { shard, term, index });
     }
 
+    /// What was proposed may still be committed by the next leader, which is seen here when it is applied; so whoever waits for it waits on.
     fn stop_leading(&mut self, fx: &mut Effects<S, C>) {
         self.stamper = None;
+        self.changing = None;
         let unproposed: Vec<_> = self.batch.drain().collect();
         self.fail(unproposed, Unavailable::NoLeader, fx);
-        self.unapplied_bytes = 0;
-        for entry in std::mem::take(&mut self.under_way) {
-            self.fail(entry.requests, Unavailable::Unknown, fx);
-        }
         for waiter in self.waiters.drain() {
             refuse(fx, waiter.client, Unavailable::NoLeader);
         }
@@ -463,16 +598,27 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         }
     }
 
-    fn confirm_reads(&mut self) {
-        if self.reads.is_gathering() && self.stamper.is_some() {
-            let context = self.reads.begin_round();
-            // A leader that has committed in its term takes the request; its loss is noticed by the change of its role.
+    fn confirm_reads(&mut self, now: Now) {
+        // A leader that has not committed in its term, and a member that knows no leader, cannot ask yet.
+        let asks = if self.status.role == Role::Leader { self.stamper.is_some() } else { self.status.leader != 0 };
+        if !asks {
+            return;
+        }
+        // A leader asks although nobody wants to know, so that it can tell for how long it has surely led.
+        let leads = self.status.role == Role::Leader && !self.group.is_alone();
+        let renews = leads && self.reads.is_idle_for(self.config.lease_renewal, now.mono);
+        let context = match self.reads.is_gathering() || renews {
+            true => Some(self.reads.begin_round(now.mono)),
+            false => self.reads.repeat_round(now.mono),
+        };
+        if let Some(context) = context {
+            // If the leader is lost meanwhile, it is asked for again.
             let _ = self.group.confirm_read(context);
         }
     }
 
     /// Lets waiting requests go on for which something has come up.
-    fn wake(&mut self, fx: &mut Effects<S, C>) {
+    fn wake(&mut self, now: Now, fx: &mut Effects<S, C>) {
         let machine = &self.machine;
         for (rank, key, waiter) in self.waiters.wake(|key| machine.available(key)) {
             let Waiter { wait, deadline, client, wants, .. } = waiter;
@@ -480,7 +626,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
                 Wants::Answer(query) => {
                     let question =
                         Question { query, freshness: Freshness::Linearizable, wait: Some((wait, deadline)), client };
-                    self.claim(Claimed::Answer(question), fx);
+                    self.claim(now, Claimed::Answer(question), fx);
                 }
                 Wants::Work { .. } if client.is_gone() => self.waiters.settled(key),
                 Wants::Work { operations, .. } => {
@@ -500,21 +646,18 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
                     Claimed::Answer(Question { query, freshness: Freshness::Linearizable, wait: None, client })
                 }
             };
-            self.claim(claimed, fx);
+            self.claim(now, claimed, fx);
         }
-        for claimed in self.reads.take_late(now.mono) {
-            refuse(fx, claimed.into_client(), Unavailable::TooStale);
+        for late in self.reads.take_late(now.mono) {
+            match late {
+                Late::Unconfirmed(claimed) => refuse(fx, claimed.into_client(), Unavailable::NoLeader),
+                Late::Behind(claimed) => refuse(fx, claimed.into_client(), Unavailable::TooStale),
+            }
         }
     }
 
     /// Turns what waits into entries, or proposes an empty one if something is due.
-    fn propose(
-        &mut self,
-        now: Now,
-        config: &ReplicaConfig,
-        seeds: &mut impl FnMut() -> [u8; 16],
-        fx: &mut Effects<S, C>,
-    ) {
+    fn propose(&mut self, now: Now, seeds: &mut impl FnMut() -> [u8; 16], fx: &mut Effects<S, C>) {
         let due = self.batch.is_empty() && self.next_proposal(now).is_some_and(|moment| moment <= now.mono);
         let Some(stamper) = &mut self.stamper else { return };
         let term = self.status.term;
@@ -526,7 +669,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             entries += 1;
             header.index = header.index.next();
             header.seed = seeds();
-            let formed = self.batch.form(&header, config.entry_operations_max, config.entry_bytes_max);
+            let formed = self.batch.form(&header, self.config.entry_operations_max, self.config.entry_bytes_max);
             let bytes = formed.data.len() as u64;
             match self.group.propose(term, formed.data) {
                 Ok(()) => {
@@ -534,23 +677,89 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
                     self.unapplied_bytes += bytes;
                     self.under_way.push_back(UnderWay { index: header.index, term, bytes, requests: formed.requests });
                 }
-                Err(refused) => {
-                    let why = match refused {
-                        Refused::NotLeader => Unavailable::NoLeader,
-                        Refused::Busy => Unavailable::Overloaded,
-                    };
-                    return self.fail(formed.requests, why, fx);
-                }
+                Err(refused) => return self.fail(formed.requests, unavailable(refused), fx),
             }
         }
     }
 
-    // Checkpoints.
+    // Checkpoints and snapshots.
 
-    pub(crate) fn saved(&mut self, index: Index) -> Box<dyn Send> {
-        self.checkpoint = index;
-        self.group.compact(index);
+    pub(crate) fn freeze(&mut self) -> (Index, Term, Vec<u8>) {
+        self.machine.freeze();
+        let configuration = self.members.configuration.clone();
+        self.frozen = Some(SnapshotOf { index: self.applied, term: self.applied_term, configuration });
+        (self.applied, self.applied_term, self.members.encode())
+    }
+
+    pub(crate) fn saved(&mut self) -> Box<dyn Send> {
+        let frozen = self.frozen.take().expect("a save is in progress");
+        self.checkpoint = frozen.index;
+        self.group.saved(frozen, self.config.trailing_bytes);
         self.machine.saved()
+    }
+
+    fn begin_install(
+        &mut self,
+        snapshot: SnapshotOf,
+        ticket: Option<Ticket>,
+        hard_state: Option<HardState>,
+        entries: Vec<Entry>,
+        messages_after_sync: Vec<Message>,
+        fx: &mut Effects<S, C>,
+    ) {
+        let shard = self.id;
+        fx.installs.push(Install::new(shard, &snapshot));
+        // A log that says more than the checkpoint holds would look as if it had lost something, so it is written after it.
+        let mut writes = vec![Write::Restart(shard, snapshot.index, snapshot.term)];
+        if let Some(state) = hard_state {
+            self.hard_state = state;
+            writes.push(Write::HardState(shard, state));
+        }
+        writes.extend(entries.into_iter().map(|entry| Write::Entry(shard, entry)));
+        self.installing = Some(Installing { snapshot, ticket, writes, messages_after_sync });
+    }
+
+    /// The snapshot under way is the shard's checkpoint now, and `machine` and `members` are what it holds.
+    pub(crate) fn installed(&mut self, now: Now, machine: S, members: Members, fx: &mut Effects<S, C>) -> S {
+        let Installing { snapshot, ticket, writes, messages_after_sync } =
+            self.installing.take().expect("a snapshot is being installed");
+        let before = std::mem::replace(&mut self.machine, machine);
+        self.members = members;
+        self.frozen = None;
+        (self.applied, self.applied_term, self.checkpoint) = (snapshot.index, snapshot.term, snapshot.index);
+        self.applied_stamps = self.machine.stamps();
+        self.heard = Some(now.mono);
+        fx.transitions.push(Transition::Members { shard: self.id, members: self.members.clone() });
+        // What became of requests that the snapshot covers is not seen here.
+        while self.under_way.front().is_some_and(|first| first.index <= snapshot.index) {
+            let covered = self.under_way.pop_front().expect("it was looked at");
+            self.unapplied_bytes -= covered.bytes;
+            self.fail(covered.requests, Unavailable::Unknown, fx);
+        }
+        let shard = self.id;
+        fx.must_sync = true;
+        fx.writes.extend(writes);
+        fx.after_sync.tickets.extend(ticket.map(|ticket| (shard, ticket)));
+        fx.after_sync.messages.extend(messages_after_sync.into_iter().map(|message| (shard, message)));
+        self.installed = ticket.map(|ticket| (snapshot.index, ticket));
+        before
+    }
+
+    pub(crate) fn on_synced(&mut self, ticket: Ticket) {
+        self.group.on_synced(ticket);
+        if let Some((index, awaited)) = self.installed
+            && awaited <= ticket
+        {
+            self.installed = None;
+            self.group.on_applied(index);
+        }
+    }
+}
+
+fn unavailable(refused: Refused) -> Unavailable {
+    match refused {
+        Refused::NotLeader => Unavailable::NoLeader,
+        Refused::Busy => Unavailable::Overloaded,
     }
 }
 

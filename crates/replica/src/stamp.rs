@@ -20,11 +20,13 @@ pub(crate) struct Stamper {
 }
 
 impl Stamper {
-    /// Begins a term: goes on from the stamps applied last.
-    pub(crate) fn begin_term(applied: Stamps, now: Now) -> Stamper {
+    /// Begins a term: goes on from the stamps applied last, which this process knows since `heard`. What has passed since then has passed
+    /// for whoever holds a lease, too; while no process was there to hear them, no time passes.
+    pub(crate) fn begin_term(applied: Stamps, heard: Mono, now: Now) -> Stamper {
         let schedule = applied.schedule.max(now.wall);
-        let last = Stamps { lease: applied.lease, schedule };
-        Stamper { lease: (applied.lease, now.mono), schedule: (schedule, now.mono), last }
+        let lease = applied.lease + (now.mono - heard);
+        let last = Stamps { lease, schedule };
+        Stamper { lease: (lease, now.mono), schedule: (schedule, now.mono), last }
     }
 
     /// The clocks' present readings. They never go back.
@@ -58,14 +60,14 @@ mod tests {
 
     #[test]
     fn a_term_goes_on_from_the_last_lease_stamp_and_steps_to_the_wall_clock() {
-        let mut stamper = Stamper::begin_term(applied(500, 10_000), now(7, 90_000));
-        assert_eq!(stamper.stamp(now(7, 90_000)), applied(500, 90_000));
-        assert_eq!(stamper.stamp(now(17, 90_010)), applied(510, 90_010));
+        let mut stamper = Stamper::begin_term(applied(480, 10_000), Mono(87), now(107, 90_000));
+        assert_eq!(stamper.stamp(now(107, 90_000)), applied(500, 90_000));
+        assert_eq!(stamper.stamp(now(117, 90_010)), applied(510, 90_010));
     }
 
     #[test]
     fn a_wall_clock_that_is_behind_is_caught_up_with_slowly() {
-        let mut stamper = Stamper::begin_term(applied(0, 10_000), now(0, 4_000));
+        let mut stamper = Stamper::begin_term(applied(0, 10_000), Mono(0), now(0, 4_000));
         assert_eq!(stamper.stamp(now(100, 4_100)).schedule, ScheduleTime(10_090));
         assert_eq!(stamper.stamp(now(1_000, 5_000)).schedule, ScheduleTime(10_900));
         assert_eq!(stamper.stamp(now(2_000, 6_000)).schedule, ScheduleTime(11_800));
@@ -73,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_jump_of_the_wall_clock_moves_no_lease_and_the_schedule_clock_by_a_tenth_at_most() {
-        let mut stamper = Stamper::begin_term(applied(0, 1_000), now(0, 1_000));
+        let mut stamper = Stamper::begin_term(applied(0, 1_000), Mono(0), now(0, 1_000));
         let hour = 3_600_000;
         let mut last = Stamps::default();
         for second in 1..=10 {
@@ -88,7 +90,7 @@ mod tests {
 
     #[test]
     fn the_clocks_never_go_back_and_keep_their_rate_when_they_are_read_often() {
-        let mut stamper = Stamper::begin_term(applied(0, 1_000), now(0, 1_000));
+        let mut stamper = Stamper::begin_term(applied(0, 1_000), Mono(0), now(0, 1_000));
         let mut before = Stamps::default();
         for tick in 0..50_000u64 {
             let stamps = stamper.stamp(now(tick / 5, 1_000 + tick / 5));

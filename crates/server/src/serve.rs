@@ -63,11 +63,13 @@ impl Server {
         let addr = listener.addr();
         let metrics = Arc::new(Metrics::new(settings.metrics_commands_max));
         let (policy, live_tasks_max) = (settings.policy, settings.limits.live_tasks_max);
+        let payload_bytes = (settings.limits.payload_cache_bytes / usize::from(settings.node.shards)) as u64;
         let observer = metrics.clone();
         let hooks = Hooks {
             prepare: Box::new(move |machine: &mut QueueMachine| {
                 machine.set_own_policy(policy);
                 machine.limit_live_tasks(live_tasks_max);
+                machine.limit_payload_memory(payload_bytes);
             }),
             observe: Box::new(move |signals| observer.observe(signals)),
             undelivered: Box::new(|reply| match reply {
@@ -110,7 +112,8 @@ impl Server {
         }
     }
 
-    /// Stops: whoever waits is told to go elsewhere, requests that have begun are finished, a last checkpoint is written.
+    /// Stops: whoever waits is told to go elsewhere, requests that have begun are finished, a last checkpoint is written. Needs a runtime of
+    /// tokio with timers.
     ///
     /// # Errors
     /// The node failed meanwhile.
@@ -119,7 +122,7 @@ impl Server {
         self.node.handle().drain();
         // The connections' threads need the node until their requests are finished.
         if let Some(threads) = self.threads.take() {
-            threads.stop(self.drain_timeout);
+            threads.stop(self.drain_timeout).await;
         }
         self.node.handle().stop();
         self.node.ended().await.map_err(Exit::Node)

@@ -27,6 +27,8 @@ pub struct Settings {
     pub metrics_enabled: bool,
     /// Distinct values of the label `command`; the rest is `other`.
     pub metrics_commands_max: usize,
+    /// Whether the node may become one of several; only told to whoever asks for the state of Raft.
+    pub raft: bool,
 }
 
 /// The listener.
@@ -71,4 +73,6 @@ pub struct Limits {
     pub waiters_per_tenant_max: usize,
     /// Live tasks of a shard; 0: any number.
     pub live_tasks_max: u64,
+    /// Bytes of waiting tasks' payloads held in memory, shared evenly by the shards.
+    pub payload_cache_bytes: usize,
 }

@@ -1,8 +1,10 @@
-//! What can go wrong with a data directory, by what follows from it.
+//! What can go wrong with a data directory and with what is to be put there, by what follows from it.
 
 use std::{fmt, io};
 
-/// Why storage cannot be used, or not any longer. The text is one line that names the file and what to do.
+use base::{Index, Term};
+
+/// Why storage cannot be used, or not any longer, or not with what another node sent. The text is one line that names the file and what to do.
 #[derive(Debug)]
 pub enum StorageError {
     /// The operating system refused a read, write or sync. The node stops; nothing is tried again.
@@ -37,6 +39,15 @@ pub enum StorageError {
         /// What differs, with both values.
         what: String,
     },
+    /// A snapshot that another node sent cannot be used. Nothing of it has been taken over: it can be sent again.
+    BadSnapshot {
+        /// What it was announced to be of.
+        index: Index,
+        /// The term of that entry.
+        term: Term,
+        /// What is wrong with it.
+        what: String,
+    },
 }
 
 impl StorageError {
@@ -67,6 +78,12 @@ impl fmt::Display for StorageError {
                 write!(
                     f,
                     "another process uses this data directory ({file} is held by {holder}); stop it, or choose another directory"
+                )
+            }
+            StorageError::BadSnapshot { index, term, what } => {
+                write!(
+                    f,
+                    "the snapshot of index {index}, term {term} was refused: {what}; nothing of it was taken over"
                 )
             }
             StorageError::Foreign { directory, what } => write!(f, "data directory {directory}: {what}"),

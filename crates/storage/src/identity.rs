@@ -14,6 +14,7 @@ use crate::StorageError;
 use crate::disk::RealDisk;
 
 const IDENTITY: &str = "identity";
+const FOUNDING: &str = "founding";
 const LOCK: &str = "lock";
 const LOG: &str = "wal";
 const FORMAT: u64 = 1;
@@ -25,7 +26,9 @@ pub struct Identity {
     pub node: String,
     /// The data directory's own incarnation; the node's Raft id.
     pub incarnation: Incarnation,
-    /// The cluster's incarnation, part of every task id.
+    /// The cluster that it belongs to; 0: none yet.
+    pub cluster: u128,
+    /// The cluster's incarnation, part of every task id; 0: it belongs to none yet.
     pub cluster_incarnation: Incarnation,
     /// Shards of the cluster.
     pub shards: u16,
@@ -33,6 +36,23 @@ pub struct Identity {
     pub provider: String,
     /// When it was made.
     pub created_at: ScheduleTime,
+}
+
+/// Whose a data directory is, whoever may use it just now; nothing if it is new or does not exist.
+///
+/// # Errors
+/// The identity cannot be read.
+pub fn recorded(directory: &Path) -> Result<Option<Identity>, StorageError> {
+    let path = directory.join(IDENTITY);
+    let shown = path.display().to_string();
+    match std::fs::read_to_string(&path) {
+        Ok(text) => parse(&text).map(Some).map_err(|what| StorageError::damaged(&shown, None, what)),
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(cause) if cause.kind() == std::io::ErrorKind::InvalidData => {
+            Err(StorageError::damaged(&shown, None, "it is not text"))
+        }
+        Err(cause) => Err(StorageError::failed("read", &shown, cause)),
+    }
 }
 
 /// A data directory that this process holds alone, until it is dropped.
@@ -115,37 +135,62 @@ impl DataDir {
     /// # Errors
     /// The identity cannot be read, or the directory holds data without one.
     pub fn identity(&self) -> Result<Option<Identity>, StorageError> {
-        let path = self.path.join(IDENTITY);
-        let shown = path.display().to_string();
-        match std::fs::read_to_string(&path) {
-            Ok(text) => parse(&text).map(Some).map_err(|what| StorageError::damaged(&shown, None, what)),
-            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
-                let strange = self.foreign_files()?;
-                if strange.is_empty() {
-                    return Ok(None);
-                }
-                let what =
-                    format!("it has no identity file, but holds {}; choose an empty directory", strange.join(", "));
-                Err(StorageError::Foreign { directory: self.path.display().to_string(), what })
-            }
-            Err(cause) if cause.kind() == std::io::ErrorKind::InvalidData => {
-                Err(StorageError::damaged(&shown, None, "it is not text"))
-            }
-            Err(cause) => Err(StorageError::failed("read", &shown, cause)),
+        if let Some(identity) = recorded(&self.path)? {
+            return Ok(Some(identity));
         }
+        let strange = self.foreign_files()?;
+        if strange.is_empty() {
+            return Ok(None);
+        }
+        let what = format!("it has no identity file, but holds {}; choose an empty directory", strange.join(", "));
+        Err(StorageError::Foreign { directory: self.path.display().to_string(), what })
     }
 
-    /// Makes the directory this node's, durably.
+    /// Makes the directory this node's, durably; and once more when it becomes a member of a cluster.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn found(&self, identity: &Identity) -> Result<(), StorageError> {
-        let path = self.path.join(IDENTITY);
-        let temporary = self.path.join("identity.new");
+        self.replace(IDENTITY, format(identity).as_bytes())
+    }
+
+    /// Keeps the founding of a cluster that this node has accepted, durably.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn accept_founding(&self, founding: &[u8]) -> Result<(), StorageError> {
+        let mut bytes = founding.to_vec();
+        bytes.extend_from_slice(&crc32c(0, founding).to_le_bytes());
+        self.replace(FOUNDING, &bytes)
+    }
+
+    /// The founding that this node has accepted.
+    ///
+    /// # Errors
+    /// It cannot be read, or is damaged.
+    pub fn founding(&self) -> Result<Option<Vec<u8>>, StorageError> {
+        let path = self.path.join(FOUNDING);
+        let shown = path.display().to_string();
+        let mut bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(cause) => return Err(StorageError::failed("read", &shown, cause)),
+        };
+        let checksum = bytes.len().checked_sub(4).map(|length| bytes.split_off(length));
+        if checksum.as_deref() != Some(crc32c(0, &bytes).to_le_bytes().as_slice()) {
+            return Err(StorageError::damaged(&shown, None, "its checksum does not fit"));
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Writes a whole file under this name, durably: a crash leaves the old or the new one.
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StorageError> {
+        let path = self.path.join(name);
+        let temporary = self.path.join(format!("{name}.new"));
         let shown = path.display().to_string();
         let write = || -> std::io::Result<()> {
             let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
-            file.write_all(format(identity).as_bytes())?;
+            file.write_all(bytes)?;
             file.sync_all()?;
             std::fs::rename(&temporary, &path)?;
             File::open(&self.path)?.sync_all()
@@ -160,7 +205,7 @@ impl DataDir {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&self.path).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
-            if !matches!(name.as_str(), LOCK | "identity.new" | "lost+found") {
+            if !matches!(name.as_str(), LOCK | "identity.new" | "founding.new" | "lost+found") {
                 names.push(name);
             }
         }
@@ -176,12 +221,14 @@ fn format(identity: &Identity) -> String {
          format = {FORMAT}\n\
          node = {}\n\
          incarnation = {}\n\
+         cluster = {:032x}\n\
          cluster_incarnation = {}\n\
          shards = {}\n\
          provider = {}\n\
          created_at_ms = {}\n",
         identity.node,
         identity.incarnation,
+        identity.cluster,
         identity.cluster_incarnation,
         identity.shards,
         identity.provider,
@@ -213,6 +260,7 @@ fn parse(text: &str) -> Result<Identity, String> {
     Ok(Identity {
         node: field("node")?.into(),
         incarnation: incarnation("incarnation")?,
+        cluster: u128::from_str_radix(field("cluster")?, 16).map_err(|_| "cluster is no id")?,
         cluster_incarnation: incarnation("cluster_incarnation")?,
         shards: u16::try_from(number("shards")?).map_err(|_| "shards is out of range")?,
         provider: field("provider")?.into(),
@@ -228,6 +276,7 @@ mod tests {
         Identity {
             node: "node-a".into(),
             incarnation: Incarnation(0x0123_4567_89ab_cdef),
+            cluster: 0x0011_2233_4455_6677_8899_aabb_ccdd_eeff,
             cluster_incarnation: Incarnation(0xfedc_ba98_7654_3210),
             shards: 4,
             provider: "sqlite".into(),
@@ -249,6 +298,17 @@ mod tests {
         }
         assert!(parse("").is_err());
         assert!(parse(&text[..text.len() / 2]).is_err());
+    }
+
+    #[test]
+    fn a_founding_reads_back_and_damage_is_named() {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let directory = DataDir::open(folder.path()).expect("it can be opened");
+        assert!(directory.founding().expect("it can be read").is_none());
+        directory.accept_founding(b"founding").expect("it can be written");
+        assert_eq!(directory.founding().expect("it can be read").as_deref(), Some(b"founding".as_slice()));
+        std::fs::write(folder.path().join(FOUNDING), b"foundin").expect("it can be written");
+        assert!(directory.founding().is_err());
     }
 
     #[test]

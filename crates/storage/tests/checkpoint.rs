@@ -1,88 +1,13 @@
 //! Checkpoints in SQLite and in memory: what was committed reads back, what was not is not there, damage is noticed.
 
-use std::path::{Path, PathBuf};
+mod support;
 
+use base::Index;
 use base::rng::SplitMix;
-use base::rows::{Changes, Column, Schema, Table, TableId, Value, View};
-use base::{Index, Term};
+use base::rows::{Changes, Value};
 use storage::StorageError;
-use storage::checkpoint::{Checkpoint, MemoryCheckpoint, Meta, SqliteCheckpoint};
-
-const THINGS: TableId = 0;
-const PARTS: TableId = 1;
-const OLD: TableId = 2;
-
-const SCHEMA: Schema = Schema {
-    tables: &[
-        Table {
-            name: "things",
-            sliced: false,
-            columns: &[Column { name: "name", kind: "TEXT" }, Column { name: "size", kind: "INTEGER" }],
-        },
-        Table { name: "parts", sliced: false, columns: &[Column { name: "part", kind: "TEXT" }] },
-        Table {
-            name: "old",
-            sliced: true,
-            columns: &[Column { name: "name", kind: "TEXT" }, Column { name: "part", kind: "BLOB" }],
-        },
-    ],
-    views: &[View { name: "everything", over: &[THINGS, OLD], select: "SELECT key, name FROM {table}" }],
-};
-
-/// A folder of its own for each test, removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(test: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("codeq-checkpoint-{test}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).expect("the folder can be made");
-        Folder(path)
-    }
-
-    fn file(&self) -> PathBuf {
-        self.0.join("shard-0.sqlite")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-fn open(path: &Path) -> SqliteCheckpoint {
-    SqliteCheckpoint::open(path, SCHEMA).expect("the checkpoint opens")
-}
-
-fn meta(index: u64) -> Meta {
-    Meta { index: Index(index), term: Term(3), configuration: vec![1, 2, 3] }
-}
-
-fn things(keys: std::ops::Range<i64>) -> Changes {
-    let mut changes = Changes::default();
-    for key in keys {
-        changes.put(THINGS, 0, key, |row| {
-            row.text(&format!("thing {key}"));
-            row.number(key as u64 * 10);
-        });
-    }
-    changes
-}
-
-/// (table, slice, key, first value) of every row.
-fn dump(checkpoint: &mut dyn Checkpoint) -> Vec<(TableId, u32, i64, String)> {
-    let mut found = Vec::new();
-    let mut rows = checkpoint.rows();
-    for table in [THINGS, PARTS, OLD] {
-        rows.for_each(table, &mut |slice, key, row| {
-            found.push((table, slice, key, row.reader().text()?.to_owned()));
-            Ok(())
-        })
-        .expect("every row reads back");
-    }
-    found
-}
+use storage::checkpoint::{Checkpoint, MemoryCheckpoint, SqliteCheckpoint};
+use support::{Folder, OLD, PARTS, SCHEMA, THINGS, dump, meta, open, things};
 
 /// Both kinds of checkpoint do the same.
 fn with_each(test: &str, check: impl Fn(&mut dyn Checkpoint)) {
@@ -95,7 +20,7 @@ fn with_each(test: &str, check: impl Fn(&mut dyn Checkpoint)) {
 fn a_new_checkpoint_is_empty_and_a_committed_one_reads_back() {
     with_each("commit", |checkpoint| {
         assert_eq!(checkpoint.meta().expect("it reads"), None);
-        assert_eq!(dump(checkpoint), []);
+        assert_eq!(dump(&mut *checkpoint.rows()), []);
         checkpoint.write(&things(1..3)).expect("it is written");
         checkpoint.commit(&meta(7)).expect("it is written");
         assert_eq!(checkpoint.meta().expect("it reads"), Some(meta(7)));
@@ -104,7 +29,7 @@ fn a_new_checkpoint_is_empty_and_a_committed_one_reads_back() {
         changes.delete(THINGS, 0, 99);
         checkpoint.write(&changes).expect("it is written");
         checkpoint.commit(&meta(8)).expect("it is written");
-        assert_eq!(dump(checkpoint), [(THINGS, 0, 2, "thing 2".into())]);
+        assert_eq!(dump(&mut *checkpoint.rows()), [(THINGS, 0, 2, "thing 2".into())]);
     });
 }
 
@@ -139,7 +64,7 @@ fn slices_come_with_their_first_row_and_go_as_a_whole() {
         assert_eq!(reader.find(OLD, 12).expect("it reads"), None);
         // The newest slice wins.
         assert_eq!(reader.find(OLD, 13).expect("it reads").map(|row| row.slice), Some(4));
-        let slices: Vec<u32> = dump(checkpoint).iter().map(|row| row.1).collect();
+        let slices: Vec<u32> = dump(&mut *checkpoint.rows()).iter().map(|row| row.1).collect();
         assert_eq!(slices, [1, 1, 1, 3, 3, 3, 4]);
     });
 }
@@ -171,17 +96,14 @@ fn what_was_not_committed_is_not_there_after_a_crash() {
     let mut checkpoint = open(&folder.file());
     checkpoint.write(&things(0..100)).expect("it is written");
     checkpoint.commit(&meta(5)).expect("it is written");
-    let before = dump(&mut checkpoint);
+    let before = dump(&mut *checkpoint.rows());
     // Enough rows that pages leave SQLite's cache before the commit.
     checkpoint.write(&things(100..30_000)).expect("it is written");
     let copy = Folder::new("crash-copy");
-    for file in std::fs::read_dir(&folder.0).expect("it can be listed") {
-        let file = file.expect("it can be listed");
-        std::fs::copy(file.path(), copy.0.join(file.file_name())).expect("it can be copied");
-    }
+    folder.copy_to(&copy);
     let mut after = open(&copy.file());
     assert_eq!(after.meta().expect("it reads"), Some(meta(5)));
-    assert_eq!(dump(&mut after), before);
+    assert_eq!(dump(&mut *after.rows()), before);
 }
 
 /// A crash at any moment: the files as they are, cut off or with a torn tail of SQLite's own log, hold the old or the new checkpoint.
@@ -209,11 +131,11 @@ fn a_crash_in_a_commit_leaves_the_old_checkpoint_or_the_new_one() {
         match after.meta().expect("it reads").expect("it has one").index {
             Index(5) => {
                 seen[0] += 1;
-                assert_eq!(dump(&mut after).len(), 200);
+                assert_eq!(dump(&mut *after.rows()).len(), 200);
             }
             Index(6) => {
                 seen[1] += 1;
-                assert_eq!(dump(&mut after).len(), 400);
+                assert_eq!(dump(&mut *after.rows()).len(), 400);
             }
             other => panic!("a checkpoint of {other}"),
         }
@@ -229,7 +151,7 @@ fn a_flipped_bit_is_noticed_before_a_wrong_row_is_read() {
     checkpoint.commit(&meta(5)).expect("it is written");
     drop(checkpoint);
     let whole = std::fs::read(folder.file()).expect("it can be read");
-    let expected = dump(&mut open(&folder.file()));
+    let expected = dump(&mut *open(&folder.file()).rows());
     let mut rng = SplitMix::new(11);
     let mut noticed = 0;
     for _ in 0..150 {

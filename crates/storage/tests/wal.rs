@@ -72,6 +72,29 @@ fn an_entry_written_again_replaces_what_stood_there_and_behind() {
     assert_eq!(log.last(), Some((Index(4), Term(2))));
 }
 
+/// A snapshot takes the place of a shard's log: what stood before it is gone, what follows it need not continue what stood before.
+#[test]
+fn a_snapshot_begins_a_log_anew() {
+    let disk = SimDisk::new();
+    let (mut wal, _) = open(&disk, LARGE);
+    for index in 2..6 {
+        wal.append(ShardId(0), entry(index, b"old"));
+        wal.append(ShardId(1), entry(index, b"other"));
+    }
+    wal.restart(ShardId(0), Index(100), Term(3));
+    wal.append(ShardId(0), Entry { term: Term(3), ..entry(101, b"new") });
+    wal.flush(true).expect("it is written");
+    let (_, mut recovered) = open(&disk, LARGE);
+    assert_eq!((indexes(&recovered, 0), indexes(&recovered, 1)), (vec![101], vec![2, 3, 4, 5]));
+    // A crash before that was written leaves the old log beside the new checkpoint.
+    let log = recovered.shards.get_mut(&ShardId(1)).expect("it has entries");
+    let mut same = log.clone();
+    same.drop_until(Index(3), Term(1));
+    assert_eq!(same.entries.len(), 2, "they follow the checkpoint");
+    log.drop_until(Index(3), Term(2));
+    assert!(log.entries.is_empty(), "they follow another entry 3 than the checkpoint's");
+}
+
 /// Many sequences of writes, syncs and crashes of every kind: what was synced is there, what follows it is a prefix of what was written,
 /// and the log can always be opened.
 #[test]
@@ -334,6 +357,7 @@ fn the_format_is_the_one_on_record() {
     let (mut wal, _) = open(&disk, Options { segment_bytes: 2048 });
     wal.append(ShardId(5), Entry { index: Index(2), term: Term(3), data: Bytes::from_static(b"entry") });
     wal.append_hard_state(ShardId(5), HardState { term: Term(3), vote: 0x1122_3344_5566_7788, commit: Index(1) });
+    wal.restart(ShardId(6), Index(9), Term(2));
     wal.flush(true).expect("it is written");
     wal.settle().expect("the mark is written");
     let found = hex(&disk.contents(FIRST));

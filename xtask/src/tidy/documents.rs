@@ -16,6 +16,11 @@ pub(crate) const RULES: &[Rule] = &[
     },
     Rule { name: "links", instead: "link to a file, or to a heading, that exists", check: links },
     Rule {
+        name: "code-map",
+        instead: "correct the row of the code map in ARCHITECTURE.md: the crates of ours that the crate is built with, or `nothing`",
+        check: code_map,
+    },
+    Rule {
         name: "test-command",
         instead: "let README.md and .ci/run say the same `cargo test …` line: what a newcomer types is what CI runs",
         check: test_command,
@@ -185,6 +190,42 @@ fn resolve(document: &str, target: &str) -> Option<String> {
     Some(parts.join("/"))
 }
 
+/// The rows `| \`crates/x\` | … | base, y |` of ARCHITECTURE.md against what cargo says.
+fn code_map(repository: &Repository) -> Vec<Violation> {
+    let packages = &repository.packages;
+    let text = repository.text("ARCHITECTURE.md").unwrap_or_default();
+    let rows: Vec<(&str, BTreeSet<&str>)> = text.lines().filter_map(map_row).collect();
+    let mut violations = Vec::new();
+    for package in packages.ours() {
+        let needs = package.needs.iter().filter(|id| packages.is_ours(id)).map(|id| packages.name(id));
+        let needs: BTreeSet<&str> = needs.collect();
+        let listed = |names: &BTreeSet<&str>| names.iter().copied().collect::<Vec<_>>().join(", ");
+        match rows.iter().find(|(name, _)| *name == package.name) {
+            None => violations.push(Violation::new("ARCHITECTURE.md", format!("has no row for {}", package.name))),
+            Some((_, said)) if *said != needs => {
+                let what = format!(
+                    "says that {} knows [{}], which is built with [{}]",
+                    package.name,
+                    listed(said),
+                    listed(&needs)
+                );
+                violations.push(Violation::new("ARCHITECTURE.md", what));
+            }
+            Some(_) => {}
+        }
+    }
+    violations
+}
+
+/// The crate of a row of the code map, and what the row says that it knows.
+fn map_row(line: &str) -> Option<(&str, BTreeSet<&str>)> {
+    let cells: Vec<&str> = line.trim().trim_matches('|').split('|').map(str::trim).collect();
+    let [path, _, knows] = cells.as_slice() else { return None };
+    let path = path.strip_prefix('`')?.strip_suffix('`')?;
+    let name = path.strip_prefix("crates/").unwrap_or(path);
+    Some((name, knows.split(", ").filter(|name| *name != "nothing").collect()))
+}
+
 fn test_command(repository: &Repository) -> Vec<Violation> {
     let Some(script) = repository.text(".ci/run") else {
         return vec![Violation::new(".ci/run", "does not exist")];
@@ -251,6 +292,26 @@ mod tests {
             "docs/a.md:2: links to p.png, which does not exist",
         ];
         check("links", &files, &expected);
+    }
+
+    #[test]
+    fn a_map_that_differs_from_the_crates_is_found() {
+        let map = "| crate | is | knows of ours |\n|---|---|---|\n\
+                   | `crates/base` | ids | nothing |\n| `crates/queue` | rules | base, storage |\n| `xtask` | chores | base |\n";
+        let rows: &[(&str, &[&str], &[&str])] = &[
+            ("base", &["bytes"], &[]),
+            ("queue", &["base"], &[]),
+            ("xtask", &["base"], &[]),
+            ("sim", &[], &[]),
+            ("bytes", &[], &[]),
+        ];
+        let ours = ["base", "queue", "xtask", "sim"];
+        let planted = repository(&[("ARCHITECTURE.md", map)], crate::tidy::planted::packages(&ours, rows));
+        let expected = [
+            "ARCHITECTURE.md: has no row for sim",
+            "ARCHITECTURE.md: says that queue knows [base, storage], which is built with [base]",
+        ];
+        check("code-map", &planted, &expected);
     }
 
     #[test]

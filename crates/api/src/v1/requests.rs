@@ -116,6 +116,7 @@ json_object! {
         reason: Text<'a> = "reason",
         /// End it even if a worker holds it.
         force: bool = "force",
+        ..unknown
     }
 }
 
@@ -128,5 +129,6 @@ json_object! {
         delay: Seconds = "delaySeconds",
         /// Another priority.
         priority: Int = "priority",
+        ..unknown
     }
 }

@@ -2,6 +2,7 @@
 
 mod open;
 mod principal;
+mod provider;
 mod static_tokens;
 mod throttle;
 
@@ -11,7 +12,9 @@ use std::sync::Arc;
 use api::{Code, Problem};
 
 pub use open::OpenMode;
+pub(crate) use principal::is_tenant;
 pub use principal::{EventTypes, Principal};
+pub(crate) use provider::tokens_of;
 pub use static_tokens::{StaticToken, StaticTokens};
 use throttle::Throttle;
 
@@ -128,7 +131,7 @@ impl Authenticator {
         let checked = self.check(access, token);
         match &checked {
             Err(problem) if problem.code == Code::InvalidCredentials => self.throttle.on_refused(from),
-            Ok(_) => self.throttle.on_accepted(from, token),
+            Ok(_) => self.throttle.on_accepted(token),
             Err(_) => {}
         }
         checked

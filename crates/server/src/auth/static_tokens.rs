@@ -18,6 +18,7 @@ pub struct StaticToken {
     digest: [u8; 32],
     principal: Result<Arc<Principal>, Refusal>,
     as_worker: Option<Arc<Principal>>,
+    weakness: Option<&'static str>,
 }
 
 impl std::fmt::Debug for StaticToken {
@@ -44,6 +45,22 @@ struct Config {
     raw: serde_json::Map<String, serde_json::Value>,
 }
 
+/// Shorter tokens, in bytes, are warned of.
+const SHORT: usize = 16;
+
+/// Tokens that stand in examples, codeQ's and others'.
+const WELL_KNOWN: [&str; 9] = [
+    "dev-token",
+    "test-token",
+    "producer-token",
+    "worker-token",
+    "token",
+    "secret",
+    "changeme",
+    "change-me",
+    "password",
+];
+
 /// The claims that may name a tenant.
 const TENANT_CLAIMS: [&str; 5] = ["tid", "tenantId", "tenant_id", "organizationId", "organization_id"];
 
@@ -68,7 +85,11 @@ impl StaticTokens {
                 event_types: Vec::new(),
                 raw: serde_json::Map::new(),
             },
-            other => serde_json::from_value(other).map_err(|error| format!("static auth: invalid config: {error}"))?,
+            // The reason itself may repeat a value, and all of this is a secret.
+            _ => serde_json::from_str(json).map_err(|error| {
+                let place = format!("line {} column {}", error.line(), error.column());
+                format!("static auth: invalid config: a member is of the wrong type, at {place}")
+            })?,
         };
         let token = config.token.as_deref().unwrap_or("").trim();
         if token.is_empty() {
@@ -86,6 +107,16 @@ impl StaticTokens {
         Ok(StaticTokens(vec![StaticToken::new(token, &claims, default_tenant)]))
     }
 
+    /// The tokens of several providers, asked in this order.
+    pub(crate) fn joined(providers: impl IntoIterator<Item = StaticTokens>) -> StaticTokens {
+        StaticTokens(providers.into_iter().flat_map(|provider| provider.0).collect())
+    }
+
+    /// What is weak about its tokens.
+    pub(crate) fn weaknesses(&self) -> impl Iterator<Item = &'static str> {
+        self.0.iter().filter_map(|token| token.weakness)
+    }
+
     /// Whoever this token belongs to. All tokens are compared, each in constant time, so that an unknown token takes as long as a known one.
     pub(crate) fn find(&self, token: &str) -> Result<Arc<Principal>, Refusal> {
         self.matching(token).ok_or(Refusal::Unknown)?.principal.clone()
@@ -101,7 +132,7 @@ impl StaticTokens {
         let mut found = None;
         for known in &self.0 {
             if bool::from(known.digest.ct_eq(&digest)) {
-                found = Some(known);
+                found = found.or(Some(known));
             }
         }
         found
@@ -117,7 +148,12 @@ impl StaticToken {
     fn new(token: &str, claims: &Claims, default_tenant: Option<&str>) -> StaticToken {
         let principal = Principal::from_claims(claims, default_tenant).map(Arc::new);
         let as_worker = principal.as_ref().ok().map(|principal| Arc::new(principal.with_worker_rights()));
-        StaticToken { digest: Sha256::digest(token.as_bytes()).into(), principal, as_worker }
+        let weakness = if WELL_KNOWN.contains(&token.to_ascii_lowercase().as_str()) {
+            Some("stands in public examples")
+        } else {
+            (token.len() < SHORT).then_some("has fewer than 16 bytes")
+        };
+        StaticToken { digest: Sha256::digest(token.as_bytes()).into(), principal, as_worker, weakness }
     }
 }
 
@@ -151,7 +187,8 @@ mod tests {
         assert_eq!(refusal("{}"), "static auth: token is required");
         assert_eq!(refusal(r#"{"token": "  "}"#), "static auth: token is required");
         assert!(refusal("{").starts_with("static auth: invalid config: "));
-        assert!(refusal(r#"{"token": 1}"#).starts_with("static auth: invalid config: "));
+        let wrong = "static auth: invalid config: a member is of the wrong type, at line 1 column 19";
+        assert_eq!(refusal(r#"{"token": 987654321}"#), wrong, "the reason repeats no value");
     }
 
     #[test]

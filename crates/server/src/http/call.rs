@@ -37,7 +37,9 @@ impl Call {
         if api::json::is_too_deep(&self.body) {
             return Err(invalid_body("the body is nested deeper than 128 levels"));
         }
-        let parsed: Option<T> = serde_json::from_slice(&self.body)
+        // Values that are skipped are not looked into, so the text is checked as a whole.
+        let text = std::str::from_utf8(&self.body).map_err(|_| invalid_body("the body is not UTF-8"))?;
+        let parsed: Option<T> = serde_json::from_str(text)
             .map_err(|error| invalid_body(format!("the body is not what this route takes: {error}")))?;
         Ok(parsed.unwrap_or_default())
     }

@@ -44,7 +44,7 @@ impl Edge {
         let Some(grant) = grants.into_iter().next() else {
             return Ok(Answer::empty(204).at(position));
         };
-        let grant = self.with_grant_payload(grant).await?;
+        let grant = self.with_grant_payload(position, grant).await?;
         Ok(Answer::json(200, |out| write_grant(&grant, out)).at(position))
     }
 
@@ -63,7 +63,7 @@ impl Edge {
         }
         let mut whole = Vec::with_capacity(grants.len());
         for grant in grants {
-            whole.push(self.with_grant_payload(grant).await?);
+            whole.push(self.with_grant_payload(position, grant).await?);
         }
         let answer = Answer::json(200, |out| {
             let mut body = Writer::object(out);
@@ -184,11 +184,11 @@ impl Edge {
         shards
     }
 
-    async fn with_grant_payload(&self, grant: Grant) -> Outcome<Grant> {
+    async fn with_grant_payload(&self, position: Position, grant: Grant) -> Outcome<Grant> {
         if matches!(grant.task.payload, queue::Payload::Resident(_)) {
             return Ok(grant);
         }
-        let view = self.with_payload(Arc::new(grant.task)).await?;
+        let view = self.with_payload_at(position, Arc::new(grant.task)).await?;
         Ok(Grant { task: Arc::unwrap_or_clone(view), ..grant })
     }
 }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,8 @@ enum Doing {
 struct Watched {
     /// What it is doing, in the lowest two bits, and since when.
     doing: AtomicU64,
+    /// Requests being served; HTTP/2 serves several at a time.
+    serving: AtomicUsize,
     /// The client has not read what was written since then; 0: it has.
     stuck: AtomicU64,
     clock: Arc<AtomicU64>,
@@ -128,6 +130,7 @@ impl Connections {
     fn enter(&self) -> (u64, Arc<Watched>) {
         let watched = Arc::new(Watched {
             doing: AtomicU64::new(0),
+            serving: AtomicUsize::new(0),
             stuck: AtomicU64::new(0),
             clock: self.clock.clone(),
             close: Notify::new(),
@@ -141,7 +144,7 @@ impl Connections {
 }
 
 /// The first bytes of a client that speaks HTTP/2 without asking.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+const PREFACE: [u8; 14] = *b"PRI * HTTP/2.0";
 
 /// Serves one connection to its end.
 pub(crate) async fn serve_connection(stream: TcpStream, edge: Arc<Edge>, connections: &Connections) {
@@ -149,11 +152,9 @@ pub(crate) async fn serve_connection(stream: TcpStream, edge: Arc<Edge>, connect
     let (number, watched) = connections.enter();
     let speak = async {
         let mut first = [0; PREFACE.len()];
-        // A short first packet is HTTP/1.1: no client splits the preface.
+        // A short first packet is HTTP/1.1, also if it is the `P` of a `POST`: no client splits the preface.
         match stream.peek(&mut first).await {
-            Ok(length) if length > 0 && PREFACE.starts_with(&first[..length]) => {
-                speak_h2(stream, edge, &watched, peer.ip()).await
-            }
+            Ok(_) if first == PREFACE => speak_h2(stream, edge, &watched, peer.ip()).await,
             Ok(length) if length > 0 => speak_h1(stream, edge, &watched, peer.ip()).await,
             _ => {}
         }
@@ -167,9 +168,8 @@ pub(crate) async fn serve_connection(stream: TcpStream, edge: Arc<Edge>, connect
 
 async fn speak_h1(stream: TcpStream, edge: Arc<Edge>, watched: &Arc<Watched>, peer: IpAddr) {
     let header_bytes = edge.shared.settings.http.header_bytes_max;
-    let io = WatchedIo { io: TokioIo::new(stream), watched: watched.clone() };
+    let io = WatchedIo { io: TokioIo::new(stream), watched: watched.clone(), bytes_begin_heads: true };
     let connection = server::conn::http1::Builder::new()
-        .pipeline_flush(true)
         .max_headers(100)
         // The parser must be able to hold what `check_head` refuses with an explanation.
         .max_buf_size(header_bytes + (64 << 10))
@@ -187,18 +187,15 @@ async fn speak_h1(stream: TcpStream, edge: Arc<Edge>, watched: &Arc<Watched>, pe
 }
 
 async fn speak_h2(stream: TcpStream, edge: Arc<Edge>, watched: &Arc<Watched>, peer: IpAddr) {
-    // Many requests share the connection, so only its writes are watched.
-    watched.set(Doing::Serving);
+    // Pings keep coming while nothing is asked for, so bytes alone do not make it busy.
+    let io = WatchedIo { io: TokioIo::new(stream), watched: watched.clone(), bytes_begin_heads: false };
     let connection = server::conn::http2::Builder::new(SameThread)
         .timer(TokioTimer::new())
         .max_concurrent_streams(128)
         .max_header_list_size(16 << 10)
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(10))
-        .serve_connection(
-            WatchedIo { io: TokioIo::new(stream), watched: watched.clone() },
-            service_fn(|request| answer(request, edge.clone(), watched.clone(), peer)),
-        );
+        .serve_connection(io, service_fn(|request| answer(request, edge.clone(), watched.clone(), peer)));
     let mut connection = std::pin::pin!(connection);
     let finished = tokio::select! {
         _ = connection.as_mut() => true,
@@ -216,14 +213,28 @@ type Answering =
 /// Answers one request. The future is boxed: hyper moves it several times, and it is large.
 fn answer(request: Request<Incoming>, edge: Arc<Edge>, watched: Arc<Watched>, peer: IpAddr) -> Answering {
     Box::pin(async move {
-        let is_h1 = request.version() < hyper::Version::HTTP_2;
-        watched.set(Doing::Serving);
-        let response = edge.answer(request, peer).await;
-        if is_h1 {
-            watched.set(Doing::Idle);
-        }
-        Ok(response)
+        let _serving = Serving::begin(watched);
+        Ok(edge.answer(request, peer).await)
     })
+}
+
+/// A request that is being served, until this is dropped: its client may have reset it.
+struct Serving(Arc<Watched>);
+
+impl Serving {
+    fn begin(watched: Arc<Watched>) -> Serving {
+        watched.serving.fetch_add(1, Ordering::Relaxed);
+        watched.set(Doing::Serving);
+        Serving(watched)
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if self.0.serving.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.set(Doing::Idle);
+        }
+    }
 }
 
 /// Runs the tasks of HTTP/2 on the connection's own thread.
@@ -240,6 +251,8 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for SameThr
 struct WatchedIo {
     io: TokioIo<TcpStream>,
     watched: Arc<Watched>,
+    /// Bytes that come while nothing is served are the head of a request.
+    bytes_begin_heads: bool,
 }
 
 impl Read for WatchedIo {
@@ -249,7 +262,7 @@ impl Read for WatchedIo {
         buffer: ReadBufCursor<'_>,
     ) -> Poll<std::io::Result<()>> {
         let read = Pin::new(&mut self.io).poll_read(context, buffer);
-        if read.is_ready() && self.watched.get().0 == Doing::Idle {
+        if self.bytes_begin_heads && read.is_ready() && self.watched.get().0 == Doing::Idle {
             self.watched.set(Doing::Head);
         }
         read

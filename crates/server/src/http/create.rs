@@ -5,6 +5,7 @@ use api::v1::{CreateBatchBody, CreateBody, Task};
 use api::{Code, Problem};
 use base::{Millis, Position, ScheduleTime};
 use cluster::{Freshness, Operations};
+use hyper::http::uri::Authority;
 use queue::id::shard_of;
 use queue::op::{Create, IdempotencyKey, Op, Schedule};
 use queue::outcome::{Created, Outcome as Applied, State, TaskView};
@@ -31,11 +32,8 @@ impl Edge {
     pub(crate) async fn create(&self, call: &Call) -> Outcome<Answer> {
         let body: CreateBody<'_> = call.required_json()?;
         let key = header_key(call)?;
-        if body.payload.is_none() {
-            return Err(invalid_body("payload is required, and must not be null").map_field("payload"));
-        }
         let limits = &self.shared.settings.limits;
-        let create = read_create(&body, key.as_deref(), call, limits, self.now())?;
+        let create = read_create(&body, None, key.as_deref(), call, limits, self.now())?;
         self.check_running()?;
         let shard = shard_of(create.tenant, create.command, self.node.identity().shards);
         let mut operations = Operations::with_capacity(128 + create.payload.len() + create.webhook.len());
@@ -72,12 +70,16 @@ impl Edge {
         }
         self.check_running()?;
         let now = self.now();
-        let keys: Vec<Option<String>> =
-            (0..tasks.len()).map(|place| key.as_ref().map(|key| format!("{key}#{place}"))).collect();
+        // The header names the call; it gives a key to each item that has none of its own.
+        let key_of = |(place, task): (usize, &CreateBody<'_>)| match (&key, own_key(task)) {
+            (Some(key), None) => Some(format!("{key}#{place}")),
+            _ => None,
+        };
+        let keys: Vec<Option<String>> = tasks.iter().enumerate().map(key_of).collect();
         let mut batch = Batch::new();
         let mut creates = Vec::with_capacity(tasks.len());
         for (place, task) in tasks.iter().enumerate() {
-            let read = read_create(task, keys[place].as_deref(), call, limits, now);
+            let read = read_create(task, Some("null"), keys[place].as_deref(), call, limits, now);
             let read = read.map_err(|problem| problem.map_field(&format!("tasks[{place}]")));
             match read {
                 Ok(create) => {
@@ -197,23 +199,25 @@ fn header_key(call: &Call) -> Outcome<Option<String>> {
     Ok((!text.trim().is_empty()).then(|| text.to_owned()))
 }
 
-/// The creation that a body asks for. Fields are checked in the order of the contract.
+/// The creation that a body asks for. Fields are checked in the order of the contract. A payload that is not there is `absent`, or an error.
 fn read_create<'a>(
     body: &'a CreateBody<'_>,
+    absent: Option<&'static str>,
     header_key: Option<&'a str>,
     call: &'a Call,
     limits: &Limits,
     now: ScheduleTime,
 ) -> Outcome<Create<'a>> {
     let command = check_command(body.command.as_deref().unwrap_or(""), true)?;
-    let payload = body.payload.map_or("null", |payload| payload.get()).as_bytes();
+    let missing = || invalid_body("payload is required, and must not be null").map_field("payload");
+    let payload = body.payload.map(|payload| payload.get()).or(absent).ok_or_else(missing)?.as_bytes();
     if payload.len() > limits.payload_bytes_max {
         let detail = format!("a payload has at most {} bytes (limits.maxPayloadBytes)", limits.payload_bytes_max);
         return Err(Box::new(Problem::new(Code::PayloadTooLarge, detail).field("payload")));
     }
     let schedule = read_schedule(body, limits, now)?;
     let webhook = check_webhook(body.webhook.as_deref().unwrap_or(""))?;
-    let key = check_key(body.idempotency_key.as_deref(), header_key)?;
+    let key = check_key(own_key(body), header_key)?;
     let tenant: &str = &call.principal.tenant;
     let priority = body.priority.map_or(0, |priority| priority.0.clamp(0, 9) as u8);
     let max_attempts = body.max_attempts.map(|attempts| attempts.0).filter(|attempts| *attempts > 0);
@@ -266,23 +270,30 @@ fn read_schedule(body: &CreateBody<'_>, limits: &Limits, now: ScheduleTime) -> O
 
 fn check_webhook(url: &str) -> Outcome<&str> {
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-    let host = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or(""));
-    let clean =
-        |host: &str| !host.is_empty() && !host.contains('@') && !url.bytes().any(|byte| byte <= b' ' || byte == 0x7f);
-    if url.is_empty() || (url.len() <= WEBHOOK_MAX && host.is_some_and(clean)) {
+    // Not `//example.com`, which names no host of its own, nor a host without a name or with something else than a port.
+    let authority = rest.and_then(|rest| rest.split(['/', '?', '#', '\\']).next()?.parse::<Authority>().ok());
+    let is_host = |authority: Authority| {
+        let port = authority.as_str().strip_prefix(authority.host()).unwrap_or("@");
+        !authority.host().is_empty() && (port.is_empty() || authority.port_u16().is_some())
+    };
+    let clean = !url.bytes().any(|byte| byte <= b' ' || byte == 0x7f);
+    if url.is_empty() || (url.len() <= WEBHOOK_MAX && clean && authority.is_some_and(is_host)) {
         return Ok(url);
     }
     let detail = "a webhook is an http or https URL with a host and without user information, at most 2048 bytes";
     Err(Box::new(Problem::new(Code::InvalidWebhookUrl, detail).error("invalid webhook url").field("webhook")))
 }
 
+/// The key of a body; only white space is none.
+fn own_key<'a>(body: &'a CreateBody<'_>) -> Option<&'a str> {
+    body.idempotency_key.as_deref().filter(|key| !key.trim().is_empty())
+}
+
 /// The key of the body or the header; both must be equal.
 fn check_key<'a>(body: Option<&'a str>, header: Option<&'a str>) -> Outcome<Option<&'a str>> {
     let bad = |detail: &str| Err(Box::new(Problem::new(Code::InvalidIdempotencyKey, detail).field("idempotencyKey")));
-    let body = body.filter(|key| !key.trim().is_empty());
     let key = match (body, header) {
-        // In a batch the header names the call and the body the item, so the item's own key holds.
-        (Some(body), Some(header)) if body != header && !header.contains('#') => {
+        (Some(body), Some(header)) if body != header => {
             return bad("the header Idempotency-Key and the field idempotencyKey differ; send one of them");
         }
         (body, header) => body.or(header),
@@ -348,6 +359,10 @@ mod tests {
             "example.com",
             "http://user@example.com",
             "http://a b",
+            "http://:80/",
+            "http://example.com:port",
+            "http://example.com:99999",
+            "http://[::1",
             &long,
             "javascript:alert(1)",
         ] {
@@ -360,8 +375,8 @@ mod tests {
         assert_eq!(check_key(Some("k"), None), Ok(Some("k")));
         assert_eq!(check_key(None, Some("k")), Ok(Some("k")));
         assert_eq!(check_key(Some("k"), Some("k")), Ok(Some("k")));
-        assert_eq!(check_key(Some("  "), Some("k")), Ok(Some("k")));
         assert!(check_key(Some("a"), Some("b")).is_err());
+        assert!(check_key(Some("a"), Some("a#0")).is_err());
         assert!(check_key(Some(&"k".repeat(257)), None).is_err());
     }
 }

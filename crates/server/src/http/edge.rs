@@ -186,6 +186,10 @@ impl Edge {
     pub(crate) fn check_running(&self) -> Outcome<()> {
         match self.node.stage() {
             Stage::Running | Stage::Draining => Ok(()),
+            Stage::Unjoined(what) => {
+                let text = format!("this node belongs to no cluster yet: {what}");
+                Err(Box::new(Problem::new(Code::NotJoined, text).retry_after(1000)))
+            }
             Stage::Starting(what) => {
                 Err(Box::new(Problem::new(Code::NotReady, format!("the server is {what}")).retry_after(1000)))
             }
@@ -195,8 +199,8 @@ impl Edge {
 
     /// Whether an id could be one of this cluster's tasks.
     pub(crate) fn is_ours(&self, id: &TaskId) -> bool {
-        let ours = TaskId::new(self.node.cluster_incarnation(), id.shard, id.key);
-        *id == ours && id.shard.0 < self.node.identity().shards
+        let Some(cluster) = self.node.cluster() else { return false };
+        *id == TaskId::new(cluster.incarnation, id.shard, id.key) && id.shard.0 < self.node.identity().shards
     }
 
     /// Whether the server stops.

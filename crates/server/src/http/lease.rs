@@ -73,6 +73,7 @@ impl Edge {
 
     pub(crate) async fn cancel(&self, call: &Call, id: &str) -> Outcome<Answer> {
         let body: CancelBody<'_> = call.json()?;
+        check_unknown(body.unknown.as_deref())?;
         let id = self.live_id(id, Words::Tasks)?;
         let op = Op::Cancel {
             tenant: &call.principal.tenant,
@@ -99,12 +100,13 @@ impl Edge {
             }
             _ => return Err(unavailable(Unavailable::Unknown)),
         };
-        let view = self.with_payload(std::sync::Arc::new(*view)).await?;
+        let view = self.with_payload_at(position, std::sync::Arc::new(*view)).await?;
         Ok(Answer::json(status, |out| write_task(&view, None, out)).at(position))
     }
 
     pub(crate) async fn redrive(&self, call: &Call, id: &str) -> Outcome<Answer> {
         let body: RedriveBody<'_> = call.json()?;
+        check_unknown(body.unknown.as_deref())?;
         let keep_attempts = match body.attempts.as_deref() {
             None | Some("" | "reset") => false,
             Some("keep") => true,
@@ -200,6 +202,17 @@ impl Edge {
         id: TaskId,
     ) -> Outcome<(Position, Option<std::sync::Arc<queue::TaskView>>)> {
         self.find_task(&call.principal.tenant, id, Freshness::Linearizable, None).await
+    }
+}
+
+/// Routes that codeQ does not have refuse fields they do not know.
+fn check_unknown(unknown: Option<&str>) -> Outcome<()> {
+    match unknown {
+        None => Ok(()),
+        Some(name) => {
+            let name: String = name.chars().take(100).collect();
+            Err(Box::new(Problem::new(Code::InvalidField, "this route knows no such field").field(name)))
+        }
     }
 }
 

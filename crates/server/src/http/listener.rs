@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::watch;
 
 use crate::http::connection::{Connections, serve_connection};
@@ -22,7 +22,8 @@ pub(crate) struct Listener {
 
 /// The edge's threads.
 pub(crate) struct Threads {
-    threads: Vec<std::thread::JoinHandle<()>>,
+    /// Closed when the last of them has ended.
+    ended: Receiver<()>,
     stop: watch::Sender<bool>,
 }
 
@@ -47,32 +48,36 @@ impl Listener {
     pub(crate) fn start(self, shared: &Arc<Shared>) -> std::io::Result<Threads> {
         let open = Arc::new(AtomicUsize::new(0));
         let (stop, stopped) = watch::channel(false);
-        let mut threads = Vec::new();
+        // Each thread holds a sender and never sends.
+        let (running, ended) = channel(1);
         let mut edges = Vec::new();
         for number in 0..shared.settings.http.threads {
             let (sender, receiver) = unbounded_channel();
             edges.push(sender);
             let (shared, open, stopped) = (shared.clone(), open.clone(), stopped.clone());
-            let run = move || on_a_runtime(serve_connections(shared, receiver, open, stopped));
-            threads.push(std::thread::Builder::new().name(format!("codeq-edge-{number}")).spawn(run)?);
+            let running = running.clone();
+            let run = move || {
+                on_a_runtime(serve_connections(shared, receiver, open, stopped));
+                drop(running);
+            };
+            std::thread::Builder::new().name(format!("codeq-edge-{number}")).spawn(run)?;
         }
         let most = shared.settings.http.connections_max;
-        let accept = move || on_a_runtime(accept(self.listener, edges, open, most, stopped));
-        threads.push(std::thread::Builder::new().name("codeq-accept".into()).spawn(accept)?);
-        Ok(Threads { threads, stop })
+        let accept = move || {
+            on_a_runtime(accept(self.listener, edges, open, most, stopped));
+            drop(running);
+        };
+        std::thread::Builder::new().name("codeq-accept".into()).spawn(accept)?;
+        Ok(Threads { ended, stop })
     }
 }
 
 impl Threads {
     /// Accepts no more connections and lets those that are open end after the requests they have begun, for at most `longest`.
-    pub(crate) fn stop(self, longest: Duration) {
+    pub(crate) async fn stop(mut self, longest: Duration) {
         self.stop.send_replace(true);
-        let until = std::time::Instant::now() + longest;
-        for thread in self.threads {
-            while !thread.is_finished() && std::time::Instant::now() < until {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
+        // Whoever takes longer is left behind.
+        let _ = tokio::time::timeout(longest, self.ended.recv()).await;
     }
 }
 

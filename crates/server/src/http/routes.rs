@@ -93,7 +93,7 @@ fn of_path<'a>(path: &'a str, method: &Method) -> Option<(Route<'a>, Method)> {
     Some(match parts {
         [Some("tasks"), None, None] => (Route::CreateTask, post),
         [Some("tasks"), Some("batch"), None] if *method == post => (Route::CreateBatch, post),
-        [Some("tasks"), Some("batch"), Some("results")] if *method == post => (Route::BatchResults, post),
+        [Some("tasks"), Some("batch"), Some("results")] => (Route::BatchResults, post),
         [Some("tasks"), Some("claim"), None] if *method == post => (Route::Claim, post),
         [Some("tasks"), Some("claim"), Some("batch")] => (Route::ClaimBatch, post),
         [Some("tasks"), Some(id), None] => (Route::GetTask(decode(id)?), get),
@@ -141,38 +141,38 @@ fn decode(segment: &str) -> Option<Cow<'_, str>> {
 mod tests {
     use super::*;
 
-    fn check(method: &Method, path: &str, expected: Result<Route<'_>, Code>) {
-        assert_eq!(find(method, path).map_err(|problem| problem.code), expected, "{method} {path}");
+    fn check(method: &Method, path: &str, expected: &Result<Route<'_>, Code>) {
+        assert_eq!(&find(method, path).map_err(|problem| problem.code), expected, "{method} {path}");
     }
 
     #[test]
     fn paths_lead_to_their_routes() {
         let (get, post) = (&Method::GET, &Method::POST);
-        check(post, "/v1/codeq/tasks", Ok(Route::CreateTask));
-        check(post, "/v1/codeq/tasks/", Ok(Route::CreateTask));
-        check(post, "/v1/codeq/tasks/batch", Ok(Route::CreateBatch));
-        check(post, "/v1/codeq/tasks/claim", Ok(Route::Claim));
-        check(post, "/v1/codeq/tasks/claim/batch", Ok(Route::ClaimBatch));
-        check(post, "/v1/codeq/tasks/batch/results", Ok(Route::BatchResults));
-        check(post, "/v1/codeq/tasks/x/heartbeat", Ok(Route::Heartbeat("x".into())));
-        check(post, "/v1/codeq/tasks/x/abandon", Ok(Route::Abandon("x".into())));
-        check(post, "/v1/codeq/tasks/x/nack", Ok(Route::Nack("x".into())));
-        check(post, "/v1/codeq/tasks/x/result", Ok(Route::SubmitResult("x".into())));
-        check(post, "/v1/codeq/tasks/x/cancel", Ok(Route::Cancel("x".into())));
-        check(post, "/v1/codeq/tasks/x/redrive", Ok(Route::Redrive("x".into())));
-        check(get, "/v1/codeq/tasks/x/result", Ok(Route::GetResult("x".into())));
-        check(get, "/v1/codeq/tasks/x", Ok(Route::GetTask("x".into())));
-        check(&Method::HEAD, "/v1/codeq/tasks/x", Ok(Route::GetTask("x".into())));
-        check(get, "/v1/codeq/admin/queues/a%3Ab", Ok(Route::GetQueue("a:b".into())));
-        check(get, "/v1/codeq/raft/status", Ok(Route::RaftStatus));
-        check(get, "/healthz", Ok(Route::Healthz));
+        check(post, "/v1/codeq/tasks", &Ok(Route::CreateTask));
+        check(post, "/v1/codeq/tasks/", &Ok(Route::CreateTask));
+        check(post, "/v1/codeq/tasks/batch", &Ok(Route::CreateBatch));
+        check(post, "/v1/codeq/tasks/claim", &Ok(Route::Claim));
+        check(post, "/v1/codeq/tasks/claim/batch", &Ok(Route::ClaimBatch));
+        check(post, "/v1/codeq/tasks/batch/results", &Ok(Route::BatchResults));
+        check(post, "/v1/codeq/tasks/x/heartbeat", &Ok(Route::Heartbeat("x".into())));
+        check(post, "/v1/codeq/tasks/x/abandon", &Ok(Route::Abandon("x".into())));
+        check(post, "/v1/codeq/tasks/x/nack", &Ok(Route::Nack("x".into())));
+        check(post, "/v1/codeq/tasks/x/result", &Ok(Route::SubmitResult("x".into())));
+        check(post, "/v1/codeq/tasks/x/cancel", &Ok(Route::Cancel("x".into())));
+        check(post, "/v1/codeq/tasks/x/redrive", &Ok(Route::Redrive("x".into())));
+        check(get, "/v1/codeq/tasks/x/result", &Ok(Route::GetResult("x".into())));
+        check(get, "/v1/codeq/tasks/x", &Ok(Route::GetTask("x".into())));
+        check(&Method::HEAD, "/v1/codeq/tasks/x", &Ok(Route::GetTask("x".into())));
+        check(get, "/v1/codeq/admin/queues/a%3Ab", &Ok(Route::GetQueue("a:b".into())));
+        check(get, "/v1/codeq/raft/status", &Ok(Route::RaftStatus));
+        check(get, "/healthz", &Ok(Route::Healthz));
     }
 
     #[test]
     fn fixed_segments_win_over_ids_where_their_method_is_asked_for() {
-        check(&Method::GET, "/v1/codeq/tasks/claim", Ok(Route::GetTask("claim".into())));
-        check(&Method::GET, "/v1/codeq/tasks/batch", Ok(Route::GetTask("batch".into())));
-        check(&Method::PUT, "/v1/codeq/tasks/claim", Err(Code::MethodNotAllowed));
+        check(&Method::GET, "/v1/codeq/tasks/claim", &Ok(Route::GetTask("claim".into())));
+        check(&Method::GET, "/v1/codeq/tasks/batch", &Ok(Route::GetTask("batch".into())));
+        check(&Method::PUT, "/v1/codeq/tasks/claim", &Err(Code::MethodNotAllowed));
     }
 
     #[test]
@@ -194,12 +194,13 @@ mod tests {
             "/v1/codeq/tasks/%2",
             "//healthz",
         ] {
-            check(get, path, Err(Code::RouteNotFound));
+            check(get, path, &Err(Code::RouteNotFound));
         }
-        check(get, "/v1/codeq/tasks/a%2Fb", Ok(Route::GetTask("a/b".into())));
-        check(get, "/v1/codeq/tasks", Err(Code::MethodNotAllowed));
-        check(&Method::DELETE, "/v1/codeq/tasks/x", Err(Code::MethodNotAllowed));
-        check(&Method::POST, "/healthz", Err(Code::MethodNotAllowed));
+        check(get, "/v1/codeq/tasks/a%2Fb", &Ok(Route::GetTask("a/b".into())));
+        check(get, "/v1/codeq/tasks", &Err(Code::MethodNotAllowed));
+        check(get, "/v1/codeq/tasks/batch/results", &Err(Code::MethodNotAllowed));
+        check(&Method::DELETE, "/v1/codeq/tasks/x", &Err(Code::MethodNotAllowed));
+        check(&Method::POST, "/healthz", &Err(Code::MethodNotAllowed));
         assert_eq!(allowed("/v1/codeq/tasks"), "POST");
         assert_eq!(allowed("/v1/codeq/tasks/x/result"), "GET, HEAD, POST");
         assert_eq!(allowed("/healthz"), "GET, HEAD");

@@ -23,6 +23,7 @@ impl Edge {
         let status = self.node.status();
         let mut failing = Vec::new();
         match &status.stage {
+            Stage::Unjoined(what) => failing.push(format!("[-]joined: not joined: {what}")),
             Stage::Starting(what) => failing.push(format!("[-]storage: {what}")),
             Stage::Stopped => failing.push("[-]storage: the node has stopped".into()),
             Stage::Draining => failing.push("[-]draining: the server stops".into()),
@@ -31,8 +32,12 @@ impl Edge {
         if self.is_draining() && status.stage == Stage::Running {
             failing.push("[-]draining: the server stops".into());
         }
-        let leaderless: Vec<String> =
-            status.shards.iter().filter(|shard| !shard.ready).map(|shard| shard.shard.to_string()).collect();
+        let leaderless: Vec<String> = status
+            .shards
+            .iter()
+            .filter(|shard| !self.node.serves(shard))
+            .map(|shard| shard.shard.to_string())
+            .collect();
         if !leaderless.is_empty() {
             failing.push(format!("[-]leader: no leader takes writes in group {}", leaderless.join(", ")));
         }
@@ -51,9 +56,12 @@ impl Edge {
         let leads = |shard: &cluster::ShardStatus| shard.consensus.leader == identity.incarnation.0;
         let first = status.shards.first();
         let http = self.shared.http_addr();
+        let raft = self.shared.settings.raft;
+        // In single mode there is nothing to say of groups.
+        let shards = if raft { &*status.shards } else { &[] };
         Answer::json(200, |out| {
             let mut body = Writer::object(out);
-            body.flag("enabled", true);
+            body.flag("enabled", raft);
             body.text("leaderID", if first.is_some_and(leads) { name } else { "" });
             body.value("peers", |out| {
                 let mut peers = Writer::array(out);
@@ -69,10 +77,10 @@ impl Edge {
                 });
                 peers.end();
             });
-            body.number("numGroups", status.shards.len() as u64);
-            body.value("groups", |out| {
+            body.number("numGroups", shards.len() as u64);
+            let write_groups = |out: &mut Vec<u8>| {
                 let mut groups = Writer::array(out);
-                for shard in &status.shards {
+                for shard in shards {
                     let leads = leads(shard);
                     groups.element(|out| {
                         let mut group = Writer::object(out);
@@ -94,7 +102,10 @@ impl Edge {
                     });
                 }
                 groups.end();
-            });
+            };
+            if raft {
+                body.value("groups", write_groups);
+            }
             body.plain("clusterId", &identity.cluster_incarnation.to_string());
             body.number("term", first.map_or(0, |shard| shard.consensus.term.0));
             body.value("quorum", |out| {

@@ -121,6 +121,23 @@ impl Edge {
         Ok((last.unwrap_or_default(), None))
     }
 
+    /// The same task, which the leader has shown at `position`, with its payload in memory. Which payloads are in memory and which only in
+    /// the checkpoint differs from node to node, so this node's own state is asked, once it is as new as the answer.
+    pub(crate) async fn with_payload_at(&self, position: Position, view: Arc<TaskView>) -> Outcome<Arc<TaskView>> {
+        if matches!(view.payload, Payload::Resident(_)) || self.node.leader(position.shard) == self.node.id() {
+            return self.with_payload(view).await;
+        }
+        let (tenant, id) = (view.tenant.clone(), view.id);
+        let query = Query::Task { tenant, id, until_ended: false };
+        let freshness = Freshness::AtLeast { index: position.index, up_to: self.shared.settings.node.propose_timeout };
+        let asked = self.node.ask(position.shard, query, freshness, None, Some(self.lane)).await;
+        let payload = match asked.map_err(unavailable)? {
+            (_, Answer::Task(here)) => here.payload.clone(),
+            _ => view.payload.clone(),
+        };
+        self.with_payload(Arc::new(TaskView { payload, ..view.as_ref().clone() })).await
+    }
+
     /// The same task with its payload in memory.
     pub(crate) async fn with_payload(&self, view: Arc<TaskView>) -> Outcome<Arc<TaskView>> {
         let Payload::Stored(_) = view.payload else {

@@ -4,7 +4,10 @@
 //! checksum over its key and values; one that does not fit is damage.
 
 mod memory;
+mod snapshot;
 mod sqlite;
+
+use std::sync::Arc;
 
 use base::rows::{Changes, RowSource, TableId};
 use base::{Index, Term};
@@ -12,6 +15,7 @@ use base::{Index, Term};
 use crate::StorageError;
 
 pub use memory::MemoryCheckpoint;
+pub use snapshot::{Incoming, Outgoing, Snapshot, Snapshots, Staged};
 pub use sqlite::SqliteCheckpoint;
 
 /// What a checkpoint is of.
@@ -53,6 +57,16 @@ pub trait Checkpoint: Send {
     /// # Errors
     /// It cannot be opened.
     fn reader(&self) -> Result<Box<dyn RowReader>, StorageError>;
+
+    /// Sends copies of this checkpoint and receives those of other nodes. Stays valid when one of them is installed.
+    fn snapshots(&self) -> Arc<dyn Snapshots>;
+
+    /// A snapshot that [`Checkpoint::snapshots`] received takes the place of this checkpoint, durably: a crash leaves the one or the
+    /// other, whole. Changes since the last commit are forgotten. Readers opened before go on reading the old checkpoint: open new ones.
+    ///
+    /// # Errors
+    /// The disk failed. Which of the two it is will be known at the next start.
+    fn install(&mut self, staged: Staged) -> Result<(), StorageError>;
 }
 
 /// Reads single rows of the last committed checkpoint.

@@ -10,15 +10,15 @@
 //!
 //! record, anywhere after the header; the first of a write begins a sector, and a write is filled up with zeros to the next sector
 //!    0   2  magic 0xC0DE
-//!    2   1  kind: 1 entry, 2 hard state, 3 mark
+//!    2   1  kind: 1 entry, 2 hard state, 3 mark, 4 restart
 //!    3   1  0
 //!    4   2  shard
 //!    6   4  length of the body
 //!   10   4  sectors of this segment known to be synced when the record was written
-//!   14   8  index of the entry (entry), commit index (hard state)
+//!   14   8  index of the entry (entry), commit index (hard state), last index covered (restart)
 //!   22   8  term
 //!   30   4  CRC-32C of the segment's sequence number, the 30 bytes above, and the body
-//!   34      body: the entry's bytes (entry), the vote (hard state, 8 bytes), nothing (mark)
+//!   34      body: the entry's bytes (entry), the vote (hard state, 8 bytes), nothing (mark, restart)
 //! ```
 //!
 //! All numbers are little-endian.
@@ -41,6 +41,7 @@ const RECORD_MAGIC: u16 = 0xC0DE;
 const ENTRY: u8 = 1;
 const HARD_STATE: u8 = 2;
 const MARK: u8 = 3;
+const RESTART: u8 = 4;
 
 /// What a segment header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,9 +80,21 @@ impl SegmentHeader {
 /// One record, decoded; its body is a range of the segment it was read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record {
-    Entry { shard: ShardId, index: Index, term: Term, body: std::ops::Range<usize> },
-    HardState { shard: ShardId, state: HardState },
+    Entry {
+        shard: ShardId,
+        index: Index,
+        term: Term,
+        body: std::ops::Range<usize>,
+    },
+    HardState {
+        shard: ShardId,
+        state: HardState,
+    },
     Mark,
+    /// A snapshot has taken the place of the shard's log: entries behind its index follow.
+    Restart {
+        shard: ShardId,
+    },
 }
 
 /// What [`parse`] found.
@@ -99,6 +112,10 @@ pub(super) fn put_entry(bytes: &mut Vec<u8>, sequence: u64, synced: u64, shard: 
 
 pub(super) fn put_hard_state(bytes: &mut Vec<u8>, sequence: u64, synced: u64, shard: ShardId, state: &HardState) {
     put(bytes, sequence, synced, HARD_STATE, shard, state.commit.0, state.term, &state.vote.to_le_bytes());
+}
+
+pub(super) fn put_restart(bytes: &mut Vec<u8>, sequence: u64, synced: u64, shard: ShardId, index: Index, term: Term) {
+    put(bytes, sequence, synced, RESTART, shard, index.0, term, &[]);
 }
 
 pub(super) fn put_mark(bytes: &mut Vec<u8>, sequence: u64, synced: u64) {
@@ -152,6 +169,7 @@ pub(super) fn parse(segment: &[u8], sequence: u64, offset: usize) -> Result<Pars
             Record::HardState { shard, state: HardState { term, vote, commit: Index(index) } }
         }
         MARK => Record::Mark,
+        RESTART => Record::Restart { shard },
         _ => return Err(Malformed),
     };
     Ok(Parsed { record, end, synced })

@@ -149,6 +149,7 @@ fn read_records<D: Disk>(
                         )?;
                     }
                     Record::HardState { shard, state } => recovered.shards.entry(shard).or_default().hard_state = state,
+                    Record::Restart { shard } => recovered.shards.entry(shard).or_default().entries.clear(),
                     Record::Mark => {}
                 }
                 offset = behind;
@@ -213,8 +214,12 @@ fn torn_bytes<D: Disk>(disk: &D, last: &Found) -> Result<u64, StorageError> {
 }
 
 impl ShardLog {
-    /// Forgets entries up to `index`, which a checkpoint holds.
-    pub fn drop_until(&mut self, index: Index) {
+    /// Forgets entries up to `index`, which a checkpoint holds. If they are not those that led to the checkpoint, which takes the place
+    /// of the log when it has come as a snapshot, all entries go.
+    pub fn drop_until(&mut self, index: Index, term: Term) {
+        if self.entries.iter().any(|entry| entry.index == index && entry.term != term) {
+            return self.entries.clear();
+        }
         let covered = self.entries.partition_point(|entry| entry.index <= index);
         self.entries.drain(..covered);
     }

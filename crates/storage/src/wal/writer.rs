@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use base::{Index, ShardId};
+use base::{Index, ShardId, Term};
 
 use crate::StorageError;
 use crate::disk::{Disk, DiskFile};
-use crate::wal::record::{RECORD_HEADER, SECTOR, SegmentHeader, next_sector, put_entry, put_hard_state, put_mark};
+use crate::wal::record::{
+    RECORD_HEADER, SECTOR, SegmentHeader, next_sector, put_entry, put_hard_state, put_mark, put_restart,
+};
 use crate::wal::recover::{Found, Recovered, SEGMENT_PREFIX, SPARE_PREFIX, name_of, numbered, recover};
 use base::log::{Entry, HardState};
 
@@ -62,6 +64,7 @@ enum Waiting {
     Entry(ShardId, Entry),
     HardState(ShardId, HardState),
     Mark,
+    Restart(ShardId, Index, Term),
 }
 
 /// The write-ahead log of a node. See the module's documentation.
@@ -170,6 +173,12 @@ impl<D: Disk> Wal<D> {
         self.waiting.push(Waiting::HardState(shard, state));
     }
 
+    /// Adds, to what the next [`Wal::flush`] writes, that a snapshot up to this entry has taken the place of the shard's log.
+    pub fn restart(&mut self, shard: ShardId, index: Index, term: Term) {
+        self.waiting_bytes += RECORD_HEADER as u64;
+        self.waiting.push(Waiting::Restart(shard, index, term));
+    }
+
     /// Writes what was appended, and makes it durable if `sync`. Without `sync` it is durable after the next [`Wal::flush`] that syncs.
     ///
     /// # Errors
@@ -223,6 +232,10 @@ impl<D: Disk> Wal<D> {
                     put_entry(&mut self.buffer, sequence, synced, shard, &entry);
                 }
                 Waiting::HardState(shard, state) => put_hard_state(&mut self.buffer, sequence, synced, shard, &state),
+                Waiting::Restart(shard, index, term) => {
+                    segment.last.insert(shard, index);
+                    put_restart(&mut self.buffer, sequence, synced, shard, index, term);
+                }
                 Waiting::Mark => put_mark(&mut self.buffer, sequence, synced),
             }
         }

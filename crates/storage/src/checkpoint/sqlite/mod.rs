@@ -4,10 +4,14 @@
 //! [`base::rows`] writes them. A sliced table is a family `name_1`, `name_2`, …; the views of the schema join all of them. The table
 //! `checkpoint` has one row: which index the rest belongs to.
 
+mod install;
+mod snapshot;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use base::checksum::crc32c;
 use base::codec::Malformed;
@@ -17,10 +21,20 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, Statement, params};
 
 use crate::StorageError;
-use crate::checkpoint::{Checkpoint, Meta, RowReader, StoredRow};
+use crate::checkpoint::snapshot::Content;
+use crate::checkpoint::{Checkpoint, Meta, RowReader, Snapshots, Staged, StoredRow};
+
+use snapshot::SqliteSnapshots;
+pub(super) use snapshot::StagedFile;
 
 /// Version of the tables that every checkpoint has.
 const FORMAT: i64 = 1;
+
+/// Those tables.
+const CREATE_FORMAT: &str = "CREATE TABLE format (value INTEGER NOT NULL)";
+const CREATE_CHECKPOINT: &str = "CREATE TABLE checkpoint (
+                key INTEGER PRIMARY KEY, applied_index INTEGER, applied_term INTEGER, configuration BLOB, checksum INTEGER
+             )";
 
 /// One shard's checkpoint file.
 pub struct SqliteCheckpoint {
@@ -30,6 +44,8 @@ pub struct SqliteCheckpoint {
     /// Existing slices of sliced tables.
     slices: BTreeSet<(TableId, u32)>,
     in_transaction: bool,
+    /// Held while the file is replaced, and by whoever else opens it.
+    replacing: Arc<Mutex<()>>,
 }
 
 /// Messages about a file of SQLite: damage stops the node with another advice than a failing disk.
@@ -51,11 +67,17 @@ fn make_private(path: &Path) -> Result<(), StorageError> {
 }
 
 impl SqliteCheckpoint {
-    /// Opens the file, or makes it.
+    /// Opens the file, or makes it. Removes what a crash left of snapshots, and completes an installation that it interrupted.
     ///
     /// # Errors
-    /// The disk failed, the file is damaged, or a newer program has made it.
+    /// The disk failed, the file is damaged, or another build has made it.
     pub fn open(path: &Path, schema: Schema) -> Result<SqliteCheckpoint, StorageError> {
+        snapshot::remove_leftovers(path)?;
+        install::complete(path)?;
+        SqliteCheckpoint::connect(path, schema, Arc::default())
+    }
+
+    fn connect(path: &Path, schema: Schema, replacing: Arc<Mutex<()>>) -> Result<SqliteCheckpoint, StorageError> {
         let failed = error(path, "open");
         make_private(path)?;
         let connection = Connection::open(path).map_err(&failed)?;
@@ -65,21 +87,18 @@ impl SqliteCheckpoint {
         connection.pragma_update(None, "cache_size", -32_768).map_err(&failed)?;
         connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(&failed)?;
         connection.set_prepared_statement_cache_capacity(256);
-        let mut checkpoint =
-            SqliteCheckpoint { path: path.into(), connection, schema, slices: BTreeSet::new(), in_transaction: false };
+        let mut checkpoint = SqliteCheckpoint {
+            path: path.into(),
+            connection,
+            schema,
+            slices: BTreeSet::new(),
+            in_transaction: false,
+            replacing,
+        };
         checkpoint.make_tables().map_err(&failed)?;
-        let format: i64 =
-            checkpoint.connection.query_row("SELECT value FROM format", [], |row| row.get(0)).map_err(&failed)?;
-        if format > FORMAT {
-            let what = format!("it has format {format}, and this program reads up to {FORMAT}; use a newer program");
-            return Err(StorageError::Foreign { directory: path.display().to_string(), what });
-        }
-        checkpoint.slices = slices(&checkpoint.connection, &schema).map_err(&failed)?;
+        checkpoint.slices = check_tables(&checkpoint.connection, path, &schema)?;
         // The file's name must be durable before the log may rely on it.
-        if let Some(folder) = path.parent() {
-            let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
-            synced.map_err(|cause| StorageError::failed("sync", &folder.display().to_string(), cause))?;
-        }
+        install::sync_folder(&install::folder(path))?;
         Ok(checkpoint)
     }
 
@@ -93,12 +112,8 @@ impl SqliteCheckpoint {
             return Ok(());
         }
         let transaction = self.connection.transaction()?;
-        transaction.execute_batch(
-            "CREATE TABLE format (value INTEGER NOT NULL);
-             CREATE TABLE checkpoint (
-                key INTEGER PRIMARY KEY, applied_index INTEGER, applied_term INTEGER, configuration BLOB, checksum INTEGER
-             );",
-        )?;
+        transaction.execute_batch(CREATE_FORMAT)?;
+        transaction.execute_batch(CREATE_CHECKPOINT)?;
         transaction.execute("INSERT INTO format VALUES (?)", [FORMAT])?;
         for (table, definition) in self.schema.tables.iter().enumerate() {
             if !definition.sliced {
@@ -192,29 +207,11 @@ impl SqliteCheckpoint {
 
 impl Checkpoint for SqliteCheckpoint {
     fn meta(&self) -> Result<Option<Meta>, StorageError> {
-        let failed = error(&self.path, "read");
-        let mut statement = self
-            .connection
-            .prepare("SELECT applied_index, applied_term, configuration, checksum FROM checkpoint")
-            .map_err(&failed)?;
-        let mut rows = statement.query([]).map_err(&failed)?;
-        let Some(row) = rows.next().map_err(&failed)? else {
-            return Ok(None);
-        };
-        let meta = Meta {
-            index: Index(row.get::<_, i64>(0).map_err(&failed)? as u64),
-            term: Term(row.get::<_, i64>(1).map_err(&failed)? as u64),
-            configuration: row.get(2).map_err(&failed)?,
-        };
-        if row.get::<_, i64>(3).map_err(&failed)? != i64::from(meta_checksum(&meta)) {
-            let file = self.path.display().to_string();
-            return Err(StorageError::damaged(&file, None, "the row of table checkpoint does not fit its checksum"));
-        }
-        Ok(Some(meta))
+        read_meta(&self.connection, &self.path)
     }
 
     fn rows(&mut self) -> Box<dyn RowSource + '_> {
-        Box::new(Rows { checkpoint: self })
+        Box::new(Rows { path: &self.path, connection: &self.connection, schema: &self.schema, slices: &self.slices })
     }
 
     fn write(&mut self, changes: &Changes) -> Result<(), StorageError> {
@@ -270,18 +267,102 @@ impl Checkpoint for SqliteCheckpoint {
     }
 
     fn reader(&self) -> Result<Box<dyn RowReader>, StorageError> {
-        let failed = error(&self.path, "open");
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&self.path, flags).map_err(&failed)?;
+        let connection = open_read_only(&self.path)?;
         connection.set_prepared_statement_cache_capacity(256);
-        Ok(Box::new(SqliteReader {
+        let mut reader = SqliteReader {
             path: self.path.clone(),
             connection,
             schema: self.schema,
             version: -1,
             slices: BTreeMap::new(),
-        }))
+        };
+        // SQLite opens its log at the first read. Now it is the log of this file, whatever takes its place later.
+        reader.refresh().map_err(error(&self.path, "read"))?;
+        Ok(Box::new(reader))
     }
+
+    fn snapshots(&self) -> Arc<dyn Snapshots> {
+        Arc::new(SqliteSnapshots { path: self.path.clone(), schema: self.schema, replacing: self.replacing.clone() })
+    }
+
+    fn install(&mut self, staged: Staged) -> Result<(), StorageError> {
+        let Content::File(staged) = staged.content else {
+            panic!("a checkpoint installs what its own snapshots have received");
+        };
+        let replacing = self.replacing.clone();
+        let _replacing = replacing.lock().expect(NEVER_POISONED);
+        staged.decide(&self.path)?;
+        // Closes the old file. SQLite may fold its log into it, which does no harm: both go.
+        self.connection = Connection::open_in_memory().map_err(error(&self.path, "close"))?;
+        install::complete(&self.path)?;
+        *self = SqliteCheckpoint::connect(&self.path, self.schema, replacing.clone())?;
+        Ok(())
+    }
+}
+
+const NEVER_POISONED: &str = "nothing panics while it holds this lock";
+
+fn open_read_only(path: &Path) -> Result<Connection, StorageError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(path, flags).map_err(error(path, "open"))
+}
+
+/// Which slices exist, if the file has the tables of this program and schema.
+fn check_tables(
+    connection: &Connection,
+    path: &Path,
+    schema: &Schema,
+) -> Result<BTreeSet<(TableId, u32)>, StorageError> {
+    let failed = error(path, "read");
+    let foreign = |what: String| StorageError::Foreign { directory: path.display().to_string(), what };
+    let mut statement =
+        connection.prepare("SELECT name, sql FROM sqlite_master WHERE type = 'table'").map_err(&failed)?;
+    let tables = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(&failed)?;
+    let tables: BTreeMap<String, String> = tables.collect::<Result<_, _>>().map_err(&failed)?;
+    if tables.get("format").is_none_or(|sql| sql != CREATE_FORMAT) {
+        return Err(foreign("it is a database of another program".into()));
+    }
+    let format: i64 = connection.query_row("SELECT value FROM format", [], |row| row.get(0)).map_err(&failed)?;
+    if format > FORMAT {
+        let what = format!("it has format {format}, and this program reads up to {FORMAT}; use a newer program");
+        return Err(foreign(what));
+    }
+    let slices = slices(connection, schema).map_err(&failed)?;
+    let whole = (0..).zip(schema.tables).filter(|(_, table)| !table.sliced).map(|(table, _)| (table, 0));
+    let expected = whole.chain(slices.iter().copied());
+    let expected = expected.map(|(table, slice)| (name(schema, table, slice), create_table(schema, table, slice)));
+    for (name, sql) in expected.chain([("checkpoint".into(), CREATE_CHECKPOINT.into())]) {
+        match tables.get(&name) {
+            None => return Err(foreign(format!("it has no table {name}; another build of this program made it"))),
+            Some(found) if *found != sql => {
+                let what = format!("its table {name} has other columns; another build of this program made it");
+                return Err(foreign(what));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(slices)
+}
+
+fn read_meta(connection: &Connection, path: &Path) -> Result<Option<Meta>, StorageError> {
+    let failed = error(path, "read");
+    let mut statement = connection
+        .prepare("SELECT applied_index, applied_term, configuration, checksum FROM checkpoint")
+        .map_err(&failed)?;
+    let mut rows = statement.query([]).map_err(&failed)?;
+    let Some(row) = rows.next().map_err(&failed)? else {
+        return Ok(None);
+    };
+    let meta = Meta {
+        index: Index(row.get::<_, i64>(0).map_err(&failed)? as u64),
+        term: Term(row.get::<_, i64>(1).map_err(&failed)? as u64),
+        configuration: row.get(2).map_err(&failed)?,
+    };
+    if row.get::<_, i64>(3).map_err(&failed)? != i64::from(meta_checksum(&meta)) {
+        let file = path.display().to_string();
+        return Err(StorageError::damaged(&file, None, "the row of table checkpoint does not fit its checksum"));
+    }
+    Ok(Some(meta))
 }
 
 /// Binds a row to an insertion. False: it has stored values, which must be filled in first.
@@ -303,7 +384,10 @@ fn bind(statement: &mut Statement<'_>, key: i64, row: Row<'_>, columns: usize) -
 }
 
 struct Rows<'a> {
-    checkpoint: &'a SqliteCheckpoint,
+    path: &'a Path,
+    connection: &'a Connection,
+    schema: &'a Schema,
+    slices: &'a BTreeSet<(TableId, u32)>,
 }
 
 impl RowSource for Rows<'_> {
@@ -312,7 +396,7 @@ impl RowSource for Rows<'_> {
         table: TableId,
         visit: &mut dyn FnMut(u32, i64, Row<'_>) -> Result<(), Malformed>,
     ) -> Result<(), Unreadable> {
-        let SqliteCheckpoint { path, connection, schema, slices, .. } = self.checkpoint;
+        let Rows { path, connection, schema, slices } = *self;
         let of_table = slices.iter().filter(|(known, _)| *known == table).map(|(_, slice)| *slice);
         let parts: Vec<u32> = if schema.tables[usize::from(table)].sliced { of_table.collect() } else { vec![0] };
         for slice in parts {

@@ -1,0 +1,180 @@
+//! `codeq serve`: a server from its start to its end, and the exit status that says how it ended.
+
+use std::process::ExitCode;
+
+use server::config::kinds::show_duration;
+use server::config::{Configuration, Notice};
+use server::{Data, Durability, Exit, NodeError, Server, StartError, StorageError};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::refuse;
+use crate::flags::SettingFlags;
+use crate::logs::Log;
+
+/// Could not start, or failed while running.
+const FAILED: u8 = 1;
+/// The settings do not fit the data directory.
+const REFUSED: u8 = 2;
+/// The data directory is damaged, of another identity or of another format.
+const DAMAGED: u8 = 8;
+/// The disk failed under a running server.
+const STORAGE_FAILED: u8 = 9;
+
+/// Runs a server with the settings from all sources.
+pub(crate) fn serve(flags: SettingFlags) -> ExitCode {
+    match flags.with_environment().read().configuration() {
+        Ok(configuration) => run(&configuration, |server| {
+            let text = started(&configuration, server);
+            tracing::info!(event = "server.started", env = configuration.env, "{text}");
+        }),
+        Err(refused) => refuse(&refused),
+    }
+}
+
+/// Runs a server until it is asked to stop. `ready` is called once it takes writes.
+pub(crate) fn run(configuration: &Configuration, ready: impl FnOnce(&Server)) -> ExitCode {
+    let log = Log::start(&configuration.log);
+    for Notice { is_warning, text } in &configuration.notices {
+        if *is_warning {
+            tracing::warn!(event = "config.notice", "{text}");
+        } else {
+            tracing::info!(event = "config.notice", "{text}");
+        }
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(cause) => {
+            log.last_words(&format!("cannot wait for signals: {cause}"));
+            return ExitCode::from(FAILED);
+        }
+    };
+    let ended = runtime.block_on(until_stopped(configuration, ready));
+    match ended {
+        Ended::Clean => ExitCode::SUCCESS,
+        Ended::AtOnce => {
+            log.last_words(&"stopped at once, by a second signal; what was acknowledged is kept");
+            ExitCode::from(FAILED)
+        }
+        Ended::NoSignals(cause) => {
+            log.last_words(&format!("cannot wait for signals: {cause}"));
+            ExitCode::from(FAILED)
+        }
+        Ended::By(exit) => {
+            log.last_words(&exit);
+            ExitCode::from(status(&exit))
+        }
+    }
+}
+
+/// How a server ended.
+enum Ended {
+    /// As it was asked to.
+    Clean,
+    /// By a second signal.
+    AtOnce,
+    /// It never ran, since nobody could have stopped it.
+    NoSignals(std::io::Error),
+    /// By itself.
+    By(Exit),
+}
+
+/// The signals that ask a process to stop.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Signals> {
+        Ok(Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+async fn until_stopped(configuration: &Configuration, ready: impl FnOnce(&Server)) -> Ended {
+    let mut signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(cause) => return Ended::NoSignals(cause),
+    };
+    let mut server = match Server::start(configuration.settings.clone()) {
+        Ok(server) => server,
+        Err(exit) => return Ended::By(exit),
+    };
+    let node = server.node().clone();
+    tokio::select! {
+        biased;
+        exit = server.failed() => return Ended::By(exit),
+        () = signals.next() => return stop(server, signals).await,
+        () = node.ready() => {}
+    }
+    // It may have become as ready as one that has stopped.
+    if node.is_ready() {
+        ready(&server);
+    }
+    tokio::select! {
+        exit = server.failed() => Ended::By(exit),
+        () = signals.next() => stop(server, signals).await,
+    }
+}
+
+/// Stops a server, unless a second signal is more urgent.
+async fn stop(server: Server, mut signals: Signals) -> Ended {
+    tracing::info!(event = "server.stopping", "stopping; requests under way are finished first");
+    tokio::select! {
+        stopped = server.stop() => match stopped {
+            Ok(()) => {
+                tracing::info!(event = "server.stopped", "stopped");
+                Ended::Clean
+            }
+            Err(exit) => Ended::By(exit),
+        },
+        () = signals.next() => Ended::AtOnce,
+    }
+}
+
+/// The exit status of a server that ended by itself.
+fn status(exit: &Exit) -> u8 {
+    match exit {
+        Exit::Bind(..) | Exit::Start(StartError::Listen(..) | StartError::Thread(_)) => FAILED,
+        Exit::Start(StartError::Storage(error)) => match error {
+            StorageError::Failed { .. } | StorageError::Locked { .. } => FAILED,
+            StorageError::Damaged { .. } | StorageError::Foreign { .. } | StorageError::BadSnapshot { .. } => DAMAGED,
+        },
+        Exit::Start(StartError::Differs { .. }) => REFUSED,
+        Exit::Node(NodeError::Storage(error)) => match error {
+            StorageError::Failed { .. } => STORAGE_FAILED,
+            StorageError::Locked { .. } => FAILED,
+            StorageError::Damaged { .. } | StorageError::Foreign { .. } | StorageError::BadSnapshot { .. } => DAMAGED,
+        },
+        Exit::Node(NodeError::Fault(_) | NodeError::Panicked) => FAILED,
+    }
+}
+
+/// What a server does, in a sentence.
+fn started(configuration: &Configuration, server: &Server) -> String {
+    let settings = &configuration.settings;
+    let node = &settings.node;
+    let data = match &node.data {
+        Data::Directory(path) => format!("data in {}", path.display()),
+        Data::Memory => "data in memory only".into(),
+    };
+    let identity = server.node().identity();
+    let shards = if node.shards == 1 { "1 shard".into() } else { format!("{} shards", node.shards) };
+    let durability = match node.durability {
+        Durability::Fsync => "durability fsync".into(),
+        Durability::Buffered(interval) => format!("durability buffered, synced every {}", show_duration(interval)),
+    };
+    let access = match &settings.auth.open {
+        Some(_) if settings.http.addr.ip().is_loopback() => "open to this machine's users",
+        Some(_) => "open to everybody",
+        None => "for tokens only",
+    };
+    let name = &identity.node;
+    format!("node {name} listens on http://{}, {data}, {shards}, {durability}, single node, {access}", server.addr())
+}

@@ -1,0 +1,6 @@
+//! The program as its users meet it: real processes, free ports, and lines that are waited for.
+
+mod config;
+mod dev;
+mod process;
+mod serve;

@@ -1,0 +1,284 @@
+//! Who should lead: a node that stops gives its groups away, groups that one node leads spread over the others, and the members' records
+//! follow their settings.
+
+use std::collections::BTreeMap;
+
+use base::machine::StateMachine;
+use base::{Millis, Mono, ShardId};
+use replica::{Event, Member, MemberChange, Members, Now, Progress, Replica};
+
+use crate::lane::ReplyTo;
+use crate::peer::admission::RECORDS;
+
+/// A node that stops tries for so long to give its groups away.
+const HAND_OVER_MAX: Millis = Millis(1_000);
+
+/// How often it tries again.
+const HAND_OVER_AGAIN: Millis = Millis(100);
+
+/// Members change one step at a time, with this pause.
+const CHANGE_PAUSE: Millis = Millis(100);
+
+/// Groups are spread when all have had the same leaders for this long, one at a time with this pause.
+const CALM: Millis = Millis(30_000);
+const SPREAD_PAUSE: Millis = Millis(5_000);
+
+/// Entries that a voter may lack to be given a group when nothing forces it.
+const LAG_MAX: u64 = 100;
+
+/// What a node does about who leads.
+#[derive(Default)]
+pub(crate) struct Leadership {
+    /// Since when the node gives its groups away.
+    giving_away: Option<Mono>,
+    next_try: Mono,
+    calm_since: Mono,
+    next_spread: Mono,
+    /// What members have said of themselves, where it differs from what is recorded.
+    corrections: BTreeMap<u64, Member>,
+    /// Since when learners of groups led here lack no more than they may, by group.
+    close: BTreeMap<(ShardId, u64), Mono>,
+    next_change: Mono,
+    promotion: Promotion,
+}
+
+/// When a learner becomes a voter.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Promotion {
+    /// Entries that it may lack.
+    pub(crate) lag: u64,
+    /// For how long it must have lacked no more.
+    pub(crate) after: Millis,
+}
+
+impl Leadership {
+    pub(crate) fn new(promotion: Promotion) -> Leadership {
+        Leadership { promotion, ..Leadership::default() }
+    }
+
+    /// The node stops: it leads nothing any more as soon as somebody else can.
+    pub(crate) fn give_away(&mut self, now: Now) {
+        self.giving_away.get_or_insert(now.mono);
+    }
+
+    /// A group has another leader.
+    pub(crate) fn changed(&mut self, now: Now) {
+        self.calm_since = now.mono;
+    }
+
+    /// A member says this of itself.
+    pub(crate) fn heard(&mut self, member: Member) {
+        self.corrections.insert(member.id, member);
+    }
+
+    /// Whether a node that stops need not wait for somebody to take its groups over.
+    pub(crate) fn is_given_away<S: StateMachine>(&self, now: Now, me: u64, replica: &Replica<S, ReplyTo<S>>) -> bool {
+        let tried = self.giving_away.is_some_and(|since| now.mono - since >= HAND_OVER_MAX);
+        tried || replica.shards().into_iter().all(|shard| successor(me, &replica.progress(shard), u64::MAX).is_none())
+    }
+
+    /// What is to be done now.
+    pub(crate) fn events<S: StateMachine>(
+        &mut self,
+        now: Now,
+        me: u64,
+        replica: &Replica<S, ReplyTo<S>>,
+    ) -> Vec<Event<S, ReplyTo<S>>> {
+        if let Some(since) = self.giving_away {
+            let trying = now.mono - since < HAND_OVER_MAX && now.mono >= self.next_try;
+            if !trying {
+                return Vec::new();
+            }
+            self.next_try = now.mono + HAND_OVER_AGAIN;
+            return transfers(me, replica, |shard| successor(me, &replica.progress(shard), u64::MAX));
+        }
+        let mut events = Vec::new();
+        if now.mono - self.calm_since >= CALM && now.mono >= self.next_spread {
+            self.next_spread = now.mono + SPREAD_PAUSE;
+            let spread = |shard: ShardId| {
+                let progress = replica.progress(shard);
+                let preferred = preferred(shard, &progress)?;
+                (preferred != me && is_fit(preferred, &progress, LAG_MAX)).then_some(preferred)
+            };
+            events.extend(transfers(me, replica, spread).into_iter().take(1));
+        }
+        if now.mono >= self.next_change {
+            self.next_change = now.mono + CHANGE_PAUSE;
+            let changes = self.member_changes(now, replica);
+            events.extend(changes.into_iter().map(|(shard, changes)| change(shard, changes, Vec::new())));
+            events.extend(self.correct(replica));
+        }
+        events
+    }
+
+    /// What the groups led here must change so that every member of group 0 is in every group, nobody else is, and learners that have
+    /// caught up vote: in group 0 last, so that a voter there is one everywhere.
+    fn member_changes<S: StateMachine>(
+        &mut self,
+        now: Now,
+        replica: &Replica<S, ReplyTo<S>>,
+    ) -> Vec<(ShardId, Vec<MemberChange>)> {
+        let records = replica.members(RECORDS);
+        let mut all = Vec::new();
+        for shard in replica.shards() {
+            let progress = replica.progress(shard);
+            let members = replica.members(shard);
+            if progress.is_empty() || members.configuration.is_changing() {
+                continue;
+            }
+            let present = members.configuration.members();
+            let wanted = records.configuration.members();
+            let voters = &members.configuration.voters;
+            // Whose name and vote a new data directory has taken here already does not come back.
+            let replaced = |id: u64| {
+                let name = records.get(id).map(|member| &member.name);
+                records.iter().any(|other| other.id != id && Some(&other.name) == name && voters.contains(&other.id))
+            };
+            let missing = wanted.iter().find(|id| !present.contains(id) && !replaced(**id));
+            let missing = missing.map(|id| vec![MemberChange::AddLearner(*id)]);
+            let extra = present.iter().find(|id| !wanted.contains(id)).map(|id| vec![MemberChange::Remove(*id)]);
+            let votes_elsewhere = |id: u64| {
+                let others = replica.shards().into_iter().filter(|other| *other != RECORDS);
+                others.map(|other| replica.members(other)).all(|members| members.configuration.voters.contains(&id))
+            };
+            let promoted = || {
+                self.caught_up(now, shard, &progress).into_iter().find_map(|id| {
+                    let may = shard != RECORDS || votes_elsewhere(id);
+                    may.then(|| promotion(id, records, &members.configuration.voters))
+                })
+            };
+            all.extend(missing.or(extra).or_else(promoted).map(|changes| (shard, changes)));
+        }
+        all
+    }
+
+    /// Learners that have lacked little for long enough.
+    fn caught_up(&mut self, now: Now, shard: ShardId, progress: &[Progress]) -> Vec<u64> {
+        let mut caught_up = Vec::new();
+        for learner in progress.iter().filter(|member| member.learner) {
+            let key = (shard, learner.id);
+            if lacks_at_most(learner, progress, self.promotion.lag) {
+                let since = *self.close.entry(key).or_insert(now.mono);
+                if now.mono - since >= self.promotion.after {
+                    caught_up.push(learner.id);
+                }
+            } else {
+                self.close.remove(&key);
+            }
+        }
+        self.close
+            .retain(|(of, id), _| *of != shard || progress.iter().any(|member| member.learner && member.id == *id));
+        caught_up
+    }
+
+    /// Records what a member says of itself, if this node leads the group that keeps the records.
+    fn correct<S: StateMachine>(&mut self, replica: &Replica<S, ReplyTo<S>>) -> Option<Event<S, ReplyTo<S>>> {
+        let members = replica.members(RECORDS);
+        // Who is not a member yet will say it again.
+        self.corrections.retain(|id, said| members.get(*id).is_some_and(|recorded| recorded != said));
+        if replica.progress(RECORDS).is_empty() {
+            return None;
+        }
+        let record = self.corrections.values().next()?.clone();
+        tracing::info!(target: "raft", event = "raft.member.address", member = %record.name, "{} is reached at {} now", record.name, record.peer);
+        Some(change(RECORDS, Vec::new(), vec![record]))
+    }
+}
+
+fn change<S: StateMachine>(shard: ShardId, changes: Vec<MemberChange>, records: Vec<Member>) -> Event<S, ReplyTo<S>> {
+    // What has become of it is seen in the members.
+    let (sender, _nobody) = tokio::sync::oneshot::channel();
+    Event::Change { shard, changes, records, client: ReplyTo::Local { sender, lane: None } }
+}
+
+/// Makes a learner a voter. If it has taken the name of another voter, whose data directory is gone, it takes its vote as well.
+fn promotion(id: u64, records: &Members, voters: &[u64]) -> Vec<MemberChange> {
+    let mut changes = vec![MemberChange::AddVoter(id)];
+    if let Some(member) = records.get(id) {
+        let predecessor = records.iter().find(|other| other.id != id && other.name == member.name);
+        let votes = predecessor.filter(|other| voters.contains(&other.id));
+        changes.extend(votes.map(|other| MemberChange::Remove(other.id)));
+    }
+    changes
+}
+
+fn lacks_at_most(member: &Progress, progress: &[Progress], lag: u64) -> bool {
+    let last = progress.iter().map(|member| member.matched.0).max().unwrap_or_default();
+    member.active && member.snapshot.is_none() && last - member.matched.0 <= lag
+}
+
+fn transfers<S: StateMachine>(
+    me: u64,
+    replica: &Replica<S, ReplyTo<S>>,
+    choose: impl Fn(ShardId) -> Option<u64>,
+) -> Vec<Event<S, ReplyTo<S>>> {
+    let led = replica.shards().into_iter().filter(|shard| replica.leader(*shard) == me);
+    let idle = led.filter(|shard| !replica.is_transferring(*shard));
+    idle.filter_map(|shard| Some(Event::Transfer { shard, to: choose(shard)? })).collect()
+}
+
+/// The voter that is to lead a group when all are well: they take turns.
+fn preferred(shard: ShardId, progress: &[Progress]) -> Option<u64> {
+    let voters: Vec<u64> = progress.iter().filter(|member| !member.learner).map(|member| member.id).collect();
+    voters.get(usize::from(shard.0).checked_rem(voters.len())?).copied()
+}
+
+fn is_fit(id: u64, progress: &[Progress], lag_max: u64) -> bool {
+    let fit = |member: &Progress| !member.learner && lacks_at_most(member, progress, lag_max);
+    progress.iter().any(|member| member.id == id && fit(member))
+}
+
+/// The voter that lacks least, if there is another one that can be reached.
+fn successor(me: u64, progress: &[Progress], lag_max: u64) -> Option<u64> {
+    let others = progress.iter().filter(|member| member.id != me && is_fit(member.id, progress, lag_max));
+    others.max_by_key(|member| member.matched).map(|member| member.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::Index;
+
+    fn member(id: u64, matched: u64) -> Progress {
+        Progress { id, learner: false, matched: Index(matched), active: true, snapshot: None }
+    }
+
+    #[test]
+    fn the_voter_that_lacks_least_succeeds() {
+        let learner = Progress { learner: true, ..member(4, 100) };
+        let gone = Progress { active: false, ..member(5, 100) };
+        let progress = [member(1, 100), member(2, 90), member(3, 95), learner, gone];
+        assert_eq!(successor(1, &progress, u64::MAX), Some(3));
+        assert_eq!(successor(1, &progress, 4), None);
+        assert_eq!(successor(1, &progress[..1], u64::MAX), None, "nobody else is there");
+        assert_eq!(successor(1, &[], u64::MAX), None, "this node does not lead");
+    }
+
+    #[test]
+    fn a_new_data_directory_takes_the_vote_of_the_old_one() {
+        let named = |id: u64, name: &str| Member { id, name: name.into(), ..Member::default() };
+        let records = Members::of_voters([named(1, "a"), named(2, "b"), named(3, "b")]);
+        assert_eq!(promotion(3, &records, &[1, 2]), [MemberChange::AddVoter(3), MemberChange::Remove(2)]);
+        assert_eq!(promotion(3, &records, &[1]), [MemberChange::AddVoter(3)]);
+    }
+
+    #[test]
+    fn a_learner_is_promoted_when_it_has_lacked_little_for_long_enough() {
+        let mut leadership = Leadership::new(Promotion { lag: 10, after: Millis(100) });
+        let now = |mono: u64| Now { mono: Mono(mono), ..Now::default() };
+        let learner = |matched: u64| [member(1, 100), Progress { learner: true, ..member(4, matched) }];
+        let shard = ShardId(0);
+        assert!(leadership.caught_up(now(0), shard, &learner(95)).is_empty());
+        assert!(leadership.caught_up(now(50), shard, &learner(80)).is_empty(), "it has fallen behind");
+        assert!(leadership.caught_up(now(60), shard, &learner(95)).is_empty());
+        assert_eq!(leadership.caught_up(now(160), shard, &learner(95)), [4]);
+    }
+
+    #[test]
+    fn groups_take_turns_among_the_voters() {
+        let progress = [member(1, 5), member(2, 5), member(3, 5), Progress { learner: true, ..member(4, 5) }];
+        let chosen: Vec<Option<u64>> = (0..4).map(|shard| preferred(ShardId(shard), &progress)).collect();
+        assert_eq!(chosen, [Some(1), Some(2), Some(3), Some(1)]);
+        assert_eq!(preferred(ShardId(0), &[]), None);
+    }
+}

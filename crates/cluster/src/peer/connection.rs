@@ -1,0 +1,660 @@
+//! The tasks of connections: greeting a node, dialling the members, serving those who dial.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::io::{Error, ErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use base::ShardId;
+use base::codec::{Malformed, Reader, Write};
+use base::machine::StateMachine;
+use base::{Incarnation, Index, Position, Term};
+use bytes::Bytes;
+use replica::{Event, Member, Message, Operations, Reply, Unavailable, Wait};
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{interval, sleep, timeout};
+
+use crate::forming::{ClusterId, Greeting};
+use crate::inbox::Control;
+use crate::lane::ReplyTo;
+use crate::node::Cluster;
+use crate::peer::answers::Answers;
+use crate::peer::handshake::{CODES, Guest, Refusal, is_proof, judge, proof};
+use crate::peer::links::{Link, Outbox};
+use crate::peer::snapshots::{Piece, Receipt, put_receipt, read_receipt};
+use crate::peer::wire::{FrameReader, Frames, Hello, Kind, PROTOCOL};
+use crate::peer::{GREETING_INTERVAL, Heard, Shared};
+
+/// Time to connect, and time for the whole handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Time to be admitted.
+const ADMISSION_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Between attempts to reach a member: doubled from the first to the last of these.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_LAST: Duration = Duration::from_secs(1);
+
+/// A connection is asked for a sign of life this often, and given up without one for this long.
+const PING_INTERVAL: Duration = Duration::from_millis(500);
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+
+/// Connections that have not finished their handshake.
+const UNFINISHED_MAX: usize = 64;
+
+/// Messages of consensus in one frame, in bytes.
+const MESSAGES_BYTES: usize = 1 << 20;
+
+/// A connection whose other side is known.
+struct Met {
+    reader: FrameReader<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
+    other: Greeting,
+    guest: Guest,
+}
+
+// Handshake.
+
+/// Connects and introduces this node. `to`: the incarnation that is expected there, 0: any.
+async fn dial<S: StateMachine>(shared: &Shared<S>, address: &str, to: u64) -> Result<Met, Failure> {
+    let stream = timeout(CONNECT_TIMEOUT, connect(address)).await.map_err(|_| Error::from(ErrorKind::TimedOut))??;
+    timeout(HANDSHAKE_TIMEOUT, introduce(shared, stream, to)).await.map_err(|_| Error::from(ErrorKind::TimedOut))?
+}
+
+/// Every address of the name is tried; it is resolved anew each time.
+async fn connect(address: &str) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Why there is no connection.
+enum Failure {
+    Network(Error),
+    Refused(Refusal),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Network(error)
+    }
+}
+
+impl From<Malformed> for Failure {
+    fn from(Malformed: Malformed) -> Failure {
+        Failure::Network(Error::new(ErrorKind::InvalidData, "it sent something that is not of this protocol"))
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Failure::Network(error) => error.fmt(f),
+            Failure::Refused(refusal) => write!(f, "{}: {}", refusal.code, refusal.text),
+        }
+    }
+}
+
+fn hello<S: StateMachine>(shared: &Shared<S>, to: u64) -> Hello {
+    let mut nonce = [0; 16];
+    getrandom::fill(&mut nonce).expect("the operating system has random numbers");
+    Hello { protocol: PROTOCOL, nonce, to, greeting: shared.greeting() }
+}
+
+async fn introduce<S: StateMachine>(shared: &Shared<S>, stream: TcpStream, to: u64) -> Result<Met, Failure> {
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = FrameReader::new(reader);
+    let own = hello(shared, to);
+    let mut frames = Frames::default();
+    frames.put(Kind::Hello, |body| own.encode(body));
+    writer.write_all(frames.bytes()).await?;
+    let theirs = Hello::decode(&expect(&mut reader, Kind::Hello).await?)?;
+    let guest = judge(&own.greeting, &shared.members(), &theirs).map_err(Failure::Refused)?;
+    if let Some(secret) = &shared.config.secret {
+        let given = expect(&mut reader, Kind::Proof).await?;
+        if !is_proof(secret, &theirs, &own, &given) {
+            return Err(Failure::Refused(bad_secret(&theirs)));
+        }
+        frames.clear();
+        frames.put(Kind::Proof, |body| body.extend_from_slice(&proof(secret, &own, &theirs)));
+        writer.write_all(frames.bytes()).await?;
+    }
+    Ok(Met { reader, writer, other: theirs.greeting, guest })
+}
+
+async fn receive<S: StateMachine>(shared: &Shared<S>, stream: TcpStream) -> Result<Met, Failure> {
+    stream.set_nodelay(true)?;
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = FrameReader::new(reader);
+    let theirs = Hello::decode(&expect(&mut reader, Kind::Hello).await?)?;
+    let own = hello(shared, theirs.greeting.me.id);
+    let judged = judge(&own.greeting, &shared.members(), &theirs);
+    let mut frames = Frames::default();
+    let guest = match judged {
+        Ok(guest) => guest,
+        Err(refusal) => {
+            refuse(&mut writer, &refusal).await;
+            return Err(Failure::Refused(refusal));
+        }
+    };
+    frames.put(Kind::Hello, |body| own.encode(body));
+    if let Some(secret) = &shared.config.secret {
+        frames.put(Kind::Proof, |body| body.extend_from_slice(&proof(secret, &own, &theirs)));
+    }
+    writer.write_all(frames.bytes()).await?;
+    if let Some(secret) = &shared.config.secret {
+        let given = expect(&mut reader, Kind::Proof).await;
+        if !given.is_ok_and(|given| is_proof(secret, &theirs, &own, &given)) {
+            let refusal = bad_secret(&theirs);
+            refuse(&mut writer, &refusal).await;
+            return Err(Failure::Refused(refusal));
+        }
+    }
+    Ok(Met { reader, writer, other: theirs.greeting, guest })
+}
+
+fn bad_secret(theirs: &Hello) -> Refusal {
+    let text = format!("{} does not know the secret that cluster.clusterSecret sets here", theirs.greeting.me.name);
+    Refusal { code: "bad-secret", text }
+}
+
+async fn refuse(writer: &mut OwnedWriteHalf, refusal: &Refusal) {
+    let mut frames = Frames::default();
+    frames.put(Kind::Refused, |body| {
+        body.put_bytes(refusal.code.as_bytes());
+        body.put_bytes(refusal.text.as_bytes());
+    });
+    // Whoever is refused may have gone.
+    let _ = writer.write_all(frames.bytes()).await;
+}
+
+/// The next frame, which must be of this kind.
+async fn expect(reader: &mut FrameReader<OwnedReadHalf>, kind: Kind) -> Result<Bytes, Failure> {
+    match reader.next().await? {
+        (found, body) if found == kind => Ok(body),
+        (Kind::Refused, body) => {
+            let mut fields = Reader::new(&body);
+            let (code, text) = (fields.text()?, fields.text()?.to_owned());
+            let code = CODES.into_iter().find(|known| *known == code).unwrap_or("refused");
+            Err(Failure::Refused(Refusal { code, text }))
+        }
+        _ => Err(Malformed.into()),
+    }
+}
+
+/// Says something about a node once, and again when it changes.
+struct Report {
+    last: String,
+}
+
+impl Report {
+    fn new() -> Report {
+        Report { last: String::new() }
+    }
+
+    fn failure(&mut self, who: &str, failure: &Failure) {
+        let text = failure.to_string();
+        if self.last == text {
+            return;
+        }
+        match failure {
+            Failure::Network(_) => {
+                tracing::info!(target: "raft", event = "raft.peer.unreachable", peer = who, "{who} cannot be reached: {text}");
+            }
+            Failure::Refused(refusal) => {
+                tracing::warn!(target: "raft", event = "raft.peer.rejected", peer = who, code = refusal.code, "{}", refusal.text);
+            }
+        }
+        self.last = text;
+    }
+
+    fn success(&mut self) {
+        self.last.clear();
+    }
+}
+
+/// Greets the node at an address again and again, until this node has a cluster.
+pub(super) async fn greet<S: StateMachine>(shared: Arc<Shared<S>>, address: String) {
+    let mut report = Report::new();
+    while shared.greeting().cluster.is_none() {
+        match dial(&shared, &address, 0).await {
+            Ok(met) => {
+                report.success();
+                // If nobody is founding any more, nobody listens.
+                let _ = shared.heard.send(Heard::Greeting(Box::new(met.other)));
+            }
+            Err(failure) => report.failure(&address, &failure),
+        }
+        sleep(GREETING_INTERVAL).await;
+    }
+}
+
+/// Asks the node at an address to be admitted to its cluster.
+pub(super) async fn ask<S: StateMachine>(shared: Arc<Shared<S>>, address: String) {
+    let request = async {
+        let Met { mut reader, mut writer, .. } = dial(&shared, &address, 0).await?;
+        let mut frames = Frames::default();
+        frames.put(Kind::Ask, |_| {});
+        writer.write_all(frames.bytes()).await?;
+        let body = expect(&mut reader, Kind::Admitted).await?;
+        let mut fields = Reader::new(&body);
+        let id = ClusterId(u128::from_le_bytes(fields.array()?));
+        Ok::<_, Failure>(Cluster { id, incarnation: Incarnation(fields.u64()?) })
+    };
+    match timeout(ADMISSION_TIMEOUT, request).await {
+        Ok(Ok(cluster)) => {
+            // Only the founding listens, and it ends with the first admission.
+            let _ = shared.heard.send(Heard::Admitted(cluster));
+        }
+        // Another node leads, and is asked as well.
+        Ok(Err(Failure::Refused(refusal))) if refusal.code == "not-leader" => {}
+        Ok(Err(Failure::Refused(refusal))) => {
+            shared.wait_because(&refusal);
+            sleep(RETRY_LAST).await;
+        }
+        Ok(Err(Failure::Network(_))) | Err(_) => sleep(RETRY_LAST).await,
+    }
+}
+
+/// Admits a node, or says why not.
+async fn answer_request<S: StateMachine>(shared: &Shared<S>, newcomer: Member, mut writer: OwnedWriteHalf) {
+    let name = newcomer.name.clone();
+    match crate::peer::admission::admit(shared, newcomer).await {
+        Ok(cluster) => {
+            tracing::info!(target: "raft", event = "raft.join.admitted", peer = %name, "admitted {name} as a learner");
+            let mut frames = Frames::default();
+            frames.put(Kind::Admitted, |body| {
+                body.extend_from_slice(&cluster.id.0.to_le_bytes());
+                body.put_u64(cluster.incarnation.0);
+            });
+            // It asks again if it does not hear this.
+            let _ = writer.write_all(frames.bytes()).await;
+        }
+        Err(refusal) => refuse(&mut writer, &refusal).await,
+    }
+}
+
+// Dialling members.
+
+/// Keeps a connection to every other member.
+pub(super) async fn dial_members<S: StateMachine>(shared: Arc<Shared<S>>) {
+    let mut dialled: BTreeMap<u64, Arc<Link<S>>> = BTreeMap::new();
+    loop {
+        let links = shared.links.all();
+        dialled.retain(|id, link| links.iter().any(|present| present.id == *id && Arc::ptr_eq(present, link)));
+        for link in links {
+            if let Entry::Vacant(place) = dialled.entry(link.id) {
+                place.insert(link.clone());
+                tokio::spawn(keep_connected(shared.clone(), link));
+            }
+        }
+        shared.links.changed.notified().await;
+    }
+}
+
+async fn keep_connected<S: StateMachine>(shared: Arc<Shared<S>>, link: Arc<Link<S>>) {
+    let mut target = link.target.subscribe();
+    let mut report = Report::new();
+    let mut pause = RETRY_FIRST;
+    loop {
+        let Some(member) = target.borrow_and_update().clone() else { return };
+        match dial(&shared, &member.peer, member.id).await {
+            Ok(met) if met.guest == Guest::Member(member.id) => {
+                report.success();
+                pause = RETRY_FIRST;
+                tracing::info!(target: "raft", event = "raft.peer.connected", peer = %member.name, "connected to {}", member.name);
+                link.connected();
+                shared.common.routes.bump();
+                let ended = tokio::select! {
+                    ended = talk(&shared, &link, met.reader, met.writer) => ended,
+                    // It is to be dialled elsewhere, or not at all.
+                    _ = target.changed() => Ok(()),
+                };
+                for (client, why) in link.lost() {
+                    client.refuse(&shared.common, why);
+                }
+                shared.common.inbox.control(Control::Unreachable(member.id));
+                if let Err(failure) = ended {
+                    report.failure(&member.name, &failure);
+                }
+            }
+            Ok(_) => {
+                let text = format!("{} has not joined the cluster yet", member.name);
+                report.failure(&member.name, &Failure::Network(Error::new(ErrorKind::NotConnected, text)));
+            }
+            Err(failure) => report.failure(&member.name, &failure),
+        }
+        tokio::select! {
+            () = sleep(pause) => {}
+            _ = target.changed() => {}
+        }
+        pause = (pause * 2).min(RETRY_LAST);
+    }
+}
+
+/// Sends what waits for a member, and takes its answers.
+async fn talk<S: StateMachine>(
+    shared: &Shared<S>,
+    link: &Link<S>,
+    mut reader: FrameReader<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
+) -> Result<(), Failure> {
+    let started = Instant::now();
+    let receive = async {
+        loop {
+            let (kind, body) =
+                timeout(SILENCE_MAX, reader.next()).await.map_err(|_| Error::from(ErrorKind::TimedOut))??;
+            match kind {
+                Kind::Answer => take_answers(shared, link, &body)?,
+                Kind::Received => {
+                    let (shard, receipt) = read_receipt(&body)?;
+                    link.on_receipt(shard, receipt);
+                }
+                Kind::Pong => {
+                    let sent = Reader::new(&body).u64()?;
+                    let now = started.elapsed().as_micros() as u64;
+                    link.rtt.store((now.saturating_sub(sent)).max(1), Ordering::Relaxed);
+                }
+                Kind::Refused => return Err(refused(&body)),
+                _ => return Err(Malformed.into()),
+            }
+        }
+    };
+    tokio::select! {
+        ended = receive => ended,
+        ended = send(link, writer, started) => ended,
+    }
+}
+
+fn refused(body: &Bytes) -> Failure {
+    let mut fields = Reader::new(body);
+    let (Ok(code), Ok(text)) = (fields.text(), fields.text()) else { return Malformed.into() };
+    let code = CODES.into_iter().find(|known| *known == code).unwrap_or("refused");
+    Failure::Refused(Refusal { code, text: text.to_owned() })
+}
+
+async fn send<S: StateMachine>(link: &Link<S>, mut writer: OwnedWriteHalf, started: Instant) -> Result<(), Failure> {
+    let mut frames = Frames::default();
+    let mut ping = interval(PING_INTERVAL);
+    loop {
+        tokio::select! {
+            () = link.wake.notified() => {}
+            _ = ping.tick() => frames.put(Kind::Ping, |body| body.put_u64(started.elapsed().as_micros() as u64)),
+        }
+        put_outbox(link.take(), &mut frames);
+        if !frames.is_empty() {
+            writer.write_all(frames.bytes()).await?;
+            frames.clear();
+        }
+    }
+}
+
+fn put_outbox(outbox: Outbox, frames: &mut Frames) {
+    for messages in [outbox.urgent, outbox.messages] {
+        let mut messages = messages.into_iter().peekable();
+        while messages.peek().is_some() {
+            frames.put(Kind::Messages, |body| {
+                let start = body.len();
+                while let Some((shard, message)) = messages.peek() {
+                    if body.len() > start && body.len() - start + message.size() > MESSAGES_BYTES {
+                        break;
+                    }
+                    body.put_u16(shard.0);
+                    let mut bytes = Vec::with_capacity(message.size());
+                    message.encode(&mut bytes);
+                    body.put_bytes(&bytes);
+                    messages.next();
+                }
+            });
+        }
+    }
+    if !outbox.forwards.is_empty() {
+        frames.put(Kind::Forward, |body| {
+            for (request, shard, wait, operations) in &outbox.forwards {
+                body.put_varint(*request);
+                body.put_u16(shard.0);
+                body.put_varint(*wait);
+                operations.encode(body);
+            }
+        });
+    }
+    for chunk in outbox.chunks {
+        frames.put(Kind::Chunk, |body| body.extend_from_slice(&chunk));
+    }
+    for request in outbox.forgets {
+        frames.put(Kind::Forget, |body| body.put_varint(request));
+    }
+}
+
+fn take_answers<S: StateMachine>(shared: &Shared<S>, link: &Link<S>, body: &Bytes) -> Result<(), Failure> {
+    let mut reader = Reader::new(body);
+    let mut replies = Vec::new();
+    while !reader.is_empty() {
+        let request = reader.varint()?;
+        let bytes = reader.bytes()?;
+        let Some(client) = link.answered(request) else {
+            // Its client has gone: what the answer brings is given back.
+            if let Ok(reply) = decode_reply::<S>(bytes) {
+                shared.common.compensate(reply);
+            }
+            continue;
+        };
+        replies.push((client, decode_reply(bytes)?));
+    }
+    shared.common.hand_out(replies);
+    Ok(())
+}
+
+const APPLIED: u8 = 0;
+const UNAVAILABLE: u8 = 1;
+
+const UNAVAILABLES: [Unavailable; 5] = [
+    Unavailable::NoLeader,
+    Unavailable::Overloaded,
+    Unavailable::Draining,
+    Unavailable::TooStale,
+    Unavailable::Unknown,
+];
+
+fn encode_reply<S: StateMachine>(reply: &Reply<S>, body: &mut Vec<u8>) {
+    match reply {
+        Reply::Applied { position, outcomes } => {
+            body.put_u8(APPLIED);
+            body.put_u16(position.shard.0);
+            body.put_varint(position.term.0);
+            body.put_varint(position.index.0);
+            body.put_varint(outcomes.len() as u64);
+            let mut bytes = Vec::new();
+            for outcome in outcomes {
+                bytes.clear();
+                S::encode_outcome(outcome, &mut bytes);
+                body.put_bytes(&bytes);
+            }
+        }
+        Reply::Unavailable(why) => {
+            body.put_u8(UNAVAILABLE);
+            let place = UNAVAILABLES.iter().position(|known| known == why).expect("all are listed");
+            body.put_u8(place as u8);
+        }
+        Reply::Answered { .. } => panic!("questions are answered where they are asked"),
+    }
+}
+
+fn decode_reply<S: StateMachine>(bytes: &[u8]) -> Result<Reply<S>, Malformed> {
+    let mut reader = Reader::new(bytes);
+    let reply = match reader.u8()? {
+        APPLIED => {
+            let shard = ShardId(reader.u16()?);
+            let position = Position { shard, term: Term(reader.varint()?), index: Index(reader.varint()?) };
+            let outcomes =
+                (0..reader.varint()?).map(|_| S::decode_outcome(reader.bytes()?)).collect::<Result<_, _>>()?;
+            Reply::Applied { position, outcomes }
+        }
+        UNAVAILABLE => Reply::Unavailable(*UNAVAILABLES.get(usize::from(reader.u8()?)).ok_or(Malformed)?),
+        _ => return Err(Malformed),
+    };
+    reader.finish()?;
+    Ok(reply)
+}
+
+// Serving those who dial.
+
+/// Takes connections for ever.
+pub(super) async fn accept<S: StateMachine>(shared: Arc<Shared<S>>, listener: TcpListener) {
+    let unfinished = Arc::new(tokio::sync::Semaphore::new(UNFINISHED_MAX));
+    loop {
+        let place = unfinished.clone().acquire_owned().await.expect("it is never closed");
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let shared = shared.clone();
+                tokio::spawn(async move {
+                    let met = timeout(HANDSHAKE_TIMEOUT, receive(&shared, stream)).await;
+                    drop(place);
+                    match met {
+                        Ok(Ok(met)) => serve(shared, met).await,
+                        Ok(Err(Failure::Refused(refusal))) => {
+                            tracing::debug!(target: "raft", event = "raft.peer.rejected", code = refusal.code, "{}", refusal.text);
+                        }
+                        // Somebody who did not speak this protocol, or went away.
+                        Ok(Err(Failure::Network(_))) | Err(_) => {}
+                    }
+                });
+            }
+            // Out of handles, most likely: those in use come back.
+            Err(error) => {
+                tracing::warn!(target: "raft", event = "raft.peer.accept_failed", "cannot take a connection: {error}");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
+    let Met { mut reader, writer, other, guest } = met;
+    let Guest::Member(id) = guest else {
+        let asks = matches!(timeout(HANDSHAKE_TIMEOUT, reader.next()).await, Ok(Ok((Kind::Ask, _))));
+        if asks {
+            answer_request(&shared, other.me, writer).await;
+        } else {
+            // It only wanted to know whom it has met. If nobody is founding here, nobody listens.
+            let _ = shared.heard.send(Heard::Greeting(Box::new(other)));
+        }
+        return;
+    };
+    if shared.members().get(id).is_some_and(|recorded| *recorded != other.me) {
+        shared.common.inbox.control(Control::Heard(other.me.clone()));
+    }
+    let answers = Arc::new(Answers::new());
+    let (pong, pongs) = tokio::sync::mpsc::unbounded_channel();
+    let (receipt, receipts) = tokio::sync::mpsc::unbounded_channel();
+    let receive = async {
+        loop {
+            let (kind, body) =
+                timeout(SILENCE_MAX, reader.next()).await.map_err(|_| Error::from(ErrorKind::TimedOut))??;
+            match kind {
+                Kind::Messages => take_messages(&shared, id, &body)?,
+                Kind::Forward => take_forwards(&shared, &answers, &body)?,
+                Kind::Chunk => shared.take_piece(Piece { body, answer: receipt.clone() }),
+                Kind::Forget => {
+                    if let Some((shard, wait)) = answers.unpark(Reader::new(&body).varint()?) {
+                        shared.common.inbox.control(Control::Forget(shard, wait));
+                    }
+                }
+                Kind::Ping => {
+                    // The receiver ends with this task.
+                    let _ = pong.send(body);
+                }
+                _ => return Err(Malformed.into()),
+            }
+        }
+    };
+    let ended: Result<(), Failure> = tokio::select! {
+        ended = receive => ended,
+        ended = send_answers(&shared, &answers, writer, pongs, receipts) => ended.map_err(Failure::from),
+    };
+    let (left, parked) = answers.close();
+    for (shard, wait) in parked {
+        shared.common.inbox.control(Control::Forget(shard, wait));
+    }
+    left.into_iter().for_each(|(_, reply)| shared.common.compensate(reply));
+    if let Err(failure) = ended {
+        tracing::debug!(target: "raft", event = "raft.peer.disconnected", peer = %other.me.name, "{failure}");
+    }
+}
+
+fn take_messages<S: StateMachine>(shared: &Shared<S>, from: u64, body: &Bytes) -> Result<(), Failure> {
+    let mut reader = Reader::new(body);
+    let mut messages = Vec::new();
+    let me = shared.greeting().me.id;
+    while !reader.is_empty() {
+        let shard = ShardId(reader.u16()?);
+        let message = Message::decode(&body.slice_ref(reader.bytes()?))?;
+        // Nobody speaks for another member, and nobody to another one through this one.
+        if message.from() != from || message.to() != me {
+            return Err(Malformed.into());
+        }
+        messages.push((shard, message));
+    }
+    shared.common.inbox.deliver(messages);
+    Ok(())
+}
+
+fn take_forwards<S: StateMachine>(shared: &Shared<S>, answers: &Arc<Answers<S>>, body: &Bytes) -> Result<(), Failure> {
+    let mut reader = Reader::new(body);
+    while !reader.is_empty() {
+        let request = reader.varint()?;
+        let shard = ShardId(reader.u16()?);
+        let wait = Some(reader.varint()?).filter(|wait| *wait > 0);
+        let operations = Operations::decode(&mut reader)?;
+        let wait = wait.map(|up_to| shared.common.new_wait(base::Millis(up_to)));
+        if let Some(Wait { id, .. }) = wait {
+            answers.park(request, shard, id);
+        }
+        let client = ReplyTo::Remote { answers: answers.clone(), request };
+        let known = shared.common.inbox.has(shard);
+        if !known || !shared.common.inbox.push(shard, Event::Submit { shard, operations, wait, client }) {
+            // The connection is there: this task has just read from it.
+            let _ = answers.put(request, Reply::Unavailable(Unavailable::Overloaded));
+        }
+    }
+    Ok(())
+}
+
+async fn send_answers<S: StateMachine>(
+    shared: &Shared<S>,
+    answers: &Answers<S>,
+    mut writer: OwnedWriteHalf,
+    mut pongs: tokio::sync::mpsc::UnboundedReceiver<Bytes>,
+    mut receipts: tokio::sync::mpsc::UnboundedReceiver<(ShardId, Receipt)>,
+) -> std::io::Result<()> {
+    let mut frames = Frames::default();
+    let mut bytes = Vec::new();
+    loop {
+        tokio::select! {
+            () = answers.wake.notified() => {}
+            Some(pong) = pongs.recv() => frames.put(Kind::Pong, |body| body.extend_from_slice(&pong)),
+            Some((shard, receipt)) = receipts.recv() => frames.put(Kind::Received, |body| put_receipt(shard, receipt, body)),
+        }
+        let replies = answers.take();
+        if !replies.is_empty() {
+            frames.put(Kind::Answer, |body| {
+                for (request, reply) in &replies {
+                    body.put_varint(*request);
+                    bytes.clear();
+                    encode_reply(reply, &mut bytes);
+                    body.put_bytes(&bytes);
+                }
+            });
+        }
+        if let Err(error) = writer.write_all(frames.bytes()).await {
+            replies.into_iter().for_each(|(_, reply)| shared.common.compensate(reply));
+            return Err(error);
+        }
+        frames.clear();
+    }
+}

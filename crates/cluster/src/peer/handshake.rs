@@ -1,0 +1,169 @@
+//! Who is at the other end of a connection, and whether it may be.
+//!
+//! Both sides say who they are and what cluster they belong to. If the settings name a secret, both prove that they know it, by a hash
+//! over it and over both sides' random numbers and names, so that nothing can be replayed or reflected and the secret never travels.
+
+use hmac::{Hmac, KeyInit, Mac};
+use replica::Members;
+use sha2::Sha256;
+
+use crate::forming::Greeting;
+use crate::peer::wire::{Hello, PROTOCOL};
+
+/// Why a connection was refused. The code is what operators and logs name it by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) code: &'static str,
+    pub(crate) text: String,
+}
+
+/// Codes that a refusal can have.
+pub(crate) const CODES: [&str; 11] = [
+    "version",
+    "cluster-token-mismatch",
+    "cluster-id-mismatch",
+    "groups-mismatch",
+    "name-taken",
+    "removed-member",
+    "stale-incarnation",
+    "unknown-member",
+    "bad-secret",
+    "not-admitted",
+    "not-leader",
+];
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Guest {
+    /// A member of this cluster.
+    Member(u64),
+    /// A node that only wants to know whom it has met, because one of the two has no cluster.
+    Stranger,
+}
+
+/// Judges the other side by what it says.
+pub(crate) fn judge(own: &Greeting, members: &Members, hello: &Hello) -> Result<Guest, Refusal> {
+    let other = &hello.greeting;
+    let refuse = |code, text| Err(Refusal { code, text });
+    let (here, there) = (&own.me.name, &other.me.name);
+    if hello.protocol != PROTOCOL {
+        return refuse(
+            "version",
+            format!("{there} speaks version {} of the peer protocol, {here} version {PROTOCOL}", hello.protocol),
+        );
+    }
+    if other.label != own.label {
+        return refuse(
+            "cluster-token-mismatch",
+            format!("cluster.clusterToken is {} at {there} and {} at {here}", other.label, own.label),
+        );
+    }
+    if hello.to != 0 && hello.to != own.me.id {
+        return refuse("stale-incarnation", format!("{there} looks for an earlier data directory of {here}"));
+    }
+    let (Some(ours), Some(theirs)) = (own.cluster, other.cluster) else { return Ok(Guest::Stranger) };
+    if ours != theirs {
+        return refuse("cluster-id-mismatch", format!("{there} belongs to cluster {theirs}, {here} to cluster {ours}"));
+    }
+    if other.shards != own.shards {
+        return refuse("groups-mismatch", format!("{there} has {} shards, {here} has {}", other.shards, own.shards));
+    }
+    if members.was_removed(other.me.id) {
+        return refuse("removed-member", format!("{there} was removed from the cluster"));
+    }
+    // A node that has just been admitted does not know the members yet.
+    let known = members.configuration.members().is_empty() || members.get(other.me.id).is_some();
+    if known {
+        return Ok(Guest::Member(other.me.id));
+    }
+    match members.named(there) {
+        Some(_) => refuse(
+            "name-taken",
+            format!("the member {there} has another data directory than the node that calls itself so now"),
+        ),
+        None => refuse("unknown-member", format!("{there} is not a member of the cluster")),
+    }
+}
+
+/// What a side that knows the secret can compute: over the other side's random number first, then its own, and both identities.
+pub(crate) fn proof(secret: &[u8], prover: &Hello, challenger: &Hello) -> [u8; 32] {
+    let mut mac = prover_mac(secret, prover, challenger);
+    mac.update(b"codeq peer");
+    mac.finalize().into_bytes().into()
+}
+
+/// Whether `given` is the proof that `prover` owes `challenger`. Takes the same time for every wrong one.
+pub(crate) fn is_proof(secret: &[u8], prover: &Hello, challenger: &Hello, given: &[u8]) -> bool {
+    let mut mac = prover_mac(secret, prover, challenger);
+    mac.update(b"codeq peer");
+    mac.verify_slice(given).is_ok()
+}
+
+fn prover_mac(secret: &[u8], prover: &Hello, challenger: &Hello) -> Hmac<Sha256> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("a key may have any length");
+    for side in [challenger, prover] {
+        let mut bytes = Vec::new();
+        side.encode(&mut bytes);
+        mac.update(&(bytes.len() as u64).to_le_bytes());
+        mac.update(&bytes);
+    }
+    mac
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forming::{ClusterId, Plan};
+    use replica::Member;
+
+    fn greeting(name: &str, id: u64, cluster: Option<u128>) -> Greeting {
+        Greeting {
+            label: "codeq".into(),
+            me: Member { id, name: name.into(), peer: format!("{name}:7000"), url: String::new() },
+            shards: 1,
+            plan: Plan::Join,
+            bootstrap: false,
+            accepted: None,
+            cluster: cluster.map(ClusterId),
+            acquaintances: vec![],
+        }
+    }
+
+    fn hello(greeting: Greeting) -> Hello {
+        Hello { protocol: PROTOCOL, nonce: [7; 16], to: 0, greeting }
+    }
+
+    #[test]
+    fn members_are_let_in_and_everybody_else_learns_why_not() {
+        let own = greeting("a", 1, Some(9));
+        let members = Members::of_voters([own.me.clone(), greeting("b", 2, None).me]);
+        let judged = |hello: &Hello| judge(&own, &members, hello);
+        assert_eq!(judged(&hello(greeting("b", 2, Some(9)))), Ok(Guest::Member(2)));
+        assert_eq!(judged(&hello(greeting("b", 2, None))), Ok(Guest::Stranger));
+        let cases = [
+            (Hello { protocol: 2, ..hello(greeting("b", 2, Some(9))) }, "version"),
+            (hello(Greeting { label: "x".into(), ..greeting("b", 2, Some(9)) }), "cluster-token-mismatch"),
+            (Hello { to: 5, ..hello(greeting("b", 2, Some(9))) }, "stale-incarnation"),
+            (hello(greeting("b", 2, Some(8))), "cluster-id-mismatch"),
+            (hello(Greeting { shards: 2, ..greeting("b", 2, Some(9)) }), "groups-mismatch"),
+            (hello(greeting("b", 3, Some(9))), "name-taken"),
+            (hello(greeting("c", 3, Some(9))), "unknown-member"),
+        ];
+        for (hello, expected) in cases {
+            let refusal = judged(&hello).expect_err(expected);
+            assert_eq!(refusal.code, expected);
+            assert!(CODES.contains(&refusal.code));
+        }
+    }
+
+    #[test]
+    fn a_proof_holds_for_one_secret_one_pair_and_one_direction() {
+        let (one, other) = (hello(greeting("a", 1, None)), hello(greeting("b", 2, None)));
+        let given = proof(b"secret", &one, &other);
+        assert!(is_proof(b"secret", &one, &other, &given));
+        assert!(!is_proof(b"another", &one, &other, &given));
+        assert!(!is_proof(b"secret", &other, &one, &given), "reflected");
+        let later = Hello { nonce: [8; 16], ..other };
+        assert!(!is_proof(b"secret", &one, &later, &given), "replayed");
+    }
+}

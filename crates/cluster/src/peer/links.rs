@@ -1,0 +1,273 @@
+//! Queues to other nodes, one for each member: the loop and the clients put things in, a task of the peers' thread sends them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use base::ShardId;
+use base::machine::StateMachine;
+use replica::{Member, Message, Operations, Unavailable};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::{Notify, watch};
+
+use crate::lane::ReplyTo;
+use crate::peer::snapshots::{Receipt, Receipts};
+
+/// Messages waiting for one member, in bytes; more are dropped, and Raft sends them again.
+const MESSAGES_BYTES_MAX: usize = 64 << 20;
+
+/// Requests waiting for answers from one member; more are refused.
+const FORWARDED_MAX: usize = 100_000;
+
+/// A client's operations on their way to the leader.
+pub(crate) struct Forward<S: StateMachine> {
+    pub(crate) shard: ShardId,
+    pub(crate) operations: Operations,
+    /// How long they may wait for something to do, in milliseconds; 0: not at all.
+    pub(crate) wait: u64,
+    pub(crate) client: ReplyTo<S>,
+}
+
+/// What waits to be sent.
+pub(crate) struct Outbox {
+    /// What keeps a leader in office.
+    pub(crate) urgent: Vec<(ShardId, Message)>,
+    pub(crate) messages: Vec<(ShardId, Message)>,
+    messages_bytes: usize,
+    pub(crate) forwards: Vec<(u64, ShardId, u64, Operations)>,
+    pub(crate) forgets: Vec<u64>,
+    /// Pieces of snapshots, sent behind everything else.
+    pub(crate) chunks: Vec<Vec<u8>>,
+}
+
+struct Pending<S: StateMachine> {
+    sent: bool,
+    client: ReplyTo<S>,
+}
+
+/// The queue to one member.
+pub(crate) struct Link<S: StateMachine> {
+    pub(crate) id: u64,
+    outbox: Mutex<Outbox>,
+    pending: Mutex<BTreeMap<u64, Pending<S>>>,
+    /// Who sends a snapshot, by shard.
+    transfers: Mutex<BTreeMap<ShardId, UnboundedSender<Receipt>>>,
+    pub(crate) wake: Notify,
+    up: AtomicBool,
+    next_request: AtomicU64,
+    /// Round trip of the last ping in microseconds; 0: none yet.
+    pub(crate) rtt: AtomicU64,
+    /// Bumped when the member is to be dialled at another address, or not at all.
+    pub(crate) target: watch::Sender<Option<Member>>,
+}
+
+impl<S: StateMachine> Link<S> {
+    pub(crate) fn new(member: Member) -> Link<S> {
+        Link {
+            id: member.id,
+            outbox: Mutex::new(Outbox {
+                urgent: Vec::new(),
+                messages: Vec::new(),
+                messages_bytes: 0,
+                forwards: Vec::new(),
+                forgets: Vec::new(),
+                chunks: Vec::new(),
+            }),
+            pending: Mutex::new(BTreeMap::new()),
+            transfers: Mutex::new(BTreeMap::new()),
+            wake: Notify::new(),
+            up: AtomicBool::new(false),
+            next_request: AtomicU64::new(1),
+            rtt: AtomicU64::new(0),
+            target: watch::Sender::new(Some(member)),
+        }
+    }
+
+    /// Whether the member can be reached just now, as far as is known.
+    pub(crate) fn is_up(&self) -> bool {
+        self.up.load(Ordering::Acquire)
+    }
+
+    fn outbox(&self) -> MutexGuard<'_, Outbox> {
+        self.outbox.lock().expect("nothing panics while it holds this lock")
+    }
+
+    fn pending(&self) -> MutexGuard<'_, BTreeMap<u64, Pending<S>>> {
+        self.pending.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// Queues messages of consensus. False: some were dropped, and the member should be probed.
+    pub(crate) fn send(&self, messages: Vec<(ShardId, Message)>) -> bool {
+        if !self.is_up() {
+            return false;
+        }
+        let mut outbox = self.outbox();
+        let mut complete = true;
+        for (shard, message) in messages {
+            if message.is_urgent() {
+                outbox.urgent.push((shard, message));
+            } else if outbox.messages_bytes < MESSAGES_BYTES_MAX {
+                outbox.messages_bytes += message.size();
+                outbox.messages.push((shard, message));
+            } else {
+                complete = false;
+            }
+        }
+        drop(outbox);
+        self.wake.notify_one();
+        complete
+    }
+
+    /// Queues a client's operations, and gives them a number to forget them by. The answer goes to the client.
+    ///
+    /// # Errors
+    /// The member cannot be reached; nothing was sent, and the client's reply is still to be given.
+    pub(crate) fn forward(&self, forward: Forward<S>) -> Result<u64, (Forward<S>, Unavailable)> {
+        let mut pending = self.pending();
+        if !self.is_up() {
+            return Err((forward, Unavailable::NoLeader));
+        }
+        if pending.len() >= FORWARDED_MAX {
+            return Err((forward, Unavailable::Overloaded));
+        }
+        let Forward { shard, operations, wait, client } = forward;
+        let request = self.next_request.fetch_add(1, Ordering::Relaxed);
+        pending.insert(request, Pending { sent: false, client });
+        drop(pending);
+        self.outbox().forwards.push((request, shard, wait, operations));
+        self.wake.notify_one();
+        Ok(request)
+    }
+
+    /// Nobody waits for the answer any longer.
+    pub(crate) fn forget(&self, request: u64) {
+        if self.pending().remove(&request).is_some() {
+            self.outbox().forgets.push(request);
+            self.wake.notify_one();
+        }
+    }
+
+    fn transfers(&self) -> MutexGuard<'_, BTreeMap<ShardId, UnboundedSender<Receipt>>> {
+        self.transfers.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// Begins to send a snapshot of a shard; nothing: one is on its way already, or the member cannot be reached.
+    pub(crate) fn begin_transfer(&self, shard: ShardId) -> Option<Receipts> {
+        let mut transfers = self.transfers();
+        if !self.is_up() || transfers.contains_key(&shard) {
+            return None;
+        }
+        let (sender, receipts) = unbounded_channel();
+        transfers.insert(shard, sender);
+        Some(receipts)
+    }
+
+    pub(crate) fn end_transfer(&self, shard: ShardId) {
+        self.transfers().remove(&shard);
+    }
+
+    /// The member says how far a snapshot is.
+    pub(crate) fn on_receipt(&self, shard: ShardId, receipt: Receipt) {
+        if let Some(transfer) = self.transfers().get(&shard) {
+            // It has given up meanwhile.
+            let _ = transfer.send(receipt);
+        }
+    }
+
+    /// Queues a piece of a snapshot.
+    pub(crate) fn put_chunk(&self, chunk: Vec<u8>) {
+        self.outbox().chunks.push(chunk);
+        self.wake.notify_one();
+    }
+
+    /// Takes out what is to be sent now. Forwarded requests count as sent from here on.
+    pub(crate) fn take(&self) -> Outbox {
+        let mut outbox = self.outbox();
+        let taken = Outbox {
+            urgent: std::mem::take(&mut outbox.urgent),
+            messages: std::mem::take(&mut outbox.messages),
+            messages_bytes: std::mem::take(&mut outbox.messages_bytes),
+            forwards: std::mem::take(&mut outbox.forwards),
+            forgets: std::mem::take(&mut outbox.forgets),
+            chunks: std::mem::take(&mut outbox.chunks),
+        };
+        drop(outbox);
+        if !taken.forwards.is_empty() {
+            let mut pending = self.pending();
+            for (request, ..) in &taken.forwards {
+                if let Some(pending) = pending.get_mut(request) {
+                    pending.sent = true;
+                }
+            }
+        }
+        taken
+    }
+
+    /// The client of an answered request; nothing if it was forgotten.
+    pub(crate) fn answered(&self, request: u64) -> Option<ReplyTo<S>> {
+        self.pending().remove(&request).map(|pending| pending.client)
+    }
+
+    /// The handshake is done.
+    pub(crate) fn connected(&self) {
+        self.up.store(true, Ordering::Release);
+    }
+
+    /// The connection has ended. Returns the clients that wait, and what they are to be told: of what was not sent nothing happened.
+    pub(crate) fn lost(&self) -> Vec<(ReplyTo<S>, Unavailable)> {
+        let mut pending = self.pending();
+        self.up.store(false, Ordering::Release);
+        let waiting = std::mem::take(&mut *pending);
+        drop(pending);
+        drop(self.take());
+        // Whoever sends a snapshot hears that nothing comes any more.
+        self.transfers().clear();
+        let why = |sent: bool| if sent { Unavailable::Unknown } else { Unavailable::NoLeader };
+        waiting.into_values().map(|pending| (pending.client, why(pending.sent))).collect()
+    }
+}
+
+/// The links of a node, by the id of the member.
+pub(crate) struct Links<S: StateMachine> {
+    by_id: Mutex<BTreeMap<u64, Arc<Link<S>>>>,
+    /// Tells the dialler that links have come or gone.
+    pub(crate) changed: Notify,
+}
+
+impl<S: StateMachine> Default for Links<S> {
+    fn default() -> Self {
+        Links { by_id: Mutex::new(BTreeMap::new()), changed: Notify::new() }
+    }
+}
+
+impl<S: StateMachine> Links<S> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Link<S>>>> {
+        self.by_id.lock().expect("nothing panics while it holds this lock")
+    }
+
+    pub(crate) fn get(&self, id: u64) -> Option<Arc<Link<S>>> {
+        self.lock().get(&id).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Link<S>>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Takes over who the other members are.
+    pub(crate) fn follow<'a>(&self, others: impl Iterator<Item = &'a Member>) {
+        let mut links = self.lock();
+        let mut gone = std::mem::take(&mut *links);
+        for member in others {
+            let link = gone.remove(&member.id).unwrap_or_else(|| Arc::new(Link::new(member.clone())));
+            link.target.send_if_modified(|target| {
+                let differs = target.as_ref() != Some(member);
+                *target = Some(member.clone());
+                differs
+            });
+            links.insert(member.id, link);
+        }
+        gone.into_values().for_each(|link| drop(link.target.send_replace(None)));
+        drop(links);
+        self.changed.notify_one();
+    }
+}

@@ -1,0 +1,322 @@
+//! Connections to the other nodes: one thread with one runtime carries them all.
+//!
+//! Each node dials each other one. What the dialler has to say travels on the connection that it made: messages of all groups, requests
+//! of clients for the leader, pieces of snapshots; only the answers to those come back on it. A connection that breaks is dialled again,
+//! its name resolved anew; whoever waits for an answer on it learns that the outcome is unknown, or that nothing was sent.
+//!
+//! Reading order: `wire` (the bytes), `handshake` (who may talk), `links` and `answers` (the queues), `connection` (the tasks).
+
+pub(crate) mod admission;
+mod answers;
+mod connection;
+mod handshake;
+mod links;
+pub(crate) mod snapshots;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use base::machine::StateMachine;
+use base::{Incarnation, Index, Millis, Mono, ShardId};
+use replica::{Member, Members, Message};
+use storage::StorageError;
+use storage::checkpoint::Snapshots;
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub(crate) use answers::Answers;
+pub(crate) use links::{Forward, Link, Links};
+pub(crate) use snapshots::Arrived;
+use snapshots::{Copies, Piece, start_receiver};
+
+use crate::clock::Clock;
+use crate::forming::{Forming, Greeting, Plan, Proposal, Step};
+use crate::node::{Cluster, Common};
+use crate::open::random_incarnation;
+
+/// How a node meets others.
+#[derive(Clone, Debug)]
+pub struct PeerConfig {
+    /// Where it listens for them; port 0 is a free one.
+    pub listen: SocketAddr,
+    /// Where they reach it, `host:port`. Port 0 means the one it listens on.
+    pub advertise: String,
+    /// Where people reach it: a URL.
+    pub url: String,
+    /// Which cluster is meant; nodes with different labels never meet.
+    pub label: String,
+    /// What peers prove to each other, if there is a secret.
+    pub secret: Option<Arc<[u8]>>,
+    /// Whom it founds a cluster with, if it has none.
+    pub plan: Plan,
+    /// Whom it greets: `host:port`, its own address perhaps among them.
+    pub addresses: Vec<String>,
+    /// It proposes the cluster, and asks for votes at once.
+    pub bootstrap: bool,
+    /// Anybody who asks is admitted. Otherwise: who is named in the list, or has proved to know the secret.
+    pub admits_anybody: bool,
+    /// Entries that a learner may lack when it becomes a voter.
+    pub promote_lag: u64,
+    /// For how long it must have lacked no more.
+    pub promote_after: Millis,
+}
+
+/// How a node has come to belong to a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Joined {
+    /// It is a founder.
+    Founded(Proposal),
+    /// It was admitted.
+    Admitted(Cluster),
+}
+
+/// Greetings go out this often while there is no cluster.
+const GREETING_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What the tasks of the peers' thread share with each other and with the loop.
+pub(crate) struct Shared<S: StateMachine> {
+    pub(crate) config: PeerConfig,
+    pub(crate) clock: Clock,
+    pub(crate) common: Arc<Common<S>>,
+    pub(crate) links: Links<S>,
+    /// What this node says of itself.
+    pub(crate) own: Mutex<Greeting>,
+    /// The members of group 0, as far as they are applied here.
+    pub(crate) members: Mutex<Members>,
+    /// What the founding hears, while there is no cluster.
+    pub(crate) heard: mpsc::UnboundedSender<Heard>,
+    /// The checkpoints of this node's shards, once they are open.
+    pub(crate) snapshots: OnceLock<BTreeMap<ShardId, Arc<dyn Snapshots>>>,
+    pub(crate) copies: Copies,
+    /// Pieces of snapshots that have come.
+    pieces: Mutex<Option<std::sync::mpsc::Sender<Piece>>>,
+    runtime: OnceLock<tokio::runtime::Handle>,
+    /// What keeps this node from founding or joining, in words.
+    pub(crate) waiting: Mutex<String>,
+}
+
+impl<S: StateMachine> Shared<S> {
+    pub(crate) fn greeting(&self) -> Greeting {
+        self.own.lock().expect("nothing panics while it holds this lock").clone()
+    }
+
+    pub(crate) fn members(&self) -> Members {
+        self.members.lock().expect("nothing panics while it holds this lock").clone()
+    }
+
+    /// Sends a shard's checkpoint to a member, whose log begins before this node's does. `first`: the first entry in this node's log.
+    pub(crate) fn send_snapshot(self: &Arc<Self>, shard: ShardId, first: Index, message: Message) {
+        let (Some(runtime), Some(link)) = (self.runtime.get(), self.links.get(message.to())) else { return };
+        runtime.spawn(snapshots::send(self.clone(), link, shard, first, message));
+    }
+
+    /// A piece of a snapshot has come.
+    fn take_piece(&self, piece: Piece) {
+        if let Some(pieces) = &*self.pieces.lock().expect("nothing panics while it holds this lock") {
+            // The thread ends only with the node.
+            let _ = pieces.send(piece);
+        }
+    }
+
+    /// Says, once, why this node is not admitted.
+    fn wait_because(&self, refusal: &handshake::Refusal) {
+        let mut waiting = self.waiting.lock().expect("nothing panics while it holds this lock");
+        if *waiting != refusal.text {
+            tracing::warn!(target: "raft", event = "raft.join.refused", code = refusal.code, "{}", refusal.text);
+            waiting.clone_from(&refusal.text);
+        }
+    }
+
+    /// Takes over who the members are.
+    pub(crate) fn follow(&self, members: Members) {
+        let mut own = self.own.lock().expect("nothing panics while it holds this lock");
+        let me = own.me.id;
+        own.acquaintances =
+            members.iter().filter(|member| !member.peer.is_empty()).map(|member| member.peer.clone()).collect();
+        drop(own);
+        self.links.follow(members.iter().filter(|member| member.id != me && !member.peer.is_empty()));
+        *self.members.lock().expect("nothing panics while it holds this lock") = members;
+    }
+}
+
+/// What a node without a cluster hears.
+pub(crate) enum Heard {
+    /// A greeting.
+    Greeting(Box<Greeting>),
+    /// Addresses that an operator has named.
+    Addresses(Vec<String>),
+    /// It was admitted to a cluster.
+    Admitted(Cluster),
+}
+
+/// Makes an accepted proposal durable.
+pub(crate) type Accept = Box<dyn Fn(&Proposal) -> Result<(), StorageError> + Send>;
+
+/// The peers' thread.
+pub(crate) struct Peers<S: StateMachine> {
+    pub(crate) shared: Arc<Shared<S>>,
+    pub(crate) addr: SocketAddr,
+    stop: watch::Sender<bool>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl<S: StateMachine> Peers<S> {
+    /// Listens, and starts the thread. If the node has no cluster, the proposal that it becomes a founder of comes out of the receiver.
+    ///
+    /// # Errors
+    /// The address cannot be listened on.
+    pub(crate) fn start(
+        config: PeerConfig,
+        mut own: Greeting,
+        clock: Clock,
+        common: Arc<Common<S>>,
+        accept: Accept,
+    ) -> std::io::Result<(Peers<S>, oneshot::Receiver<Result<Joined, StorageError>>)> {
+        let listener = std::net::TcpListener::bind(config.listen)?;
+        listener.set_nonblocking(true)?;
+        let addr = listener.local_addr()?;
+        if let Some(host) = own.me.peer.strip_suffix(":0") {
+            own.me.peer = format!("{host}:{}", addr.port());
+        }
+        let (heard, received) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            config,
+            clock,
+            common,
+            links: Links::default(),
+            own: Mutex::new(own),
+            members: Mutex::new(Members::default()),
+            heard,
+            snapshots: OnceLock::new(),
+            copies: Copies::default(),
+            pieces: Mutex::new(None),
+            runtime: OnceLock::new(),
+            waiting: Mutex::new(String::new()),
+        });
+        *shared.pieces.lock().expect("nobody holds it yet") = Some(start_receiver(shared.clone())?);
+        let (stop, stopped) = watch::channel(false);
+        let (form, formed) = oneshot::channel();
+        let context = shared.clone();
+        let run = move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
+            context.runtime.get_or_init(|| runtime.handle().clone());
+            runtime.block_on(async move {
+                let listener = tokio::net::TcpListener::from_std(listener).expect("it does not block");
+                tokio::spawn(connection::accept(context.clone(), listener));
+                tokio::spawn(connection::dial_members(context.clone()));
+                if context.greeting().cluster.is_none() {
+                    tokio::spawn(form_cluster(context, received, accept, form));
+                }
+                let mut stopped = stopped;
+                // An error means that the node has gone.
+                let _ = stopped.wait_for(|stop| *stop).await;
+                // What was handed to the connections a moment ago still leaves.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            });
+        };
+        let thread = std::thread::Builder::new().name("codeq-peers".into()).spawn(run)?;
+        Ok((Peers { shared, addr, stop, thread }, formed))
+    }
+
+    /// Closes all connections.
+    pub(crate) fn stop(self) {
+        self.stop.send_replace(true);
+        self.shared.pieces.lock().expect("nothing panics while it holds this lock").take();
+        // A panic has been logged where it happened.
+        let _ = self.thread.join();
+    }
+}
+
+/// Greets whoever is known until a cluster is founded.
+async fn form_cluster<S: StateMachine>(
+    shared: Arc<Shared<S>>,
+    mut received: mpsc::UnboundedReceiver<Heard>,
+    accept: Accept,
+    form: oneshot::Sender<Result<Joined, StorageError>>,
+) {
+    let mut forming = Forming::new(shared.greeting());
+    let mut greeted = Vec::new();
+    let mut asking: Option<tokio::task::JoinHandle<()>> = None;
+    let mut interval = tokio::time::interval(GREETING_INTERVAL);
+    shared.config.addresses.iter().for_each(|address| forming.meet(address));
+    loop {
+        let now: Mono = shared.clock.now().mono;
+        let steps = tokio::select! {
+            heard = received.recv() => match heard {
+                Some(Heard::Greeting(greeting)) => forming.on_greeting(now, *greeting),
+                Some(Heard::Addresses(addresses)) => {
+                    addresses.iter().for_each(|address| forming.meet(address));
+                    Vec::new()
+                }
+                Some(Heard::Admitted(cluster)) => {
+                    shared.own.lock().expect("nothing panics while it holds this lock").cluster = Some(cluster.id);
+                    // Nobody listens any more if the node has stopped.
+                    let _ = form.send(Ok(Joined::Admitted(cluster)));
+                    return;
+                }
+                None => return,
+            },
+            _ = interval.tick() => {
+                let random: Incarnation = random_incarnation();
+                forming.tick(now, random)
+            }
+        };
+        for step in steps {
+            match step {
+                Step::Accept(proposal) => {
+                    tracing::info!(target: "raft", event = "raft.bootstrap.accepted", cluster = %proposal.cluster, "accepted cluster {} proposed by {}", proposal.cluster, proposal.first);
+                    if let Err(failure) = accept(&proposal) {
+                        // Nobody listens any more if the node has stopped.
+                        let _ = form.send(Err(failure));
+                        return;
+                    }
+                    forming.on_accepted(proposal);
+                }
+                Step::Formed(proposal) => {
+                    let mut own = shared.own.lock().expect("nothing panics while it holds this lock");
+                    own.accepted = Some(proposal.clone());
+                    own.cluster = Some(proposal.cluster);
+                    drop(own);
+                    let _ = form.send(Ok(Joined::Founded(proposal)));
+                    return;
+                }
+                Step::Ask(address) => {
+                    if asking.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
+                        asking = Some(tokio::spawn(connection::ask(shared.clone(), address)));
+                    }
+                }
+                Step::Conflict(text) => {
+                    tracing::warn!(target: "raft", event = "raft.bootstrap.conflict", "{text}");
+                    *shared.waiting.lock().expect("nothing panics while it holds this lock") = text;
+                }
+            }
+        }
+        let own = forming.greeting();
+        for address in &own.acquaintances {
+            if !greeted.contains(address) && *address != own.me.peer {
+                greeted.push(address.clone());
+                tokio::spawn(connection::greet(shared.clone(), address.clone()));
+            }
+        }
+        *shared.own.lock().expect("nothing panics while it holds this lock") = own.clone();
+        let progress = forming.progress(now);
+        shared.common.status.send_if_modified(|status| status.is_unjoined(&progress));
+    }
+}
+
+/// What a founder's greeting says.
+pub(crate) fn own_greeting(config: &PeerConfig, me: Member, shards: u16) -> Greeting {
+    Greeting {
+        label: config.label.clone(),
+        me,
+        shards,
+        plan: config.plan.clone(),
+        bootstrap: config.bootstrap,
+        accepted: None,
+        cluster: None,
+        acquaintances: Vec::new(),
+    }
+}

@@ -1,0 +1,232 @@
+//! What travels between two nodes: frames, each with its length and checksum.
+//!
+//! ```text
+//! frame    length of kind and body (4), CRC-32C of them (4), kind (1), body
+//! hello    magic "codeqpeer" (9), protocol (2), nonce (16), incarnation of the receiver or 0 (8), then the greeting
+//! proof    HMAC-SHA-256 (32)
+//! refused  code and text
+//! messages number, for each its group (2) and its bytes
+//! forward  for each request its number, its group (2), how long it may wait in ms or 0, number and bytes of its operations
+//! forget   number of a request
+//! answer   for each request its number, then 0, position and outcomes, or 1 and why not
+//! chunk    a piece of a snapshot, see `Chunk`
+//! received how much of a snapshot has arrived
+//! ping     a number that a pong brings back
+//! ask      nothing: whoever has introduced itself wants to become a member
+//! admitted id and incarnation of the cluster
+//! ```
+//!
+//! All numbers are little-endian or varints. A frame that does not fit closes the connection, never the node.
+
+use base::checksum::crc32c;
+use base::codec::{Malformed, Reader, Write};
+use base::limits::FRAME_BYTES_MAX;
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+use crate::forming::Greeting;
+
+/// Version of this protocol. Nodes of different versions do not talk.
+pub(crate) const PROTOCOL: u16 = 1;
+
+const MAGIC: &[u8; 9] = b"codeqpeer";
+const FRAME_HEADER: usize = 8;
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    Hello = 1,
+    Proof = 2,
+    Refused = 3,
+    Messages = 4,
+    Forward = 5,
+    Forget = 6,
+    Answer = 7,
+    Chunk = 8,
+    Received = 9,
+    Ping = 10,
+    Pong = 11,
+    Ask = 12,
+    Admitted = 13,
+}
+
+const KINDS: [Kind; 13] = [
+    Kind::Hello,
+    Kind::Proof,
+    Kind::Refused,
+    Kind::Messages,
+    Kind::Forward,
+    Kind::Forget,
+    Kind::Answer,
+    Kind::Chunk,
+    Kind::Received,
+    Kind::Ping,
+    Kind::Pong,
+    Kind::Ask,
+    Kind::Admitted,
+];
+
+/// Frames that wait to be written, one behind the other.
+#[derive(Debug, Default)]
+pub(crate) struct Frames {
+    bytes: Vec<u8>,
+}
+
+impl Frames {
+    /// Adds a frame whose body `write` appends.
+    pub(crate) fn put(&mut self, kind: Kind, write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; FRAME_HEADER]);
+        self.bytes.put_u8(kind as u8);
+        write(&mut self.bytes);
+        let length = self.bytes.len() - start - FRAME_HEADER;
+        let checksum = crc32c(0, &self.bytes[start + FRAME_HEADER..]);
+        self.bytes[start..start + 4].copy_from_slice(&(length as u32).to_le_bytes());
+        self.bytes[start + 4..start + 8].copy_from_slice(&checksum.to_le_bytes());
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        // One large frame does not keep its memory for ever.
+        self.bytes.shrink_to(1 << 20);
+    }
+}
+
+/// Takes frames out of what arrives.
+pub(crate) struct FrameReader<R> {
+    source: R,
+    buffer: BytesMut,
+}
+
+impl<R: AsyncRead + Unpin> FrameReader<R> {
+    pub(crate) fn new(source: R) -> FrameReader<R> {
+        FrameReader { source, buffer: BytesMut::new() }
+    }
+
+    /// The next frame: its kind and its body. Cancelling loses nothing.
+    ///
+    /// # Errors
+    /// The connection has ended, or what arrives is no frame.
+    pub(crate) async fn next(&mut self) -> std::io::Result<(Kind, Bytes)> {
+        loop {
+            if let Some(frame) = self.take().map_err(|_| bad_frame())? {
+                return Ok(frame);
+            }
+            self.buffer.reserve(64 << 10);
+            if self.source.read_buf(&mut self.buffer).await? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    /// A frame that has arrived already.
+    pub(crate) fn take(&mut self) -> Result<Option<(Kind, Bytes)>, Malformed> {
+        let Some(header) = self.buffer.first_chunk::<FRAME_HEADER>() else { return Ok(None) };
+        let mut reader = Reader::new(header);
+        let (length, checksum) = (reader.u32()? as usize, reader.u32()?);
+        // Looked at before anything is kept for it.
+        if length == 0 || length > FRAME_BYTES_MAX {
+            return Err(Malformed);
+        }
+        if self.buffer.len() < FRAME_HEADER + length {
+            return Ok(None);
+        }
+        let mut frame = self.buffer.split_to(FRAME_HEADER + length).freeze();
+        let content = frame.split_off(FRAME_HEADER);
+        if crc32c(0, &content) != checksum {
+            return Err(Malformed);
+        }
+        let kind = KINDS.into_iter().find(|kind| *kind as u8 == content[0]).ok_or(Malformed)?;
+        Ok(Some((kind, content.slice(1..))))
+    }
+}
+
+fn bad_frame() -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::InvalidData, "it sent bytes that are no frame")
+}
+
+/// What both sides say first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hello {
+    pub(crate) protocol: u16,
+    /// Random; what the other side proves its knowledge of the secret with.
+    pub(crate) nonce: [u8; 16],
+    /// The incarnation that the sender expects the receiver to have; 0: any.
+    pub(crate) to: u64,
+    pub(crate) greeting: Greeting,
+}
+
+impl Hello {
+    pub(crate) fn encode(&self, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(MAGIC);
+        bytes.put_u16(self.protocol);
+        bytes.extend_from_slice(&self.nonce);
+        bytes.put_u64(self.to);
+        self.greeting.encode(bytes);
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Hello, Malformed> {
+        let mut reader = Reader::new(bytes);
+        if reader.array()? != *MAGIC {
+            return Err(Malformed);
+        }
+        let (protocol, nonce, to) = (reader.u16()?, reader.array()?, reader.u64()?);
+        let greeting = Greeting::decode(&mut reader)?;
+        // A later version may say more.
+        if protocol == PROTOCOL {
+            reader.finish()?;
+        }
+        Ok(Hello { protocol, nonce, to, greeting })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read(bytes: &[u8]) -> std::io::Result<Vec<(Kind, Bytes)>> {
+        let mut reader = FrameReader::new(bytes);
+        let mut frames = Vec::new();
+        loop {
+            match reader.next().await {
+                Ok(frame) => frames.push(frame),
+                Err(end) if end.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(frames),
+                Err(other) => return Err(other),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn frames_read_back_and_no_damage_goes_unnoticed() {
+        let mut frames = Frames::default();
+        frames.put(Kind::Ping, |body| body.put_u64(7));
+        frames.put(Kind::Messages, |_| {});
+        frames.put(Kind::Chunk, |body| body.resize(body.len() + 100_000, 5));
+        let found = read(frames.bytes()).await.expect("they are frames");
+        let kinds: Vec<(Kind, usize)> = found.iter().map(|(kind, body)| (*kind, body.len())).collect();
+        assert_eq!(kinds, [(Kind::Ping, 8), (Kind::Messages, 0), (Kind::Chunk, 100_000)]);
+        for place in 4..30 {
+            let mut bytes = frames.bytes().to_vec();
+            bytes[place] ^= 1;
+            let damaged = read(&bytes).await;
+            assert!(damaged.is_err() || damaged.is_ok_and(|frames| frames.len() < 3), "a flip at {place}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_length_beyond_the_limit_is_refused_before_it_is_read() {
+        let mut bytes = u32::MAX.to_le_bytes().to_vec();
+        bytes.extend_from_slice(&[0; 100]);
+        let refused = read(&bytes).await.expect_err("it is refused");
+        assert_eq!(refused.kind(), std::io::ErrorKind::InvalidData);
+    }
+}

@@ -1,0 +1,10 @@
+//! Nodes of this crate on loopback, with real threads, sockets and files.
+
+mod register;
+mod three_nodes;
+
+/// What the nodes log, where the test's output goes.
+fn log() {
+    // Another test has done it already.
+    let _ = tracing_subscriber::fmt().with_test_writer().try_init();
+}

@@ -1,0 +1,148 @@
+//! Three nodes: they found a cluster, any of them takes writes and answers reads, one may die, and it comes back.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use base::{Millis, ShardId};
+use cluster::forming::Plan;
+use cluster::{Data, Durability, Freshness, Handle, Hooks, Node, NodeConfig, Operations, PeerConfig, Unavailable};
+
+use crate::register::Register;
+
+const SHARD: ShardId = ShardId(0);
+const NAMES: [&str; 3] = ["a", "b", "c"];
+
+struct Three {
+    folder: tempfile::TempDir,
+    addrs: Vec<SocketAddr>,
+    nodes: Vec<Option<Node<Register>>>,
+}
+
+/// Addresses that are free: they were a moment ago, and nobody else takes ports of loopback by number.
+fn free_addrs(count: usize) -> Vec<SocketAddr> {
+    let held: Vec<_> =
+        (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free")).collect();
+    held.iter().map(|listener| listener.local_addr().expect("it is bound")).collect()
+}
+
+fn config(folder: &Path, place: usize, addrs: &[SocketAddr]) -> NodeConfig {
+    NodeConfig {
+        name: NAMES[place].into(),
+        name_is_given: true,
+        data: Data::Directory(folder.join(NAMES[place])),
+        peers: Some(PeerConfig {
+            listen: addrs[place],
+            advertise: addrs[place].to_string(),
+            url: String::new(),
+            label: "test".into(),
+            secret: None,
+            plan: Plan::List(NAMES.iter().map(|name| name.to_string()).collect()),
+            addresses: addrs.iter().map(SocketAddr::to_string).collect(),
+            bootstrap: false,
+            admits_anybody: false,
+            promote_lag: 100,
+            promote_after: Millis(100),
+        }),
+        url: String::new(),
+        shards: 1,
+        durability: Durability::Fsync,
+        segment_bytes: 1 << 20,
+        checkpoint_interval: Millis(500),
+        checkpoint_log_bytes: 1 << 20,
+        inbox_depth: 1024,
+        leader_wait: Millis(5_000),
+        trailing_log_bytes: 1 << 20,
+        propose_timeout: Millis(10_000),
+        election_timeout: Millis(300),
+        heartbeat: Millis(60),
+        entry_operations_max: 512,
+        entry_bytes_max: 256 << 10,
+    }
+}
+
+fn start(config: NodeConfig) -> Node<Register> {
+    let hooks = Hooks { prepare: Box::new(|_| {}), observe: Box::new(|_| {}), undelivered: Box::new(|_| Vec::new()) };
+    Node::start(config, hooks).expect("the node starts")
+}
+
+async fn write(node: &Handle<Register>, line: &str) -> Result<u64, Unavailable> {
+    let mut operations = Operations::default();
+    operations.push(|bytes| bytes.extend_from_slice(line.as_bytes()));
+    node.submit(SHARD, operations, None, None).await.map(|(_, outcomes)| outcomes[0])
+}
+
+async fn read(node: &Handle<Register>) -> Vec<String> {
+    let asked = node.ask(SHARD, (), Freshness::Linearizable, None, None).await;
+    asked.expect("there is a leader").1
+}
+
+impl Three {
+    async fn begin() -> Three {
+        crate::log();
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let mut three = Three { folder, addrs: free_addrs(3), nodes: vec![None, None, None] };
+        (0..3).for_each(|place| three.start(place));
+        three.ready().await;
+        three
+    }
+
+    fn start(&mut self, place: usize) {
+        self.nodes[place] = Some(start(config(self.folder.path(), place, &self.addrs)));
+    }
+
+    fn node(&self, place: usize) -> &Handle<Register> {
+        self.nodes[place].as_ref().expect("it runs").handle()
+    }
+
+    async fn ready(&self) {
+        for node in self.nodes.iter().flatten() {
+            let ready = tokio::time::timeout(Duration::from_secs(20), node.handle().ready()).await;
+            ready.expect("a cluster of three is ready within seconds");
+        }
+    }
+
+    async fn stop(&mut self, place: usize) {
+        let mut node = self.nodes[place].take().expect("it runs");
+        node.handle().stop();
+        node.ended().await.expect("it stops without a fault");
+    }
+
+    fn leader(&self) -> usize {
+        let leader = self.nodes.iter().flatten().next().expect("one runs").handle().leader(SHARD);
+        let leads = |node: &Option<Node<Register>>| node.as_ref().is_some_and(|node| node.handle().id() == leader);
+        self.nodes.iter().position(leads).expect("the leader runs")
+    }
+}
+
+/// Any node takes a write and answers a read that reflects it; the leader stops; the other two go on; it comes back and has everything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_node_serves_and_one_may_go() {
+    let mut three = Three::begin().await;
+    let mut expected = Vec::new();
+    for round in 0..20 {
+        let line = format!("line {round}");
+        let count = write(three.node(round % 3), &line).await.expect("it is written");
+        expected.push(line);
+        assert_eq!(count as usize, expected.len());
+        assert_eq!(read(three.node((round + 1) % 3)).await, expected, "a read at any node reflects it");
+    }
+    let leader = three.leader();
+    three.stop(leader).await;
+    let others = [(leader + 1) % 3, (leader + 2) % 3];
+    for (round, place) in others.into_iter().cycle().take(10).enumerate() {
+        let line = format!("without {leader}, {round}");
+        write(three.node(place), &line).await.expect("two of three go on");
+        expected.push(line);
+    }
+    three.start(leader);
+    three.ready().await;
+    assert_eq!(read(three.node(leader)).await, expected);
+    for place in 0..3 {
+        three.stop(place).await;
+    }
+    // All at once, from their files.
+    (0..3).for_each(|place| three.start(place));
+    three.ready().await;
+    assert_eq!(read(three.node(0)).await, expected);
+}

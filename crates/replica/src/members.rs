@@ -1,0 +1,172 @@
+//! Who is a member of a group, under which name and addresses, and who is not any more. It changes by entries of the log, so every
+//! replica agrees on it at each index; a checkpoint carries it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use base::codec::{Malformed, Reader, Write};
+use consensus::{Configuration, MemberChange};
+
+/// A member as people and peers know it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Member {
+    /// Incarnation of its data directory: its Raft id.
+    pub id: u64,
+    /// Its name, unique among the members; 1-63 of `[A-Za-z0-9._-]`.
+    pub name: String,
+    /// Where peers reach it, `host:port`; empty: nowhere.
+    pub peer: String,
+    /// Where people reach it, a URL; empty: not known.
+    pub url: String,
+}
+
+/// Removed members remembered; older ones are forgotten and are then unknown rather than removed.
+const REMOVED_MAX: usize = 1_000;
+
+/// The members of a group at some index.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// Who votes and who listens.
+    pub configuration: Configuration,
+    known: BTreeMap<u64, Member>,
+    /// By the order in which they were removed.
+    removed: Vec<u64>,
+}
+
+impl Members {
+    /// These members, all of them voters.
+    pub fn of_voters(voters: impl IntoIterator<Item = Member>) -> Members {
+        let known: BTreeMap<u64, Member> = voters.into_iter().map(|member| (member.id, member)).collect();
+        let configuration = Configuration { voters: known.keys().copied().collect(), ..Configuration::default() };
+        Members { configuration, known, removed: Vec::new() }
+    }
+
+    /// What is known of a member.
+    pub fn get(&self, id: u64) -> Option<&Member> {
+        self.known.get(&id)
+    }
+
+    /// All members, by id.
+    pub fn iter(&self) -> impl Iterator<Item = &Member> {
+        self.known.values()
+    }
+
+    /// The member of this name.
+    pub fn named(&self, name: &str) -> Option<&Member> {
+        self.known.values().find(|member| member.name == name)
+    }
+
+    /// Whether this one was a member once.
+    pub fn was_removed(&self, id: u64) -> bool {
+        self.removed.contains(&id)
+    }
+
+    /// Takes over what an entry says of members, after consensus has made its changes.
+    pub(crate) fn apply(&mut self, changes: &[MemberChange], records: Vec<Member>, configuration: Configuration) {
+        for member in records {
+            self.known.insert(member.id, member);
+        }
+        let present: BTreeSet<u64> = configuration.members().into_iter().collect();
+        for change in changes {
+            if let MemberChange::Remove(id) = change
+                && !present.contains(id)
+            {
+                self.removed.push(*id);
+            }
+        }
+        if self.removed.len() > REMOVED_MAX {
+            self.removed.drain(..self.removed.len() - REMOVED_MAX);
+        }
+        self.known.retain(|id, _| present.contains(id));
+        self.configuration = configuration;
+    }
+
+    /// Its bytes, for a checkpoint.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.put_bytes(&self.configuration.encode());
+        bytes.put_bytes(&encode_records(self.known.values()));
+        bytes.put_varint(self.removed.len() as u64);
+        self.removed.iter().for_each(|id| bytes.put_u64(*id));
+        bytes
+    }
+
+    /// Reads what [`Members::encode`] wrote.
+    ///
+    /// # Errors
+    /// The bytes are something else.
+    pub fn decode(bytes: &[u8]) -> Result<Members, Malformed> {
+        let mut reader = Reader::new(bytes);
+        let configuration = Configuration::decode(reader.bytes()?)?;
+        let known = decode_records(reader.bytes()?)?.into_iter().map(|member| (member.id, member)).collect();
+        let removed = (0..reader.varint()?).map(|_| reader.u64()).collect::<Result<_, _>>()?;
+        reader.finish()?;
+        Ok(Members { configuration, known, removed })
+    }
+}
+
+/// Members as bytes: the note of an entry that changes them.
+pub(crate) fn encode_records<'a>(members: impl Iterator<Item = &'a Member>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for member in members {
+        bytes.put_u64(member.id);
+        for text in [&member.name, &member.peer, &member.url] {
+            bytes.put_bytes(text.as_bytes());
+        }
+    }
+    bytes
+}
+
+pub(crate) fn decode_records(bytes: &[u8]) -> Result<Vec<Member>, Malformed> {
+    let mut reader = Reader::new(bytes);
+    let mut members = Vec::new();
+    while !reader.is_empty() {
+        let id = reader.u64()?;
+        let mut text = || Ok(std::str::from_utf8(reader.bytes()?).map_err(|_| Malformed)?.to_owned());
+        members.push(Member { id, name: text()?, peer: text()?, url: text()? });
+    }
+    Ok(members)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(id: u64, name: &str) -> Member {
+        Member { id, name: name.into(), peer: format!("{name}:7000"), url: format!("http://{name}:8080") }
+    }
+
+    fn configuration(voters: &[u64], learners: &[u64]) -> Configuration {
+        Configuration { voters: voters.to_vec(), learners: learners.to_vec(), ..Configuration::default() }
+    }
+
+    #[test]
+    fn members_come_change_and_go_and_read_back() {
+        let mut members = Members::of_voters([member(1, "a")]);
+        members.apply(&[MemberChange::AddLearner(2)], vec![member(2, "b")], configuration(&[1], &[2]));
+        assert_eq!(members.named("b").map(|found| found.id), Some(2));
+        members.apply(&[], vec![Member { peer: "elsewhere:7000".into(), ..member(2, "b") }], configuration(&[1], &[2]));
+        assert_eq!(members.get(2).map(|found| found.peer.as_str()), Some("elsewhere:7000"));
+        assert_eq!(Members::decode(&members.encode()), Ok(members.clone()));
+        members.apply(&[MemberChange::Remove(2)], vec![], configuration(&[1], &[]));
+        assert!(members.get(2).is_none() && members.was_removed(2) && !members.was_removed(1));
+        let bytes = members.encode();
+        assert_eq!(Members::decode(&bytes), Ok(members));
+        assert!((0..bytes.len()).all(|length| Members::decode(&bytes[..length]).is_err()));
+    }
+
+    #[test]
+    fn a_removal_that_consensus_refused_removes_nobody() {
+        let mut members = Members::of_voters([member(1, "a")]);
+        members.apply(&[MemberChange::Remove(1)], vec![], configuration(&[1], &[]));
+        assert!(members.get(1).is_some() && !members.was_removed(1));
+    }
+
+    #[test]
+    fn only_so_many_removed_members_are_remembered() {
+        let mut members = Members::of_voters([member(1, "a")]);
+        for id in 2..REMOVED_MAX as u64 + 3 {
+            members.apply(&[MemberChange::Remove(id)], vec![], configuration(&[1], &[]));
+        }
+        assert!(!members.was_removed(2) && members.was_removed(3));
+    }
+}

@@ -1,0 +1,239 @@
+//! From values to what a server runs with, once it is known that they go together.
+
+use base::Millis;
+use cluster::{Data, Durability, NodeConfig};
+use queue::policy::{LeaseBounds, Retention};
+use queue::{Backoff, BackoffPolicy, Policy};
+
+use crate::config::access::{self, Access};
+use crate::config::kinds::{KIB, LEVELS};
+use crate::config::values::Values;
+use crate::config::{Notice, Reading, Refused};
+use crate::settings::{HttpSettings, Limits, Settings};
+
+/// What a process runs with.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    /// The server.
+    pub settings: Settings,
+    /// The log.
+    pub log: LogSettings,
+    /// The label of this deployment.
+    pub env: String,
+    /// What an operator should know, in order.
+    pub notices: Vec<Notice>,
+}
+
+/// How a process logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// A level, then `target=level` pairs, separated by commas.
+    pub filter: String,
+    /// The form; nothing means text on a terminal and JSON elsewhere.
+    pub format: Option<LogFormat>,
+}
+
+/// The form of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object per line.
+    Json,
+}
+
+impl Reading {
+    /// Checks how the values go together, also with what a data directory has recorded, and makes of them what a server runs with.
+    ///
+    /// # Errors
+    /// All that is wrong with the settings.
+    pub fn configuration(&self) -> Result<Configuration, Refused> {
+        let values = &self.values;
+        let (mut notices, mut problems) = (self.notices.clone(), self.problems.clone());
+        let access = access::decide(values, &mut notices, &mut problems);
+        check_combinations(values, &mut problems);
+        check_directory(values, &mut problems);
+        if !problems.is_empty() {
+            return Err(Refused(problems));
+        }
+        if values.text("storage.durability") == "buffered" {
+            let text = format!(
+                "{}: a loss of power loses what was answered since the last sync",
+                values.told("storage.durability")
+            );
+            notices.push(Notice::warning(text));
+        }
+        let log = LogSettings {
+            filter: log_filter(values),
+            format: values
+                .maybe_text("log.format")
+                .map(|name| if name == "json" { LogFormat::Json } else { LogFormat::Text }),
+        };
+        Ok(Configuration { settings: settings_of(values, access), log, env: values.text("env").into(), notices })
+    }
+}
+
+fn settings_of(values: &Values, Access { addr, auth }: Access) -> Settings {
+    Settings {
+        node: node_of(values),
+        policy: policy_of(values),
+        http: HttpSettings {
+            addr,
+            header_timeout: values.duration("http.headerTimeout"),
+            body_timeout: values.duration("http.bodyTimeout"),
+            idle_timeout: values.duration("http.idleTimeout"),
+            header_bytes_max: values.count("http.maxHeaderBytes"),
+            connections_max: values.count("http.maxConnections"),
+            threads: match values.maybe_number("http.threads") {
+                Some(threads) => threads as usize,
+                None => std::thread::available_parallelism().map_or(1, usize::from),
+            },
+        },
+        auth,
+        limits: Limits {
+            body_bytes_max: values.count("limits.maxBodyBytes"),
+            payload_bytes_max: values.count("limits.maxPayloadBytes"),
+            result_bytes_max: values.count("limits.maxResultBytes"),
+            batch_create_max: values.count("limits.batchCreate"),
+            batch_results_max: values.count("limits.batchResults"),
+            batch_claim_max: values.count("limits.batchClaim"),
+            delay_max: values.duration("queue.maxDelay"),
+            waiters_max: values.count("limits.waiters"),
+            waiters_per_tenant_max: values.count("limits.waitersPerTenant"),
+            live_tasks_max: values.number("limits.maxLiveTasks"),
+            payload_cache_bytes: values.count("storage.payloadCacheBytes"),
+        },
+        drain_timeout: values.duration("drainTimeout"),
+        metrics_enabled: values.flag("metrics.enabled"),
+        metrics_commands_max: values.count("metrics.maxCommands"),
+        raft: values.flag("cluster.raft"),
+    }
+}
+
+fn node_of(values: &Values) -> NodeConfig {
+    let name = values.maybe_text("cluster.nodeId");
+    NodeConfig {
+        name: name.map_or_else(host_name, str::to_owned),
+        name_is_given: name.is_some(),
+        data: match values.text("storage.provider") {
+            "memory" => Data::Memory,
+            _ => Data::Directory(values.text("dataDir").into()),
+        },
+        peers: None,
+        url: String::new(),
+        shards: u16::try_from(values.number("shards")).expect("the table bounds it"),
+        durability: match values.text("storage.durability") {
+            "buffered" => Durability::Buffered(values.duration("storage.bufferedSyncInterval")),
+            _ => Durability::Fsync,
+        },
+        segment_bytes: values.number("storage.segmentBytes"),
+        checkpoint_interval: values.duration("storage.checkpointInterval"),
+        checkpoint_log_bytes: values.number("storage.checkpointLogBytes"),
+        inbox_depth: values.count("limits.inboxDepth"),
+        leader_wait: values.duration("cluster.leaderWait"),
+        trailing_log_bytes: values.number("storage.trailingLogBytes"),
+        propose_timeout: values.duration("cluster.proposeTimeout"),
+        election_timeout: values.duration("cluster.electionTimeout"),
+        heartbeat: values.duration("cluster.heartbeat"),
+        entry_operations_max: values.count("raft.maxEntryOps"),
+        entry_bytes_max: values.count("raft.maxEntryBytes"),
+    }
+}
+
+fn policy_of(values: &Values) -> Policy {
+    let named = values.text("queue.backoff.policy");
+    let policy = BackoffPolicy::NAMES.into_iter().find(|(_, name)| *name == named);
+    Policy {
+        lease: LeaseBounds {
+            default: values.duration("queue.lease.default"),
+            min: values.duration("queue.lease.min"),
+            max: values.duration("queue.lease.max"),
+        },
+        max_attempts: u32::try_from(values.number("queue.maxAttempts")).expect("the table bounds it"),
+        backoff: Backoff {
+            policy: policy.expect("the table has the names of all policies").0,
+            base: values.duration("queue.backoff.base"),
+            max: values.duration("queue.backoff.max"),
+        },
+        idempotency_window: values.duration("queue.idempotencyWindow"),
+        retention: Retention {
+            completed: values.duration("queue.retention.completed"),
+            failed: values.duration("queue.retention.failed"),
+            dead: values.duration("queue.retention.deadLettered"),
+        },
+        error_bytes_max: values.count("limits.maxErrorBytes"),
+    }
+}
+
+/// Combinations that make no sense, each with both settings, their values and where those came from.
+fn check_combinations(values: &Values, problems: &mut Vec<String>) {
+    let mut ordered = |low: &str, high: &str| {
+        values.refuse_if(values.duration(low) > values.duration(high), &[low, high], problems, || {
+            format!("{} is above {}", values.told(low), values.told(high))
+        });
+    };
+    ordered("queue.lease.min", "queue.lease.default");
+    ordered("queue.lease.default", "queue.lease.max");
+    ordered("queue.backoff.base", "queue.backoff.max");
+    let (heartbeat, timeout) = ("cluster.heartbeat", "cluster.electionTimeout");
+    let fifth = Millis(values.duration(timeout).0 / 5);
+    values.refuse_if(values.duration(heartbeat) > fifth, &[heartbeat, timeout], problems, || {
+        format!("{} is above a fifth of {}", values.told(heartbeat), values.told(timeout))
+    });
+    let body = "limits.maxBodyBytes";
+    for part in ["limits.maxPayloadBytes", "limits.maxResultBytes"] {
+        let room = values.number(body).saturating_sub(64 * KIB);
+        values.refuse_if(values.number(part) > room, &[part, body], problems, || {
+            format!(
+                "{} does not fit into {}, of which 64KiB are for what stands around it",
+                values.told(part),
+                values.told(body)
+            )
+        });
+    }
+}
+
+/// What is fixed must be as the data directory has it. A directory that cannot be read is found out at the start.
+fn check_directory(values: &Values, problems: &mut Vec<String>) {
+    let directory = values.text("dataDir");
+    let Ok(Some(identity)) = cluster::recorded_identity(directory.as_ref()) else { return };
+    let mut differs = |name: &str, recorded: &str| {
+        let given = values.shown(name);
+        values.refuse_if(given != recorded, &[name, "dataDir"], problems, || {
+            format!(
+                "{} is fixed when a data directory is made, and {} has {recorded}; use {recorded}, or another directory",
+                values.told(name),
+                values.told("dataDir")
+            )
+        });
+    };
+    differs("storage.provider", &identity.provider);
+    let shards = identity.shards.to_string();
+    differs("shards", &shards);
+    if values.is_given("cluster.nodeId") {
+        differs("cluster.nodeId", &identity.node);
+    }
+}
+
+/// The log's level, and that of the target `raft`, which is the same unless it has its own; one that came from a name of codeQ's leaves it
+/// at `info` or finer, so that elections are seen.
+fn log_filter(values: &Values) -> String {
+    let level = values.text("log.level");
+    let place = |level: &str| LEVELS.iter().position(|known| *known == level);
+    let own = values.maybe_text("log.raftLevel");
+    let general = level.split(',').next().unwrap_or_default();
+    let raft = match own {
+        Some(own) => own,
+        None if values.get("log.level").as_codeq && place(general) < place("info") => "info",
+        None => return level.into(),
+    };
+    format!("{level},raft={raft}")
+}
+
+/// The machine's name, with what a node's name may not have replaced.
+fn host_name() -> String {
+    let name = gethostname::gethostname();
+    let allowed = |char: char| if char.is_ascii_alphanumeric() || "._-".contains(char) { char } else { '-' };
+    let name: String = name.to_string_lossy().chars().map(allowed).take(63).collect();
+    if name.is_empty() { "codeq".into() } else { name }
+}
