@@ -2,10 +2,9 @@
 
 use std::process::ExitCode;
 
-use cluster::{Data, Durability, NodeError, StartError, StorageError};
 use server::config::kinds::show_duration;
 use server::config::{Configuration, Notice};
-use server::{Exit, Server};
+use server::{Data, Durability, Exit, NodeError, Server, StartError, StorageError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::refuse;

@@ -865,9 +865,8 @@ fn run_node<S: StateMachine>(
     match directory {
         None => Driver::<S, MemoryDisk>::run(MemoryDisk::default(), None, start),
         Some(directory) => {
-            let folder = directory.path().join("wal");
-            make_folder(&folder)?;
-            Driver::<S, RealDisk>::run(RealDisk::new(folder), Some(directory.path()), start)
+            let disk = directory.log_disk().map_err(NodeError::Storage)?;
+            Driver::<S, RealDisk>::run(disk, Some(directory.path()), start)
         }
     }
 }
@@ -894,16 +893,6 @@ fn wait_for_cluster<S: StateMachine>(
             }
         }
         common.inbox.sleep(Duration::from_millis(20));
-    }
-}
-
-fn make_folder(folder: &std::path::Path) -> Result<(), NodeError> {
-    match std::fs::create_dir(folder) {
-        Err(cause) if cause.kind() != std::io::ErrorKind::AlreadyExists => {
-            let file = folder.display().to_string();
-            Err(NodeError::Storage(StorageError::Failed { doing: "make", file, cause }))
-        }
-        _ => Ok(()),
     }
 }
 
