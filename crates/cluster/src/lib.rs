@@ -21,8 +21,8 @@ mod open;
 mod peer;
 mod routes;
 mod rows;
-pub mod view;
 
+pub use http::view;
 pub use lane::{Lane, LaneId};
 pub use node::{
     Cluster, Counters, Data, Durability, Handle, Hooks, Node, NodeConfig, NodeError, NodeStatus, Stage, StartError,

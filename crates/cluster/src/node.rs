@@ -24,13 +24,13 @@ use crate::clock::Clock;
 use crate::driver::Driver;
 use crate::forming::{ClusterId, Proposal};
 use crate::founding::{accept, accepted, found_alone, identify, join};
+use crate::http::view::Inspection;
 use crate::inbox::{Control, Inbox};
 use crate::lane::{Lane, LaneId, Replies, ReplyTo, Shared};
 use crate::peer::Shared as PeerShared;
 use crate::peer::{Forward, Heard, Joined, Link, PeerConfig, Peers, own_greeting};
 use crate::routes::Routes;
 use crate::rows::{Rows, RowsUnavailable};
-use crate::view::Inspection;
 
 /// Where a node keeps its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -597,6 +597,12 @@ impl<S: StateMachine> Handle<S> {
             contact_max: self.contact_max,
             provider: self.identity.provider.clone(),
         }
+    }
+
+    /// Waits until the node has said something new of itself: at the latest after a unit of consensus time, 50 ms.
+    pub async fn changed(&self) {
+        // The sender lives in `self`.
+        let _ = self.common.status.subscribe().changed().await;
     }
 
     /// Waits until requests for every shard can be served through this node, or it stops.

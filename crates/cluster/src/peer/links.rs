@@ -10,9 +10,9 @@ use replica::{Member, Message, Operations, Unavailable};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, watch};
 
+use crate::http::view::Contact;
 use crate::lane::ReplyTo;
 use crate::peer::snapshots::{Receipt, Receipts};
-use crate::view::Contact;
 
 /// Messages waiting for one member, in bytes; more are dropped, and Raft sends them again.
 const MESSAGES_BYTES_MAX: usize = 64 << 20;

@@ -38,14 +38,14 @@ impl Edge {
 
     /// The same for routes whose path names the task.
     pub(crate) fn redirect_by_path(&self, route: &Route<'_>, call: &Call) -> Outcome<()> {
-        let id = match route {
-            Route::Heartbeat(id)
-            | Route::Abandon(id)
-            | Route::Nack(id)
-            | Route::SubmitResult(id)
-            | Route::Cancel(id)
-            | Route::Redrive(id) => id,
-            _ => return Ok(()),
+        let (Route::Heartbeat(id)
+        | Route::Abandon(id)
+        | Route::Nack(id)
+        | Route::SubmitResult(id)
+        | Route::Cancel(id)
+        | Route::Redrive(id)) = route
+        else {
+            return Ok(());
         };
         let shard = task_id(id).map(|id| id.shard).filter(|shard| shard.0 < self.node.identity().shards);
         self.redirect(call, shard)
