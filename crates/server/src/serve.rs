@@ -58,9 +58,14 @@ impl Server {
     ///
     /// # Errors
     /// The port or the data directory cannot be had.
-    pub fn start(settings: Settings) -> Result<Server, Exit> {
+    pub fn start(mut settings: Settings) -> Result<Server, Exit> {
         let listener = Listener::bind(settings.http.addr).map_err(|cause| Exit::Bind(settings.http.addr, cause))?;
         let addr = listener.addr();
+        for told in [&mut settings.http_advertise, &mut settings.node.url] {
+            if let Some(host) = told.strip_suffix(":0") {
+                *told = format!("{host}:{}", addr.port());
+            }
+        }
         let metrics = Arc::new(Metrics::new(settings.metrics_commands_max));
         let (policy, live_tasks_max) = (settings.policy, settings.limits.live_tasks_max);
         let payload_bytes = (settings.limits.payload_cache_bytes / usize::from(settings.node.shards)) as u64;
@@ -86,7 +91,6 @@ impl Server {
             waiting: Default::default(),
             node: node.handle().clone(),
             name,
-            addr,
             draining: AtomicBool::new(false),
             settings,
         });

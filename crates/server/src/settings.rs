@@ -17,6 +17,12 @@ pub struct Settings {
     pub policy: Policy,
     /// The listener.
     pub http: HttpSettings,
+    /// Where others reach the listener, `host:port`; port 0 means the one it listens on.
+    pub http_advertise: String,
+    /// A node that belongs to no cluster by then gives up.
+    pub join_timeout: Option<Millis>,
+    /// How old the answers of a quorum may be to a leader that calls itself one.
+    pub leader_lease: Millis,
     /// Who may do what.
     pub auth: AuthSettings,
     /// What is too much.

@@ -55,7 +55,7 @@ impl Edge {
         let name = &*identity.node;
         let leads = |shard: &cluster::ShardStatus| shard.consensus.leader == identity.incarnation.0;
         let first = status.shards.first();
-        let http = self.shared.http_addr();
+        let http = &self.shared.settings.http_advertise;
         let raft = self.shared.settings.raft;
         // In single mode there is nothing to say of groups.
         let shards = if raft { &*status.shards } else { &[] };
@@ -69,7 +69,7 @@ impl Edge {
                     let mut peer = Writer::object(out);
                     peer.text("id", name);
                     peer.text("bindAddr", "");
-                    peer.text("httpAddr", &http);
+                    peer.text("httpAddr", http);
                     peer.flag("voter", true);
                     peer.flag("healthy", status.stage == Stage::Running);
                     peer.flag("isLeader", first.is_some_and(leads));

@@ -102,6 +102,9 @@ pub(crate) fn settings() -> Settings {
             connections_max: 10_000,
             threads: 2,
         },
+        http_advertise: "127.0.0.1:0".into(),
+        join_timeout: None,
+        leader_lease: Millis(400),
         auth: AuthSettings { open: Some(OpenMode { names: Vec::new() }), ..AuthSettings::default() },
         limits: Limits {
             body_bytes_max: 64 << 10,
