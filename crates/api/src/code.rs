@@ -38,6 +38,8 @@ macro_rules! codes {
 }
 
 codes! {
+    /// Another node leads, and the client is to go there.
+    NotLeader "not_leader" 307 "not leader";
     /// Not JSON, a wrong type, or a required field is missing.
     InvalidBody "invalid_body" 400 "the body cannot be used";
     /// One field is out of range or unknown.
@@ -66,6 +68,8 @@ codes! {
     InvalidCredentials "invalid_credentials" 401 "credentials were refused";
     /// This side has no provider that could accept a token.
     AuthNotConfigured "auth_not_configured" 401 "no credentials are configured for this route";
+    /// The route is for operators of the cluster.
+    OperatorRequired "operator_required" 403 "operators of the cluster only";
     /// The token's claims name no tenant, or several.
     TenantInvalid "tenant_invalid" 403 "the token names no usable tenant";
     /// A valid token without what a worker needs.
@@ -110,6 +114,8 @@ codes! {
     UriTooLong "uri_too_long" 414 "the request line is too long";
     /// The body is compressed.
     UnsupportedEncoding "unsupported_encoding" 415 "compressed bodies are not accepted";
+    /// The node has no address for peers.
+    SingleMode "single_mode" 409 "the node is alone";
     /// Too many requests of this tenant wait.
     TooManyWaiters "too_many_waiters" 429 "too many requests wait";
     /// Too many refused credentials came from this address.
@@ -153,7 +159,7 @@ mod tests {
         let names: BTreeSet<&str> = Code::ALL.iter().map(|code| code.name()).collect();
         assert_eq!(names.len(), Code::ALL.len());
         for code in Code::ALL {
-            assert!((400..600).contains(&code.status()), "{code:?}");
+            assert!((400..600).contains(&code.status()) || *code == Code::NotLeader, "{code:?}");
             assert!(code.name().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{code:?}");
             assert!(!code.title().ends_with('.'), "{code:?}");
         }

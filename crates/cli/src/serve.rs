@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use base::Millis;
 use base::machine::StateMachine;
-use cluster::{Data, Durability, Handle, NodeError, Stage, StartError, StorageError};
+use cluster::{Handle, Stage};
 use server::config::kinds::show_duration;
 use server::config::{Configuration, Notice};
-use server::{Exit, Server};
+use server::{Data, Durability, Exit, NodeError, Server, StartError, StorageError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::refuse;

@@ -12,6 +12,7 @@ mod clock;
 mod driver;
 pub mod forming;
 mod founding;
+pub mod http;
 mod inbox;
 mod lane;
 mod leadership;
@@ -21,6 +22,7 @@ mod peer;
 mod routes;
 mod rows;
 
+pub use http::view;
 pub use lane::{Lane, LaneId};
 pub use node::{
     Cluster, Counters, Data, Durability, Handle, Hooks, Node, NodeConfig, NodeError, NodeStatus, Stage, StartError,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use base::machine::StateMachine;
 use base::rows::TableId;
-use base::{Incarnation, Millis, Position, ShardId};
+use base::{Incarnation, Millis, Mono, Position, ShardId};
 use replica::{
     Event, Fault, Freshness, Member, MemberChange, Members, Operations, Progress, Reply, ShardStatus, Transition,
     Unavailable, Wait,
@@ -24,6 +24,7 @@ use crate::clock::Clock;
 use crate::driver::Driver;
 use crate::forming::{ClusterId, Proposal};
 use crate::founding::{accept, accepted, found_alone, identify, join};
+use crate::http::view::Inspection;
 use crate::inbox::{Control, Inbox};
 use crate::lane::{Lane, LaneId, Replies, ReplyTo, Shared};
 use crate::peer::Shared as PeerShared;
@@ -262,6 +263,7 @@ pub struct Counters {
 
 /// What the loop, the handles and the threads share.
 pub(crate) struct Common<S: StateMachine> {
+    pub(crate) clock: Clock,
     /// This node's Raft id.
     pub(crate) me: u64,
     pub(crate) routes: Routes,
@@ -288,12 +290,14 @@ pub struct Handle<S: StateMachine> {
     identity: Arc<Identity>,
     propose_timeout: Millis,
     leader_wait: Millis,
+    contact_max: Millis,
+    url: Arc<str>,
     peer_addr: Option<std::net::SocketAddr>,
 }
 
 impl<S: StateMachine> Clone for Handle<S> {
     fn clone(&self) -> Self {
-        Handle { common: self.common.clone(), identity: self.identity.clone(), ..*self }
+        Handle { common: self.common.clone(), identity: self.identity.clone(), url: self.url.clone(), ..*self }
     }
 }
 
@@ -336,6 +340,7 @@ impl<S: StateMachine> Node<S> {
         let status =
             NodeStatus { stage: Stage::Starting("starting".into()), shards: Vec::new(), progress: BTreeMap::new() };
         let common = Arc::new(Common {
+            clock,
             me: me.id,
             routes: Routes::new(config.shards),
             cluster: OnceLock::new(),
@@ -366,6 +371,8 @@ impl<S: StateMachine> Node<S> {
             identity: Arc::new(identity.clone()),
             propose_timeout: config.propose_timeout,
             leader_wait: config.leader_wait,
+            contact_max: Millis(config.election_timeout.0 * 2),
+            url: config.url.as_str().into(),
             peer_addr: peers.as_ref().map(|(peers, _)| peers.addr),
         };
         let (end, ended) = oneshot::channel();
@@ -586,6 +593,37 @@ impl<S: StateMachine> Handle<S> {
         let status = self.common.status.borrow();
         let running = status.stage == Stage::Running && !status.shards.is_empty();
         running && status.shards.iter().all(|shard| self.serves(shard))
+    }
+
+    /// One look at this node and at what it knows of the others.
+    pub fn inspect(&self) -> Inspection {
+        let NodeStatus { stage, shards, progress } = self.common.status.borrow().clone();
+        let now = self.common.clock.now().mono;
+        let links = self.common.peers.get().map(|peers| peers.links.all()).unwrap_or_default();
+        let own = self.common.peers.get().map(|peers| peers.greeting().me);
+        let confirmed = shards.iter().filter_map(|shard| Some((shard.shard, now - shard.confirmed?))).collect();
+        Inspection {
+            id: self.common.me,
+            name: self.identity.node.clone(),
+            peer: own.as_ref().map(|own| own.peer.clone()).unwrap_or_default(),
+            url: own.map_or_else(|| self.url.to_string(), |own| own.url),
+            cluster: self.cluster(),
+            stage,
+            shards,
+            progress,
+            members: self.members(),
+            contacts: links.iter().map(|link| (link.id, link.contact(now))).collect(),
+            confirmed,
+            uptime: now - Mono(0),
+            contact_max: self.contact_max,
+            provider: self.identity.provider.clone(),
+        }
+    }
+
+    /// Waits until the node has said something new of itself: at the latest after a unit of consensus time, 50 ms.
+    pub async fn changed(&self) {
+        // The sender lives in `self`.
+        let _ = self.common.status.subscribe().changed().await;
     }
 
     /// Waits until requests for every shard can be served through this node, or it stops.
@@ -854,9 +892,8 @@ fn run_node<S: StateMachine>(
     match directory {
         None => Driver::<S, MemoryDisk>::run(MemoryDisk::default(), None, start),
         Some(directory) => {
-            let folder = directory.path().join("wal");
-            make_folder(&folder)?;
-            Driver::<S, RealDisk>::run(RealDisk::new(folder), Some(directory.path()), start)
+            let disk = directory.log_disk().map_err(NodeError::Storage)?;
+            Driver::<S, RealDisk>::run(disk, Some(directory.path()), start)
         }
     }
 }
@@ -883,16 +920,6 @@ fn wait_for_cluster<S: StateMachine>(
             }
         }
         common.inbox.sleep(Duration::from_millis(20));
-    }
-}
-
-fn make_folder(folder: &std::path::Path) -> Result<(), NodeError> {
-    match std::fs::create_dir(folder) {
-        Err(cause) if cause.kind() != std::io::ErrorKind::AlreadyExists => {
-            let file = folder.display().to_string();
-            Err(NodeError::Storage(StorageError::Failed { doing: "make", file, cause }))
-        }
-        _ => Ok(()),
     }
 }
 

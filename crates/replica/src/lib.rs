@@ -19,7 +19,7 @@ mod stamp;
 mod waiters;
 
 pub use batch::Operations;
-pub use consensus::{Configuration, MemberChange, Message, Progress, Role, SnapshotOf};
+pub use consensus::{Configuration, MemberChange, Message, Progress, Role, SnapshotOf, Status};
 pub use event::{
     AfterSync, Client, Effects, Event, Freshness, Install, Now, Reply, ShardStatus, Transition, Unavailable, Wait,
     Write,

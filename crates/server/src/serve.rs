@@ -61,10 +61,8 @@ impl Server {
     pub fn start(mut settings: Settings) -> Result<Server, Exit> {
         let listener = Listener::bind(settings.http.addr).map_err(|cause| Exit::Bind(settings.http.addr, cause))?;
         let addr = listener.addr();
-        for told in [&mut settings.http_advertise, &mut settings.node.url] {
-            if let Some(host) = told.strip_suffix(":0") {
-                *told = format!("{host}:{}", addr.port());
-            }
+        if let Some(host) = settings.node.url.strip_suffix(":0") {
+            settings.node.url = format!("{host}:{}", addr.port());
         }
         let metrics = Arc::new(Metrics::new(settings.metrics_commands_max));
         let (policy, live_tasks_max) = (settings.policy, settings.limits.live_tasks_max);

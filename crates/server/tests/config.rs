@@ -125,7 +125,7 @@ fn meets(settings: &Settings) -> String {
     let given = if node.name_is_given { "" } else { ", unless its directory has another name" };
     // The machine's name is not the script's.
     let host = gethostname::gethostname().to_string_lossy().into_owned();
-    let mut out = format!("name {}{given}\nhttp {}, url {}\n", node.name, settings.http_advertise, node.url);
+    let mut out = format!("name {}{given}\nurl {}\n", node.name, node.url);
     if let Some(peers) = &node.peers {
         let secret = if peers.secret.is_some() { ", with a secret" } else { "" };
         out += &format!("peers {} at {}, label {}{secret}\n", peers.listen, peers.advertise, peers.label);

@@ -365,6 +365,7 @@ async fn talk<S: StateMachine>(
         loop {
             let (kind, body) =
                 timeout(SILENCE_MAX, reader.next()).await.map_err(|_| Error::from(ErrorKind::TimedOut))??;
+            link.on_heard(shared.clock.now().mono);
             match kind {
                 Kind::Answer => take_answers(shared, link, &body)?,
                 Kind::Received => {
@@ -562,7 +563,11 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
         }
         return;
     };
-    if shared.members().get(id).is_some_and(|recorded| *recorded != other.me) {
+    let members = shared.members();
+    if members.configuration.members().is_empty() {
+        shared.links.introduce(&other.me);
+    }
+    if members.get(id).is_some_and(|recorded| *recorded != other.me) {
         shared.common.inbox.control(Control::Heard(other.me.clone()));
     }
     let answers = Arc::new(Answers::new());
@@ -572,6 +577,9 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
         loop {
             let (kind, body) =
                 timeout(SILENCE_MAX, reader.next()).await.map_err(|_| Error::from(ErrorKind::TimedOut))??;
+            if let Some(link) = shared.links.get(id) {
+                link.on_heard(shared.clock.now().mono);
+            }
             match kind {
                 Kind::Messages => take_messages(&shared, id, &body)?,
                 Kind::Forward => take_forwards(&shared, &answers, &body)?,

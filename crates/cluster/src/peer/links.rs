@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use base::ShardId;
 use base::machine::StateMachine;
+use base::{Mono, ShardId};
 use replica::{Member, Message, Operations, Unavailable};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, watch};
 
+use crate::http::view::Contact;
 use crate::lane::ReplyTo;
 use crate::peer::snapshots::{Receipt, Receipts};
 
@@ -55,6 +56,8 @@ pub(crate) struct Link<S: StateMachine> {
     pub(crate) wake: Notify,
     up: AtomicBool,
     next_request: AtomicU64,
+    /// When the member was last heard of, on this process's clock in milliseconds plus one; 0: never.
+    heard: AtomicU64,
     /// Round trip of the last ping in microseconds; 0: none yet.
     pub(crate) rtt: AtomicU64,
     /// Bumped when the member is to be dialled at another address, or not at all.
@@ -78,6 +81,7 @@ impl<S: StateMachine> Link<S> {
             wake: Notify::new(),
             up: AtomicBool::new(false),
             next_request: AtomicU64::new(1),
+            heard: AtomicU64::new(0),
             rtt: AtomicU64::new(0),
             target: watch::Sender::new(Some(member)),
         }
@@ -86,6 +90,18 @@ impl<S: StateMachine> Link<S> {
     /// Whether the member can be reached just now, as far as is known.
     pub(crate) fn is_up(&self) -> bool {
         self.up.load(Ordering::Acquire)
+    }
+
+    /// The member has said something.
+    pub(crate) fn on_heard(&self, now: Mono) {
+        self.heard.fetch_max(now.0 + 1, Ordering::Relaxed);
+    }
+
+    /// How this node stands to the member.
+    pub(crate) fn contact(&self, now: Mono) -> Contact {
+        let heard = self.heard.load(Ordering::Relaxed).checked_sub(1).map(|heard| now - Mono(heard));
+        let rtt_micros = Some(self.rtt.load(Ordering::Relaxed)).filter(|rtt| *rtt > 0);
+        Contact { connected: self.is_up(), heard, rtt_micros }
     }
 
     fn outbox(&self) -> MutexGuard<'_, Outbox> {
@@ -251,6 +267,12 @@ impl<S: StateMachine> Links<S> {
 
     pub(crate) fn all(&self) -> Vec<Arc<Link<S>>> {
         self.lock().values().cloned().collect()
+    }
+
+    /// A member has introduced itself to a node that does not know the members yet: it is answered where it says.
+    pub(crate) fn introduce(&self, member: &Member) {
+        self.lock().entry(member.id).or_insert_with(|| Arc::new(Link::new(member.clone())));
+        self.changed.notify_one();
     }
 
     /// Takes over who the other members are.

@@ -131,6 +131,10 @@ impl<S: StateMachine> Shared<S> {
 
     /// Takes over who the members are.
     pub(crate) fn follow(&self, members: Members) {
+        // A node that has just been admitted knows those who have introduced themselves, and nobody else yet.
+        if members.configuration.members().is_empty() {
+            return;
+        }
         let mut own = self.own.lock().expect("nothing panics while it holds this lock");
         let me = own.me.id;
         own.acquaintances =

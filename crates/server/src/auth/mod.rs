@@ -64,6 +64,8 @@ pub enum Access {
     Any,
     /// A producer's token with the right to administer its tenant.
     Admin,
+    /// Any valid token with the right to act on the cluster.
+    Operator,
 }
 
 /// Decides who sends a request.
@@ -150,6 +152,14 @@ impl Authenticator {
                 Err(Box::new(problem.error("unauthorized. Admin only")))
             }
             Access::Worker(scope) => self.worker(token, scope),
+            Access::Operator => {
+                let principal = self.check(Access::Any, token)?;
+                if principal.is_operator {
+                    return Ok(principal);
+                }
+                let detail = "this route needs a token with the claim clusterRole: operator or admin";
+                Err(Box::new(Problem::new(Code::OperatorRequired, detail)))
+            }
             Access::Any => match (&self.settings.worker, &self.settings.producer) {
                 (Some(workers), _) if workers.find(token).is_ok_and(|found| !found.event_types.is_empty()) => {
                     workers.find(token).map_err(problem_of)

@@ -16,6 +16,8 @@ pub struct Principal {
     pub event_types: EventTypes,
     /// May administer its tenant.
     pub is_admin: bool,
+    /// May act on the cluster: a right of its own, which no tenant's administrator has by being one.
+    pub is_operator: bool,
     scopes: BTreeSet<String>,
 }
 
@@ -50,6 +52,7 @@ pub(crate) struct Claims {
     pub(crate) scopes: Vec<String>,
     pub(crate) event_types: Vec<String>,
     pub(crate) role: Option<String>,
+    pub(crate) cluster_role: Option<String>,
     /// The values of all tenant claims that are present.
     pub(crate) tenants: Vec<String>,
 }
@@ -62,6 +65,7 @@ impl Principal {
             subject: "default".into(),
             event_types: EventTypes::Any,
             is_admin: true,
+            is_operator: true,
             scopes: scope::OF_WORKERS.iter().map(|scope| (*scope).to_owned()).collect(),
         }
     }
@@ -84,6 +88,7 @@ impl Principal {
             tenant: tenant.into(),
             subject: subject.into(),
             event_types: if listed.contains("*") { EventTypes::Any } else { EventTypes::Listed(listed) },
+            is_operator: matches!(claims.cluster_role.as_deref(), Some("operator" | "admin")),
             is_admin: is_admin || scopes.contains(scope::ADMIN),
             scopes,
         })

@@ -102,6 +102,7 @@ impl StaticTokens {
             scopes: config.scopes.clone(),
             event_types: config.event_types.clone(),
             role: claim("role"),
+            cluster_role: claim("clusterRole"),
             tenants: TENANT_CLAIMS.iter().filter_map(|name| claim(name)).collect(),
         };
         Ok(StaticTokens(vec![StaticToken::new(token, &claims, default_tenant)]))

@@ -89,10 +89,8 @@ impl Reading {
 
 fn settings_of(values: &Values, Access { addr, auth }: Access, meeting: Meeting) -> Settings {
     Settings {
-        http_advertise: meeting.http_advertise.clone(),
         node: node_of(values, meeting),
         join_timeout: values.maybe_duration("cluster.joinTimeout"),
-        leader_lease: leader_lease(values),
         policy: policy_of(values),
         http: HttpSettings {
             addr,
@@ -120,6 +118,8 @@ fn settings_of(values: &Values, Access { addr, auth }: Access, meeting: Meeting)
             live_tasks_max: values.number("limits.maxLiveTasks"),
             payload_cache_bytes: values.count("storage.payloadCacheBytes"),
         },
+        follower_redirects: values.text("followerWrites") == "redirect",
+        leader_lease: leader_lease(values),
         drain_timeout: values.duration("drainTimeout"),
         metrics_enabled: values.flag("metrics.enabled"),
         metrics_commands_max: values.count("metrics.maxCommands"),

@@ -18,8 +18,6 @@ use crate::config::values::Values;
 pub(crate) struct Meeting {
     /// The node's name.
     pub(crate) name: String,
-    /// Where others and clients reach its HTTP port: `host:port`.
-    pub(crate) http_advertise: String,
     /// Where people reach it.
     pub(crate) url: String,
     /// How it meets others; nothing: it has no port for them.
@@ -51,14 +49,13 @@ pub(crate) fn decide(
             || [ADDR, ADVERTISE].into_iter().any(|name| values.is_given(name))
             || is_existing(values));
     let advertise = if is_open { advertised(values, own, problems) } else { None };
-    let http_advertise = http_advertised(values, access, advertise.as_ref());
     let url = match (values.maybe_text("publicUrl"), values.urls("cluster.peerHttp").remove(&name)) {
         (Some(given), _) => given.into(),
         (None, Some(own)) => own,
-        (None, None) => format!("http://{http_advertise}"),
+        (None, None) => format!("http://{}", http_advertised(values, access, advertise.as_ref())),
     };
-    let http_advertise = http_advertise.to_string();
-    let Some(advertise) = advertise else { return Meeting { name, http_advertise, url, peers: None } };
+    let Some(advertise) = advertise else { return Meeting { name, url, peers: None } };
+    check_redirects(values, problems);
     let listen = listener(values, own, &advertise, problems);
     check_listeners(values, access, listen, problems);
     let plan = plan(values, &name);
@@ -89,7 +86,7 @@ pub(crate) fn decide(
         promote_lag: values.number("cluster.promoteLag"),
         promote_after: values.duration("cluster.promoteAfter"),
     };
-    Meeting { name, http_advertise, url, peers: Some(peers) }
+    Meeting { name, url, peers: Some(peers) }
 }
 
 fn is_existing(values: &Values) -> bool {
@@ -229,6 +226,19 @@ fn check_listeners(values: &Values, access: &Access, listen: SocketAddr, problem
     let name = if values.is_given(ADDR) { ADDR } else { LIST };
     values.refuse_if(is_shared, &["http.addr", name], problems, || {
         format!("{} and {} need the same port, {}", values.told("http.addr"), values.told(name), listen.port())
+    });
+}
+
+/// Whoever sends clients elsewhere must have been told where that is.
+fn check_redirects(values: &Values, problems: &mut Vec<String>) {
+    let about = ["followerWrites", "publicUrl", "cluster.peerHttp"];
+    let is_told = values.is_given("publicUrl") || values.is_given("cluster.peerHttp");
+    values.refuse_if(values.text("followerWrites") == "redirect" && !is_told, &about, problems, || {
+        format!(
+            "{} sends clients to public URLs: set publicUrl ({})",
+            values.told("followerWrites"),
+            values.shown("publicUrl")
+        )
     });
 }
 

@@ -183,6 +183,8 @@ static STORAGE: Words = Words {
 
 static DURABILITY: Words = Words { known: &[("fsync", "fsync"), ("buffered", "buffered")], refused: &[] };
 
+static FOLLOWER_WRITES: Words = Words { known: &[("forward", "forward"), ("redirect", "redirect")], refused: &[] };
+
 static BACKOFF: Words = Words {
     known: &[
         ("fixed", "fixed"),
@@ -341,6 +343,14 @@ pub static SECTIONS: &[Section] = &[
                 default: Default::Computed("the number of cores"),
                 scope: Scope::Node,
                 meaning: "threads for connections",
+            },
+            Setting {
+                name: "followerWrites",
+                flag: None,
+                kind: Kind::Choice(&FOLLOWER_WRITES),
+                default: Default::Is("forward"),
+                scope: Scope::Node,
+                meaning: "what a node does with a write that another one leads: forward, or redirect (307 to its public URL)",
             },
             Setting {
                 name: "drainTimeout",
@@ -621,10 +631,10 @@ pub static SECTIONS: &[Section] = &[
             Setting {
                 name: "cluster.leaderLease",
                 flag: None,
-                kind: Kind::Duration(1, MINUTE),
+                kind: Kind::Duration(10, MINUTE),
                 default: Default::Computed("400ms, or four fifths of a shorter election timeout"),
                 scope: Scope::Node,
-                meaning: "how long ago a quorum may have answered a leader that calls itself one; below the election timeout; reads never rely on it",
+                meaning: "how long a leader is trusted after a majority has answered it, in checks and in the status; below the election timeout",
             },
             Setting {
                 name: "cluster.leaderWait",

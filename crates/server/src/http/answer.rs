@@ -5,7 +5,7 @@ use base::Position;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Response;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 
 /// An answer with a body.
 pub(crate) type HttpResponse = Response<Full<Bytes>>;
@@ -41,6 +41,7 @@ enum Kind {
     Json,
     Text,
     Metrics,
+    Problem,
     Empty,
 }
 
@@ -65,6 +66,16 @@ impl Answer {
     /// Metrics in Prometheus' text format.
     pub(crate) fn metrics(text: String) -> Answer {
         Answer::new(200, Kind::Metrics, text.into_bytes())
+    }
+
+    /// What somebody else has made.
+    pub(crate) fn made(status: u16, content_type: &str, body: Vec<u8>) -> Answer {
+        let kind = match content_type.split_once(';').map_or(content_type, |(kind, _)| kind) {
+            "application/json" => Kind::Json,
+            "application/problem+json" => Kind::Problem,
+            _ => Kind::Text,
+        };
+        Answer::new(status, kind, body)
     }
 
     fn new(status: u16, kind: Kind, body: Vec<u8>) -> Answer {
@@ -102,6 +113,7 @@ impl Answer {
         let headers = response.headers_mut();
         match self.kind {
             Kind::Json => headers.insert(CONTENT_TYPE, JSON),
+            Kind::Problem => headers.insert(CONTENT_TYPE, PROBLEM),
             Kind::Text => headers.insert(CONTENT_TYPE, TEXT),
             Kind::Metrics => headers.insert(CONTENT_TYPE, METRICS),
             Kind::Empty => None,
@@ -156,6 +168,9 @@ pub(crate) fn problem_response(
     headers.insert(CONTENT_TYPE, PROBLEM);
     if let Some(ms) = problem.retry_after_ms {
         headers.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
+    }
+    if let Some(location) = problem.location.as_deref().and_then(|location| HeaderValue::try_from(location).ok()) {
+        headers.insert(LOCATION, location);
     }
     if let Some(allow) = allow {
         headers.insert(ALLOW, HeaderValue::from_static(allow));

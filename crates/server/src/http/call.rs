@@ -59,6 +59,12 @@ impl Call {
         pairs.filter(|(key, _)| *key == name).map(|(_, value)| unescape(value)).next_back()
     }
 
+    /// Whether the answer should be JSON where text is the rule.
+    pub(crate) fn accepts_json(&self) -> bool {
+        let accept = self.head.headers.get(hyper::header::ACCEPT).and_then(|accept| accept.to_str().ok());
+        accept.is_some_and(|accept| accept.contains("application/json"))
+    }
+
     /// A parameter of the query, or else one of our headers. Our headers are also known with codeQ's prefix.
     fn parameter(&self, name: &str, header: &str) -> Option<Cow<'_, str>> {
         self.query(name).or_else(|| {

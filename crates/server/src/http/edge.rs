@@ -116,6 +116,9 @@ impl Edge {
         route: &'a Route<'a>,
         call: &'a Call,
     ) -> Pin<Box<dyn Future<Output = Outcome<Answer>> + Send + 'a>> {
+        if let Err(elsewhere) = self.redirect_by_path(route, call) {
+            return ready(Err(elsewhere));
+        }
         match route {
             Route::CreateTask => Box::pin(self.create(call)),
             Route::CreateBatch => Box::pin(self.create_batch(call)),
@@ -134,7 +137,9 @@ impl Edge {
             Route::RaftStatus => ready(Ok(self.raft_status())),
             Route::Healthz => ready(Ok(Answer::text(200, "ok"))),
             Route::Livez => ready(Ok(self.livez())),
-            Route::Readyz => ready(Ok(self.readyz())),
+            Route::Cluster(page) => ready(self.get_cluster(page)),
+            Route::Join => ready(self.join(call)),
+            Route::Readyz(only) => ready(self.readyz(call, *only)),
             Route::Metrics => Box::pin(self.metrics()),
         }
     }

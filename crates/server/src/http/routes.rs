@@ -25,9 +25,13 @@ pub(crate) enum Route<'a> {
     GetResult(Cow<'a, str>),
     GetQueue(Cow<'a, str>),
     RaftStatus,
+    /// A page of the cluster, by its path.
+    Cluster(&'a str),
+    Join,
     Healthz,
     Livez,
-    Readyz,
+    /// All checks, or one.
+    Readyz(Option<&'a str>),
     Metrics,
 }
 
@@ -43,7 +47,12 @@ impl Route<'_> {
             Route::SubmitResult(_) | Route::BatchResults => Access::Worker(scope::RESULT),
             Route::GetTask(_) | Route::GetResult(_) | Route::RaftStatus => Access::Any,
             Route::GetQueue(_) | Route::Redrive(_) => Access::Admin,
-            Route::Healthz | Route::Livez | Route::Readyz | Route::Metrics => Access::Open,
+            Route::Cluster(page) if *page == "/cluster/health" || page.starts_with("/cluster/leader-check") => {
+                Access::Open
+            }
+            Route::Cluster(_) => Access::Any,
+            Route::Join => Access::Operator,
+            Route::Healthz | Route::Livez | Route::Readyz(_) | Route::Metrics => Access::Open,
         }
     }
 }
@@ -81,9 +90,14 @@ fn of_path<'a>(path: &'a str, method: &Method) -> Option<(Route<'a>, Method)> {
     match path {
         "/healthz" => return Some((Route::Healthz, get)),
         "/livez" => return Some((Route::Livez, get)),
-        "/readyz" => return Some((Route::Readyz, get)),
+        "/readyz" => return Some((Route::Readyz(None), get)),
         "/metrics" => return Some((Route::Metrics, get)),
+        "/cluster/join" => return Some((Route::Join, post)),
+        _ if path.starts_with("/cluster/") => return Some((Route::Cluster(path), get)),
         _ => {}
+    }
+    if let Some(check) = path.strip_prefix("/readyz/") {
+        return Some((Route::Readyz(Some(check)), get));
     }
     let mut segments = path.strip_prefix(BASE)?.split('/');
     let parts = [segments.next(), segments.next(), segments.next()];

@@ -1,0 +1,674 @@
+//! What a node says of its cluster: one look at everything, and the views that are made of it. Every face of the program shows these, so
+//! none can contradict another. What is not known is absent, never invented.
+
+use std::collections::BTreeMap;
+
+use base::{Millis, ShardId};
+use replica::{Members, Progress, Role, ShardStatus};
+use serde::Serialize;
+
+use crate::node::{Cluster, Stage};
+
+/// How this node stands to another member.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Contact {
+    /// There is a connection to it.
+    pub connected: bool,
+    /// How long ago it was last heard of; nothing: never.
+    pub heard: Option<Millis>,
+    /// Round trip in microseconds; nothing: not measured yet.
+    pub rtt_micros: Option<u64>,
+}
+
+/// One look at a node and at what it knows of the others.
+#[derive(Clone, Debug)]
+pub struct Inspection {
+    /// This node's Raft id.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// Its peer address; empty: it is alone.
+    pub peer: String,
+    /// Its URL.
+    pub url: String,
+    /// The cluster it belongs to.
+    pub cluster: Option<Cluster>,
+    /// What it is doing.
+    pub stage: Stage,
+    /// Its groups.
+    pub shards: Vec<ShardStatus>,
+    /// What it knows of the members of groups that it leads.
+    pub progress: BTreeMap<ShardId, Vec<Progress>>,
+    /// The members of group 0, as far as they are applied here.
+    pub members: Members,
+    /// By member.
+    pub contacts: BTreeMap<u64, Contact>,
+    /// How long ago a quorum was asked that has answered, by group that it leads.
+    pub confirmed: BTreeMap<ShardId, Millis>,
+    /// Since it started.
+    pub uptime: Millis,
+    /// Whoever was not heard of for longer is taken for dead.
+    pub contact_max: Millis,
+    /// What its data is kept in.
+    pub provider: String,
+}
+
+/// `GET /cluster/nodes`
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NodesView {
+    /// The members, by name.
+    pub nodes: Vec<NodeView>,
+    /// The leader's name.
+    pub leader: Option<String>,
+    /// Of group 0.
+    pub term: u64,
+    /// Who says so: `local`.
+    pub source: &'static str,
+    /// 32 hexadecimal digits.
+    pub cluster_id: Option<String>,
+    /// Whether the cluster can decide, and how much it can lose.
+    pub quorum: QuorumView,
+}
+
+/// A member.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeView {
+    /// 16 hexadecimal digits.
+    pub id: String,
+    /// Chosen by people.
+    pub name: String,
+    /// `leader`, `follower`, `learner`, `unjoined`, `failed` or `standalone`.
+    pub status: &'static str,
+    /// `alive` or `failed`.
+    pub alive: &'static str,
+    /// Its part in group 0, as far as it is known.
+    pub role: Option<&'static str>,
+    /// Whether its vote counts.
+    pub voter: bool,
+    /// It is the node that says so.
+    #[serde(rename = "self")]
+    pub own: bool,
+    /// Where peers reach it.
+    pub raft_addr: String,
+    /// Host and port of its URL.
+    pub http_addr: String,
+    /// Where people reach it.
+    pub public_url: String,
+    /// It is there, and lacks little.
+    pub healthy: bool,
+    /// How long ago it was last heard of.
+    pub last_contact_ms: Option<u64>,
+    /// Of group 0.
+    pub term: Option<u64>,
+    /// Its log agrees with the leader's up to here, in group 0.
+    pub match_index: Option<u64>,
+    /// What it has applied, in group 0.
+    pub applied_index: Option<u64>,
+    /// Entries that it lacks, in the worst group.
+    pub lag: Option<u64>,
+    /// Groups that it leads, as far as this node knows.
+    pub groups_led: Vec<u16>,
+    /// The program it runs.
+    pub build: Option<&'static str>,
+    /// Since it started.
+    pub uptime_ms: Option<u64>,
+    /// In words.
+    pub message: String,
+}
+
+/// Whether a cluster can decide.
+#[derive(Clone, Debug, Default, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct QuorumView {
+    /// Members whose votes count.
+    pub voters: usize,
+    /// How many of them must be there.
+    pub needed: usize,
+    /// How many are there.
+    pub reachable: usize,
+    /// How many more may fail.
+    pub failure_tolerance: usize,
+    /// The same in words.
+    pub summary: String,
+}
+
+/// `GET /cluster/leader`
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct LeaderView {
+    /// 16 hexadecimal digits.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Where people reach it.
+    pub public_url: String,
+    /// Of group 0.
+    pub term: u64,
+    /// Groups that it leads.
+    pub groups: Vec<u16>,
+}
+
+/// A group, as one node sees it.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupView {
+    /// Its number, which is its shard's.
+    pub group: u16,
+    /// `leader`, `follower`, `candidate` or `pre-candidate`.
+    pub role: &'static str,
+    /// The leader's name, or its id if its name is not known here.
+    pub leader: Option<String>,
+    /// It leads and takes writes.
+    pub ready: bool,
+    /// The term it knows.
+    pub term: u64,
+    /// The last entry of its log.
+    pub last_index: u64,
+    /// The last entry known to be committed.
+    pub commit_index: u64,
+    /// The last entry applied.
+    pub applied_index: u64,
+    /// The last entry that its checkpoint covers.
+    pub checkpoint_index: u64,
+    /// Names of those whose votes count, as the leader of the group knows them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<PeerView>,
+}
+
+/// A member of a group, as its leader sees it.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerView {
+    /// Its name, or its id if its name is not known here.
+    pub name: String,
+    /// Its vote does not count.
+    pub learner: bool,
+    /// Its log agrees with the leader's up to here.
+    pub match_index: u64,
+    /// Entries that it lacks.
+    pub lag: u64,
+    /// `probing`, `replicating` or `snapshot`.
+    pub state: &'static str,
+    /// Round trip, measured on the connection to it.
+    pub rtt_micros: Option<u64>,
+    /// How long ago it was last heard of.
+    pub last_contact_ms: Option<u64>,
+}
+
+/// `GET /cluster/status`
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusView {
+    /// This node's name.
+    pub name: String,
+    /// 16 hexadecimal digits.
+    pub id: String,
+    /// 32 hexadecimal digits.
+    pub cluster_id: Option<String>,
+    /// 16 hexadecimal digits; part of every task id.
+    pub cluster_incarnation: Option<String>,
+    /// The program it runs.
+    pub build: &'static str,
+    /// `single` or `cluster`.
+    pub mode: &'static str,
+    /// `sqlite` or `memory`.
+    pub storage: String,
+    /// What it is doing, in words.
+    pub stage: String,
+    /// Its part in group 0.
+    pub role: &'static str,
+    /// Its vote counts.
+    pub voter: bool,
+    /// The leader of group 0.
+    pub leader: Option<LeaderView>,
+    /// A leader of group 0 is known.
+    pub has_leader: bool,
+    /// It is one of a majority that can decide.
+    pub part_of_quorum: bool,
+    /// For so long it surely leads group 0.
+    pub lease_valid_ms: u64,
+    /// Its groups.
+    pub groups: Vec<GroupView>,
+    /// Whether the cluster can decide.
+    pub quorum: QuorumView,
+    /// Since it started.
+    pub uptime_ms: u64,
+    /// How long ago the leader of group 0 was last heard of.
+    pub last_contact_ms: Option<u64>,
+}
+
+/// `GET /cluster/health`
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthView {
+    /// `healthy`, `degraded` or `unavailable`.
+    pub status: &'static str,
+    /// Whether the cluster can decide.
+    #[serde(flatten)]
+    pub quorum: QuorumView,
+    /// The members' names, and whether each is there.
+    pub members: Vec<MemberHealth>,
+    /// What is wrong, in words.
+    pub reasons: Vec<String>,
+}
+
+/// Whether a member is there.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberHealth {
+    /// Its name.
+    pub name: String,
+    /// It is there, and lacks little.
+    pub healthy: bool,
+    /// In words.
+    pub message: String,
+}
+
+/// The program.
+pub const BUILD: &str = env!("CARGO_PKG_VERSION");
+
+/// Entries that a member may lack and be healthy.
+const LAG_MAX: u64 = 10_000;
+
+impl Inspection {
+    fn first(&self) -> Option<&ShardStatus> {
+        self.shards.first()
+    }
+
+    fn leader_of(&self, shard: &ShardStatus) -> Option<u64> {
+        Some(shard.consensus.leader).filter(|leader| *leader != 0)
+    }
+
+    /// The leader of group 0.
+    pub fn leader(&self) -> Option<LeaderView> {
+        let first = self.first()?;
+        let id = self.leader_of(first)?;
+        Some(LeaderView {
+            id: base::Incarnation(id).to_string(),
+            name: self.name_of(id),
+            public_url: self.url_of(id),
+            term: first.consensus.term.0,
+            groups: self.groups_led(id),
+        })
+    }
+
+    /// A member's name, or its id if its name is not known here.
+    pub fn name_of(&self, id: u64) -> String {
+        match self.members.get(id) {
+            Some(member) => member.name.clone(),
+            None if id == self.id => self.name.clone(),
+            None => base::Incarnation(id).to_string(),
+        }
+    }
+
+    /// Where people reach a member; empty if that is not known here.
+    pub fn url_of(&self, id: u64) -> String {
+        match self.members.get(id) {
+            _ if id == self.id => self.url.clone(),
+            Some(member) => member.url.clone(),
+            None => String::new(),
+        }
+    }
+
+    fn groups_led(&self, id: u64) -> Vec<u16> {
+        let led = self.shards.iter().filter(|shard| shard.consensus.leader == id);
+        led.map(|shard| shard.shard.0).collect()
+    }
+
+    fn is_there(&self, id: u64) -> bool {
+        let heard = self.contacts.get(&id).and_then(|contact| contact.heard);
+        id == self.id || heard.is_some_and(|heard| heard <= self.contact_max)
+    }
+
+    /// Whether the members of group 0 can decide. A node without a cluster has no quorum.
+    pub fn quorum(&self) -> QuorumView {
+        let configuration = &self.members.configuration;
+        let voters = if self.cluster.is_some() && configuration.voters.is_empty() && self.peer.is_empty() {
+            vec![self.id]
+        } else {
+            configuration.voters.clone()
+        };
+        let reachable = voters.iter().filter(|id| self.is_there(**id)).count();
+        let needed = if voters.is_empty() { 0 } else { voters.len() / 2 + 1 };
+        let failure_tolerance = reachable.saturating_sub(needed);
+        let voters = voters.len();
+        let summary = match (voters, reachable >= needed) {
+            (0, _) => "this node belongs to no cluster".into(),
+            (1, true) => "one voter: nothing may fail".into(),
+            (_, true) => {
+                format!(
+                    "{reachable} of {voters} voters are there, {needed} are needed: {failure_tolerance} more may fail"
+                )
+            }
+            (_, false) => {
+                format!("{reachable} of {voters} voters are there, {needed} are needed: nothing can be decided")
+            }
+        };
+        QuorumView { voters, needed, reachable, failure_tolerance, summary }
+    }
+
+    /// The members.
+    pub fn nodes(&self) -> NodesView {
+        let mut nodes: Vec<NodeView> = self.members.iter().map(|member| self.node(member.id)).collect();
+        if self.members.get(self.id).is_none() {
+            nodes.push(self.node(self.id));
+        }
+        nodes.sort_by(|one, other| one.name.cmp(&other.name));
+        NodesView {
+            nodes,
+            leader: self.leader().map(|leader| leader.name),
+            term: self.first().map_or(0, |first| first.consensus.term.0),
+            source: "local",
+            cluster_id: self.cluster.map(|cluster| cluster.id.to_string()),
+            quorum: self.quorum(),
+        }
+    }
+
+    fn node(&self, id: u64) -> NodeView {
+        let own = id == self.id;
+        let name = self.name_of(id);
+        let contact = self.contacts.get(&id).copied().unwrap_or_default();
+        let there = self.is_there(id);
+        let learner = self.members.configuration.learners.contains(&id);
+        let single = self.peer.is_empty();
+        let leads = self.first().is_some_and(|first| first.consensus.leader == id);
+        let lag = self.lag(id);
+        let status = match () {
+            () if own && matches!(self.stage, Stage::Unjoined(_)) => "unjoined",
+            () if !there => "failed",
+            () if single => "standalone",
+            () if leads => "leader",
+            () if learner => "learner",
+            () => "follower",
+        };
+        let message = match (&self.stage, status, lag) {
+            (Stage::Unjoined(what), "unjoined", _) => format!("belongs to no cluster yet: {what}"),
+            (_, "failed", _) => match contact.heard {
+                Some(heard) => format!("not heard of for {} s", heard.0 / 1000),
+                None => "not heard of since this node started".into(),
+            },
+            (_, _, Some(lag)) if lag > LAG_MAX => format!("there, but lacks {lag} entries"),
+            _ => "there".into(),
+        };
+        let url = self.url_of(id);
+        let first = self.first();
+        let known = first.and_then(|first| self.progress.get(&first.shard)?.iter().find(|member| member.id == id));
+        NodeView {
+            id: base::Incarnation(id).to_string(),
+            status,
+            alive: if there { "alive" } else { "failed" },
+            role: match own {
+                true => first.map(|first| role(first.consensus.role)),
+                false if leads => Some("leader"),
+                false => None,
+            },
+            voter: self.members.configuration.voters.contains(&id) || (own && single),
+            own,
+            raft_addr: match self.members.get(id) {
+                Some(member) => member.peer.clone(),
+                None => self.peer.clone(),
+            },
+            http_addr: url.split_once("://").map(|(_, host)| host.trim_end_matches('/').to_owned()).unwrap_or_default(),
+            public_url: url,
+            healthy: there && status != "unjoined" && lag.is_none_or(|lag| lag <= LAG_MAX),
+            last_contact_ms: if own { Some(0) } else { contact.heard.map(|heard| heard.0) },
+            term: first.filter(|_| own).map(|first| first.consensus.term.0),
+            match_index: known.map(|member| member.matched.0),
+            applied_index: first.filter(|_| own).map(|first| first.applied.0),
+            lag,
+            groups_led: self.groups_led(id),
+            build: own.then_some(BUILD),
+            uptime_ms: own.then_some(self.uptime.0),
+            name,
+            message,
+        }
+    }
+
+    /// Entries that a member lacks in the worst of the groups that this node leads, or that this node lacks.
+    fn lag(&self, id: u64) -> Option<u64> {
+        if id == self.id {
+            return self.shards.iter().map(|shard| shard.consensus.commit.0.saturating_sub(shard.applied.0)).max();
+        }
+        let lags = self.shards.iter().filter_map(|shard| {
+            let progress = self.progress.get(&shard.shard)?.iter().find(|member| member.id == id)?;
+            Some(shard.consensus.last.0.saturating_sub(progress.matched.0))
+        });
+        lags.max()
+    }
+
+    /// The groups.
+    pub fn groups(&self) -> Vec<GroupView> {
+        self.shards.iter().map(|shard| self.group(shard)).collect()
+    }
+
+    fn group(&self, shard: &ShardStatus) -> GroupView {
+        let last = shard.consensus.last.0;
+        let peer = |member: &Progress| {
+            let contact = self.contacts.get(&member.id).copied().unwrap_or_default();
+            PeerView {
+                name: self.name_of(member.id),
+                learner: member.learner,
+                match_index: member.matched.0,
+                lag: last.saturating_sub(member.matched.0),
+                state: match (member.snapshot.is_some(), member.replicating) {
+                    (true, _) => "snapshot",
+                    (false, true) => "replicating",
+                    (false, false) => "probing",
+                },
+                rtt_micros: contact.rtt_micros,
+                last_contact_ms: if member.id == self.id { Some(0) } else { contact.heard.map(|heard| heard.0) },
+            }
+        };
+        GroupView {
+            group: shard.shard.0,
+            role: role(shard.consensus.role),
+            leader: self.leader_of(shard).map(|leader| self.name_of(leader)),
+            ready: shard.ready,
+            term: shard.consensus.term.0,
+            last_index: last,
+            commit_index: shard.consensus.commit.0,
+            applied_index: shard.applied.0,
+            checkpoint_index: shard.checkpoint.0,
+            peers: self.progress.get(&shard.shard).map(|all| all.iter().map(peer).collect()).unwrap_or_default(),
+        }
+    }
+
+    /// For how long this node surely leads group 0, if a leader is trusted for `lease` after a quorum has answered it.
+    pub fn lease_valid(&self, lease: Millis) -> Millis {
+        let Some(first) = self.first().filter(|first| first.ready) else { return Millis(0) };
+        if first.alone {
+            return lease;
+        }
+        let left = |ago: &Millis| Millis(lease.0.saturating_sub(ago.0));
+        self.confirmed.get(&first.shard).map(left).unwrap_or_default()
+    }
+
+    /// Everything about this node.
+    pub fn status(&self, lease: Millis) -> StatusView {
+        let first = self.first();
+        let quorum = self.quorum();
+        let leader = self.leader();
+        let contact = first.and_then(|first| self.contacts.get(&first.consensus.leader)).and_then(|found| found.heard);
+        let leads = first.is_some_and(|first| first.consensus.leader == self.id);
+        StatusView {
+            name: self.name.clone(),
+            id: base::Incarnation(self.id).to_string(),
+            cluster_id: self.cluster.map(|cluster| cluster.id.to_string()),
+            cluster_incarnation: self.cluster.map(|cluster| cluster.incarnation.to_string()),
+            build: BUILD,
+            mode: if self.peer.is_empty() { "single" } else { "cluster" },
+            storage: self.provider.clone(),
+            stage: match &self.stage {
+                Stage::Unjoined(what) => format!("unjoined: {what}"),
+                Stage::Starting(what) => format!("starting: {what}"),
+                Stage::Running => "running".into(),
+                Stage::Draining => "draining".into(),
+                Stage::Stopped => "stopped".into(),
+            },
+            role: first.map_or("unjoined", |first| role(first.consensus.role)),
+            voter: self.members.configuration.voters.contains(&self.id) || self.peer.is_empty(),
+            has_leader: leader.is_some(),
+            leader,
+            part_of_quorum: quorum.needed > 0 && quorum.reachable >= quorum.needed,
+            lease_valid_ms: self.lease_valid(lease).0,
+            groups: self.groups(),
+            quorum,
+            uptime_ms: self.uptime.0,
+            last_contact_ms: if leads { Some(0) } else { contact.map(|heard| heard.0) },
+        }
+    }
+
+    /// Whether the cluster works, and what is wrong.
+    pub fn health(&self) -> HealthView {
+        let nodes = self.nodes();
+        let quorum = nodes.quorum;
+        let leaderless: Vec<String> = self
+            .shards
+            .iter()
+            .filter(|shard| shard.consensus.leader == 0)
+            .map(|shard| format!("group {} has no leader", shard.shard))
+            .collect();
+        let members: Vec<MemberHealth> = nodes
+            .nodes
+            .into_iter()
+            .map(|node| MemberHealth { name: node.name, healthy: node.healthy, message: node.message })
+            .collect();
+        let mut reasons: Vec<String> = members
+            .iter()
+            .filter(|member| !member.healthy)
+            .map(|member| format!("{}: {}", member.name, member.message))
+            .collect();
+        let works = quorum.needed > 0 && quorum.reachable >= quorum.needed && leaderless.is_empty();
+        reasons.extend(leaderless);
+        if quorum.reachable < quorum.needed || quorum.needed == 0 {
+            reasons.push(quorum.summary.clone());
+        }
+        let status = match (works, reasons.is_empty()) {
+            (true, true) => "healthy",
+            (true, false) => "degraded",
+            (false, _) => "unavailable",
+        };
+        HealthView { status, quorum, members, reasons }
+    }
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Follower => "follower",
+        Role::PreCandidate => "pre-candidate",
+        Role::Candidate => "candidate",
+        Role::Leader => "leader",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forming::ClusterId;
+    use base::{Incarnation, Index, Term};
+    use replica::Member;
+
+    fn member(id: u64, name: &str) -> Member {
+        Member { id, name: name.into(), peer: format!("{name}:7000"), url: format!("http://{name}:8080") }
+    }
+
+    fn shard(leader: u64) -> ShardStatus {
+        ShardStatus {
+            shard: ShardId(0),
+            consensus: replica::Status {
+                role: if leader == 1 { Role::Leader } else { Role::Follower },
+                term: Term(7),
+                leader,
+                vote: 0,
+                commit: Index(20),
+                last: Index(21),
+                first: Index(2),
+            },
+            applied: Index(20),
+            applied_term: Term(7),
+            checkpoint: Index(10),
+            ready: leader == 1,
+            confirmed: None,
+            alone: false,
+            installing: false,
+            wants_checkpoint: false,
+            waiting: 0,
+            skipped: 0,
+        }
+    }
+
+    /// Node a of three, which knows what it was told of the others.
+    fn look(leader: u64, heard: [Option<u64>; 2]) -> Inspection {
+        let contact = |heard: Option<u64>| Contact { connected: true, heard: heard.map(Millis), rtt_micros: None };
+        Inspection {
+            id: 1,
+            name: "a".into(),
+            peer: "a:7000".into(),
+            url: "http://a:8080".into(),
+            cluster: Some(Cluster { id: ClusterId(9), incarnation: Incarnation(8) }),
+            stage: Stage::Running,
+            shards: vec![shard(leader)],
+            progress: BTreeMap::new(),
+            members: Members::of_voters([member(1, "a"), member(2, "b"), member(3, "c")]),
+            contacts: BTreeMap::from([(2, contact(heard[0])), (3, contact(heard[1]))]),
+            confirmed: BTreeMap::from([(ShardId(0), Millis(100))]),
+            uptime: Millis(5_000),
+            contact_max: Millis(1_000),
+            provider: "sqlite".into(),
+        }
+    }
+
+    fn statuses(look: &Inspection) -> Vec<(String, &'static str)> {
+        look.nodes().nodes.into_iter().map(|node| (node.name, node.status)).collect()
+    }
+
+    #[test]
+    fn members_are_shown_as_this_node_knows_them() {
+        let all = look(2, [Some(10), Some(10)]);
+        assert_eq!(statuses(&all), [("a".into(), "follower"), ("b".into(), "leader"), ("c".into(), "follower")]);
+        assert_eq!(all.health().status, "healthy");
+        assert_eq!(all.nodes().leader.as_deref(), Some("b"));
+        let two = look(2, [Some(10), Some(9_000)]);
+        assert_eq!(statuses(&two)[2].1, "failed");
+        assert_eq!(two.health().status, "degraded");
+        assert_eq!(two.health().reasons, ["c: not heard of for 9 s"]);
+        assert_eq!(two.quorum().failure_tolerance, 0);
+        let one = look(0, [None, Some(9_000)]);
+        assert_eq!(one.health().status, "unavailable");
+        assert!(one.leader().is_none());
+        assert_eq!(one.quorum().summary, "1 of 3 voters are there, 2 are needed: nothing can be decided");
+        assert!(!one.status(Millis(400)).part_of_quorum);
+    }
+
+    #[test]
+    fn a_leader_is_trusted_for_as_long_as_its_last_confirmation_allows() {
+        let leads = look(1, [Some(10), Some(10)]);
+        assert_eq!(leads.lease_valid(Millis(400)), Millis(300));
+        assert_eq!(leads.lease_valid(Millis(50)), Millis(0));
+        assert_eq!(look(2, [Some(10), Some(10)]).lease_valid(Millis(400)), Millis(0));
+    }
+
+    #[test]
+    fn a_node_that_is_alone_is_a_whole_cluster() {
+        let alone = Inspection { peer: String::new(), members: Members::default(), ..look(1, [None, None]) };
+        assert_eq!(statuses(&alone), [("a".into(), "standalone")]);
+        assert_eq!(alone.quorum().summary, "one voter: nothing may fail");
+        assert_eq!(alone.health().status, "healthy");
+    }
+
+    #[test]
+    fn a_node_without_a_cluster_says_what_it_waits_for() {
+        let waits = Inspection {
+            cluster: None,
+            stage: Stage::Unjoined("1 of 3 nodes known".into()),
+            shards: vec![],
+            members: Members::default(),
+            ..look(0, [None, None])
+        };
+        assert_eq!(statuses(&waits), [("a".into(), "unjoined")]);
+        assert_eq!(waits.nodes().nodes[0].message, "belongs to no cluster yet: 1 of 3 nodes known");
+        assert_eq!(waits.health().status, "unavailable");
+    }
+}

@@ -1,0 +1,202 @@
+//! What this node says of its cluster: `/cluster/*`, `/readyz`, and codeQ's status of Raft. All of it is made of one look at the node.
+
+use api::json::Writer;
+use api::{Code, Problem};
+use base::ShardId;
+use cluster::http::{Check, checks};
+use cluster::view::{Inspection, NodeView};
+
+use crate::http::answer::Answer;
+use crate::http::call::{Call, Outcome};
+use crate::http::edge::Edge;
+
+/// Addresses of one request to join.
+const ADDRESSES_MAX: usize = 32;
+
+impl Edge {
+    pub(crate) fn get_cluster(&self, path: &str) -> Outcome<Answer> {
+        let answer = cluster::http::get(path, &self.node.inspect(), self.shared.settings.leader_lease);
+        match answer {
+            Some(answer) => Ok(Answer::made(answer.status, answer.content_type, answer.body)),
+            None => Err(Box::new(Problem::new(Code::RouteNotFound, "the cluster has no such page"))),
+        }
+    }
+
+    /// Makes this node known to others, and them to it. Where it belongs to a cluster already, there is nothing to do.
+    pub(crate) fn join(&self, call: &Call) -> Outcome<Answer> {
+        let addresses = addresses(&call.body).ok_or_else(|| {
+            let detail = format!("addresses is a list of 1 to {ADDRESSES_MAX} texts host:port");
+            Box::new(Problem::new(Code::InvalidField, detail).field("addresses"))
+        })?;
+        if self.node.peer_addr().is_none() {
+            let detail = "this node has no peer address: start it with --raft-addr and --raft-advertise";
+            return Err(Box::new(Problem::new(Code::SingleMode, detail)));
+        }
+        let already = self.node.cluster().is_some();
+        if !already {
+            self.node.meet(addresses.clone());
+        }
+        Ok(Answer::json(200, |out| {
+            let mut body = Writer::object(out);
+            body.flag("ok", true);
+            body.flag("alreadyMember", already);
+            body.value("contacted", |out| {
+                let mut list = Writer::array(out);
+                addresses.iter().for_each(|address| list.element(|out| api::json::write_text(address, out)));
+                list.end();
+            });
+            body.end();
+        }))
+    }
+
+    /// Whether requests can be served: a line per check. `only`: one of them.
+    pub(crate) fn readyz(&self, call: &Call, only: Option<&str>) -> Outcome<Answer> {
+        let look = self.node.inspect();
+        let reaches = |shard: ShardId| {
+            look.shards.iter().find(|status| status.shard == shard).is_some_and(|status| self.node.serves(status))
+        };
+        let mut all = checks(&look, self.is_draining(), reaches);
+        let known = |name: &str| all.iter().any(|check| check.name == name);
+        let excluded: Vec<String> =
+            call.query("exclude").map(|list| list.split(',').map(str::to_owned).collect()).unwrap_or_default();
+        if let Some(unknown) = excluded.iter().map(String::as_str).chain(only).find(|name| !known(name)) {
+            let names: Vec<&str> = all.iter().map(|check| check.name).collect();
+            let detail = format!("there is no check {unknown:?}; there are {}", names.join(", "));
+            return Err(Box::new(Problem::new(Code::InvalidField, detail).field("exclude")));
+        }
+        let local = call.query("noleader").is_some();
+        all.retain(|check| {
+            let asked = only.is_none_or(|only| only == check.name) && !excluded.iter().any(|name| name == check.name);
+            asked && !(local && matches!(check.name, "leader" | "contact"))
+        });
+        let status = if all.iter().all(|check| check.ok) { 200 } else { 503 };
+        if call.accepts_json() {
+            return Ok(Answer::json(status, |out| write_checks(status == 200, &all, out)));
+        }
+        if status == 200 && call.query("verbose").is_none() {
+            return Ok(Answer::text(200, "ok"));
+        }
+        let line = |check: &Check| match check.ok {
+            true => format!("[+]{}\n", check.name),
+            false => format!("[-]{}: {}\n", check.name, check.text),
+        };
+        Ok(Answer::text(status, all.iter().map(line).collect::<String>()))
+    }
+
+    /// Where consensus stands on this node: the union of codeQ's page and its code.
+    pub(crate) fn raft_status(&self) -> Answer {
+        let look = self.node.inspect();
+        // In single mode there is nothing to say of groups.
+        let enabled = self.shared.settings.raft;
+        let nodes = look.nodes();
+        let quorum = &nodes.quorum;
+        Answer::json(200, |out| {
+            let mut body = Writer::object(out);
+            body.flag("enabled", enabled);
+            body.text("leaderID", nodes.leader.as_deref().unwrap_or_default());
+            body.value("peers", |out| {
+                let mut peers = Writer::array(out);
+                nodes.nodes.iter().for_each(|node| peers.element(|out| write_peer(node, out)));
+                peers.end();
+            });
+            body.number("numGroups", if enabled { look.shards.len() as u64 } else { 0 });
+            if enabled {
+                body.value("groups", |out| write_groups(&look, out));
+            }
+            body.text("clusterId", nodes.cluster_id.as_deref().unwrap_or_default());
+            body.number("term", nodes.term);
+            body.value("quorum", |out| {
+                let mut fields = Writer::object(out);
+                fields.number("voters", quorum.voters as u64);
+                fields.number("needed", quorum.needed as u64);
+                fields.number("reachable", quorum.reachable as u64);
+                fields.number("failureTolerance", quorum.failure_tolerance as u64);
+                fields.end();
+            });
+            body.end();
+        })
+    }
+}
+
+fn write_peer(node: &NodeView, out: &mut Vec<u8>) {
+    let mut peer = Writer::object(out);
+    peer.text("id", &node.name);
+    peer.text("bindAddr", &node.raft_addr);
+    peer.text("httpAddr", &node.http_addr);
+    peer.text("publicUrl", &node.public_url);
+    peer.flag("voter", node.voter);
+    peer.flag("healthy", node.healthy);
+    peer.flag("isLeader", node.status == "leader" || (node.own && node.groups_led.contains(&0)));
+    peer.end();
+}
+
+fn write_groups(look: &Inspection, out: &mut Vec<u8>) {
+    let mut groups = Writer::array(out);
+    for shard in &look.shards {
+        let leader = shard.consensus.leader;
+        let peer_of = |id: u64| match look.members.get(id) {
+            Some(member) => member.peer.clone(),
+            None if id == look.id => look.peer.clone(),
+            None => String::new(),
+        };
+        groups.element(|out| {
+            let mut group = Writer::object(out);
+            group.number("shardIdx", u64::from(shard.shard.0));
+            group.flag("isLeader", leader == look.id);
+            group.text("selfId", &look.name);
+            group.text("selfAddr", &look.peer);
+            group.text("leaderId", &if leader == 0 { String::new() } else { look.name_of(leader) });
+            group.text("leaderAddr", &peer_of(leader));
+            if leader != 0 {
+                group.text("leaderHTTPAddr", &look.url_of(leader));
+            }
+            group.flag("hasLeader", leader != 0);
+            group.number("term", shard.consensus.term.0);
+            group.number("commitIndex", shard.consensus.commit.0);
+            group.number("appliedIndex", shard.applied.0);
+            group.number("lag", shard.consensus.commit.0.saturating_sub(shard.applied.0));
+            group.end();
+        });
+    }
+    groups.end();
+}
+
+fn addresses(body: &[u8]) -> Option<Vec<String>> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Body {
+        addresses: Vec<String>,
+    }
+    let Body { addresses } = serde_json::from_slice(body).ok()?;
+    let is_address = |address: &String| {
+        let parts = address.rsplit_once(':');
+        parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
+    };
+    ((1..=ADDRESSES_MAX).contains(&addresses.len()) && addresses.iter().all(is_address)).then_some(addresses)
+}
+
+fn write_checks(ready: bool, checks: &[Check], out: &mut Vec<u8>) {
+    let mut body = Writer::object(out);
+    body.text("status", if ready { "ready" } else { "not ready" });
+    body.value("reasons", |out| {
+        let mut reasons = Writer::array(out);
+        for check in checks.iter().filter(|check| !check.ok) {
+            reasons.element(|out| api::json::write_text(&check.text, out));
+        }
+        reasons.end();
+    });
+    body.value("checks", |out| {
+        let mut list = Writer::array(out);
+        for check in checks {
+            list.element(|out| {
+                let mut item = Writer::object(out);
+                item.text("name", check.name);
+                item.flag("ok", check.ok);
+                item.text("text", &check.text);
+                item.end();
+            });
+        }
+        list.end();
+    });
+    body.end();
+}
