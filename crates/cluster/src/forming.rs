@@ -50,6 +50,13 @@ pub enum Plan {
     Join,
 }
 
+impl Plan {
+    /// Whether the node of this name founds a cluster with nobody else.
+    pub fn is_only(&self, name: &str) -> bool {
+        matches!(self, Plan::List(names) if names.iter().eq([name]))
+    }
+}
+
 /// What a node says of itself to another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Greeting {

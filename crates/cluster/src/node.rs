@@ -126,6 +126,13 @@ pub enum StartError {
         /// The value asked for.
         given: String,
     },
+    /// This node has agreed to found a cluster with others, and is now to found one alone.
+    Accepted {
+        /// Its directory.
+        directory: String,
+        /// Their names.
+        others: Vec<String>,
+    },
     /// The address for peers cannot be listened on.
     Listen(std::net::SocketAddr, std::io::Error),
     /// The operating system gives no thread.
@@ -140,6 +147,12 @@ impl fmt::Display for StartError {
                 f,
                 "{what} is fixed when a data directory is made: {directory} has {recorded}, asked for is {given}; \
                  use {recorded}, or another directory"
+            ),
+            StartError::Accepted { directory, others } => write!(
+                f,
+                "the node of {directory} is about to found a cluster with {}; start it with the same settings as them, or with \
+                 an empty directory",
+                others.join(", ")
             ),
             StartError::Listen(addr, cause) if cause.kind() == std::io::ErrorKind::AddrInUse => write!(
                 f,
@@ -308,8 +321,16 @@ impl<S: StateMachine> Node<S> {
             peer: config.peers.as_ref().map(|peers| peers.advertise.clone()).unwrap_or_default(),
             url: config.url.clone(),
         };
-        if config.peers.is_none() && identity.cluster == 0 {
-            let alone = found_alone("codeq", me.clone(), config.shards);
+        let plan = config.peers.as_ref().map(|peers| &peers.plan);
+        let others = founding.iter().flat_map(|founding| &founding.founders).filter(|founder| founder.id != me.id);
+        let others: Vec<String> = others.map(|founder| founder.name.clone()).collect();
+        if identity.cluster == 0 && plan.is_none_or(|plan| plan.is_only(&me.name)) {
+            // One of them may have heard of it, and then the cluster is founded.
+            if let (Some(directory), false) = (&directory, others.is_empty()) {
+                return Err(StartError::Accepted { directory: directory.path().display().to_string(), others });
+            }
+            let label = config.peers.as_ref().map_or("", |peers| &peers.label);
+            let alone = found_alone(label, me.clone(), config.shards);
             accept(directory.as_deref(), &alone).map_err(StartError::Storage)?;
             identity =
                 join(directory.as_deref(), &identity, alone.cluster, alone.incarnation).map_err(StartError::Storage)?;

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use replica::{Event, Member, Message, Operations, Reply, Unavailable, Wait};
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::time::{interval, sleep, timeout};
 
 use crate::forming::{ClusterId, Greeting};
@@ -32,6 +32,9 @@ use crate::peer::{GREETING_INTERVAL, Heard, Shared};
 /// Time to connect, and time for the whole handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Addresses of one name that are greeted.
+const ADDRESSES_MAX: usize = 16;
 
 /// Time to be admitted.
 const ADMISSION_TIMEOUT: Duration = Duration::from_secs(15);
@@ -218,17 +221,30 @@ impl Report {
     }
 }
 
-/// Greets the node at an address again and again, until this node has a cluster.
+/// Greets the node at an address again and again, until this node has a cluster. Several nodes may share a name: all are greeted.
 pub(super) async fn greet<S: StateMachine>(shared: Arc<Shared<S>>, address: String) {
     let mut report = Report::new();
     while shared.greeting().cluster.is_none() {
-        match dial(&shared, &address, 0).await {
-            Ok(met) => {
-                report.success();
-                // If nobody is founding any more, nobody listens.
-                let _ = shared.heard.send(Heard::Greeting(Box::new(met.other)));
+        let found: Vec<String> = match timeout(CONNECT_TIMEOUT, lookup_host(&address)).await {
+            Ok(Ok(found)) => found.map(|one| one.to_string()).take(ADDRESSES_MAX).collect(),
+            // Dialling it says what is wrong.
+            Ok(Err(_)) | Err(_) => vec![address.clone()],
+        };
+        let mut failed = None;
+        for one in &found {
+            match dial(&shared, one, 0).await {
+                Ok(met) => {
+                    report.success();
+                    // If nobody is founding any more, nobody listens.
+                    let _ = shared.heard.send(Heard::Greeting(Box::new(met.other)));
+                }
+                // Some networks know a name by addresses that lead nowhere.
+                Err(Failure::Network(_)) if found.len() > 1 => {}
+                Err(failure) => failed = Some(failure),
             }
-            Err(failure) => report.failure(&address, &failure),
+        }
+        if let Some(failure) = failed {
+            report.failure(&address, &failure);
         }
         sleep(GREETING_INTERVAL).await;
     }

@@ -34,12 +34,12 @@ fn config(folder: &Path, place: usize, addrs: &[SocketAddr]) -> NodeConfig {
         peers: Some(PeerConfig {
             listen: addrs[place],
             advertise: addrs[place].to_string(),
-            url: String::new(),
             label: "test".into(),
             secret: None,
             plan: Plan::List(NAMES.iter().map(|name| name.to_string()).collect()),
             addresses: addrs.iter().map(SocketAddr::to_string).collect(),
             bootstrap: false,
+            listed: NAMES.map(Into::into).into(),
             admits_anybody: false,
             promote_lag: 100,
             promote_after: Millis(100),

@@ -78,7 +78,7 @@ pub(crate) fn settings() -> Settings {
             checkpoint_interval: Millis(200),
             checkpoint_log_bytes: 1 << 20,
             peers: None,
-            url: String::new(),
+            url: "http://127.0.0.1:0".into(),
             leader_wait: Millis(2000),
             trailing_log_bytes: 64 << 20,
             inbox_depth: 4_096,
@@ -102,6 +102,7 @@ pub(crate) fn settings() -> Settings {
             connections_max: 10_000,
             threads: 2,
         },
+        join_timeout: None,
         auth: AuthSettings { open: Some(OpenMode { names: Vec::new() }), ..AuthSettings::default() },
         limits: Limits {
             body_bytes_max: 64 << 10,
