@@ -1,1 +1,53 @@
-fn main() {}
+//! `cargo xtask`: the checks and chores of this repository. `cargo xtask help` lists them.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program whose work is to tell what it found")]
+
+mod bench;
+mod ci;
+mod http;
+mod kill;
+mod process;
+mod repository;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Checks and chores of this repository")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Everything that must hold before a change is landed; writes nothing but build products.
+    Ci(ci::CiArgs),
+    /// Formats, and applies what clippy can repair by itself.
+    Fix,
+    /// The rules of this repository that no other tool checks.
+    Tidy,
+    /// Kills a server under load with SIGKILL, again and again, and looks for what it had acknowledged.
+    Kill(kill::KillArgs),
+    /// Measures what the benchmark page shows, and prints it as Markdown.
+    Bench(bench::BenchArgs),
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().chore {
+        Chore::Ci(args) => ci::run(&args),
+        Chore::Fix => ci::fix(),
+        Chore::Tidy => tidy::run(),
+        Chore::Kill(args) => kill::run(&args),
+        Chore::Bench(args) => bench::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

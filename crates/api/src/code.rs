@@ -38,6 +38,8 @@ macro_rules! codes {
 }
 
 codes! {
+    /// Another node leads, and the client is to go there.
+    NotLeader "not_leader" 307 "not leader";
     /// Not JSON, a wrong type, or a required field is missing.
     InvalidBody "invalid_body" 400 "the body cannot be used";
     /// One field is out of range or unknown.
@@ -157,7 +159,7 @@ mod tests {
         let names: BTreeSet<&str> = Code::ALL.iter().map(|code| code.name()).collect();
         assert_eq!(names.len(), Code::ALL.len());
         for code in Code::ALL {
-            assert!((400..600).contains(&code.status()), "{code:?}");
+            assert!((400..600).contains(&code.status()) || *code == Code::NotLeader, "{code:?}");
             assert!(code.name().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{code:?}");
             assert!(!code.title().ends_with('.'), "{code:?}");
         }

@@ -18,12 +18,25 @@ pub struct Problem {
     pub retry_after_ms: Option<u64>,
     /// The task that an idempotency key is bound to.
     pub task_id: Option<String>,
+    /// Where to repeat the request: a URL.
+    pub location: Option<String>,
+    /// The leader's URL and name.
+    pub leader: Option<(String, String)>,
 }
 
 impl Problem {
     /// A problem with its explanation.
     pub fn new(code: Code, detail: impl Into<String>) -> Problem {
-        Problem { code, detail: detail.into(), error: None, field: None, retry_after_ms: None, task_id: None }
+        Problem {
+            code,
+            detail: detail.into(),
+            error: None,
+            field: None,
+            retry_after_ms: None,
+            task_id: None,
+            location: None,
+            leader: None,
+        }
     }
 
     /// With codeQ's text.
@@ -69,6 +82,10 @@ impl Problem {
         }
         if let Some(task_id) = &self.task_id {
             body.text("taskId", task_id);
+        }
+        if let Some((url, name)) = &self.leader {
+            body.text("leader", url);
+            body.text("leaderId", name);
         }
         body.end();
     }

@@ -3,7 +3,7 @@
 //! It reads requests and writes replies of the same size as codeq's, on the same number of threads with the same runtime and allocator, and does
 //! nothing else: no JSON, no log, no state. What the same load generator reaches here is the ceiling for any server on hyper on that machine.
 //!
-//! `cargo bench -p cli --bench bare -- 127.0.0.1:9999` runs it until it is killed.
+//! `cargo bench -p cli --bench bare -- 127.0.0.1:9999` runs it until it is killed. It prints where it listens; port 0 is a free one.
 
 #![expect(clippy::print_stdout, reason = "a program of its own")]
 
@@ -69,7 +69,7 @@ fn main() {
             sender
         })
         .collect();
-    println!("listening on {addr}");
+    println!("listening on http://{}", listener.local_addr().expect("it listens"));
     for (number, stream) in listener.incoming().enumerate() {
         let Ok(stream) = stream else { continue };
         stream.set_nodelay(true).expect("a socket");

@@ -4,7 +4,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use server::config::Inputs;
 use server::config::kinds::Kind;
 use server::config::show::explain;
-use server::config::table::{Default, SECTIONS, Setting, settings};
+use server::config::table::{Default, FLAG_ALIASES, SECTIONS, Setting, setting, settings};
 
 /// Flags of settings as they were given.
 #[derive(Clone, Debug)]
@@ -20,8 +20,10 @@ impl SettingFlags {
 
 impl FromArgMatches for SettingFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<SettingFlags, clap::Error> {
-        let given = |setting: &Setting| Some((setting.flag(), matches.get_one::<String>(setting.name)?.clone()));
-        Ok(SettingFlags(settings().filter_map(given).collect()))
+        let own = settings().map(|setting| (setting.name, setting.flag()));
+        let aliases = FLAG_ALIASES.iter().map(|(alias, _)| (*alias, (*alias).to_owned()));
+        let given = |(id, flag): (&str, String)| Some((flag, matches.get_one::<String>(id)?.clone()));
+        Ok(SettingFlags(own.chain(aliases).filter_map(given).collect()))
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -36,6 +38,10 @@ impl Args for SettingFlags {
             for setting in section.settings {
                 command = command.arg(flag(setting).help_heading(section.title));
             }
+        }
+        for (alias, name) in FLAG_ALIASES {
+            let meant = setting(name).expect("aliases lead to settings");
+            command = command.arg(flag(meant).id(*alias).long(*alias).hide(true));
         }
         command
     }

@@ -1,11 +1,15 @@
 //! `codeq serve`: a server from its start to its end, and the exit status that says how it ended.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use cluster::{Data, Durability, NodeError, StartError, StorageError};
+use base::Millis;
+use base::machine::StateMachine;
+use cluster::{Handle, Stage};
 use server::config::kinds::show_duration;
 use server::config::{Configuration, Notice};
-use server::{Exit, Server};
+use server::{Data, Durability, Exit, NodeError, Server, StartError, StorageError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::refuse;
@@ -14,6 +18,8 @@ use crate::logs::Log;
 
 /// Could not start, or failed while running.
 const FAILED: u8 = 1;
+/// It belongs to no cluster, and has waited long enough.
+const NOT_ADMITTED: u8 = 3;
 /// The settings do not fit the data directory.
 const REFUSED: u8 = 2;
 /// The data directory is damaged, of another identity or of another format.
@@ -60,6 +66,10 @@ pub(crate) fn run(configuration: &Configuration, ready: impl FnOnce(&Server)) ->
             log.last_words(&format!("cannot wait for signals: {cause}"));
             ExitCode::from(FAILED)
         }
+        Ended::NotAdmitted(why) => {
+            log.last_words(&why);
+            ExitCode::from(NOT_ADMITTED)
+        }
         Ended::By(exit) => {
             log.last_words(&exit);
             ExitCode::from(status(&exit))
@@ -75,9 +85,14 @@ enum Ended {
     AtOnce,
     /// It never ran, since nobody could have stopped it.
     NoSignals(std::io::Error),
+    /// It belongs to no cluster, though it was given time.
+    NotAdmitted(String),
     /// By itself.
     By(Exit),
 }
+
+/// A node that belongs to no cluster says so after this long: as long as it takes those who start together to find each other.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The signals that ask a process to stop.
 struct Signals {
@@ -108,10 +123,15 @@ async fn until_stopped(configuration: &Configuration, ready: impl FnOnce(&Server
         Err(exit) => return Ended::By(exit),
     };
     let node = server.node().clone();
+    let (addr, join_timeout) = (server.addr(), configuration.settings.join_timeout);
     tokio::select! {
         biased;
         exit = server.failed() => return Ended::By(exit),
         () = signals.next() => return stop(server, signals).await,
+        why = not_admitted(&node, addr, join_timeout) => return match stop(server, signals).await {
+            Ended::Clean => Ended::NotAdmitted(why),
+            otherwise => otherwise,
+        },
         () = node.ready() => {}
     }
     // It may have become as ready as one that has stopped.
@@ -121,6 +141,24 @@ async fn until_stopped(configuration: &Configuration, ready: impl FnOnce(&Server
     tokio::select! {
         exit = server.failed() => Ended::By(exit),
         () = signals.next() => stop(server, signals).await,
+    }
+}
+
+/// Warns of a node that belongs to no cluster. Returns, with the reason, when it has waited as long as it should.
+async fn not_admitted<S: StateMachine>(node: &Handle<S>, addr: SocketAddr, longest: Option<Millis>) -> String {
+    let begun = Instant::now();
+    tokio::time::sleep(PATIENCE.min(longest.map_or(PATIENCE, Millis::to_std))).await;
+    if let Stage::Unjoined(why) = node.stage() {
+        tracing::warn!(target: "raft", event = "raft.unjoined", "this node belongs to no cluster yet: {why}; it waits, and http://{addr}/readyz says for what");
+    }
+    let Some(longest) = longest else { return std::future::pending().await };
+    tokio::time::sleep(longest.to_std().saturating_sub(begun.elapsed())).await;
+    match node.stage() {
+        Stage::Unjoined(why) => {
+            let waited = show_duration(longest);
+            format!("this node belongs to no cluster after {waited} (cluster.joinTimeout): {why}")
+        }
+        _ => std::future::pending().await,
     }
 }
 
@@ -147,7 +185,7 @@ fn status(exit: &Exit) -> u8 {
             StorageError::Failed { .. } | StorageError::Busy { .. } | StorageError::Locked { .. } => FAILED,
             StorageError::Damaged { .. } | StorageError::Foreign { .. } | StorageError::BadSnapshot { .. } => DAMAGED,
         },
-        Exit::Start(StartError::Differs { .. }) => REFUSED,
+        Exit::Start(StartError::Differs { .. } | StartError::Accepted { .. }) => REFUSED,
         Exit::Node(NodeError::Storage(error)) => match error {
             StorageError::Failed { .. } | StorageError::Busy { .. } => STORAGE_FAILED,
             StorageError::Locked { .. } => FAILED,
@@ -177,5 +215,13 @@ fn started(configuration: &Configuration, server: &Server) -> String {
         None => "for tokens only",
     };
     let name = &identity.node;
-    format!("node {name} listens on http://{}, {data}, {shards}, {durability}, single node, {access}", server.addr())
+    let members = match server.node().peer_addr() {
+        None => "single node".into(),
+        Some(peers) => {
+            let members = server.node().members();
+            let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
+            format!("peers on {peers}, members {}", names.join(" "))
+        }
+    };
+    format!("node {name} listens on http://{}, {data}, {shards}, {durability}, {members}, {access}", server.addr())
 }

@@ -154,6 +154,11 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             leadership: Leadership::new(promotion),
             stopping: false,
         };
+        let records = driver.replica.members(ShardId(0));
+        if driver.common.peers.get().is_none() && records.configuration.members().len() > 1 {
+            let names: Vec<&str> = records.iter().map(|member| member.name.as_str()).collect();
+            tracing::warn!(target: "raft", event = "raft.no_peers", "this node belongs to a cluster of {}, but no setting names an address for peers: it cannot reach them", names.join(", "));
+        }
         for shard in driver.replica.shards() {
             let (status, members) = (driver.replica.leader(shard), driver.replica.members(shard).clone());
             driver.common.routes.set(shard, status);

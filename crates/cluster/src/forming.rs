@@ -50,6 +50,13 @@ pub enum Plan {
     Join,
 }
 
+impl Plan {
+    /// Whether the node of this name founds a cluster with nobody else.
+    pub fn is_only(&self, name: &str) -> bool {
+        matches!(self, Plan::List(names) if names.iter().eq([name]))
+    }
+}
+
 /// What a node says of itself to another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Greeting {
@@ -130,8 +137,7 @@ impl Forming {
                 }
                 Some(own) if own == proposal => {
                     self.acceptances.insert(other.me.name.clone());
-                    let all = own.founders.iter().all(|founder| self.acceptances.contains(&founder.name));
-                    if all || other.cluster == Some(own.cluster) {
+                    if other.cluster == Some(own.cluster) {
                         steps.push(Step::Formed(own.clone()));
                     }
                 }
@@ -153,8 +159,9 @@ impl Forming {
 
     /// Time has passed: proposes if everybody is there and it is for this node to do so. `random` becomes the cluster's incarnation.
     pub fn tick(&mut self, now: Mono, random: Incarnation) -> Vec<Step> {
-        if self.own.accepted.is_some() {
-            return Vec::new();
+        if let Some(own) = &self.own.accepted {
+            let all = own.founders.iter().all(|founder| self.acceptances.contains(&founder.name));
+            return if all { vec![Step::Formed(own.clone())] } else { Vec::new() };
         }
         let Some(founders) = self.complete(now) else { return Vec::new() };
         let flagged: Vec<&str> =
@@ -535,6 +542,13 @@ mod tests {
         assert!(world.formed[3].is_none());
         assert!(world.asked.iter().any(|(node, _)| *node == 3));
         assert!(world.nodes[3].own.accepted.is_none());
+    }
+
+    #[test]
+    fn a_list_of_only_itself_is_complete() {
+        let mut world = World::new(vec![greeting("a", 1, list(&["a"]))]);
+        (0..2).for_each(|_| world.round());
+        assert_eq!(world.formed(), 1);
     }
 
     #[test]

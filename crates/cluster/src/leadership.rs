@@ -204,7 +204,7 @@ fn promotion(id: u64, records: &Members, voters: &[u64]) -> Vec<MemberChange> {
 
 fn lacks_at_most(member: &Progress, progress: &[Progress], lag: u64) -> bool {
     let last = progress.iter().map(|member| member.matched.0).max().unwrap_or_default();
-    member.active && member.snapshot.is_none() && last - member.matched.0 <= lag
+    member.active && member.replicating && last - member.matched.0 <= lag
 }
 
 fn transfers<S: StateMachine>(
@@ -240,7 +240,7 @@ mod tests {
     use base::Index;
 
     fn member(id: u64, matched: u64) -> Progress {
-        Progress { id, learner: false, matched: Index(matched), active: true, snapshot: None }
+        Progress { id, learner: false, matched: Index(matched), active: true, replicating: true, snapshot: None }
     }
 
     #[test]
@@ -270,6 +270,9 @@ mod tests {
         let shard = ShardId(0);
         assert!(leadership.caught_up(now(0), shard, &learner(95)).is_empty());
         assert!(leadership.caught_up(now(50), shard, &learner(80)).is_empty(), "it has fallen behind");
+        assert!(leadership.caught_up(now(60), shard, &learner(95)).is_empty());
+        let probed = learner(95).map(|member| Progress { replicating: false, ..member });
+        assert!(leadership.caught_up(now(200), shard, &probed).is_empty(), "where its log ends is not known");
         assert!(leadership.caught_up(now(60), shard, &learner(95)).is_empty());
         assert_eq!(leadership.caught_up(now(160), shard, &learner(95)), [4]);
     }

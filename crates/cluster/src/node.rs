@@ -24,13 +24,13 @@ use crate::clock::Clock;
 use crate::driver::Driver;
 use crate::forming::{ClusterId, Proposal};
 use crate::founding::{accept, accepted, found_alone, identify, join};
+use crate::http::view::Inspection;
 use crate::inbox::{Control, Inbox};
 use crate::lane::{Lane, LaneId, Replies, ReplyTo, Shared};
 use crate::peer::Shared as PeerShared;
 use crate::peer::{Forward, Heard, Joined, Link, PeerConfig, Peers, own_greeting};
 use crate::routes::Routes;
 use crate::rows::{Rows, RowsUnavailable};
-use crate::view::Inspection;
 
 /// Where a node keeps its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +127,13 @@ pub enum StartError {
         /// The value asked for.
         given: String,
     },
+    /// This node has agreed to found a cluster with others, and is now to found one alone.
+    Accepted {
+        /// Its directory.
+        directory: String,
+        /// Their names.
+        others: Vec<String>,
+    },
     /// The address for peers cannot be listened on.
     Listen(std::net::SocketAddr, std::io::Error),
     /// The operating system gives no thread.
@@ -141,6 +148,12 @@ impl fmt::Display for StartError {
                 f,
                 "{what} is fixed when a data directory is made: {directory} has {recorded}, asked for is {given}; \
                  use {recorded}, or another directory"
+            ),
+            StartError::Accepted { directory, others } => write!(
+                f,
+                "the node of {directory} is about to found a cluster with {}; start it with the same settings as them, or with \
+                 an empty directory",
+                others.join(", ")
             ),
             StartError::Listen(addr, cause) if cause.kind() == std::io::ErrorKind::AddrInUse => write!(
                 f,
@@ -309,8 +322,16 @@ impl<S: StateMachine> Node<S> {
             peer: config.peers.as_ref().map(|peers| peers.advertise.clone()).unwrap_or_default(),
             url: config.url.clone(),
         };
-        if config.peers.is_none() && identity.cluster == 0 {
-            let alone = found_alone("codeq", me.clone(), config.shards);
+        let plan = config.peers.as_ref().map(|peers| &peers.plan);
+        let others = founding.iter().flat_map(|founding| &founding.founders).filter(|founder| founder.id != me.id);
+        let others: Vec<String> = others.map(|founder| founder.name.clone()).collect();
+        if identity.cluster == 0 && plan.is_none_or(|plan| plan.is_only(&me.name)) {
+            // One of them may have heard of it, and then the cluster is founded.
+            if let (Some(directory), false) = (&directory, others.is_empty()) {
+                return Err(StartError::Accepted { directory: directory.path().display().to_string(), others });
+            }
+            let label = config.peers.as_ref().map_or("", |peers| &peers.label);
+            let alone = found_alone(label, me.clone(), config.shards);
             accept(directory.as_deref(), &alone).map_err(StartError::Storage)?;
             identity =
                 join(directory.as_deref(), &identity, alone.cluster, alone.incarnation).map_err(StartError::Storage)?;
@@ -618,6 +639,12 @@ impl<S: StateMachine> Handle<S> {
         }
     }
 
+    /// Waits until the node has said something new of itself: at the latest after a unit of consensus time, 50 ms.
+    pub async fn changed(&self) {
+        // The sender lives in `self`.
+        let _ = self.common.status.subscribe().changed().await;
+    }
+
     /// Waits until requests for every shard can be served through this node, or it stops.
     pub async fn ready(&self) {
         let (mut status, mut changes) = (self.common.status.subscribe(), self.common.routes.changes());
@@ -884,9 +911,8 @@ fn run_node<S: StateMachine>(
     match directory {
         None => Driver::<S, MemoryDisk>::run(MemoryDisk::default(), None, start),
         Some(directory) => {
-            let folder = directory.path().join("wal");
-            make_folder(&folder)?;
-            Driver::<S, RealDisk>::run(RealDisk::new(folder), Some(directory.path()), start)
+            let disk = directory.log_disk().map_err(NodeError::Storage)?;
+            Driver::<S, RealDisk>::run(disk, Some(directory.path()), start)
         }
     }
 }
@@ -913,16 +939,6 @@ fn wait_for_cluster<S: StateMachine>(
             }
         }
         common.inbox.sleep(Duration::from_millis(20));
-    }
-}
-
-fn make_folder(folder: &std::path::Path) -> Result<(), NodeError> {
-    match std::fs::create_dir(folder) {
-        Err(cause) if cause.kind() != std::io::ErrorKind::AlreadyExists => {
-            let file = folder.display().to_string();
-            Err(NodeError::Storage(StorageError::Failed { doing: "make", file, cause }))
-        }
-        _ => Ok(()),
     }
 }
 

@@ -144,6 +144,8 @@ pub struct Progress {
     pub matched: Index,
     /// It has been heard of within an election timeout. Of itself the leader says so always.
     pub active: bool,
+    /// It takes entries as they come: where its log ends is known.
+    pub replicating: bool,
     /// It waits for a snapshot at this index.
     pub snapshot: Option<Index>,
 }
@@ -394,6 +396,7 @@ impl Group {
             learner: tracker.conf().learners().contains(id),
             matched: Index(progress.matched),
             active: *id == self.config.id || progress.recent_active,
+            replicating: *id == self.config.id || progress.state == ProgressState::Replicate,
             snapshot: (progress.state == ProgressState::Snapshot).then_some(Index(progress.pending_snapshot)),
         };
         let mut members: Vec<Progress> = tracker.iter().map(view).collect();

@@ -58,9 +58,12 @@ impl Server {
     ///
     /// # Errors
     /// The port or the data directory cannot be had.
-    pub fn start(settings: Settings) -> Result<Server, Exit> {
+    pub fn start(mut settings: Settings) -> Result<Server, Exit> {
         let listener = Listener::bind(settings.http.addr).map_err(|cause| Exit::Bind(settings.http.addr, cause))?;
         let addr = listener.addr();
+        if let Some(host) = settings.node.url.strip_suffix(":0") {
+            settings.node.url = format!("{host}:{}", addr.port());
+        }
         let metrics = Arc::new(Metrics::new(settings.metrics_commands_max));
         let (policy, live_tasks_max) = (settings.policy, settings.limits.live_tasks_max);
         let payload_bytes = (settings.limits.payload_cache_bytes / usize::from(settings.node.shards)) as u64;
@@ -86,7 +89,6 @@ impl Server {
             waiting: Default::default(),
             node: node.handle().clone(),
             name,
-            addr,
             draining: AtomicBool::new(false),
             settings,
         });

@@ -11,16 +11,20 @@ use crate::auth::AuthSettings;
 /// Everything a server is told.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The node beneath.
+    /// The node beneath. Port 0 at the end of its URL means the one that the listener has.
     pub node: NodeConfig,
     /// What queues follow.
     pub policy: Policy,
     /// The listener.
     pub http: HttpSettings,
+    /// A node that belongs to no cluster by then gives up.
+    pub join_timeout: Option<Millis>,
     /// Who may do what.
     pub auth: AuthSettings,
     /// What is too much.
     pub limits: Limits,
+    /// Writes that another node leads are answered with its place instead of being forwarded.
+    pub follower_redirects: bool,
     /// How long a leader is trusted after a quorum has answered it; below the election timeout.
     pub leader_lease: Millis,
     /// How long a planned stop may take.

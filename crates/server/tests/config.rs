@@ -11,6 +11,7 @@ use goldenscript::{Block, Command, Context};
 use server::config::kinds::Kind;
 use server::config::table::{Default, Setting, settings};
 use server::config::{Inputs, Origin, show};
+use server::settings::Settings;
 
 struct Script {
     inputs: Inputs,
@@ -40,6 +41,7 @@ impl goldenscript::Runner for Script {
     /// - `start`: prints what an operator is told and, if the settings are refused, why
     /// - `access`: prints where the server would listen, and for whom
     /// - `log`: prints the log's filter
+    /// - `meets`: prints how the node meets others
     fn run(&mut self, command: &Command, _: &Context) -> Result<String, Box<dyn Error>> {
         let mut args = command.consume_args();
         let here = self.folder.path().display().to_string();
@@ -100,6 +102,10 @@ impl goldenscript::Runner for Script {
                 }
                 Err(refused) => out = refused.0.iter().map(|problem| format!("refused: {problem}\n")).collect(),
             },
+            "meets" => match self.inputs.read().configuration() {
+                Ok(configuration) => out = meets(&configuration.settings),
+                Err(refused) => out = refused.0.iter().map(|problem| format!("refused: {problem}\n")).collect(),
+            },
             "log" => out = format!("{}\n", self.inputs.read().configuration()?.log.filter),
             other => return Err(format!("there is no command {other}").into()),
         }
@@ -111,6 +117,25 @@ impl goldenscript::Runner for Script {
         self.inputs = Inputs::default();
         Ok(String::new())
     }
+}
+
+/// How a node meets others, a line each.
+fn meets(settings: &Settings) -> String {
+    let node = &settings.node;
+    let given = if node.name_is_given { "" } else { ", unless its directory has another name" };
+    // The machine's name is not the script's.
+    let host = gethostname::gethostname().to_string_lossy().into_owned();
+    let mut out = format!("name {}{given}\nurl {}\n", node.name, node.url);
+    if let Some(peers) = &node.peers {
+        let secret = if peers.secret.is_some() { ", with a secret" } else { "" };
+        out += &format!("peers {} at {}, label {}{secret}\n", peers.listen, peers.advertise, peers.label);
+        let bootstrap = if peers.bootstrap { ", proposes" } else { "" };
+        out += &format!("plan {:?}{bootstrap}; greets {}\n", peers.plan, peers.addresses.join(", "));
+        let open = if peers.admits_anybody { "anybody" } else { "nobody else" };
+        let listed: Vec<&str> = peers.listed.iter().map(String::as_str).collect();
+        out += &format!("admits {} and {open}\n", listed.join(", "));
+    }
+    out.replace(&format!(" {host}:"), " HOST:").replace(&format!("/{host}:"), "/HOST:")
 }
 
 macro_rules! scripts {
@@ -134,13 +159,19 @@ macro_rules! scripts {
     };
 }
 
-scripts! { ranks, values, files, unknown, secrets, codeq, access, combinations, tokens, log_levels }
+scripts! { ranks, values, files, unknown, secrets, codeq, access, cluster, combinations, tokens, log_levels }
 
 /// The value that the sources come to, with a single flag given.
 fn with(flags: &[(String, String)]) -> String {
     let inputs = Inputs { flags: flags.to_vec(), ..Inputs::default() };
     let configuration = inputs.read().configuration();
     format!("{:?}", configuration.unwrap_or_else(|refused| panic!("{flags:?}: {refused}")))
+}
+
+/// What makes a node one of three.
+fn three() -> Vec<(&'static str, String)> {
+    let list = "a=127.0.0.1:7001,b=127.0.0.1:7002,c=127.0.0.1:7003".to_owned();
+    vec![("node-id", "a".into()), ("initial-cluster", list)]
 }
 
 /// Another value than the default, and what else must be given so that it matters.
@@ -158,6 +189,22 @@ fn another(setting: &Setting, file: &str) -> (String, Vec<(&'static str, String)
         "auth.defaultTenant" => ("acme".into(), Vec::new()),
         "storage.bufferedSyncInterval" => ("7ms".into(), vec![("storage-durability", "buffered".into())]),
         "cluster.nodeId" => ("another-node".into(), Vec::new()),
+        "http.advertise" => ("queue.example.com:80".into(), Vec::new()),
+        "publicUrl" => ("https://queue.example.com".into(), Vec::new()),
+        "cluster.bootstrap" | "cluster.initialClusterState" => {
+            let value = if setting.name == "cluster.bootstrap" { "true" } else { "existing" };
+            (value.into(), three())
+        }
+        "cluster.initialCluster" => ("a=127.0.0.1:7001,b=127.0.0.1:7002".into(), vec![("node-id", "a".into())]),
+        "cluster.peerHttp" => ("a=http://a:8080".into(), vec![("node-id", "a".into())]),
+        "cluster.raftAddr" => ("127.0.0.1:7001".into(), Vec::new()),
+        "cluster.raftAdvertise" => ("127.0.0.1:7001".into(), Vec::new()),
+        "cluster.clusterToken" => ("another".into(), three()),
+        "cluster.clusterSecret" => (config, three()),
+        "cluster.bootstrapExpect" => ("3".into(), vec![("raft-addr", "127.0.0.1:7001".into())]),
+        "cluster.join" => ("127.0.0.1:7002".into(), vec![("raft-addr", "127.0.0.1:7001".into())]),
+        "cluster.promoteLag" => ("5".into(), three()),
+        "cluster.promoteAfter" => ("5s".into(), three()),
         "cluster.electionTimeout" => ("700ms".into(), Vec::new()),
         "cluster.heartbeat" => ("50ms".into(), Vec::new()),
         "queue.backoff.max" => ("20m".into(), Vec::new()),

@@ -11,10 +11,12 @@ use base::checksum::crc32c;
 use base::{Incarnation, ScheduleTime};
 
 use crate::StorageError;
+use crate::disk::RealDisk;
 
 const IDENTITY: &str = "identity";
 const FOUNDING: &str = "founding";
 const LOCK: &str = "lock";
+const LOG: &str = "wal";
 const FORMAT: u64 = 1;
 
 /// What is fixed when a data directory is made.
@@ -108,6 +110,24 @@ impl DataDir {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The disk of the log: a folder in this directory. Its name is durable before anything in it can be.
+    ///
+    /// # Errors
+    /// The folder cannot be made, or the directory cannot be synced.
+    pub fn log_disk(&self) -> Result<RealDisk, StorageError> {
+        let folder = self.path.join(LOG);
+        let shown = folder.display().to_string();
+        match std::fs::create_dir(&folder) {
+            Ok(()) => {}
+            Err(cause) if cause.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(cause) => return Err(StorageError::failed("make", &shown, cause)),
+        }
+        // Also where it was there: the process that made it may have stopped before this.
+        let synced = File::open(&self.path).and_then(|directory| directory.sync_all());
+        synced.map_err(|cause| StorageError::failed("make durable the name of", &shown, cause))?;
+        Ok(RealDisk::new(folder))
     }
 
     /// Whose it is; nothing if it is new.

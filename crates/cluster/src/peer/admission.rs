@@ -4,7 +4,6 @@ use base::ShardId;
 use base::machine::StateMachine;
 use replica::{Member, MemberChange, Members};
 
-use crate::forming::Plan;
 use crate::inbox::Control;
 use crate::lane::ReplyTo;
 use crate::node::Cluster;
@@ -64,8 +63,7 @@ fn judge(
     {
         return refuse("name-taken", format!("the member {name} is there; every node needs a name of its own"));
     }
-    let listed = matches!(&config.plan, Plan::List(names) if names.contains(name));
-    if !listed && !config.admits_anybody && config.secret.is_none() {
+    if !config.listed.contains(name) && !config.admits_anybody && config.secret.is_none() {
         return refuse(
             "not-admitted",
             format!(
@@ -82,6 +80,7 @@ fn judge(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::forming::Plan;
     use base::Millis;
     use std::sync::Arc;
 
@@ -93,12 +92,12 @@ mod tests {
         PeerConfig {
             listen: "127.0.0.1:0".parse().expect("it is an address"),
             advertise: String::new(),
-            url: String::new(),
             label: String::new(),
             secret: None,
             plan: Plan::Join,
             addresses: vec![],
             bootstrap: false,
+            listed: [].into(),
             admits_anybody: false,
             promote_lag: 0,
             promote_after: Millis(0),
@@ -112,7 +111,7 @@ mod tests {
             judge(config, &members, &newcomer, |_| up).map_err(|refusal| refusal.code)
         };
         assert_eq!(judged(&config(), member(3, "c"), true), Err("not-admitted"));
-        let listed = PeerConfig { plan: Plan::List(["c".into()].into()), ..config() };
+        let listed = PeerConfig { listed: ["c".into()].into(), ..config() };
         assert_eq!(judged(&listed, member(3, "c"), true), Ok(()));
         let secret = PeerConfig { secret: Some(Arc::from(*b"secret")), ..config() };
         assert_eq!(judged(&secret, member(3, "c"), true), Ok(()));

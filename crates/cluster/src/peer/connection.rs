@@ -15,7 +15,7 @@ use bytes::Bytes;
 use replica::{Event, Member, Message, Operations, Reply, Unavailable, Wait};
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::time::{interval, sleep, timeout};
 
 use crate::forming::{ClusterId, Greeting};
@@ -32,6 +32,9 @@ use crate::peer::{GREETING_INTERVAL, Heard, Shared};
 /// Time to connect, and time for the whole handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Addresses of one name that are greeted.
+const ADDRESSES_MAX: usize = 16;
 
 /// Time to be admitted.
 const ADMISSION_TIMEOUT: Duration = Duration::from_secs(15);
@@ -218,17 +221,30 @@ impl Report {
     }
 }
 
-/// Greets the node at an address again and again, until this node has a cluster.
+/// Greets the node at an address again and again, until this node has a cluster. Several nodes may share a name: all are greeted.
 pub(super) async fn greet<S: StateMachine>(shared: Arc<Shared<S>>, address: String) {
     let mut report = Report::new();
     while shared.greeting().cluster.is_none() {
-        match dial(&shared, &address, 0).await {
-            Ok(met) => {
-                report.success();
-                // If nobody is founding any more, nobody listens.
-                let _ = shared.heard.send(Heard::Greeting(Box::new(met.other)));
+        let found: Vec<String> = match timeout(CONNECT_TIMEOUT, lookup_host(&address)).await {
+            Ok(Ok(found)) => found.map(|one| one.to_string()).take(ADDRESSES_MAX).collect(),
+            // Dialling it says what is wrong.
+            Ok(Err(_)) | Err(_) => vec![address.clone()],
+        };
+        let mut failed = None;
+        for one in &found {
+            match dial(&shared, one, 0).await {
+                Ok(met) => {
+                    report.success();
+                    // If nobody is founding any more, nobody listens.
+                    let _ = shared.heard.send(Heard::Greeting(Box::new(met.other)));
+                }
+                // Some networks know a name by addresses that lead nowhere.
+                Err(Failure::Network(_)) if found.len() > 1 => {}
+                Err(failure) => failed = Some(failure),
             }
-            Err(failure) => report.failure(&address, &failure),
+        }
+        if let Some(failure) = failed {
+            report.failure(&address, &failure);
         }
         sleep(GREETING_INTERVAL).await;
     }
@@ -496,7 +512,11 @@ fn decode_reply<S: StateMachine>(bytes: &[u8]) -> Result<Reply<S>, Malformed> {
                 (0..reader.varint()?).map(|_| S::decode_outcome(reader.bytes()?)).collect::<Result<_, _>>()?;
             Reply::Applied { position, outcomes }
         }
-        UNAVAILABLE => Reply::Unavailable(*UNAVAILABLES.get(usize::from(reader.u8()?)).ok_or(Malformed)?),
+        UNAVAILABLE => match *UNAVAILABLES.get(usize::from(reader.u8()?)).ok_or(Malformed)? {
+            // That the leader stops is no concern of this node's clients: another one will lead.
+            Unavailable::Draining => Reply::Unavailable(Unavailable::NoLeader),
+            why => Reply::Unavailable(why),
+        },
         _ => return Err(Malformed),
     };
     reader.finish()?;
@@ -547,7 +567,11 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
         }
         return;
     };
-    if shared.members().get(id).is_some_and(|recorded| *recorded != other.me) {
+    let members = shared.members();
+    if members.configuration.members().is_empty() {
+        shared.links.introduce(&other.me);
+    }
+    if members.get(id).is_some_and(|recorded| *recorded != other.me) {
         shared.common.inbox.control(Control::Heard(other.me.clone()));
     }
     let answers = Arc::new(Answers::new());
@@ -594,7 +618,7 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
 fn take_messages<S: StateMachine>(shared: &Shared<S>, from: u64, body: &Bytes) -> Result<(), Failure> {
     let mut reader = Reader::new(body);
     let mut messages = Vec::new();
-    let me = shared.greeting().me.id;
+    let me = shared.common.me;
     while !reader.is_empty() {
         let shard = ShardId(reader.u16()?);
         let message = Message::decode(&body.slice_ref(reader.bytes()?))?;

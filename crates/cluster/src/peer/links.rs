@@ -10,9 +10,9 @@ use replica::{Member, Message, Operations, Unavailable};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, watch};
 
+use crate::http::view::Contact;
 use crate::lane::ReplyTo;
 use crate::peer::snapshots::{Receipt, Receipts};
-use crate::view::Contact;
 
 /// Messages waiting for one member, in bytes; more are dropped, and Raft sends them again.
 const MESSAGES_BYTES_MAX: usize = 64 << 20;
@@ -149,8 +149,9 @@ impl<S: StateMachine> Link<S> {
         let Forward { shard, operations, wait, client } = forward;
         let request = self.next_request.fetch_add(1, Ordering::Relaxed);
         pending.insert(request, Pending { sent: false, client });
-        drop(pending);
+        // Both under one lock: when the connection ends, what is forgotten here must not be sent on the next one.
         self.outbox().forwards.push((request, shard, wait, operations));
+        drop(pending);
         self.wake.notify_one();
         Ok(request)
     }
@@ -267,6 +268,12 @@ impl<S: StateMachine> Links<S> {
 
     pub(crate) fn all(&self) -> Vec<Arc<Link<S>>> {
         self.lock().values().cloned().collect()
+    }
+
+    /// A member has introduced itself to a node that does not know the members yet: it is answered where it says.
+    pub(crate) fn introduce(&self, member: &Member) {
+        self.lock().entry(member.id).or_insert_with(|| Arc::new(Link::new(member.clone())));
+        self.changed.notify_one();
     }
 
     /// Takes over who the other members are.

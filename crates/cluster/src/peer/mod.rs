@@ -14,7 +14,7 @@ mod links;
 pub(crate) mod snapshots;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -43,8 +43,6 @@ pub struct PeerConfig {
     pub listen: SocketAddr,
     /// Where they reach it, `host:port`. Port 0 means the one it listens on.
     pub advertise: String,
-    /// Where people reach it: a URL.
-    pub url: String,
     /// Which cluster is meant; nodes with different labels never meet.
     pub label: String,
     /// What peers prove to each other, if there is a secret.
@@ -55,7 +53,9 @@ pub struct PeerConfig {
     pub addresses: Vec<String>,
     /// It proposes the cluster, and asks for votes at once.
     pub bootstrap: bool,
-    /// Anybody who asks is admitted. Otherwise: who is named in the list, or has proved to know the secret.
+    /// Names that are admitted whoever has them.
+    pub listed: BTreeSet<String>,
+    /// Anybody who asks is admitted. Otherwise: who is listed, or has proved to know the secret.
     pub admits_anybody: bool,
     /// Entries that a learner may lack when it becomes a voter.
     pub promote_lag: u64,
@@ -131,6 +131,10 @@ impl<S: StateMachine> Shared<S> {
 
     /// Takes over who the members are.
     pub(crate) fn follow(&self, members: Members) {
+        // A node that has just been admitted knows those who have introduced themselves, and nobody else yet.
+        if members.configuration.members().is_empty() {
+            return;
+        }
         let mut own = self.own.lock().expect("nothing panics while it holds this lock");
         let me = own.me.id;
         own.acquaintances =

@@ -34,12 +34,12 @@ fn config(folder: &Path, place: usize, addrs: &[SocketAddr]) -> NodeConfig {
         peers: Some(PeerConfig {
             listen: addrs[place],
             advertise: addrs[place].to_string(),
-            url: String::new(),
             label: "test".into(),
             secret: None,
             plan: Plan::List(NAMES.iter().map(|name| name.to_string()).collect()),
             addresses: addrs.iter().map(SocketAddr::to_string).collect(),
             bootstrap: false,
+            listed: NAMES.map(Into::into).into(),
             admits_anybody: false,
             promote_lag: 100,
             promote_after: Millis(100),
@@ -145,4 +145,84 @@ async fn any_node_serves_and_one_may_go() {
     (0..3).for_each(|place| three.start(place));
     three.ready().await;
     assert_eq!(read(three.node(0)).await, expected);
+}
+
+/// A node that was away for longer than the log goes back gets a snapshot, while the others go on, and has everything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_away_too_long_gets_a_snapshot() {
+    let mut three = Three::begin().await;
+    let away = (three.leader() + 1) % 3;
+    let here = three.leader();
+    three.stop(away).await;
+    // More than the log keeps for those who are away.
+    let long = "x".repeat(20_000);
+    let mut written = 0;
+    while written < 4 << 20 {
+        write(three.node(here), &long).await.expect("two of three go on");
+        written += long.len();
+    }
+    eventually("a checkpoint covers what was written", three.node(here), || {
+        let look = three.node(here).inspect();
+        look.shards[0].checkpoint == look.shards[0].applied && look.shards[0].consensus.first > base::Index(50)
+    })
+    .await;
+    write(three.node(here), "last").await.expect("two of three go on");
+    three.start(away);
+    three.ready().await;
+    let everything = read(three.node(here)).await;
+    assert_eq!(read(three.node(away)).await, everything);
+    let look = three.node(away).inspect();
+    assert!(look.shards[0].checkpoint > base::Index(100), "it has begun with a snapshot: {look:?}");
+    // From its own files.
+    three.stop(away).await;
+    three.start(away);
+    three.ready().await;
+    assert_eq!(read(three.node(away)).await, everything);
+}
+
+/// A node alone becomes three while it goes on: newcomers are learners first, then voters; then the first one may go.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_node_grows_to_three() {
+    crate::log();
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let mut three = Three { folder, addrs: free_addrs(3), nodes: vec![None, None, None] };
+    let of = |three: &Three, place: usize| {
+        let mut config = config(three.folder.path(), place, &three.addrs);
+        let peers = config.peers.as_mut().expect("it has peers");
+        peers.plan = if place == 0 { Plan::List([NAMES[0].to_string()].into()) } else { Plan::Join };
+        peers.addresses = vec![three.addrs[0].to_string()];
+        peers.admits_anybody = true;
+        config
+    };
+    three.nodes[0] = Some(start(of(&three, 0)));
+    three.ready().await;
+    let mut expected = Vec::new();
+    for place in 1..3 {
+        for round in 0..10 {
+            let line = format!("before {place}: {round}");
+            write(three.node(0), &line).await.expect("it is written");
+            expected.push(line);
+        }
+        three.nodes[place] = Some(start(of(&three, place)));
+        let votes = |node: &Handle<Register>| node.members().configuration.voters.len() == place + 1;
+        eventually("the newcomer votes", three.node(0), || votes(three.node(0)) && votes(three.node(place))).await;
+    }
+    three.ready().await;
+    for place in 0..3 {
+        assert_eq!(read(three.node(place)).await, expected);
+    }
+    three.stop(0).await;
+    write(three.node(1), "without the first").await.expect("two of three go on");
+    expected.push("without the first".into());
+    assert_eq!(read(three.node(2)).await, expected);
+}
+
+/// Looks again whenever the node says something, until it is so; a cluster needs less than a second for anything asked for here.
+async fn eventually(what: &str, node: &Handle<Register>, mut is_so: impl FnMut() -> bool) {
+    let looks = async {
+        while !is_so() {
+            node.changed().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), looks).await.unwrap_or_else(|_| panic!("{what}: not after 20 s"));
 }

@@ -27,7 +27,10 @@ pub(crate) fn decide(values: &Values, notices: &mut Vec<Notice>, problems: &mut 
             .any(|name| values.get(name).is_broken);
     let is_insecure = values.flag("insecure");
     let given = values.addr("http.addr");
-    let addr = resolve(given, has_credentials || is_insecure, values, problems);
+    let addr = resolve(given, has_credentials || is_insecure).unwrap_or_else(|| {
+        problems.push(format!("{}: this name has no address", values.told("http.addr")));
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), given.port)
+    });
     let is_local = addr.ip().is_loopback();
     warn_of_tokens(producer.as_ref(), worker.as_ref(), notices);
     let mut auth = AuthSettings {
@@ -112,18 +115,15 @@ fn side(values: &Values, side: &str, problems: &mut Vec<String>) -> Option<Stati
     }
 }
 
-/// The address to listen on. A name is looked up; IPv4 is preferred.
-fn resolve(given: &Address, for_everybody: bool, values: &Values, problems: &mut Vec<String>) -> SocketAddr {
+/// The address to listen on; nothing if the name has none. IPv4 is preferred.
+pub(crate) fn resolve(given: &Address, for_everybody: bool) -> Option<SocketAddr> {
     if given.host.is_empty() {
         let host = if for_everybody { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
-        return SocketAddr::new(IpAddr::V4(host), given.port);
+        return Some(SocketAddr::new(IpAddr::V4(host), given.port));
     }
     let found = (given.host.as_str(), given.port).to_socket_addrs().map(Vec::from_iter).unwrap_or_default();
     let best = found.iter().find(|addr| addr.is_ipv4()).or(found.first());
-    best.copied().unwrap_or_else(|| {
-        problems.push(format!("{}: this name has no address", values.told("http.addr")));
-        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), given.port)
-    })
+    best.copied()
 }
 
 fn warn_of_tokens(producer: Option<&StaticTokens>, worker: Option<&StaticTokens>, notices: &mut Vec<Notice>) {

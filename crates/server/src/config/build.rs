@@ -1,15 +1,19 @@
 //! From values to what a server runs with, once it is known that they go together.
 
 use base::Millis;
-use cluster::{Data, Durability, NodeConfig};
+use cluster::{Data, Durability, Identity, NodeConfig};
 use queue::policy::{LeaseBounds, Retention};
 use queue::{Backoff, BackoffPolicy, Policy};
 
 use crate::config::access::{self, Access};
+use crate::config::cluster::{self as cluster_settings, Meeting};
 use crate::config::kinds::{KIB, LEVELS};
 use crate::config::values::Values;
 use crate::config::{Notice, Reading, Refused};
 use crate::settings::{HttpSettings, Limits, Settings};
+
+/// How old the answers of a quorum may be, unless the election timeout is shorter.
+const LEADER_LEASE: Millis = Millis(400);
 
 /// What a process runs with.
 #[derive(Clone, Debug)]
@@ -51,8 +55,13 @@ impl Reading {
         let values = &self.values;
         let (mut notices, mut problems) = (self.notices.clone(), self.problems.clone());
         let access = access::decide(values, &mut notices, &mut problems);
+        // A directory that cannot be read is found out at the start.
+        let recorded = cluster::recorded_identity(values.text("dataDir").as_ref()).ok().flatten();
+        let meeting = cluster_settings::decide(values, &access, recorded.as_ref(), &mut notices, &mut problems);
         check_combinations(values, &mut problems);
-        check_directory(values, &mut problems);
+        if let Some(recorded) = &recorded {
+            check_directory(values, recorded, &mut problems);
+        }
         if !problems.is_empty() {
             return Err(Refused(problems));
         }
@@ -69,13 +78,19 @@ impl Reading {
                 .maybe_text("log.format")
                 .map(|name| if name == "json" { LogFormat::Json } else { LogFormat::Text }),
         };
-        Ok(Configuration { settings: settings_of(values, access), log, env: values.text("env").into(), notices })
+        Ok(Configuration {
+            settings: settings_of(values, access, meeting),
+            log,
+            env: values.text("env").into(),
+            notices,
+        })
     }
 }
 
-fn settings_of(values: &Values, Access { addr, auth }: Access) -> Settings {
+fn settings_of(values: &Values, Access { addr, auth }: Access, meeting: Meeting) -> Settings {
     Settings {
-        node: node_of(values),
+        node: node_of(values, meeting),
+        join_timeout: values.maybe_duration("cluster.joinTimeout"),
         policy: policy_of(values),
         http: HttpSettings {
             addr,
@@ -103,7 +118,8 @@ fn settings_of(values: &Values, Access { addr, auth }: Access) -> Settings {
             live_tasks_max: values.number("limits.maxLiveTasks"),
             payload_cache_bytes: values.count("storage.payloadCacheBytes"),
         },
-        leader_lease: values.duration("cluster.leaderLease"),
+        follower_redirects: values.text("followerWrites") == "redirect",
+        leader_lease: leader_lease(values),
         drain_timeout: values.duration("drainTimeout"),
         metrics_enabled: values.flag("metrics.enabled"),
         metrics_commands_max: values.count("metrics.maxCommands"),
@@ -111,17 +127,16 @@ fn settings_of(values: &Values, Access { addr, auth }: Access) -> Settings {
     }
 }
 
-fn node_of(values: &Values) -> NodeConfig {
-    let name = values.maybe_text("cluster.nodeId");
+fn node_of(values: &Values, meeting: Meeting) -> NodeConfig {
     NodeConfig {
-        name: name.map_or_else(host_name, str::to_owned),
-        name_is_given: name.is_some(),
+        name: meeting.name,
+        name_is_given: values.is_given("cluster.nodeId"),
         data: match values.text("storage.provider") {
             "memory" => Data::Memory,
             _ => Data::Directory(values.text("dataDir").into()),
         },
-        peers: None,
-        url: String::new(),
+        peers: meeting.peers,
+        url: meeting.url,
         shards: u16::try_from(values.number("shards")).expect("the table bounds it"),
         durability: match values.text("storage.durability") {
             "buffered" => Durability::Buffered(values.duration("storage.bufferedSyncInterval")),
@@ -166,6 +181,12 @@ fn policy_of(values: &Values) -> Policy {
     }
 }
 
+/// Where nobody says anything, it leaves room below the election timeout.
+fn leader_lease(values: &Values) -> Millis {
+    let below = Millis(values.duration("cluster.electionTimeout").0 * 4 / 5);
+    values.maybe_duration("cluster.leaderLease").unwrap_or(below.min(LEADER_LEASE))
+}
+
 /// Combinations that make no sense, each with both settings, their values and where those came from.
 fn check_combinations(values: &Values, problems: &mut Vec<String>) {
     let mut ordered = |low: &str, high: &str| {
@@ -182,7 +203,8 @@ fn check_combinations(values: &Values, problems: &mut Vec<String>) {
         format!("{} is above a fifth of {}", values.told(heartbeat), values.told(timeout))
     });
     let lease = "cluster.leaderLease";
-    values.refuse_if(values.duration(lease) >= values.duration(timeout), &[lease, timeout], problems, || {
+    let is_long = values.maybe_duration(lease).is_some_and(|length| length >= values.duration(timeout));
+    values.refuse_if(is_long, &[lease, timeout], problems, || {
         format!("{} is not below {}", values.told(lease), values.told(timeout))
     });
     let body = "limits.maxBodyBytes";
@@ -198,10 +220,8 @@ fn check_combinations(values: &Values, problems: &mut Vec<String>) {
     }
 }
 
-/// What is fixed must be as the data directory has it. A directory that cannot be read is found out at the start.
-fn check_directory(values: &Values, problems: &mut Vec<String>) {
-    let directory = values.text("dataDir");
-    let Ok(Some(identity)) = cluster::recorded_identity(directory.as_ref()) else { return };
+/// What is fixed must be as the data directory has it.
+fn check_directory(values: &Values, identity: &Identity, problems: &mut Vec<String>) {
     let mut differs = |name: &str, recorded: &str| {
         let given = values.shown(name);
         values.refuse_if(given != recorded, &[name, "dataDir"], problems, || {
@@ -233,12 +253,4 @@ fn log_filter(values: &Values) -> String {
         None => return level.into(),
     };
     format!("{level},raft={raft}")
-}
-
-/// The machine's name, with what a node's name may not have replaced.
-fn host_name() -> String {
-    let name = gethostname::gethostname();
-    let allowed = |char: char| if char.is_ascii_alphanumeric() || "._-".contains(char) { char } else { '-' };
-    let name: String = name.to_string_lossy().chars().map(allowed).take(63).collect();
-    if name.is_empty() { "codeq".into() } else { name }
 }

@@ -1,8 +1,13 @@
-//! The names codeQ has for settings, in the environment and at the top level of its file, and what becomes of each.
+//! The names codeQ has for settings, in the environment and at the top level of its file, and what becomes of each; and a few variables
+//! that clusters of other programs are started with.
 //!
-//! An operator is told in at most three lines: what was taken over, what works otherwise than there, and what has no meaning here.
+//! An operator is told in a line for each kind: what was taken over, what works otherwise than there, what has no meaning here, and what is
+//! so in any case.
+
+use std::net::Ipv6Addr;
 
 use crate::config::Notice;
+use crate::config::kinds::{Kind, PEER_PORT, boolean};
 use crate::config::values::Origin;
 
 /// A name of codeQ's.
@@ -24,12 +29,16 @@ enum Becomes {
     Persistence,
     /// The timers of elections: the larger one counts.
     Election,
-    /// The members of a cluster.
-    Peers,
-    /// Something about other members.
-    OfPeers,
+    /// The host of the peer port, for users of another program than codeQ.
+    Bind,
+    /// A founder, for the same users: it counts only beside the one above.
+    Founder,
+    /// A setting, for users of other programs than codeQ.
+    Foreign(&'static str),
     /// Nothing, for this reason.
     Ignored(&'static str),
+    /// Nothing, as it is always so; whoever says the opposite is told.
+    Always(&'static str),
     /// Nothing if it is one of these; everything else is refused.
     Only { allowed: &'static [&'static str], why: &'static str, refused: &'static str },
     /// A start-up error.
@@ -49,6 +58,8 @@ enum Form {
     Count,
     /// Whole seconds, likewise.
     Seconds,
+    /// Whole milliseconds, likewise.
+    Millis,
 }
 
 /// A name of codeQ's that is in use.
@@ -65,7 +76,7 @@ impl Used {
     /// Its name, and where that stands if it stands in a file.
     fn place(&self) -> String {
         match &self.origin {
-            Origin::Codeq(variable) => (*variable).into(),
+            Origin::Codeq(_) | Origin::Environment(_) => self.shown.clone(),
             origin => format!("{} ({origin})", self.shown),
         }
     }
@@ -81,6 +92,8 @@ pub(crate) struct Translated {
     mapped: Vec<String>,
     changed: Vec<String>,
     ignored: Vec<String>,
+    needless: Vec<String>,
+    foreign: Vec<String>,
 }
 
 /// All names.
@@ -137,16 +150,32 @@ pub(crate) static NAMES: &[Name] = &[
         key: "raft.selfId",
         becomes: Becomes::Setting { name: "cluster.nodeId", form: Form::Same, changed: None },
     },
-    Name { variable: "RAFT_PEERS", key: "raft.peers", becomes: Becomes::Peers },
-    Name { variable: "RAFT_BIND_ADDR", key: "raft.bindAddr", becomes: Becomes::OfPeers },
-    Name { variable: "RAFT_PEER_HTTP_ADDRS", key: "raft.peerHTTPAddrs", becomes: Becomes::OfPeers },
-    Name { variable: "RAFT_BOOTSTRAP", key: "raft.bootstrap", becomes: Becomes::OfPeers },
+    Name {
+        variable: "RAFT_PEERS",
+        key: "raft.peers",
+        becomes: Becomes::Setting { name: "cluster.initialCluster", form: Form::Same, changed: None },
+    },
+    Name {
+        variable: "RAFT_BIND_ADDR",
+        key: "raft.bindAddr",
+        becomes: Becomes::Setting { name: "cluster.raftAddr", form: Form::Same, changed: None },
+    },
+    Name {
+        variable: "RAFT_PEER_HTTP_ADDRS",
+        key: "raft.peerHTTPAddrs",
+        becomes: Becomes::Setting { name: "cluster.peerHttp", form: Form::Same, changed: None },
+    },
+    Name {
+        variable: "RAFT_BOOTSTRAP",
+        key: "raft.bootstrap",
+        becomes: Becomes::Setting { name: "cluster.bootstrap", form: Form::Same, changed: None },
+    },
     Name { variable: "RAFT_ELECTION_MS", key: "raft.electionMS", becomes: Becomes::Election },
     Name { variable: "RAFT_HEARTBEAT_MS", key: "raft.heartbeatMS", becomes: Becomes::Election },
     Name {
         variable: "RAFT_LEADER_LEASE_MS",
         key: "raft.leaderLeaseMS",
-        becomes: Becomes::Ignored("reads never rely on a leader's lease"),
+        becomes: Becomes::Setting { name: "cluster.leaderLease", form: Form::Millis, changed: None },
     },
     Name { variable: "RAFT_COMMIT_MS", key: "raft.commitMS", becomes: Becomes::Ignored("no timer makes a batch") },
     Name {
@@ -161,7 +190,7 @@ pub(crate) static NAMES: &[Name] = &[
     Name {
         variable: "RAFT_MUX_ENABLED",
         key: "raft.muxEnabled",
-        becomes: Becomes::Ignored("all shards always share one port"),
+        becomes: Becomes::Always("all shards share one port"),
     },
     Name {
         variable: "RAFT_TOPIC_CATALOG_PROTOCOL",
@@ -397,6 +426,18 @@ pub(crate) static NAMES: &[Name] = &[
     Name { variable: "OTEL_EXPORTER_OTLP_ENDPOINT", key: "", becomes: Becomes::Ignored("no tracing in this version") },
     Name { variable: "OTEL_EXPORTER_OTLP_INSECURE", key: "", becomes: Becomes::Ignored("no tracing in this version") },
     Name { variable: "CODEQ_PPROF", key: "", becomes: Becomes::Ignored("no profiler in this version") },
+    Name { variable: "RAFT", key: "", becomes: Becomes::Foreign("cluster.raft") },
+    Name { variable: "RAFT_NODES", key: "", becomes: Becomes::Foreign("cluster.initialCluster") },
+    Name { variable: "BIND", key: "", becomes: Becomes::Bind },
+    Name { variable: "NODE1", key: "", becomes: Becomes::Founder },
+    Name { variable: "NODE2", key: "", becomes: Becomes::Founder },
+    Name { variable: "NODE3", key: "", becomes: Becomes::Founder },
+    Name { variable: "NODE4", key: "", becomes: Becomes::Founder },
+    Name { variable: "NODE5", key: "", becomes: Becomes::Founder },
+    Name { variable: "NODE6", key: "", becomes: Becomes::Founder },
+    Name { variable: "NODE7", key: "", becomes: Becomes::Founder },
+    Name { variable: "NODE8", key: "", becomes: Becomes::Founder },
+    Name { variable: "NODE9", key: "", becomes: Becomes::Founder },
     Name { variable: "CODEQ_PPROF_ADDR", key: "", becomes: Becomes::Ignored("no profiler in this version") },
 ];
 
@@ -445,7 +486,23 @@ pub(crate) fn names_of(setting: &str) -> Vec<&'static str> {
     variables.chain(names().map(|name| name.key)).filter(|name| !name.is_empty()).collect()
 }
 
+/// The variables that other programs have for a setting.
+pub(crate) fn foreign_names_of(setting: &str) -> impl Iterator<Item = &'static str> {
+    let is_one = move |name: &&Name| match name.becomes {
+        Becomes::Foreign(name) => name == setting,
+        Becomes::Bind => setting == "cluster.raftAddr",
+        Becomes::Founder => setting == "cluster.initialCluster",
+        _ => false,
+    };
+    NAMES.iter().filter(is_one).map(|name| name.variable)
+}
+
 impl Name {
+    /// Whether it is codeQ's, and not another program's.
+    pub(crate) fn is_codeq(&self) -> bool {
+        !matches!(self.becomes, Becomes::Bind | Becomes::Founder | Becomes::Foreign(_))
+    }
+
     /// Whether its value may hold a secret.
     pub(crate) fn is_secret(&self) -> bool {
         match &self.becomes {
@@ -469,11 +526,18 @@ pub(crate) fn translate(used: &[Used]) -> Translated {
             Becomes::Setting { name, form, changed } => out.setting(name, *form, *changed, one),
             Becomes::Persistence => out.persistence(one),
             Becomes::Election => election.extend(out.positive(one).map(|millis| (one, millis))),
-            Becomes::Peers => out.peers(one, used),
-            Becomes::OfPeers => out.ignored.push(format!("{shown} (this version runs one node)")),
+            Becomes::Bind => out.bind(one, used),
+            // It was read with the one above.
+            Becomes::Founder => {}
+            Becomes::Foreign(setting) => out.foreign(setting, text.into(), one),
             Becomes::Ignored(why) => out.ignored.push(format!("{shown} ({why})")),
+            Becomes::Always(why) => match boolean(text) {
+                Some(true) => out.needless.push(format!("{shown} ({why})")),
+                Some(false) => out.ignored.push(format!("{shown} ({why})")),
+                None => out.problems.push(format!("{} is {text:?}: allowed is true or false", one.place())),
+            },
             Becomes::Only { allowed, why, .. } if allowed.contains(&text.to_ascii_lowercase().as_str()) => {
-                out.ignored.push(format!("{shown} ({why})"));
+                out.needless.push(format!("{shown} ({why})"));
             }
             Becomes::Only { refused, .. } => out.problems.push(format!("{} is {text:?}: {refused}", one.place())),
             Becomes::Refused(why) => out.problems.push(format!("{}: {why}", one.place())),
@@ -506,6 +570,7 @@ impl Translated {
             },
             Form::Count => self.positive(used).map(|count| count.to_string()),
             Form::Seconds => self.positive(used).map(|seconds| format!("{seconds}s")),
+            Form::Millis => self.positive(used).map(|millis| format!("{millis}ms")),
         };
         let Some(text) = text else { return };
         let is_pebble = matches!(form, Form::Provider) && text.trim().eq_ignore_ascii_case("pebble");
@@ -578,29 +643,28 @@ impl Translated {
         }
     }
 
-    /// A list of members: this node may stand in it, others may not.
-    fn peers(&mut self, one: &Used, used: &[Used]) {
-        let Used { shown, text, .. } = one;
-        let names: Vec<String> = match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text) {
-            Ok(map) => map.keys().cloned().collect(),
-            Err(_) => {
-                let entries =
-                    text.split(',').map(|entry| entry.split('=').next().unwrap_or_default().trim().to_owned());
-                entries.filter(|name| !name.is_empty()).collect()
-            }
+    fn foreign(&mut self, setting: &'static str, text: String, used: &Used) {
+        self.foreign.push(format!("{} is {setting}", used.shown));
+        self.given.push((setting, text, used.origin.clone()));
+    }
+
+    /// `BIND` is the host of the peer port, and beside it `NODE1` to `NODE9` are the founders.
+    fn bind(&mut self, used: &Used, all: &[Used]) {
+        let host = used.text.trim();
+        let is_whole = Kind::Addr.parse(host).is_ok();
+        let address = match host.parse::<Ipv6Addr>() {
+            Ok(v6) => format!("[{v6}]:{PEER_PORT}"),
+            Err(_) if is_whole => host.into(),
+            Err(_) => format!("{host}:{PEER_PORT}"),
         };
-        let own = used.iter().find(|used| used.name.variable == "RAFT_SELF_ID");
-        if names.iter().all(|name| own.is_none_or(|own| own.text.trim() == name)) && names.len() <= 1 {
-            return self.ignored.push(format!("{shown} (this version runs one node)"));
+        self.foreign("cluster.raftAddr", address, used);
+        let founders: Vec<&Used> = all.iter().filter(|one| matches!(one.name.becomes, Becomes::Founder)).collect();
+        if let Some(first) = founders.first() {
+            let names: Vec<&str> = founders.iter().map(|one| one.shown.as_str()).collect();
+            self.foreign.push(format!("{} together are cluster.initialCluster", names.join(", ")));
+            let list: Vec<&str> = founders.iter().map(|one| one.text.trim()).collect();
+            self.given.push(("cluster.initialCluster", list.join(","), first.origin.clone()));
         }
-        let of_peers = used.iter().filter(|used| matches!(used.name.becomes, Becomes::Peers | Becomes::OfPeers));
-        let remove: Vec<&str> = of_peers.map(|used| used.shown.as_str()).collect();
-        self.problems.push(format!(
-            "{} names {}: this version runs one node; remove {}",
-            one.place(),
-            names.join(", "),
-            remove.join(", ")
-        ));
     }
 
     fn tell(&mut self) {
@@ -608,6 +672,8 @@ impl Translated {
             (false, "names of codeQ's in use", &self.mapped),
             (true, "names of codeQ's that work otherwise here", &self.changed),
             (true, "names of codeQ's without a meaning here", &self.ignored),
+            (false, "names of codeQ's that say what is so in any case", &self.needless),
+            (false, "names of other programs in use", &self.foreign),
         ];
         for (is_warning, what, names) in kinds {
             if !names.is_empty() {
@@ -620,7 +686,6 @@ impl Translated {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::kinds::boolean;
     use crate::config::table::setting;
 
     #[test]

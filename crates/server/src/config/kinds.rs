@@ -1,8 +1,14 @@
 //! What the text of a setting may be: each type with its range, read from text and written back.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 
 use base::Millis;
+use cluster::forming::FOUNDERS_MAX;
+use hyper::Uri;
+
+use crate::config::table::{NODE_ID, is_node_id};
 
 /// One second, in milliseconds.
 pub(crate) const SECOND: u64 = 1000;
@@ -35,6 +41,16 @@ pub enum Kind {
     Size(u64, u64),
     /// Where to listen.
     Addr,
+    /// Where others reach what listens: never an address that means all interfaces.
+    Reach,
+    /// `http://` or `https://` with a host.
+    Url,
+    /// Nodes by name, each with the address of its peer port.
+    Nodes,
+    /// URLs of nodes by name.
+    Urls,
+    /// Addresses of peer ports.
+    Hosts,
     /// A file or directory.
     Path,
     /// A text with a rule of its own.
@@ -45,6 +61,8 @@ pub enum Kind {
     Levels,
     /// A JSON value or, in a file, a mapping. It is a secret: nobody is shown it.
     SecretJson,
+    /// A text of at least so many bytes that nobody is shown.
+    Secret(usize),
 }
 
 /// What a text must be.
@@ -76,12 +94,18 @@ pub enum Value {
     Duration(Millis),
     /// Of [`Kind::Size`], in bytes.
     Size(u64),
-    /// Of [`Kind::Addr`].
+    /// Of [`Kind::Addr`], and of [`Kind::Reach`] unless it is `auto`.
     Addr(Address),
     /// Of all that are text; a synonym stands as the word it means.
     Text(String),
-    /// Of [`Kind::SecretJson`], as JSON text.
-    SecretJson(String),
+    /// Of [`Kind::Nodes`].
+    Nodes(BTreeMap<String, Address>),
+    /// Of [`Kind::Urls`].
+    Urls(BTreeMap<String, String>),
+    /// Of [`Kind::Hosts`].
+    Hosts(Vec<Address>),
+    /// Of both that are secrets; JSON stands as text.
+    Secret(String),
 }
 
 /// `host:port`; an empty host is left to whoever listens.
@@ -92,6 +116,9 @@ pub struct Address {
     /// 0 is any free port.
     pub port: u16,
 }
+
+/// The port for peers where nobody says another one.
+pub(crate) const PEER_PORT: u16 = 7000;
 
 /// Log levels, the quietest first.
 pub const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -115,7 +142,19 @@ impl Kind {
                 duration(text).filter(|length| (*min..=*max).contains(&length.0)).map(Value::Duration)
             }
             Kind::Size(min, max) => size(text).filter(|bytes| (min..=max).contains(&bytes)).map(Value::Size),
-            Kind::Addr => address(text).map(Value::Addr),
+            Kind::Addr => address(without_scheme(text)).map(Value::Addr),
+            Kind::Reach if text == "auto" => Some(Value::Text(text.into())),
+            Kind::Reach => {
+                let address = address(without_scheme(text)).filter(|address| !address.host.is_empty());
+                if let Some(nowhere) = address.as_ref().filter(|address| address.is_unspecified()) {
+                    return Err(format!("others cannot dial {nowhere}; allowed is {}", self.allowed()));
+                }
+                address.map(Value::Addr)
+            }
+            Kind::Url => url(text).map(Value::Text),
+            Kind::Nodes => return nodes(text).map(Value::Nodes),
+            Kind::Urls => return urls(text).map(Value::Urls),
+            Kind::Hosts => return hosts(text).map(Value::Hosts),
             Kind::Path => (!text.is_empty()).then(|| Value::Text(text.into())),
             Kind::Text(rule) => (rule.fits)(text).then(|| Value::Text(text.into())),
             Kind::Choice(words) => {
@@ -128,7 +167,8 @@ impl Kind {
                 find(words.known).map(|meaning| Value::Text(meaning.into()))
             }
             Kind::Levels => levels(text).map(Value::Text),
-            Kind::SecretJson => Some(Value::SecretJson(text.into())),
+            Kind::SecretJson => Some(Value::Secret(text.into())),
+            Kind::Secret(min) => (text.len() >= *min).then(|| Value::Secret(text.into())),
         };
         value.ok_or_else(|| format!("allowed is {}", self.allowed()))
     }
@@ -150,6 +190,13 @@ impl Kind {
                 )
             }
             Kind::Addr => "host:port, [v6]:port or :port".into(),
+            Kind::Reach => "host:port as others dial it, or auto for the host name".into(),
+            Kind::Url => "http:// or https:// with a host".into(),
+            Kind::Nodes => format!(
+                "name=host:port, or host[:port] for a node that is called as its host; separated by commas, 1 to {FOUNDERS_MAX}; the port is {PEER_PORT} if none is given"
+            ),
+            Kind::Urls => "name=http://host:port, separated by commas".into(),
+            Kind::Hosts => format!("host:port or host, separated by commas; the port is {PEER_PORT} if none is given"),
             Kind::Path => "a path".into(),
             Kind::Text(rule) => rule.allowed.into(),
             Kind::Choice(words) => {
@@ -160,6 +207,7 @@ impl Kind {
             }
             Kind::Levels => format!("one of {}, then target=level pairs after commas", LEVELS.join(", ")),
             Kind::SecretJson => "JSON, or a mapping in the file".into(),
+            Kind::Secret(min) => format!("a text of {min} bytes or more"),
         }
     }
 
@@ -170,18 +218,28 @@ impl Kind {
             Kind::Int(..) => "NUMBER",
             Kind::Duration(..) => "DURATION",
             Kind::Size(..) => "SIZE",
-            Kind::Addr => "ADDR",
+            Kind::Addr | Kind::Reach => "ADDR",
+            Kind::Url => "URL",
+            Kind::Nodes => "NAME=ADDR,…",
+            Kind::Urls => "NAME=URL,…",
+            Kind::Hosts => "ADDR,…",
             Kind::Path => "PATH",
             Kind::Text(_) => "TEXT",
             Kind::Choice(_) => "WORD",
             Kind::Levels => "LEVEL",
             Kind::SecretJson => "JSON",
+            Kind::Secret(_) => "TEXT",
         }
     }
 
     /// Whether its values are never shown.
     pub fn is_secret(&self) -> bool {
-        matches!(self, Kind::SecretJson)
+        matches!(self, Kind::SecretJson | Kind::Secret(_))
+    }
+
+    /// Whether a list or a mapping may stand for its value in a file.
+    pub(crate) fn has_parts(&self) -> bool {
+        matches!(self, Kind::SecretJson | Kind::Nodes | Kind::Urls | Kind::Hosts)
     }
 }
 
@@ -195,8 +253,29 @@ impl fmt::Display for Value {
             Value::Size(bytes) => f.write_str(&show_size(*bytes)),
             Value::Addr(address) => address.fmt(f),
             Value::Text(text) => f.write_str(text),
-            Value::SecretJson(_) => f.write_str("set"),
+            Value::Nodes(nodes) => {
+                f.write_str(&joined(nodes.iter().map(|(name, address)| format!("{name}={address}"))))
+            }
+            Value::Urls(urls) => f.write_str(&joined(urls.iter().map(|(name, url)| format!("{name}={url}")))),
+            Value::Hosts(hosts) => f.write_str(&joined(hosts.iter().map(Address::to_string))),
+            Value::Secret(_) => f.write_str("set"),
         }
+    }
+}
+
+fn joined(parts: impl Iterator<Item = String>) -> String {
+    parts.collect::<Vec<_>>().join(",")
+}
+
+impl Address {
+    /// Whether it means all interfaces, so that nobody can dial it.
+    pub(crate) fn is_unspecified(&self) -> bool {
+        self.host.is_empty() || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
+    }
+
+    /// Whether only this machine can dial it.
+    pub(crate) fn is_loopback(&self) -> bool {
+        self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }
 }
 
@@ -267,6 +346,95 @@ fn address(text: &str) -> Option<Address> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':');
     let fits = host.bytes().all(allowed) && (!host.contains(':') || text.starts_with('['));
     fits.then(|| Address { host: host.into(), port })
+}
+
+/// Peers are given as URLs by some.
+fn without_scheme(text: &str) -> &str {
+    let rest = text.strip_prefix("http://").or(text.strip_prefix("https://"));
+    rest.map_or(text, |rest| rest.strip_suffix('/').unwrap_or(rest))
+}
+
+/// Without the slash at its end.
+fn url(text: &str) -> Option<String> {
+    let uri: Uri = text.parse().ok()?;
+    let authority =
+        uri.authority().filter(|authority| !authority.host().is_empty() && !authority.as_str().contains('@'))?;
+    let fits = matches!(uri.scheme_str(), Some("http" | "https")) && uri.query().is_none();
+    fits.then(|| format!("{}://{authority}{}", uri.scheme_str().unwrap_or_default(), uri.path().trim_end_matches('/')))
+}
+
+/// The address of a peer port: `host:port` or `host`.
+fn peer_address(text: &str) -> Result<Address, String> {
+    let text = without_scheme(text);
+    let found = address(text).or_else(|| address(&format!("{text}:{PEER_PORT}")));
+    match found.filter(|address| !address.host.is_empty()) {
+        Some(nowhere) if nowhere.is_unspecified() => Err(format!("nobody can dial {nowhere}")),
+        Some(address) => Ok(address),
+        None => Err(format!("{text:?} is not host:port or host")),
+    }
+}
+
+/// The parts of a list or a mapping: JSON if it begins so, as a file's are, else separated by commas. Quotes are left over from shells.
+fn parts(text: &str) -> Result<Vec<(Option<String>, String)>, String> {
+    let wrong = |_| "it is neither a list nor a mapping of texts".to_owned();
+    if text.starts_with('{') {
+        let map: BTreeMap<String, String> = serde_json::from_str(text).map_err(wrong)?;
+        return Ok(map.into_iter().map(|(name, value)| (Some(name), value)).collect());
+    }
+    // An IPv6 address begins like a list.
+    let list: Vec<String> = serde_json::from_str(text)
+        .unwrap_or_else(|_| text.replace(['"', '\''], "").split(',').map(str::to_owned).collect());
+    let parts = list.iter().map(|part| part.trim()).filter(|part| !part.is_empty());
+    Ok(parts
+        .map(|part| match part.split_once('=') {
+            Some((name, value)) => (Some(name.trim().into()), value.trim().into()),
+            None => (None, part.into()),
+        })
+        .collect())
+}
+
+fn nodes(text: &str) -> Result<BTreeMap<String, Address>, String> {
+    let mut nodes: BTreeMap<String, Address> = BTreeMap::new();
+    for (name, value) in parts(text)? {
+        let address = peer_address(&value)?;
+        let name = name.unwrap_or_else(|| address.host.clone());
+        if !is_node_id(&name) {
+            return Err(format!("{name:?} is not a node's name: allowed is {}", NODE_ID.allowed));
+        }
+        if let Some((other, _)) = nodes.iter().find(|(_, known)| **known == address) {
+            return Err(format!("{other} and {name} have the same address, {address}"));
+        }
+        if nodes.contains_key(&name) {
+            return Err(format!("it names {name} twice; nodes of one host need names: name=host:port"));
+        }
+        nodes.insert(name, address);
+    }
+    if (1..=FOUNDERS_MAX).contains(&nodes.len()) {
+        Ok(nodes)
+    } else {
+        Err(format!("allowed is {}", Kind::Nodes.allowed()))
+    }
+}
+
+fn urls(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let mut urls = BTreeMap::new();
+    for (name, value) in parts(text)? {
+        let name = name.ok_or_else(|| format!("{value:?} has no name; allowed is {}", Kind::Urls.allowed()))?;
+        let found =
+            url(&value).ok_or_else(|| format!("{value:?} is not a URL; allowed is {}", Kind::Urls.allowed()))?;
+        if urls.insert(name.clone(), found).is_some() {
+            return Err(format!("it names {name} twice"));
+        }
+    }
+    if urls.is_empty() { Err(format!("allowed is {}", Kind::Urls.allowed())) } else { Ok(urls) }
+}
+
+fn hosts(text: &str) -> Result<Vec<Address>, String> {
+    let parts = parts(text)?;
+    if parts.is_empty() || parts.iter().any(|(name, _)| name.is_some()) {
+        return Err(format!("allowed is {}", Kind::Hosts.allowed()));
+    }
+    parts.iter().map(|(_, value)| peer_address(value)).collect()
 }
 
 fn levels(text: &str) -> Option<String> {
@@ -406,9 +574,60 @@ mod tests {
             "[::1:80",
             "[localhost]:80",
             "a b:1",
-            "http://x:1",
+            "ftp://x:1",
         ];
         check(Kind::Addr, &accepted, &refused);
+        check(Kind::Addr, &[("http://node-a:7000/", "node-a:7000")], &["http://"]);
+        let accepted = [("auto", "auto"), ("node-a:7000", "node-a:7000"), ("127.0.0.1:0", "127.0.0.1:0")];
+        check(Kind::Reach, &accepted, &["", ":7000", "0.0.0.0:7000", "[::]:7000", "node-a"]);
+    }
+
+    #[test]
+    fn urls_have_a_scheme_and_a_host() {
+        let accepted = [
+            ("http://node-a:8080", "http://node-a:8080"),
+            ("https://queue.example.com/", "https://queue.example.com"),
+            ("https://example.com/queue/", "https://example.com/queue"),
+            ("http://[::1]:80", "http://[::1]:80"),
+        ];
+        check(Kind::Url, &accepted, &["", "node-a:8080", "/x", "ftp://x", "http://", "http://u:p@x", "http://x?y"]);
+        let accepted = [
+            ("b=http://b:1,a=https://a/", "a=https://a,b=http://b:1"),
+            (r#"{"a": "http://a:8080"}"#, "a=http://a:8080"),
+        ];
+        check(Kind::Urls, &accepted, &["", "http://a:8080", "a=a:8080", "a=http://a,a=http://b", "[]"]);
+    }
+
+    #[test]
+    fn nodes_have_names_and_addresses() {
+        let accepted = [
+            ("node-b=10.0.0.2:7001, node-a=node-a:7000", "node-a=node-a:7000,node-b=10.0.0.2:7001"),
+            ("node-a,node-b:7001", "node-a=node-a:7000,node-b=node-b:7001"),
+            ("'a=http://a:7000/','b=b',", "a=a:7000,b=b:7000"),
+            ("a=[::1]:7000", "a=[::1]:7000"),
+            (r#"{"a": "a:7000", "b": "b"}"#, "a=a:7000,b=b:7000"),
+            (r#"["a:7000", "b=c:1"]"#, "a=a:7000,b=c:1"),
+        ];
+        let refused = [
+            "",
+            ",",
+            "a=",
+            "=a:1",
+            "a=b=c:1",
+            "a=a:x",
+            "a=:7000",
+            "a=0.0.0.0:7000",
+            "[::1]:7000",
+            "a=a:1,a=b:1",
+            "a=h:1,b=h:1",
+            "127.0.0.1:1,127.0.0.1:2",
+            "a b=h:1",
+            r#"{"a": 1}"#,
+            "a,b,c,d,e,f,g,h,i,j",
+        ];
+        check(Kind::Nodes, &accepted, &refused);
+        let accepted = [("a,b:7001", "a:7000,b:7001"), (r#"["a"]"#, "a:7000"), ("[::1]:7000,b", "[::1]:7000,b:7000")];
+        check(Kind::Hosts, &accepted, &["", "a=b:1", "a:x"]);
     }
 
     #[test]
@@ -441,5 +660,6 @@ mod tests {
         static RULE: Rule = Rule { allowed: "one letter", fits: |text| text.len() == 1 };
         check(Kind::Text(&RULE), &[("a", "a")], &["", "ab"]);
         check(Kind::SecretJson, &[("{\"token\":\"x\"}", "set")], &[]);
+        check(Kind::Secret(4), &[("abcd", "set")], &["abc", ""]);
     }
 }

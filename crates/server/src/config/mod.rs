@@ -5,10 +5,11 @@
 //! [`Reading::configuration`] checks how the values go together and makes the values a server runs with. Nothing is opened or changed by
 //! any of this, and all problems are told together.
 //!
-//! Reading order: `table`, `kinds`, `sources`, `codeq`, `file`, `values`, `build`, `access`, `show`.
+//! Reading order: `table`, `kinds`, `sources`, `codeq`, `file`, `values`, `build`, `access`, `cluster`, `show`.
 
 mod access;
 mod build;
+mod cluster;
 mod codeq;
 mod file;
 pub mod kinds;

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::config::codeq;
 use crate::config::kinds::Kind;
-use crate::config::table::{Default, SECTIONS, Setting, settings};
+use crate::config::table::{Default, FLAG_ALIASES, SECTIONS, Setting, settings};
 use crate::config::values::Values;
 
 /// Every setting with its value; with `origin` also where that came from, and its scope.
@@ -63,6 +63,12 @@ pub fn explain(setting: &Setting) -> String {
     let codeq = codeq::names_of(setting.name);
     if !codeq.is_empty() {
         write!(text, " codeQ: {}.", codeq.join(", ")).expect("a string takes all");
+    }
+    let aliases = FLAG_ALIASES.iter().filter(|(_, name)| *name == setting.name);
+    let foreign = aliases.map(|(alias, _)| format!("--{alias}"));
+    let foreign: Vec<String> = foreign.chain(codeq::foreign_names_of(setting.name).map(str::to_owned)).collect();
+    if !foreign.is_empty() {
+        write!(text, " Other programs: {}.", foreign.join(", ")).expect("a string takes all");
     }
     text
 }

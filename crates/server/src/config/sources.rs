@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::config::codeq::{self, Used};
 use crate::config::file::{self, Data, Node};
-use crate::config::table::{Setting, setting, settings};
+use crate::config::table::{Setting, by_flag, setting, settings};
 use crate::config::values::{Given, Origin, Values};
 use crate::config::{Notice, Refused};
 
@@ -77,7 +77,7 @@ impl Inputs {
 
     fn read_flags(&self, gathered: &mut Gathered) {
         for (flag, text) in &self.flags {
-            let setting = settings().find(|setting| setting.flag() == *flag).expect("flags are made from the table");
+            let setting = by_flag(flag).expect("flags are made from the table");
             let origin = Origin::Flag(flag.clone());
             if setting.kind.is_secret() {
                 gathered.offer_file(setting, text, origin);
@@ -101,7 +101,11 @@ impl Inputs {
         }
         for name in codeq::NAMES {
             if let Some(text) = self.variable(name.variable) {
-                let origin = Origin::Codeq(name.variable);
+                let origin = if name.is_codeq() {
+                    Origin::Codeq(name.variable)
+                } else {
+                    Origin::Environment(name.variable.into())
+                };
                 gathered.codeq.push(Used { name, shown: name.variable.into(), text, origin });
             }
         }
@@ -251,7 +255,7 @@ impl Walk<'_> {
         let is_one = !matches!(value.data, Data::List(_) | Data::Map(_));
         if let Some(setting) = known {
             self.holds_secret |= setting.kind.is_secret();
-            if is_one || setting.kind.is_secret() {
+            if is_one || setting.kind.has_parts() {
                 self.gathered.offer(setting, &text, origin, false);
             } else {
                 self.gathered.refuse(setting, format!("{name} ({origin}): allowed is {}", setting.kind.allowed()));

@@ -5,6 +5,7 @@
 //! A name that codeQ has for it is a row in `codeq.rs`.
 
 use base::limits::{ENTRY_OPERATIONS_MAX, SHARDS_MAX};
+use cluster::forming::FOUNDERS_MAX;
 use queue::policy::ATTEMPTS_MAX;
 
 use crate::auth::is_tenant;
@@ -68,6 +69,21 @@ pub fn setting(name: &str) -> Option<&'static Setting> {
     settings().find(|setting| setting.name == name)
 }
 
+/// Flags that users of other programs know, with the setting that each means.
+pub static FLAG_ALIASES: &[(&str, &str)] = &[
+    ("name", "cluster.nodeId"),
+    ("api-addr", "http.addr"),
+    ("peer-url", "cluster.raftAddr"),
+    ("advertise-peer-url", "cluster.raftAdvertise"),
+    ("initial-cluster-token", "cluster.clusterToken"),
+];
+
+/// The setting that a flag means, by its own name or by another.
+pub fn by_flag(flag: &str) -> Option<&'static Setting> {
+    let own = settings().find(|setting| setting.flag() == flag);
+    own.or_else(|| FLAG_ALIASES.iter().find(|(alias, _)| *alias == flag).and_then(|(_, name)| setting(name)))
+}
+
 impl Setting {
     /// Its flag, without the dashes: its name in kebab case, without `cluster.`. That of a secret names a file.
     pub fn flag(&self) -> String {
@@ -127,12 +143,16 @@ static ENV: Rule = Rule { allowed: "1 to 32 characters", fits: |text| (1..=32).c
 
 static TENANT: Rule = Rule { allowed: "2 to 63 of a-z, 0-9 and -, a letter first", fits: is_tenant };
 
-static NODE_ID: Rule = Rule { allowed: "1 to 63 of A-Z, a-z, 0-9, . _ and -", fits: is_node_id };
+pub(crate) static NODE_ID: Rule = Rule { allowed: "1 to 63 of A-Z, a-z, 0-9, . _ and -", fits: is_node_id };
 
 /// Whether a node may have this name.
 pub(crate) fn is_node_id(text: &str) -> bool {
     (1..=63).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
+
+static LABEL: Rule = Rule { allowed: "1 to 63 characters", fits: |text| (1..=63).contains(&text.chars().count()) };
+
+static CLUSTER_STATE: Words = Words { known: &[("new", "new"), ("existing", "existing")], refused: &[] };
 
 static LEVEL: Words = Words {
     known: &[
@@ -162,6 +182,8 @@ static STORAGE: Words = Words {
 };
 
 static DURABILITY: Words = Words { known: &[("fsync", "fsync"), ("buffered", "buffered")], refused: &[] };
+
+static FOLLOWER_WRITES: Words = Words { known: &[("forward", "forward"), ("redirect", "redirect")], refused: &[] };
 
 static BACKOFF: Words = Words {
     known: &[
@@ -257,6 +279,24 @@ pub static SECTIONS: &[Section] = &[
                 meaning: "where to listen; an empty host is all IPv4 interfaces if credentials are configured or insecure is set, else loopback",
             },
             Setting {
+                name: "http.advertise",
+                flag: None,
+                kind: Kind::Reach,
+                default: Default::Computed(
+                    "the host of http.addr if it is one, else that of cluster.raftAdvertise, else the host name; and the port of http.addr",
+                ),
+                scope: Scope::Node,
+                meaning: "where other nodes and clients reach http.addr",
+            },
+            Setting {
+                name: "publicUrl",
+                flag: None,
+                kind: Kind::Url,
+                default: Default::Computed("this node's entry of cluster.peerHttp, else http:// and http.advertise"),
+                scope: Scope::Node,
+                meaning: "what people are told of where this node is",
+            },
+            Setting {
                 name: "http.headerTimeout",
                 flag: None,
                 kind: Kind::Duration(100, 5 * MINUTE),
@@ -303,6 +343,14 @@ pub static SECTIONS: &[Section] = &[
                 default: Default::Computed("the number of cores"),
                 scope: Scope::Node,
                 meaning: "threads for connections",
+            },
+            Setting {
+                name: "followerWrites",
+                flag: None,
+                kind: Kind::Choice(&FOLLOWER_WRITES),
+                default: Default::Is("forward"),
+                scope: Scope::Node,
+                meaning: "what a node does with a write that another one leads: forward, or redirect (307 to its public URL)",
             },
             Setting {
                 name: "drainTimeout",
@@ -464,7 +512,7 @@ pub static SECTIONS: &[Section] = &[
                 kind: Kind::Text(&NODE_ID),
                 default: Default::Computed("the data directory's; of a new one the host name"),
                 scope: Scope::Fixed,
-                meaning: "name of this node",
+                meaning: "name of this node, unique in the cluster",
             },
             Setting {
                 name: "cluster.raft",
@@ -472,7 +520,97 @@ pub static SECTIONS: &[Section] = &[
                 kind: Kind::Bool,
                 default: Default::Is("true"),
                 scope: Scope::Node,
-                meaning: "false: one node for ever, and pages about Raft say so",
+                meaning: "false: one node for ever, no port for peers, and pages about Raft say so",
+            },
+            Setting {
+                name: "cluster.bootstrap",
+                flag: None,
+                kind: Kind::Bool,
+                default: Default::Is("false"),
+                scope: Scope::Node,
+                meaning: "propose the first configuration; without a list, found a cluster alone; without effect once the data directory belongs to a cluster",
+            },
+            Setting {
+                name: "cluster.initialCluster",
+                flag: None,
+                kind: Kind::Nodes,
+                default: Default::Absent,
+                scope: Scope::Node,
+                meaning: "the founders, this node among them: the same on all of them",
+            },
+            Setting {
+                name: "cluster.peerHttp",
+                flag: None,
+                kind: Kind::Urls,
+                default: Default::Absent,
+                scope: Scope::Node,
+                meaning: "public URLs of nodes: this node's is its publicUrl, the others tell theirs themselves",
+            },
+            Setting {
+                name: "cluster.raftAddr",
+                flag: None,
+                kind: Kind::Addr,
+                default: Default::Computed(
+                    "the port of the own entry in cluster.initialCluster, else :7000; closed if no setting names an address",
+                ),
+                scope: Scope::Node,
+                meaning: "where to listen for peers, for all shards; an empty host is all IPv4 interfaces",
+            },
+            Setting {
+                name: "cluster.raftAdvertise",
+                flag: None,
+                kind: Kind::Reach,
+                default: Default::Computed("the own entry in cluster.initialCluster, else cluster.raftAddr"),
+                scope: Scope::Node,
+                meaning: "where peers reach this node",
+            },
+            Setting {
+                name: "cluster.clusterToken",
+                flag: None,
+                kind: Kind::Text(&LABEL),
+                default: Default::Is("codeq"),
+                scope: Scope::Node,
+                meaning: "label, not a secret: nodes with different ones never meet",
+            },
+            Setting {
+                name: "cluster.clusterSecret",
+                flag: None,
+                kind: Kind::Secret(16),
+                default: Default::Absent,
+                scope: Scope::Node,
+                meaning: "what peers prove to each other; whoever proves it is admitted",
+            },
+            Setting {
+                name: "cluster.initialClusterState",
+                flag: None,
+                kind: Kind::Choice(&CLUSTER_STATE),
+                default: Default::Is("new"),
+                scope: Scope::Node,
+                meaning: "existing: never found anything, only be admitted",
+            },
+            Setting {
+                name: "cluster.bootstrapExpect",
+                flag: None,
+                kind: Kind::Int(0, FOUNDERS_MAX as u64),
+                default: Default::Is("0"),
+                scope: Scope::Node,
+                meaning: "found a cluster when so many nodes have met",
+            },
+            Setting {
+                name: "cluster.join",
+                flag: None,
+                kind: Kind::Hosts,
+                default: Default::Absent,
+                scope: Scope::Node,
+                meaning: "peer ports to ask for admission, or to get to know; without a list or a number of founders this node founds nothing",
+            },
+            Setting {
+                name: "cluster.joinTimeout",
+                flag: None,
+                kind: Kind::Duration(SECOND, DAY),
+                default: Default::Absent,
+                scope: Scope::Node,
+                meaning: "a node that belongs to no cluster by then ends with status 3",
             },
             Setting {
                 name: "cluster.electionTimeout",
@@ -493,10 +631,10 @@ pub static SECTIONS: &[Section] = &[
             Setting {
                 name: "cluster.leaderLease",
                 flag: None,
-                kind: Kind::Duration(10, 60 * SECOND),
-                default: Default::Is("400ms"),
+                kind: Kind::Duration(10, MINUTE),
+                default: Default::Computed("400ms, or four fifths of a shorter election timeout"),
                 scope: Scope::Node,
-                meaning: "how long a leader is trusted after a majority has answered it, in checks and in the status",
+                meaning: "how long a leader is trusted after a majority has answered it, in checks and in the status; below the election timeout",
             },
             Setting {
                 name: "cluster.leaderWait",
@@ -513,6 +651,22 @@ pub static SECTIONS: &[Section] = &[
                 default: Default::Is("10s"),
                 scope: Scope::Node,
                 meaning: "how long a request waits until its effect is committed; then 504",
+            },
+            Setting {
+                name: "cluster.promoteLag",
+                flag: None,
+                kind: Kind::Int(0, 1_000_000),
+                default: Default::Is("1000"),
+                scope: Scope::Node,
+                meaning: "entries that a learner may lack when it becomes a voter",
+            },
+            Setting {
+                name: "cluster.promoteAfter",
+                flag: None,
+                kind: Kind::Duration(0, 10 * MINUTE),
+                default: Default::Is("1s"),
+                scope: Scope::Node,
+                meaning: "for how long it must have lacked no more",
             },
             Setting {
                 name: "raft.maxEntryOps",
@@ -755,14 +909,16 @@ mod tests {
     fn no_name_is_there_twice_or_one_that_kubernetes_would_set() {
         let mut seen = BTreeSet::new();
         for setting in settings() {
-            for name in
-                [setting.name.to_owned(), setting.flag(), setting.variable()].into_iter().collect::<BTreeSet<_>>()
-            {
+            let aliases =
+                FLAG_ALIASES.iter().filter(|(_, name)| *name == setting.name).map(|(alias, _)| (*alias).into());
+            let names = [setting.name.to_owned(), setting.flag(), setting.variable()].into_iter().chain(aliases);
+            for name in names.collect::<BTreeSet<String>>() {
                 assert!(seen.insert(name.clone()), "{name} is there twice");
             }
             let first = setting.name.split('.').next().expect("a split has a first part");
             assert!(!["port", "service"].contains(&first), "{}", setting.name);
         }
+        assert!(FLAG_ALIASES.iter().all(|(alias, name)| by_flag(alias).is_some_and(|setting| setting.name == *name)));
     }
 
     #[test]

@@ -150,9 +150,14 @@ impl Values {
     }
 
     pub(crate) fn duration(&self, name: &str) -> Millis {
+        self.maybe_duration(name).unwrap_or_else(|| panic!("{name} is not a duration with a default"))
+    }
+
+    pub(crate) fn maybe_duration(&self, name: &str) -> Option<Millis> {
         match self.get(name).value {
-            Some(Value::Duration(length)) => length,
-            _ => panic!("{name} is not a duration with a default"),
+            Some(Value::Duration(length)) => Some(length),
+            None => None,
+            _ => panic!("{name} is not a duration"),
         }
     }
 
@@ -163,9 +168,49 @@ impl Values {
         }
     }
 
+    /// Whether `auto` was given instead of an address.
+    pub(crate) fn is_auto(&self, name: &str) -> bool {
+        matches!(&self.get(name).value, Some(Value::Text(text)) if text == "auto")
+    }
+
+    /// An address that was given.
+    pub(crate) fn maybe_addr(&self, name: &str) -> Option<&Address> {
+        match &self.get(name).value {
+            Some(Value::Addr(address)) => Some(address),
+            _ => None,
+        }
+    }
+
+    /// Nodes that were given.
+    pub(crate) fn nodes(&self, name: &str) -> Option<&BTreeMap<String, Address>> {
+        match &self.get(name).value {
+            Some(Value::Nodes(nodes)) => Some(nodes),
+            None => None,
+            _ => panic!("{name} is not nodes"),
+        }
+    }
+
+    /// URLs by name; none if none were given.
+    pub(crate) fn urls(&self, name: &str) -> BTreeMap<String, String> {
+        match &self.get(name).value {
+            Some(Value::Urls(urls)) => urls.clone(),
+            None => BTreeMap::new(),
+            _ => panic!("{name} is not URLs"),
+        }
+    }
+
+    /// Addresses; none if none were given.
+    pub(crate) fn hosts(&self, name: &str) -> &[Address] {
+        match &self.get(name).value {
+            Some(Value::Hosts(hosts)) => hosts,
+            None => &[],
+            _ => panic!("{name} is not addresses"),
+        }
+    }
+
     pub(crate) fn maybe_text(&self, name: &str) -> Option<&str> {
         match &self.get(name).value {
-            Some(Value::Text(text) | Value::SecretJson(text)) => Some(text),
+            Some(Value::Text(text) | Value::Secret(text)) => Some(text),
             None => None,
             _ => panic!("{name} is not text"),
         }

@@ -5,7 +5,7 @@ use base::Position;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Response;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 
 /// An answer with a body.
 pub(crate) type HttpResponse = Response<Full<Bytes>>;
@@ -168,6 +168,9 @@ pub(crate) fn problem_response(
     headers.insert(CONTENT_TYPE, PROBLEM);
     if let Some(ms) = problem.retry_after_ms {
         headers.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
+    }
+    if let Some(location) = problem.location.as_deref().and_then(|location| HeaderValue::try_from(location).ok()) {
+        headers.insert(LOCATION, location);
     }
     if let Some(allow) = allow {
         headers.insert(ALLOW, HeaderValue::from_static(allow));

@@ -38,6 +38,11 @@ impl Batch {
         self.items.push(None);
     }
 
+    /// Where items go.
+    pub(crate) fn shards(&self) -> impl Iterator<Item = ShardId> {
+        self.by_shard.keys().copied()
+    }
+
     /// Adds an item that goes nowhere.
     pub(crate) fn refuse(&mut self, problem: Box<Problem>) {
         self.items.push(Some(Item::Refused(problem)));

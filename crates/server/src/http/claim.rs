@@ -79,6 +79,7 @@ impl Edge {
     async fn serve_claim(&self, call: &Call, wish: &Wish<'_>) -> Outcome<(Position, Vec<Grant>)> {
         self.check_running()?;
         let shards = self.shards_of(call, wish);
+        self.redirect(call, shards.iter().map(|(shard, _)| *shard))?;
         let mut last = Position::default();
         for (shard, commands) in &shards {
             let (position, grants) = self.claim_on(call, wish, *shard, commands, None).await.map_err(unavailable)?;

@@ -96,12 +96,12 @@ impl Edge {
             body.text("leaderID", nodes.leader.as_deref().unwrap_or_default());
             body.value("peers", |out| {
                 let mut peers = Writer::array(out);
-                nodes.nodes.iter().for_each(|node| peers.element(|out| self.write_peer(node, out)));
+                nodes.nodes.iter().for_each(|node| peers.element(|out| write_peer(node, out)));
                 peers.end();
             });
             body.number("numGroups", if enabled { look.shards.len() as u64 } else { 0 });
             if enabled {
-                body.value("groups", |out| self.write_groups(&look, out));
+                body.value("groups", |out| write_groups(&look, out));
             }
             body.text("clusterId", nodes.cluster_id.as_deref().unwrap_or_default());
             body.number("term", nodes.term);
@@ -116,56 +116,49 @@ impl Edge {
             body.end();
         })
     }
+}
 
-    fn write_peer(&self, node: &NodeView, out: &mut Vec<u8>) {
-        let mut peer = Writer::object(out);
-        peer.text("id", &node.name);
-        peer.text("bindAddr", &node.raft_addr);
-        peer.text("httpAddr", &self.http_of(node));
-        peer.text("publicUrl", &node.public_url);
-        peer.flag("voter", node.voter);
-        peer.flag("healthy", node.healthy);
-        peer.flag("isLeader", node.status == "leader" || (node.own && node.groups_led.contains(&0)));
-        peer.end();
-    }
+fn write_peer(node: &NodeView, out: &mut Vec<u8>) {
+    let mut peer = Writer::object(out);
+    peer.text("id", &node.name);
+    peer.text("bindAddr", &node.raft_addr);
+    peer.text("httpAddr", &node.http_addr);
+    peer.text("publicUrl", &node.public_url);
+    peer.flag("voter", node.voter);
+    peer.flag("healthy", node.healthy);
+    peer.flag("isLeader", node.status == "leader" || (node.own && node.groups_led.contains(&0)));
+    peer.end();
+}
 
-    /// Host and port of a member's URL; of this node without one, where it listens.
-    fn http_of(&self, node: &NodeView) -> String {
-        if node.own && node.http_addr.is_empty() { self.shared.http_addr() } else { node.http_addr.clone() }
+fn write_groups(look: &Inspection, out: &mut Vec<u8>) {
+    let mut groups = Writer::array(out);
+    for shard in &look.shards {
+        let leader = shard.consensus.leader;
+        let peer_of = |id: u64| match look.members.get(id) {
+            Some(member) => member.peer.clone(),
+            None if id == look.id => look.peer.clone(),
+            None => String::new(),
+        };
+        groups.element(|out| {
+            let mut group = Writer::object(out);
+            group.number("shardIdx", u64::from(shard.shard.0));
+            group.flag("isLeader", leader == look.id);
+            group.text("selfId", &look.name);
+            group.text("selfAddr", &look.peer);
+            group.text("leaderId", &if leader == 0 { String::new() } else { look.name_of(leader) });
+            group.text("leaderAddr", &peer_of(leader));
+            if leader != 0 {
+                group.text("leaderHTTPAddr", &look.url_of(leader));
+            }
+            group.flag("hasLeader", leader != 0);
+            group.number("term", shard.consensus.term.0);
+            group.number("commitIndex", shard.consensus.commit.0);
+            group.number("appliedIndex", shard.applied.0);
+            group.number("lag", shard.consensus.commit.0.saturating_sub(shard.applied.0));
+            group.end();
+        });
     }
-
-    fn write_groups(&self, look: &Inspection, out: &mut Vec<u8>) {
-        let mut groups = Writer::array(out);
-        for shard in &look.shards {
-            let leader = shard.consensus.leader;
-            let peer_of = |id: u64| match look.members.get(id) {
-                Some(member) => member.peer.clone(),
-                None if id == look.id => look.peer.clone(),
-                None => String::new(),
-            };
-            groups.element(|out| {
-                let mut group = Writer::object(out);
-                group.number("shardIdx", u64::from(shard.shard.0));
-                group.flag("isLeader", leader == look.id);
-                group.text("selfId", &look.name);
-                group.text("selfAddr", &look.peer);
-                group.text("leaderId", &if leader == 0 { String::new() } else { look.name_of(leader) });
-                group.text("leaderAddr", &peer_of(leader));
-                if leader != 0 {
-                    let url = look.url_of(leader);
-                    let own = format!("http://{}", self.shared.http_addr());
-                    group.text("leaderHTTPAddr", if url.is_empty() && leader == look.id { &own } else { &url });
-                }
-                group.flag("hasLeader", leader != 0);
-                group.number("term", shard.consensus.term.0);
-                group.number("commitIndex", shard.consensus.commit.0);
-                group.number("appliedIndex", shard.applied.0);
-                group.number("lag", shard.consensus.commit.0.saturating_sub(shard.applied.0));
-                group.end();
-            });
-        }
-        groups.end();
-    }
+    groups.end();
 }
 
 fn addresses(body: &[u8]) -> Option<Vec<String>> {

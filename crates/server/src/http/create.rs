@@ -36,6 +36,7 @@ impl Edge {
         let create = read_create(&body, None, key.as_deref(), call, limits, self.now())?;
         self.check_running()?;
         let shard = shard_of(create.tenant, create.command, self.node.identity().shards);
+        self.redirect(call, [shard])?;
         let mut operations = Operations::with_capacity(128 + create.payload.len() + create.webhook.len());
         let created = Op::Create(create);
         operations.push(|bytes| codec::encode(&created, bytes));
@@ -95,6 +96,7 @@ impl Edge {
                 }
             }
         }
+        self.redirect(call, batch.shards())?;
         let (positions, items) = batch.submit(self).await?;
         let mut results: Vec<Outcome<Made<'_>>> = Vec::with_capacity(items.len());
         for (item, create) in items.into_iter().zip(&creates) {

@@ -36,16 +36,7 @@ pub(crate) struct Shared {
     pub(crate) node: Handle<QueueMachine>,
     /// The node's name as a header value.
     pub(crate) name: HeaderValue,
-    /// Where the server listens.
-    pub(crate) addr: std::net::SocketAddr,
     pub(crate) draining: AtomicBool,
-}
-
-impl Shared {
-    /// Where clients reach this node.
-    pub(crate) fn http_addr(&self) -> String {
-        self.addr.to_string()
-    }
 }
 
 /// One thread's part.
@@ -125,6 +116,9 @@ impl Edge {
         route: &'a Route<'a>,
         call: &'a Call,
     ) -> Pin<Box<dyn Future<Output = Outcome<Answer>> + Send + 'a>> {
+        if let Err(elsewhere) = self.redirect_by_path(route, call) {
+            return ready(Err(elsewhere));
+        }
         match route {
             Route::CreateTask => Box::pin(self.create(call)),
             Route::CreateBatch => Box::pin(self.create_batch(call)),

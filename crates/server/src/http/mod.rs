@@ -16,6 +16,7 @@ mod error;
 mod lease;
 mod listener;
 mod reads;
+mod redirect;
 mod result;
 mod routes;
 mod status;

@@ -74,6 +74,7 @@ impl Edge {
                 }
             }
         }
+        self.redirect(call, batch.shards())?;
         let (positions, items) = batch.submit(self).await?;
         let mut bodies: Vec<Outcome<Vec<u8>>> = Vec::with_capacity(items.len());
         for (item, sent) in items.into_iter().zip(&sent) {

@@ -1,10 +1,12 @@
 //! What a node says of its cluster over HTTP: the answer to a path, to be mounted in any server. Who may ask is for that server to decide.
 
+pub mod view;
+
 use base::{Millis, ShardId};
 use serde::Serialize;
 
+use crate::http::view::Inspection;
 use crate::node::Stage;
-use crate::view::Inspection;
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]

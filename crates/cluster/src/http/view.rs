@@ -452,7 +452,7 @@ impl Inspection {
                 learner: member.learner,
                 match_index: member.matched.0,
                 lag: last.saturating_sub(member.matched.0),
-                state: match (member.snapshot.is_some(), member.active) {
+                state: match (member.snapshot.is_some(), member.replicating) {
                     (true, _) => "snapshot",
                     (false, true) => "replicating",
                     (false, false) => "probing",
