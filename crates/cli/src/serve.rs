@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 
 use base::Millis;
 use base::machine::StateMachine;
-use cluster::{Handle, Stage};
 use server::config::kinds::show_duration;
 use server::config::{Configuration, Notice};
-use server::{Data, Durability, Exit, NodeError, Server, StartError, StorageError};
+use server::{Data, Durability, Exit, Handle, NodeError, Server, Stage, StartError, StorageError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::refuse;
