@@ -732,6 +732,20 @@ impl<S: StateMachine> Handle<S> {
         self.common.routes.leader(shard)
     }
 
+    /// How long ago this node last had word of the shard's leader, of which it knows what it applies: of itself, if it leads, how long ago
+    /// it asked a quorum that has confirmed it; 0 if nobody else could lead. Nothing: it knows no leader, or has not heard of it yet.
+    pub fn contact_age(&self, shard: ShardId) -> Option<Millis> {
+        let Some(peers) = self.common.peers.get() else { return Some(Millis(0)) };
+        let now = self.common.clock.now().mono;
+        let leader = self.common.routes.leader(shard);
+        if leader != self.common.me {
+            return peers.links.get(leader)?.contact(now).heard;
+        }
+        let status = self.common.status.borrow();
+        let shard = status.shards.iter().find(|known| known.shard == shard)?;
+        if shard.alone { Some(Millis(0)) } else { Some(now - shard.confirmed?) }
+    }
+
     /// This node's id among the members.
     pub fn id(&self) -> u64 {
         self.common.me
