@@ -4,9 +4,10 @@ mod support;
 
 use base::machine::StateMachine;
 use base::rows::Changes;
-use queue::op::{Claim, ClaimOrder, Create, Credential, LeaseRef, Schedule};
+use queue::idempotency::scope_digest;
+use queue::op::{Claim, ClaimOrder, Create, Credential, IdempotencyKey, LeaseRef, Schedule};
 use queue::outcome::Outcome;
-use queue::{Op, QueueMachine, checkpoint};
+use queue::{Op, Query, QueueMachine, checkpoint};
 use support::{INFO, Shard};
 
 /// Rows per turn.
@@ -75,4 +76,48 @@ fn many_live_tasks_are_saved_over_many_turns() {
     let (live, completed) = restored(&shard);
     assert_eq!(live + completed, 1_200);
     assert!(completed > 100, "work went on");
+}
+
+/// The totals of each queue, and how many tasks it has granted by turn, as a restored state shows them.
+fn totals(machine: &QueueMachine) -> Vec<String> {
+    let of = |number: u64| {
+        let query = Query::Queue { tenant: "acme".into(), command: format!("q{number}").into() };
+        format!("{:?}", machine.query(&query).0)
+    };
+    (0..QUEUES).map(of).collect()
+}
+
+const QUEUES: u64 = 300;
+
+/// New idempotency keys and changed queues take as many turns as they need, and the checkpoint has their state at the freeze although they
+/// change meanwhile.
+#[test]
+fn many_keys_and_queues_are_saved_over_many_turns() {
+    let mut shard = Shard::new(0);
+    let keyed = |shard: &mut Shard, number: u64| {
+        let (command, text) = (format!("q{}", number % QUEUES), format!("k{number}"));
+        let key = IdempotencyKey { text: &text, scope: scope_digest("acme", &command, &text), body: [1; 16] };
+        let Op::Create(create) = create(&command) else { panic!("it is a creation") };
+        shard.apply(&Op::Create(Create { key: Some(key), ..create }))
+    };
+    for number in 0..1_000 {
+        assert!(matches!(keyed(&mut shard, number), Outcome::Created(_)));
+    }
+    (0..500).for_each(|_| work(&mut shard));
+    let before = totals(&shard.machine);
+    let mut next = 1_000;
+    let turns = save(&mut shard, |shard| {
+        work(shard);
+        keyed(shard, next);
+        next += 1;
+    });
+    // What is about to change is listed besides.
+    assert!(turns.iter().all(|rows| *rows <= ROWS + 32), "{turns:?}");
+    let mut store = shard.store.clone();
+    let mut copy = QueueMachine::restore(INFO, &mut store).expect("the checkpoint reads back");
+    assert_eq!(totals(&copy), before);
+    // A key that was saved is known again, and one that came later is not.
+    std::mem::swap(&mut shard.machine, &mut copy);
+    assert!(matches!(keyed(&mut shard, 999), Outcome::Replayed(_)));
+    assert!(matches!(keyed(&mut shard, 1_000), Outcome::Created(_)));
 }
