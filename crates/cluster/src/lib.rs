@@ -1,11 +1,13 @@
 //! Runs a replicated state machine for real: threads, clock, disk, and handles for clients. Knows no task.
 //!
 //! A [`Node`] owns a data directory and carries N shards. One thread, the loop, runs the replica: it takes what clients have queued, proposes,
-//! writes the log and syncs it once for everything that gathered, applies, and hands out replies. A second thread writes checkpoints, and a
-//! third reads single rows of them for clients. Nothing here blocks an async runtime: clients wait for replies by future.
+//! writes the log and syncs it once for everything that gathered, applies, and hands out replies. A second thread writes checkpoints, a third
+//! reads single rows of them for clients, a fourth carries the connections to other nodes. Nothing here blocks an async runtime: clients wait
+//! for replies by future.
 //!
 //! Reading order: `node` (what a user of this crate sees), `driver` (the loop), then the parts: `inbox` where threads meet, `lane` for replies,
-//! `checkpoints` and `rows` for the other two threads, `clock`.
+//! `checkpoints` and `rows` for two of the other threads, `clock`. For several nodes: [`forming`] and `founding` (how a cluster begins), `peer`
+//! (the connections), `routes` (who leads), `leadership` (who should), [`http`] (what a node says of all this).
 
 mod checkpoints;
 mod clock;

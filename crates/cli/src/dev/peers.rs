@@ -22,7 +22,7 @@ pub(super) fn addresses(file: &Path, http: &[u16], chosen: bool) -> Result<Vec<S
     };
     let known = addresses.len();
     for port in http.iter().skip(known) {
-        let port = if chosen { port.checked_add(OFFSET).unwrap_or(port - OFFSET) } else { free_port()? };
+        let port = if chosen { port.checked_add(OFFSET).unwrap_or_else(|| port - OFFSET) } else { free_port()? };
         addresses.push(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     }
     if addresses.len() > known {

@@ -529,7 +529,11 @@ fn decode_reply<S: StateMachine>(bytes: &[u8]) -> Result<Reply<S>, Malformed> {
                 (0..reader.varint()?).map(|_| S::decode_outcome(reader.bytes()?)).collect::<Result<_, _>>()?;
             Reply::Applied { position, outcomes }
         }
-        UNAVAILABLE => Reply::Unavailable(*UNAVAILABLES.get(usize::from(reader.u8()?)).ok_or(Malformed)?),
+        UNAVAILABLE => match *UNAVAILABLES.get(usize::from(reader.u8()?)).ok_or(Malformed)? {
+            // That the leader stops is no concern of this node's clients: another one will lead.
+            Unavailable::Draining => Reply::Unavailable(Unavailable::NoLeader),
+            why => Reply::Unavailable(why),
+        },
         _ => return Err(Malformed),
     };
     reader.finish()?;
@@ -631,7 +635,7 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
 fn take_messages<S: StateMachine>(shared: &Shared<S>, from: u64, body: &Bytes) -> Result<(), Failure> {
     let mut reader = Reader::new(body);
     let mut messages = Vec::new();
-    let me = shared.greeting().me.id;
+    let me = shared.common.me;
     while !reader.is_empty() {
         let shard = ShardId(reader.u16()?);
         let message = Message::decode(&body.slice_ref(reader.bytes()?))?;

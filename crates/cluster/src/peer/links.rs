@@ -149,8 +149,9 @@ impl<S: StateMachine> Link<S> {
         let Forward { shard, operations, wait, client } = forward;
         let request = self.next_request.fetch_add(1, Ordering::Relaxed);
         pending.insert(request, Pending { sent: false, client });
-        drop(pending);
+        // Both under one lock: when the connection ends, what is forgotten here must not be sent on the next one.
         self.outbox().forwards.push((request, shard, wait, operations));
+        drop(pending);
         self.wake.notify_one();
         Ok(request)
     }
