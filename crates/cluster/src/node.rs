@@ -638,12 +638,13 @@ impl<S: StateMachine> Handle<S> {
         }
     }
 
-    /// Makes a node without a cluster known to the nodes at these addresses, and them to it. A node with a cluster has no use for it.
-    pub fn meet(&self, addresses: Vec<String>) {
-        if let Some(peers) = self.common.peers.get() {
-            // Nobody listens once there is a cluster.
-            let _ = peers.heard.send(Heard::Addresses(addresses));
-        }
+    /// Makes a node without a cluster known to the nodes at these addresses, and them to it; says of each who has answered, or why nobody
+    /// has. A node with a cluster has no use for it, nor has one without an address for peers: nobody is asked.
+    pub async fn meet(&self, addresses: &[String]) -> Vec<Result<String, String>> {
+        let Some(peers) = self.common.peers.get() else { return Vec::new() };
+        // Nobody listens once there is a cluster.
+        let _ = peers.heard.send(Heard::Addresses(addresses.to_vec()));
+        peers.introduce(addresses).await
     }
 
     /// Hands the leadership of a group to another voter, if this node has it. Whether it worked, [`Handle::leader`] tells.
