@@ -178,12 +178,12 @@ fn status(exit: &Exit) -> u8 {
     match exit {
         Exit::Bind(..) | Exit::Start(StartError::Listen(..) | StartError::Thread(_)) => FAILED,
         Exit::Start(StartError::Storage(error)) => match error {
-            StorageError::Failed { .. } | StorageError::Locked { .. } => FAILED,
+            StorageError::Failed { .. } | StorageError::Busy { .. } | StorageError::Locked { .. } => FAILED,
             StorageError::Damaged { .. } | StorageError::Foreign { .. } | StorageError::BadSnapshot { .. } => DAMAGED,
         },
         Exit::Start(StartError::Differs { .. } | StartError::Accepted { .. }) => REFUSED,
         Exit::Node(NodeError::Storage(error)) => match error {
-            StorageError::Failed { .. } => STORAGE_FAILED,
+            StorageError::Failed { .. } | StorageError::Busy { .. } => STORAGE_FAILED,
             StorageError::Locked { .. } => FAILED,
             StorageError::Damaged { .. } | StorageError::Foreign { .. } | StorageError::BadSnapshot { .. } => DAMAGED,
         },

@@ -229,3 +229,19 @@ async fn eventually(what: &str, node: &Handle<Register>, mut is_so: impl FnMut()
     };
     tokio::time::timeout(Duration::from_secs(20), looks).await.unwrap_or_else(|_| panic!("{what}: not after 20 s"));
 }
+
+/// Every member knows how old its state may be, as long as it is in contact with a leader; one that is left alone does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_knows_how_long_ago_it_heard_from_its_leader() {
+    let mut three = Three::begin().await;
+    for place in 0..3 {
+        let node = three.node(place).clone();
+        // Heartbeats come every 60 ms.
+        let fresh = || node.contact_age(SHARD).is_some_and(|age| age < Millis(10_000));
+        eventually("contact", &node, fresh).await;
+    }
+    three.stop(0).await;
+    three.stop(1).await;
+    let last = three.node(2).clone();
+    eventually("no leader", &last, || last.contact_age(SHARD).is_none()).await;
+}
