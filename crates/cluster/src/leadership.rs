@@ -202,9 +202,12 @@ fn promotion(id: u64, records: &Members, voters: &[u64]) -> Vec<MemberChange> {
     changes
 }
 
+/// Where the log of a member that is being probed ends is not known, unless it is known to lack nothing: after a snapshot, probing goes on
+/// until there is something to send.
 fn lacks_at_most(member: &Progress, progress: &[Progress], lag: u64) -> bool {
     let last = progress.iter().map(|member| member.matched.0).max().unwrap_or_default();
-    member.active && member.replicating && last - member.matched.0 <= lag
+    let is_known = member.replicating || member.matched.0 == last;
+    member.active && is_known && last - member.matched.0 <= lag
 }
 
 fn transfers<S: StateMachine>(
@@ -275,6 +278,8 @@ mod tests {
         assert!(leadership.caught_up(now(200), shard, &probed).is_empty(), "where its log ends is not known");
         assert!(leadership.caught_up(now(60), shard, &learner(95)).is_empty());
         assert_eq!(leadership.caught_up(now(160), shard, &learner(95)), [4]);
+        let probed = learner(100).map(|member| Progress { replicating: false, ..member });
+        assert_eq!(leadership.caught_up(now(200), shard, &probed), [4], "it lacks nothing");
     }
 
     #[test]
