@@ -184,7 +184,7 @@ fn status(exit: &Exit) -> u8 {
             StorageError::Failed { .. } | StorageError::Locked { .. } => FAILED,
             StorageError::Damaged { .. } | StorageError::Foreign { .. } | StorageError::BadSnapshot { .. } => DAMAGED,
         },
-        Exit::Start(StartError::Differs { .. } | StartError::Accepted { .. }) => REFUSED,
+        Exit::Start(StartError::Differs { .. } | StartError::Accepted { .. } | StartError::Settings(_)) => REFUSED,
         Exit::Node(NodeError::Storage(error)) => match error {
             StorageError::Failed { .. } => STORAGE_FAILED,
             StorageError::Locked { .. } => FAILED,
