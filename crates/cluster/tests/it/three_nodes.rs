@@ -20,13 +20,13 @@ struct Three {
 }
 
 /// Addresses that are free: they were a moment ago, and nobody else takes ports of loopback by number.
-fn free_addrs(count: usize) -> Vec<SocketAddr> {
+pub(crate) fn free_addrs(count: usize) -> Vec<SocketAddr> {
     let held: Vec<_> =
         (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free")).collect();
     held.iter().map(|listener| listener.local_addr().expect("it is bound")).collect()
 }
 
-fn config(folder: &Path, place: usize, addrs: &[SocketAddr]) -> NodeConfig {
+pub(crate) fn config(folder: &Path, place: usize, addrs: &[SocketAddr]) -> NodeConfig {
     NodeConfig {
         name: NAMES[place].into(),
         name_is_given: true,
@@ -61,18 +61,21 @@ fn config(folder: &Path, place: usize, addrs: &[SocketAddr]) -> NodeConfig {
     }
 }
 
-fn start(config: NodeConfig) -> Node<Register> {
-    let hooks = Hooks { prepare: Box::new(|_| {}), observe: Box::new(|_| {}), undelivered: Box::new(|_| Vec::new()) };
-    Node::start(config, hooks).expect("the node starts")
+pub(crate) fn start(config: NodeConfig) -> Node<Register> {
+    Node::start(config, hooks()).expect("the node starts")
 }
 
-async fn write(node: &Handle<Register>, line: &str) -> Result<u64, Unavailable> {
+pub(crate) fn hooks() -> Hooks<Register> {
+    Hooks { prepare: Box::new(|_| {}), observe: Box::new(|_| {}), undelivered: Box::new(|_| Vec::new()) }
+}
+
+pub(crate) async fn write(node: &Handle<Register>, line: &str) -> Result<u64, Unavailable> {
     let mut operations = Operations::default();
     operations.push(|bytes| bytes.extend_from_slice(line.as_bytes()));
     node.submit(SHARD, operations, None, None).await.map(|(_, outcomes)| outcomes[0])
 }
 
-async fn read(node: &Handle<Register>) -> Vec<String> {
+pub(crate) async fn read(node: &Handle<Register>) -> Vec<String> {
     let asked = node.ask(SHARD, (), Freshness::Linearizable, None, None).await;
     asked.expect("there is a leader").1
 }

@@ -88,7 +88,7 @@ impl SqliteCheckpoint {
         connection.busy_timeout(BUSY_MAX).map_err(&failed)?;
         connection.pragma_update(None, "journal_mode", "wal").map_err(&failed)?;
         connection.pragma_update(None, "synchronous", "full").map_err(&failed)?;
-        connection.pragma_update(None, "cache_size", -32_768).map_err(&failed)?;
+        connection.pragma_update(None, "cache_size", -8_192).map_err(&failed)?;
         connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(&failed)?;
         connection.set_prepared_statement_cache_capacity(256);
         let mut checkpoint = SqliteCheckpoint {
