@@ -1,7 +1,7 @@
 //! `/livez` and `/metrics`.
 
 use base::ShardId;
-use cluster::{Freshness, Stage};
+use cluster::Freshness;
 use queue::{Answer as Told, Query};
 
 use crate::http::answer::Answer;
@@ -11,10 +11,7 @@ use crate::http::edge::Edge;
 impl Edge {
     /// The process lives and its storage has not failed. Says nothing about leaders.
     pub(crate) fn livez(&self) -> Answer {
-        match self.node.status().stage {
-            Stage::Stopped => Answer::text(503, "stopped"),
-            _ => Answer::text(200, "ok"),
-        }
+        Answer::from(cluster::http::live(&self.node.stage()))
     }
 
     pub(crate) async fn metrics(&self) -> Outcome<Answer> {
@@ -27,8 +24,7 @@ impl Edge {
         // While the node starts there are no queues to tell of.
         if self.check_running().is_ok() {
             for shard in 0..self.node.identity().shards {
-                let freshness = Freshness::AtLeast { index: base::Index(0), up_to: base::Millis(0) };
-                let asked = self.node.ask(ShardId(shard), Query::Queues, freshness, None, Some(self.lane)).await;
+                let asked = self.node.ask(ShardId(shard), Query::Queues, Freshness::STALE, None, Some(self.lane)).await;
                 if let Ok((_, Told::Queues(of_shard))) = asked {
                     queues.extend(of_shard);
                 }
