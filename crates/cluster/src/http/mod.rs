@@ -256,3 +256,51 @@ pub fn checks(look: &Inspection, draining: bool) -> Vec<Check> {
         check("lag", lag),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(look: &Inspection, path: &str, query: &str) -> (u16, String) {
+        let answer = answer(look, Millis(400), path, query, None).expect("there is such a path");
+        (answer.status, answer.text().into())
+    }
+
+    /// A node that knows no group yet: it lives, and is not ready for one reason.
+    #[test]
+    fn readiness_is_asked_for_in_parts() {
+        let look = Inspection::new("a");
+        let reason = "[-]leader: no group runs here yet\n";
+        assert_eq!(told(&look, "/healthz", ""), (200, "ok".into()));
+        assert_eq!(told(&look, "/livez", ""), (200, "ok".into()));
+        let (status, text) = told(&look, "/readyz", "");
+        assert!(status == 503 && text.contains(reason) && text.contains("[+]storage\n"), "{text}");
+        assert_eq!(told(&look, "/readyz/leader", ""), (503, reason.into()));
+        assert_eq!(told(&look, "/readyz/storage", ""), (200, "ok".into()));
+        assert_eq!(told(&look, "/readyz", "exclude=leader,contact"), (200, "ok".into()));
+        assert_eq!(told(&look, "/readyz", "noleader"), (200, "ok".into()));
+        let lines = "[+]storage\n[+]draining\n[+]joined\n[+]lag\n";
+        assert_eq!(told(&look, "/readyz", "noleader&verbose"), (200, lines.into()));
+        let json =
+            answer(&look, Millis(400), "/readyz/leader", "", Some("application/json")).expect("there is such a path");
+        let expected = r#"{"status":"not ready","reasons":["no group runs here yet"],"checks":[{"name":"leader","ok":false,"text":"no group runs here yet"}]}"#;
+        assert_eq!((json.status, json.content_type, json.text()), (503, "application/json", expected));
+        assert_eq!(told(&Inspection { stage: Stage::Stopped, ..look }, "/livez", "").0, 503);
+    }
+
+    /// A check that does not exist is refused with the names of those that do; a path that does not exist is somebody else's.
+    #[test]
+    fn what_does_not_exist_is_told_apart() {
+        let look = Inspection::new("a");
+        for (path, query) in [("/readyz/color", ""), ("/readyz/", ""), ("/readyz", "exclude=lag,color")] {
+            let (status, text) = told(&look, path, query);
+            assert!(status == 400 && text.contains("there are storage, draining"), "{path}: {text}");
+        }
+        for path in ["/", "/kv/readyz", "/readyzz", "/cluster", "/cluster/color", "/cluster/leader-check/200"] {
+            assert_eq!(answer(&look, Millis(400), path, "", None), None, "{path}");
+        }
+        assert_eq!(told(&look, "/cluster/nodes/b", "").0, 404);
+        assert_eq!(told(&look, "/cluster/leader", "").0, 503);
+        assert_eq!(told(&look, "/cluster/leader-check/418", ""), (418, "Not leader".into()));
+    }
+}
