@@ -202,9 +202,10 @@ fn promotion(id: u64, records: &Members, voters: &[u64]) -> Vec<MemberChange> {
     changes
 }
 
+/// Where the log of a member that is being probed ends is not known, unless it is known to lack nothing: after a snapshot, probing goes on
+/// until there is something to send.
 fn lacks_at_most(member: &Progress, progress: &[Progress], lag: u64) -> bool {
     let last = progress.iter().map(|member| member.matched.0).max().unwrap_or_default();
-    // Whoever got all of it with a snapshot is probed until the next entry, though nothing is left to find out.
     let is_known = member.replicating || member.matched.0 == last;
     member.active && is_known && last - member.matched.0 <= lag
 }

@@ -5,6 +5,7 @@
 //! that is about to change is written first.
 
 use std::sync::Arc;
+use std::vec::IntoIter;
 
 use base::codec::{Malformed, Reader, Write};
 use base::machine::ShardInfo;
@@ -139,6 +140,7 @@ pub(crate) struct Saves {
     pub(crate) keys: Vec<([u8; 16], Binding)>,
     pub(crate) freed_keys: Vec<u64>,
     pub(crate) queues: Vec<u32>,
+    pub(crate) tenants: Vec<u32>,
     pub(crate) slices: bool,
     pub(crate) dropped: Vec<(TableId, u32)>,
     /// The same of the save in progress.
@@ -148,24 +150,55 @@ pub(crate) struct Saves {
 
 /// What is left to collect of the frozen state.
 struct Frozen {
-    returned: Vec<(TableId, u32, u64)>,
-    ended: std::vec::IntoIter<u64>,
-    removed: Vec<(u64, Saving)>,
-    dirty: std::vec::IntoIter<u64>,
-    /// Rows that cannot wait, because what they describe changes: tasks about to change, counters, clocks.
+    returned: IntoIter<(TableId, u32, u64)>,
+    ended: IntoIter<u64>,
+    removed: IntoIter<(u64, Saving)>,
+    dirty: IntoIter<u64>,
+    keys: IntoIter<([u8; 16], Binding)>,
+    freed_keys: IntoIter<u64>,
+    queues: IntoIter<u32>,
+    tenants: IntoIter<u32>,
+    /// Rows that could not wait, because what they describe changes: tasks and queues about to change, clocks. They are listed after what
+    /// concerns ended tasks.
     ready: Changes,
     /// Tasks whose payload has got a row by this save.
     payloads: Vec<u64>,
 }
 
 impl QueueMachine {
-    /// Notes that a queue's numbers change.
+    /// Notes that a queue's numbers are about to change, so that the next checkpoint holds the new ones and a save in progress the old ones.
     pub(crate) fn change_queue(&mut self, queue: u32) {
-        let entry = &mut self.queues[queue as usize];
-        if !entry.dirty {
-            entry.dirty = true;
-            self.saves.queues.push(queue);
+        let before = self.queues[queue as usize].mark;
+        if before == self.saves.current {
+            return;
         }
+        if before != Mark::Clean {
+            let mut frozen = self.saves.frozen.take().expect("a frozen queue belongs to a save");
+            self.put_queue(queue, &mut frozen.ready);
+            self.saves.frozen = Some(frozen);
+        }
+        self.queues[queue as usize].mark = self.saves.current;
+        self.saves.queues.push(queue);
+    }
+
+    /// The same of whose turn it is among a tenant's queues.
+    pub(crate) fn change_tenant(&mut self, owner: u32) {
+        let before = self.tenants[owner as usize].mark;
+        if before == self.saves.current {
+            return;
+        }
+        if before != Mark::Clean {
+            let mut frozen = self.saves.frozen.take().expect("a frozen tenant belongs to a save");
+            self.put_tenant(owner, &mut frozen.ready);
+            self.saves.frozen = Some(frozen);
+        }
+        self.tenants[owner as usize].mark = self.saves.current;
+        self.saves.tenants.push(owner);
+    }
+
+    /// Whether something with this mark has changed before the freeze and is not listed yet.
+    fn is_frozen(&self, mark: Mark) -> bool {
+        mark != Mark::Clean && mark != self.saves.current
     }
 
     /// Writes a task of the frozen state before it changes.
@@ -183,10 +216,14 @@ impl QueueMachine {
         };
         let saves = &mut self.saves;
         let mut frozen = Frozen {
-            returned: std::mem::take(&mut saves.returned),
+            returned: std::mem::take(&mut saves.returned).into_iter(),
             ended: std::mem::take(&mut saves.ended).into_iter(),
-            removed: std::mem::take(&mut saves.removed),
+            removed: std::mem::take(&mut saves.removed).into_iter(),
             dirty: std::mem::take(&mut saves.dirty).into_iter(),
+            keys: std::mem::take(&mut saves.keys).into_iter(),
+            freed_keys: std::mem::take(&mut saves.freed_keys).into_iter(),
+            queues: std::mem::take(&mut saves.queues).into_iter(),
+            tenants: std::mem::take(&mut saves.tenants).into_iter(),
             ready: Changes::default(),
             payloads: Vec::new(),
         };
@@ -195,12 +232,14 @@ impl QueueMachine {
         self.saves.frozen = Some(frozen);
     }
 
-    /// Lists about `rows_max` more rows. Deletions of what came back go first and insertions of live tasks last, so that a task that
-    /// ended, came back and ended again ends up where it is.
+    /// Lists about `rows_max` more rows, and at once those that could not wait. Deletions of what came back go first and insertions of live
+    /// tasks last, so that a task that ended, came back and ended again ends up where it is.
     pub(crate) fn collect_rows(&mut self, rows_max: usize, changes: &mut Changes) -> bool {
         let mut frozen = self.saves.frozen.take().expect("a save is in progress");
         let end = changes.len() + rows_max;
-        for (table, slice, key) in frozen.returned.drain(..) {
+        while changes.len() < end
+            && let Some((table, slice, key)) = frozen.returned.next()
+        {
             changes.delete(table, slice, key as i64);
         }
         while changes.len() < end
@@ -212,7 +251,7 @@ impl QueueMachine {
             }
         }
         while changes.len() < end
-            && let Some((key, saving)) = frozen.removed.pop()
+            && let Some((key, saving)) = frozen.removed.next()
         {
             if saving.row {
                 changes.delete(LIVE, 0, key as i64);
@@ -221,20 +260,52 @@ impl QueueMachine {
                 changes.delete(PAYLOADS, 0, key as i64);
             }
         }
+        // A task has at most one key in its life, so what is deleted here was never put back.
+        while changes.len() < end
+            && let Some((scope, binding)) = frozen.keys.next()
+        {
+            changes.put(KEYS, 0, binding.task as i64, |row| {
+                row.value(base::rows::Value::Blob(&scope));
+                row.value(base::rows::Value::Blob(&binding.body));
+                row.number(binding.since.0);
+            });
+        }
+        while changes.len() < end
+            && let Some(key) = frozen.freed_keys.next()
+        {
+            changes.delete(KEYS, 0, key as i64);
+        }
+        while changes.len() < end
+            && let Some(queue) = frozen.queues.next()
+        {
+            if self.is_frozen(self.queues[queue as usize].mark) {
+                self.put_queue(queue, changes);
+                self.queues[queue as usize].mark = Mark::Clean;
+            }
+        }
+        while changes.len() < end
+            && let Some(owner) = frozen.tenants.next()
+        {
+            if self.is_frozen(self.tenants[owner as usize].mark) {
+                self.put_tenant(owner, changes);
+                self.tenants[owner as usize].mark = Mark::Clean;
+            }
+        }
         while changes.len() + frozen.ready.len() < end
             && let Some(key) = frozen.dirty.next()
         {
             let Some(slot) = self.tasks.find(key) else { continue };
-            let mark = self.tasks.get(slot).saving.mark;
-            if mark != Mark::Clean && mark != self.saves.current {
+            if self.is_frozen(self.tasks.get(slot).saving.mark) {
                 self.put_live(slot, &mut frozen);
                 self.tasks.get_mut(slot).saving.mark = Mark::Clean;
             }
         }
-        let done = frozen.ended.len() == 0 && frozen.removed.is_empty() && frozen.dirty.len() == 0;
-        if done {
-            changes.append(&std::mem::take(&mut frozen.ready));
+        let live_ones_follow = frozen.returned.len() + frozen.ended.len() + frozen.removed.len() == 0;
+        if live_ones_follow {
+            changes.append(std::mem::take(&mut frozen.ready));
         }
+        let others = frozen.keys.len() + frozen.freed_keys.len() + frozen.queues.len() + frozen.tenants.len();
+        let done = live_ones_follow && others + frozen.dirty.len() == 0;
         self.saves.frozen = Some(frozen);
         done
     }
@@ -244,7 +315,7 @@ impl QueueMachine {
         let frozen = self.saves.frozen.take().expect("a save is in progress");
         self.saves.dropping.clear();
         let evicted = self.evict_payloads(&frozen.payloads);
-        Box::new((std::mem::take(&mut self.ended.saving), evicted))
+        Box::new((std::mem::take(&mut self.ended.saving), evicted, frozen))
     }
 
     fn put_live(&mut self, slot: Slot, frozen: &mut Frozen) {
@@ -304,22 +375,42 @@ impl QueueMachine {
         row.number(task.payload.len() as u64);
     }
 
+    fn put_queue(&self, queue: u32, changes: &mut Changes) {
+        let entry = &self.queues[queue as usize];
+        let totals = &entry.totals;
+        changes.put(QUEUES, 0, i64::from(queue), |row| {
+            row.text(&entry.tenant);
+            row.text(&entry.command);
+            for total in [
+                totals.created,
+                totals.claimed,
+                totals.completed,
+                totals.failed,
+                totals.dead,
+                totals.cancelled,
+                totals.expired,
+            ] {
+                row.number(total);
+            }
+            put_rounds(row, entry.lists.iter().map(|list| list.round));
+        });
+    }
+
+    fn put_tenant(&self, owner: u32, changes: &mut Changes) {
+        let tenant = &self.tenants[owner as usize];
+        let queue = tenant.queues.values().next().expect("a tenant is known by its first queue");
+        changes.put(TENANTS, 0, i64::from(owner), |row| {
+            row.text(&self.queues[*queue as usize].tenant);
+            put_rounds(row, tenant.turns.iter().map(|turns| turns.round));
+        });
+    }
+
     /// Tables whose changes are few: written at the freeze.
     fn put_small_tables(&mut self, changes: &mut Changes) {
         self.saves.dropping = std::mem::take(&mut self.saves.dropped);
         for &(table, slice) in &self.saves.dropping {
             changes.drop_slice(table, slice);
             changes.delete(SLICES, 0, i64::from(slice));
-        }
-        for key in std::mem::take(&mut self.saves.freed_keys) {
-            changes.delete(KEYS, 0, key as i64);
-        }
-        for (scope, binding) in std::mem::take(&mut self.saves.keys) {
-            changes.put(KEYS, 0, binding.task as i64, |row| {
-                row.value(base::rows::Value::Blob(&scope));
-                row.value(base::rows::Value::Blob(&binding.body));
-                row.number(binding.since.0);
-            });
         }
         if std::mem::take(&mut self.saves.slices) {
             for slice in &self.ended.slices {
@@ -329,41 +420,6 @@ impl QueueMachine {
                     row.maybe_number(slice.last_keyed.map(|time| time.0));
                 });
             }
-        }
-        let mut owners = Vec::new();
-        for queue in std::mem::take(&mut self.saves.queues) {
-            let entry = &mut self.queues[queue as usize];
-            entry.dirty = false;
-            owners.push(entry.owner);
-            let totals = &entry.totals;
-            changes.put(QUEUES, 0, i64::from(queue), |row| {
-                row.text(&entry.tenant);
-                row.text(&entry.command);
-                for total in [
-                    totals.created,
-                    totals.claimed,
-                    totals.completed,
-                    totals.failed,
-                    totals.dead,
-                    totals.cancelled,
-                    totals.expired,
-                ] {
-                    row.number(total);
-                }
-                put_rounds(row, entry.lists.iter().map(|list| list.round));
-            });
-        }
-        owners.sort_unstable();
-        owners.dedup();
-        for owner in owners {
-            let tenant = &self.tenants[owner as usize];
-            let Some(queue) = tenant.queues.values().next() else {
-                continue;
-            };
-            changes.put(TENANTS, 0, i64::from(owner), |row| {
-                row.text(&self.queues[*queue as usize].tenant);
-                put_rounds(row, tenant.turns.iter().map(|turns| turns.round));
-            });
         }
         for (first, incarnation) in &self.epochs {
             changes.put(EPOCHS, 0, *first as i64, |row| row.number(*incarnation));
@@ -505,8 +561,11 @@ fn restore_queue(machine: &mut QueueMachine, row: &mut base::rows::RowReader<'_>
     for (list, round) in entry.lists.iter_mut().zip(rounds(row.maybe_bytes()?)?) {
         list.round = round;
     }
-    entry.dirty = false;
+    entry.mark = Mark::Clean;
+    let owner = entry.owner;
+    machine.tenants[owner as usize].mark = Mark::Clean;
     machine.saves.queues.clear();
+    machine.saves.tenants.clear();
     Ok(())
 }
 
@@ -603,6 +662,7 @@ impl Default for Saves {
             keys: Vec::new(),
             freed_keys: Vec::new(),
             queues: Vec::new(),
+            tenants: Vec::new(),
             slices: false,
             dropped: Vec::new(),
             dropping: Vec::new(),

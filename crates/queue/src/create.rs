@@ -63,6 +63,7 @@ impl QueueMachine {
             cancel_requested: false,
             saving: Saving::default(),
         };
+        self.change_queue(queue);
         self.queues[queue as usize].totals.created += 1;
         self.enter(task, due, effects);
         effects.signals.push(crate::machine::Signal::Created { command: self.queues[queue as usize].command.clone() });

@@ -60,9 +60,11 @@ impl QueueMachine {
                     self.become_ready(slot, effects);
                 }
                 Stage::Leased(_) => {
-                    let queue = self.tasks.get(slot).queue as usize;
-                    self.queues[queue].totals.expired += 1;
-                    effects.signals.push(Signal::LeaseExpired { command: self.queues[queue].command.clone() });
+                    let queue = self.tasks.get(slot).queue;
+                    self.change_queue(queue);
+                    let queue = &mut self.queues[queue as usize];
+                    queue.totals.expired += 1;
+                    effects.signals.push(Signal::LeaseExpired { command: queue.command.clone() });
                     self.end_attempt(slot, None, LEASE_EXPIRED, effects);
                 }
                 Stage::Ready { .. } => panic!("a ready task has no deadline"),

@@ -9,6 +9,7 @@ use siphasher::sip::SipHasher24;
 
 use base::machine::{Effects, WaitKey};
 
+use crate::checkpoint::Mark;
 use crate::machine::QueueMachine;
 use crate::op::{Claim, ClaimOrder};
 use crate::outcome::{Depth, Totals};
@@ -32,8 +33,8 @@ pub(crate) struct Queue {
     pub(crate) leased: u64,
     pub(crate) dead: u64,
     pub(crate) totals: Totals,
-    /// Changed since the last freeze.
-    pub(crate) dirty: bool,
+    /// Whether it has changed since it was saved.
+    pub(crate) mark: Mark,
     /// What claims of this queue, and claims of any queue of the tenant, wait for.
     wait_keys: [WaitKey; 2],
 }
@@ -53,6 +54,8 @@ pub(crate) struct List {
 pub(crate) struct Tenant {
     pub(crate) queues: BTreeMap<Arc<str>, u32>,
     pub(crate) turns: [Turns; PRIORITIES],
+    /// Whether its turns have changed since they were saved.
+    pub(crate) mark: Mark,
     /// Ready tasks in all of them.
     ready: usize,
 }
@@ -85,7 +88,7 @@ impl Queue {
             leased: 0,
             dead: 0,
             totals: Totals::default(),
-            dirty: false,
+            mark: Mark::Clean,
             wait_keys,
         }
     }
@@ -239,6 +242,7 @@ impl QueueMachine {
         self.suppliers.insert(entry.wait_keys[1].0, Supplier::Tenant(owner));
         self.queues.push(entry);
         self.change_queue(queue);
+        self.change_tenant(owner);
         Some(queue)
     }
 
@@ -282,6 +286,8 @@ impl QueueMachine {
         if choice.by_turn {
             // Whoever was served waits for the next round. The turn is given up and taken again with the new round.
             let owner = queue.owner as usize;
+            self.change_queue(choice.queue);
+            self.change_tenant(owner as u32);
             self.give_up_turn(choice.queue, choice.priority);
             let turns = &mut self.tenants[owner].turns[choice.priority];
             turns.round = turns.round.max(list.round);
