@@ -7,6 +7,8 @@ use http_body_util::Full;
 use hyper::Response;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 
+use crate::http::call::LastContact;
+
 /// An answer with a body.
 pub(crate) type HttpResponse = Response<Full<Bytes>>;
 
@@ -22,6 +24,7 @@ const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json"
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+const STALE: HeaderValue = HeaderValue::from_static("stale");
 const TRUE: HeaderValue = HeaderValue::from_static("true");
 
 /// What a route answers.
@@ -32,8 +35,8 @@ pub(crate) struct Answer {
     body: Vec<u8>,
     positions: Vec<Position>,
     replayed: bool,
-    /// How it was read, where that was not linearizable.
-    consistency: Option<&'static str>,
+    /// How old it may be, where it was not read linearizably.
+    age: Option<LastContact>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +82,7 @@ impl Answer {
     }
 
     fn new(status: u16, kind: Kind, body: Vec<u8>) -> Answer {
-        Answer { status, kind, body, positions: Vec::new(), replayed: false, consistency: None }
+        Answer { status, kind, body, positions: Vec::new(), replayed: false, age: None }
     }
 
     /// With what it reflects.
@@ -100,9 +103,9 @@ impl Answer {
         self
     }
 
-    /// It was read without asking whether this node still leads.
-    pub(crate) fn consistency(mut self, consistency: Option<&'static str>) -> Answer {
-        self.consistency = consistency;
+    /// It was read without asking the leader.
+    pub(crate) fn age(mut self, age: Option<LastContact>) -> Answer {
+        self.age = age;
         self
     }
 
@@ -129,10 +132,11 @@ impl Answer {
         if self.replayed {
             headers.insert(IDEMPOTENCY_REPLAYED, TRUE);
         }
-        if let Some(consistency) = self.consistency {
-            headers.insert(CODEQ_CONSISTENCY, HeaderValue::from_static(consistency));
-            // A cluster of one is its own leader.
-            headers.insert(CODEQ_LAST_CONTACT, HeaderValue::from_static("0"));
+        if let Some(LastContact(ago)) = self.age {
+            headers.insert(CODEQ_CONSISTENCY, STALE);
+            if let Some(ago) = ago {
+                headers.insert(CODEQ_LAST_CONTACT, HeaderValue::from(ago.0));
+            }
         }
         response
     }

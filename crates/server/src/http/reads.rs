@@ -24,7 +24,7 @@ impl Edge {
         self.check_running()?;
         let (position, view) = self.find_task(&call.principal.tenant, id, reading.freshness(), None).await?;
         let view = view.ok_or_else(|| task_not_found(Words::Tasks))?;
-        Ok(Answer::json(200, |out| write_task(&view, None, out)).at(position).consistency(reading.label()))
+        Ok(Answer::json(200, |out| write_task(&view, None, out)).at(position).age(reading.age(&self.node)?))
     }
 
     pub(crate) async fn get_result(&self, call: &Call, id: &str) -> Outcome<Answer> {
@@ -55,7 +55,7 @@ impl Edge {
             body.value("result", |out| write_result(&view, out));
             body.end();
         });
-        Ok(answer.at(position).consistency(reading.label()))
+        Ok(answer.at(position).age(reading.age(&self.node)?))
     }
 
     pub(crate) async fn get_queue(&self, call: &Call, command: &str) -> Outcome<Answer> {
@@ -79,6 +79,6 @@ impl Edge {
             body.number("dlq", stats.depth.dead);
             body.end();
         });
-        Ok(answer.at(position).consistency(reading.label()))
+        Ok(answer.at(position).age(reading.age(&self.node)?))
     }
 }
