@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde_json::Value;
 
+use crate::faults::{self, FaultsArgs};
 use crate::kill::{self, KillArgs};
 use crate::process::{Folder, Server, build_codeq};
 use crate::repository::{cargo, root};
@@ -36,6 +37,7 @@ const STEPS: &[Step] = &[
     Step { name: "advisories", run: advisories },
     Step { name: "bench smoke", run: bench_smoke },
     Step { name: "kill -9", run: || kill::run(&KillArgs::few()) },
+    Step { name: "faults", run: || faults::run(&FaultsArgs::quick()) },
 ];
 
 const TESTS: &str = "tests";

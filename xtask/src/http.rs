@@ -23,6 +23,9 @@ pub(crate) struct Answer {
 #[derive(Debug)]
 pub(crate) struct Unknown(io::Error);
 
+/// How long it may take to connect: longer than ever, unless nobody takes connections.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How long an answer may take before it counts as lost.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -35,7 +38,7 @@ impl Client {
     /// # Errors
     /// Nobody listens there.
     pub(crate) fn connect(addr: SocketAddr) -> io::Result<Client> {
-        let stream = TcpStream::connect(addr)?;
+        let stream = TcpStream::connect_timeout(&addr, CONNECT_TIMEOUT)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         Ok(Client { stream: BufReader::new(stream) })

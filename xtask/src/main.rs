@@ -4,8 +4,10 @@
 
 mod bench;
 mod ci;
+mod faults;
 mod http;
 mod kill;
+mod load;
 mod process;
 mod repository;
 mod tidy;
@@ -31,6 +33,8 @@ enum Chore {
     Tidy,
     /// Kills a server under load with SIGKILL, again and again, and looks for what it had acknowledged.
     Kill(kill::KillArgs),
+    /// Three nodes under load, and what can go wrong: nodes killed, stopped and held up, connections cut, a disk full and one empty.
+    Faults(faults::FaultsArgs),
     /// Measures what the benchmark page shows, and prints it as Markdown.
     Bench(bench::BenchArgs),
 }
@@ -41,6 +45,7 @@ fn main() -> ExitCode {
         Chore::Fix => ci::fix(),
         Chore::Tidy => tidy::run(),
         Chore::Kill(args) => kill::run(&args),
+        Chore::Faults(args) => faults::run(&args),
         Chore::Bench(args) => bench::run(&args),
     };
     match done {

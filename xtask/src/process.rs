@@ -1,14 +1,17 @@
-//! The real server as a process: built, started on a free port, killed without warning.
+//! The real server as a process: built, started, stopped, held up, killed without warning.
 
-use std::io::{BufRead, BufReader, Read};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::http::Client;
@@ -21,9 +24,12 @@ pub(crate) struct Server {
     output: Output,
 }
 
-/// What a process has printed last, for the message when something goes wrong.
+/// What a process has printed last, for the message when something goes wrong; and all of it in a file, if there is one.
 #[derive(Clone, Default)]
-struct Output(Arc<Mutex<Vec<String>>>);
+struct Output {
+    lines: Arc<Mutex<Vec<String>>>,
+    file: Option<Arc<File>>,
+}
 
 /// A server is started and has this long until it serves.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
@@ -40,7 +46,7 @@ impl Server {
     /// # Errors
     /// It ends, or does not serve in time.
     pub(crate) fn start(codeq: &Path, data: &Path, options: &[&str]) -> Result<Server> {
-        let server = Server::spawn(codeq, data, options)?.listening()?;
+        let mut server = Server::spawn(codeq, data, options)?.listening()?;
         server.wait_until_ready()?;
         Ok(server)
     }
@@ -52,7 +58,7 @@ impl Server {
     pub(crate) fn spawn(codeq: &Path, data: &Path, options: &[&str]) -> Result<Starting> {
         let mut command = Command::new(codeq);
         command.args(["serve", "--http-addr", "127.0.0.1:0", "--data-dir"]).arg(data).args(options);
-        Starting::spawn(command)
+        Starting::spawn(command, None)
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -76,6 +82,61 @@ impl Server {
         Ok(())
     }
 
+    /// SIGTERM.
+    ///
+    /// # Errors
+    /// It cannot be sent.
+    pub(crate) fn terminate(&self) -> Result<()> {
+        self.signal(Signal::SIGTERM)
+    }
+
+    /// SIGSTOP: the process does nothing, and the operating system goes on taking what is sent to it.
+    ///
+    /// # Errors
+    /// It cannot be sent.
+    pub(crate) fn pause(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// It cannot be sent.
+    pub(crate) fn resume(&self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        kill(Pid::from_raw(self.id().cast_signed()), signal).with_context(|| format!("cannot send {signal}"))
+    }
+
+    /// The operating system's number of the process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until the process has ended by itself.
+    ///
+    /// # Errors
+    /// It has not, after so long.
+    pub(crate) fn ended(&mut self, within: Duration) -> Result<ExitStatus> {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if begun.elapsed() > within {
+                bail!("the server has not ended after {within:?}:\n{}", self.output.shown());
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// What the process has printed last.
+    pub(crate) fn printed(&self) -> String {
+        self.output.shown()
+    }
+
     /// Bytes of memory that the process has now: VmRSS.
     ///
     /// # Errors
@@ -87,9 +148,16 @@ impl Server {
         Ok(kilobytes << 10)
     }
 
-    fn wait_until_ready(&self) -> Result<()> {
+    /// Waits until it says that it can serve every request.
+    ///
+    /// # Errors
+    /// It ends, or does not in time.
+    pub(crate) fn wait_until_ready(&mut self) -> Result<()> {
         let begun = Instant::now();
         while begun.elapsed() < START_TIMEOUT {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the server has ended ({status}):\n{}", self.output.shown());
+            }
             let answer = Client::connect(self.addr).ok().and_then(|mut client| client.get("/readyz").ok());
             if answer.is_some_and(|answer| answer.status == 200) {
                 return Ok(());
@@ -116,14 +184,16 @@ pub(crate) struct Starting {
 }
 
 impl Starting {
-    /// Starts a server that will print `http://` and its address.
+    /// Starts a server that will print `http://` and its address. What it prints goes to the end of the file as well.
     ///
     /// # Errors
-    /// There is no such program.
-    pub(crate) fn spawn(mut command: Command) -> Result<Starting> {
+    /// There is no such program, or the file cannot be written.
+    pub(crate) fn spawn(mut command: Command, file: Option<&Path>) -> Result<Starting> {
+        let open = |file: &Path| File::options().create(true).append(true).open(file);
+        let file = file.map(open).transpose().context("cannot open a file for what the server prints")?.map(Arc::new);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
-        let output = Output::default();
+        let output = Output { lines: Arc::default(), file };
         let (sender, addresses) = channel();
         let pipes: [Option<Box<dyn Read + Send>>; 2] = [
             child.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>),
@@ -155,6 +225,11 @@ impl Starting {
         Ok(())
     }
 
+    /// Takes it for granted that it listens there.
+    pub(crate) fn listens_at(self, addr: SocketAddr) -> Server {
+        Server { child: self.child, addr, output: self.output }
+    }
+
     /// Waits until it says where it listens.
     ///
     /// # Errors
@@ -177,7 +252,11 @@ impl Starting {
 
 impl Output {
     fn add(&self, line: String) {
-        let mut lines = self.0.lock().expect("nothing panics while it holds this lock");
+        if let Some(mut file) = self.file.as_deref() {
+            // It only helps to understand what happened.
+            let _ = writeln!(file, "{line}");
+        }
+        let mut lines = self.lines.lock().expect("nothing panics while it holds this lock");
         if lines.len() == LINES_KEPT {
             lines.remove(0);
         }
@@ -185,7 +264,7 @@ impl Output {
     }
 
     fn shown(&self) -> String {
-        self.0.lock().expect("nothing panics while it holds this lock").join("\n")
+        self.lines.lock().expect("nothing panics while it holds this lock").join("\n")
     }
 }
 
@@ -221,7 +300,8 @@ impl Drop for Folder {
     }
 }
 
-fn target() -> PathBuf {
+/// The folder of build products.
+pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 

@@ -84,6 +84,8 @@ pub(crate) struct Driver<S: StateMachine, D: Disk> {
     kept_from: BTreeMap<ShardId, Index>,
     leadership: Leadership,
     stopping: bool,
+    /// A round of checkpoints was begun after the node was asked to stop.
+    saved_since_stop: bool,
 }
 
 impl<S: StateMachine, D: Disk> Driver<S, D> {
@@ -153,6 +155,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             kept_from,
             leadership: Leadership::new(promotion),
             stopping: false,
+            saved_since_stop: false,
         };
         let records = driver.replica.members(ShardId(0));
         if driver.common.peers.get().is_none() && records.configuration.members().len() > 1 {
@@ -423,6 +426,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                 self.last_checkpoint = now.mono;
                 self.log_bytes_at_checkpoint += written;
                 self.to_save = self.replica.shards();
+                self.saved_since_stop |= self.stopping;
             }
         }
         if self.saving.is_none()
@@ -516,16 +520,19 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         self.common.status.send_replace(NodeStatus { stage, shards, progress });
     }
 
-    /// Asked to stop, everything taken is finished, and a checkpoint holds all of it.
+    /// Asked to stop, everything taken is finished, and a checkpoint holds it.
     fn is_done(&self) -> bool {
-        let now = self.clock.now();
-        self.stopping
-            && self.leadership.is_given_away(now, self.common.me, &self.replica)
-            && self.saving.is_none()
-            && self.to_save.is_empty()
-            && self.common.inbox.is_empty()
-            && !self.replica.has_work()
-            && self.wal.stats().bytes == self.log_bytes_at_checkpoint
+        let given_away = || self.leadership.is_given_away(self.clock.now(), self.common.me, &self.replica);
+        if !self.stopping || self.saving.is_some() || !self.to_save.is_empty() || !given_away() {
+            return false;
+        }
+        let all_saved = self.wal.stats().bytes == self.log_bytes_at_checkpoint;
+        let leads = self.replica.shards().into_iter().any(|shard| self.replica.leader(shard) == self.common.me);
+        if leads {
+            return all_saved && self.common.inbox.is_empty() && !self.replica.has_work();
+        }
+        // Others go on writing, and what they send would always leave something to save: it is in the log.
+        (all_saved || self.saved_since_stop) && self.common.inbox.len() == 0
     }
 
     fn finish(&mut self) -> Result<(), NodeError> {

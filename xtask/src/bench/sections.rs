@@ -42,7 +42,7 @@ fn note(text: &str) {
 pub(super) fn ratio(bench: &Bench) -> Result<String> {
     let mut command = Command::new(build_bare()?);
     command.arg("127.0.0.1:0");
-    let bare = Starting::spawn(command)?.listening()?;
+    let bare = Starting::spawn(command, None)?.listening()?;
     let codeq = bench.start("ratio", &[])?;
     let load = Load { duration: bench.duration(CYCLES.duration), ..CYCLES };
     let warm = Load { duration: Duration::from_secs(1), ..CYCLES };

@@ -1,34 +1,43 @@
-//! The load: connections that create tasks and work on them, whatever happens to the server, and write down what they were told.
+//! The load: connections that create tasks and work on them, whatever happens to the servers, and write down what they were told.
+//!
+//! A connection follows the documented rule: what was refused for certain is tried again elsewhere, what is unknown is repeated where a repeat
+//! does no harm, and counts as open where it would. Any answer outside that rule is a violation.
+
+pub(crate) mod ledger;
+pub(crate) mod verdict;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use base::rng::SplitMix;
 use serde_json::{Value, json};
 
 use crate::http::{Answer, Client, Unknown};
-use crate::kill::ledger::{Grant, Id, Ledger, Number, command_of, id, payload_of, result_of, text};
+use crate::load::ledger::{Grant, Id, Ledger, Number, command_of, id, payload_of, result_of, text};
 
 /// What the connections share.
-pub(super) struct Shared {
-    server: Mutex<Server>,
+pub(crate) struct Shared {
+    /// Where requests can be sent; nobody has to listen there just now.
+    servers: Mutex<Vec<SocketAddr>>,
     moved: Condvar,
     /// No more tasks are created; what is there is worked off.
     draining: AtomicBool,
     stopped: AtomicBool,
     /// Tasks created and not completed, about.
     waiting: AtomicI64,
-    pub(super) commands: u64,
+    pub(crate) commands: u64,
+    writes: Mutex<Vec<Write>>,
 }
 
-/// Where the server is, if it runs.
-#[derive(Clone, Copy, Default)]
-struct Server {
-    addr: Option<SocketAddr>,
-    /// How often it has moved.
-    moves: u64,
+/// An acknowledged creation or result.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Write {
+    /// When its request was sent, for the last time.
+    pub(crate) sent: Instant,
+    pub(crate) acknowledged: Instant,
 }
 
 /// Tasks that wait before the connections only work.
@@ -43,71 +52,121 @@ const LEASE_MARGIN: Duration = Duration::from_millis(200);
 /// After a refusal.
 const PAUSE: Duration = Duration::from_millis(2);
 
+/// Between two rounds of looking for somebody who listens.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// A connection that had to go elsewhere returns after so many requests, about.
+const RETURNS_ONE_IN: u64 = 100;
+
 /// Keys that a connection remembers, to repeat them later.
 const KEYS_KEPT: usize = 64;
 
 impl Shared {
-    pub(super) fn new(commands: u64) -> Shared {
+    pub(crate) fn new(commands: u64, servers: &[SocketAddr]) -> Shared {
         Shared {
-            server: Mutex::default(),
+            servers: Mutex::new(servers.to_vec()),
             moved: Condvar::new(),
             draining: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             waiting: AtomicI64::new(0),
             commands,
+            writes: Mutex::default(),
         }
     }
 
-    fn server(&self) -> MutexGuard<'_, Server> {
-        self.server.lock().expect("nothing panics while it holds this lock")
+    fn servers(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
+        self.servers.lock().expect("nothing panics while it holds this lock")
     }
 
-    /// The server serves here now.
-    pub(super) fn serves_at(&self, addr: SocketAddr) {
-        let mut server = self.server();
-        *server = Server { addr: Some(addr), moves: server.moves + 1 };
+    /// The only server is here now.
+    pub(crate) fn serves_at(&self, addr: SocketAddr) {
+        *self.servers() = vec![addr];
         self.moved.notify_all();
     }
 
-    pub(super) fn drain(&self) {
+    pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn stop(&self) {
+    fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
         // Under the lock, or somebody who has just looked would sleep for ever.
-        let _server = self.server();
+        let _servers = self.servers();
         self.moved.notify_all();
+    }
+
+    /// Takes out what was acknowledged since this was last asked.
+    pub(crate) fn take_writes(&self) -> Vec<Write> {
+        std::mem::take(&mut *self.writes.lock().expect("nothing panics while it holds this lock"))
     }
 
     fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
     }
 
-    /// Where the server is, once it is not where it was. Nothing: it is over.
-    fn moved_since(&self, moves: u64) -> Option<(SocketAddr, u64)> {
-        let mut server = self.server();
+    /// A connection to the server of that place, or to one behind it, and its place. Nothing: it is over.
+    fn connect(&self, preferred: usize) -> Option<(Client, usize)> {
         loop {
+            let addrs = self.servers().clone();
+            for place in (0..addrs.len()).map(|further| (preferred + further) % addrs.len()) {
+                if self.is_stopped() {
+                    return None;
+                }
+                if let Ok(client) = Client::connect(addrs[place]) {
+                    return Some((client, place));
+                }
+            }
+            let servers = self.servers();
             if self.is_stopped() {
                 return None;
             }
-            if let Some(addr) = server.addr.filter(|_| server.moves > moves) {
-                return Some((addr, server.moves));
+            if *servers == addrs {
+                // Woken by a move or by the end, or to look whether somebody listens again.
+                drop(self.moved.wait_timeout(servers, LOOK_AGAIN));
             }
-            server = self.moved.wait(server).expect("nothing panics while it holds this lock");
         }
     }
 }
 
+/// Runs so many connections while something else goes on, and until that has ended. Returns what both have brought.
+///
+/// # Errors
+/// Those of `meanwhile`.
+pub(crate) fn run<T>(
+    shared: &Shared,
+    seed: u64,
+    connections: u16,
+    meanwhile: impl FnOnce() -> Result<T>,
+) -> Result<(T, Ledger)> {
+    let ledger = Mutex::new(Ledger::default());
+    let result = std::thread::scope(|scope| {
+        for number in 1..=u64::from(connections) {
+            let connection = Connection::new(shared, seed, number);
+            let ledger = &ledger;
+            scope.spawn(move || {
+                let told = connection.run();
+                ledger.lock().expect("nothing panics while it holds this lock").merge(told);
+            });
+        }
+        let result = meanwhile();
+        // Also where it failed: the scope ends when its threads have.
+        shared.stop();
+        result
+    })?;
+    Ok((result, ledger.into_inner().expect("every thread has ended")))
+}
+
 /// One connection, and what it was told.
-pub(super) struct Connection<'a> {
+struct Connection<'a> {
     shared: &'a Shared,
     rng: SplitMix,
     client: Option<Client>,
-    /// The move of the server at which it was last found gone.
-    gone: u64,
-    /// The move of the server that `client` is connected to.
-    here: u64,
+    /// The server that it prefers.
+    home: usize,
+    /// The server that it is connected to, or tries first.
+    place: usize,
+    /// When the last request was sent.
+    sent: Instant,
     next: Number,
     keys: Vec<(Number, Id)>,
     ledger: Ledger,
@@ -128,13 +187,15 @@ struct Over;
 
 impl<'a> Connection<'a> {
     /// The connection of that number. Numbers of its tasks begin above `number` << 40.
-    pub(super) fn new(shared: &'a Shared, seed: u64, number: u64) -> Connection<'a> {
+    fn new(shared: &'a Shared, seed: u64, number: u64) -> Connection<'a> {
+        let home = number as usize % shared.servers().len().max(1);
         Connection {
             shared,
             rng: SplitMix::new(base::rng::mix_all(&[seed, number])),
             client: None,
-            gone: 0,
-            here: 0,
+            home,
+            place: home,
+            sent: Instant::now(),
             next: number << 40,
             keys: Vec::new(),
             ledger: Ledger::default(),
@@ -142,7 +203,7 @@ impl<'a> Connection<'a> {
     }
 
     /// Runs until the load is over.
-    pub(super) fn run(mut self) -> Ledger {
+    fn run(mut self) -> Ledger {
         while !self.shared.is_stopped() {
             let draining = self.shared.draining.load(Ordering::Relaxed);
             let creates = !draining && self.shared.waiting.load(Ordering::Relaxed) < WAITING_MAX;
@@ -163,38 +224,48 @@ impl<'a> Connection<'a> {
 
     /// Sends a request once, to a server that is there.
     fn send(&mut self, path: &str, body: &Value) -> Result<Told, Over> {
-        let client = loop {
-            if let Some(client) = &mut self.client {
-                break client;
-            }
-            let (addr, moves) = self.shared.moved_since(self.gone).ok_or(Over)?;
-            self.client = Client::connect(addr).ok();
-            self.here = moves;
-            if self.client.is_none() {
-                self.gone = moves;
-            }
-        };
+        if self.place != self.home && self.rng.one_in(RETURNS_ONE_IN) {
+            (self.client, self.place) = (None, self.home);
+        }
+        if self.client.is_none() {
+            let (client, place) = self.shared.connect(self.place).ok_or(Over)?;
+            (self.client, self.place) = (Some(client), place);
+        }
+        let Some(client) = &mut self.client else { return Err(Over) };
+        self.sent = Instant::now();
         let answer = client.post(path, &body.to_string());
         if answer.is_err() {
-            self.client = None;
             self.ledger.unanswered += 1;
         }
         let told = told(answer);
-        if let Told::Refused = told {
-            self.ledger.refused += 1;
+        if let Told::Refused | Told::Unknown = told {
+            if let Told::Refused = told {
+                self.ledger.refused += 1;
+            }
+            // Somebody else may know better.
+            (self.client, self.place) = (None, self.place + 1);
             std::thread::sleep(PAUSE);
         }
         Ok(told)
     }
 
-    /// Sends a request that has the same effect however often it is sent, until there is an answer.
-    fn insist(&mut self, path: &str, body: &Value) -> Result<Told, Over> {
+    /// Sends a request that has the same effect however often it is sent, until there is an answer. Also says whether a try before the
+    /// answered one may have had an effect.
+    fn insist(&mut self, path: &str, body: &Value) -> Result<(Told, bool), Over> {
+        let mut open = false;
         loop {
             match self.send(path, body)? {
-                Told::Refused | Told::Unknown => {}
-                told => return Ok(told),
+                Told::Refused => {}
+                Told::Unknown => open = true,
+                told => return Ok((told, open)),
             }
         }
+    }
+
+    /// Notes that what was sent last is acknowledged.
+    fn acknowledged(&self) {
+        let write = Write { sent: self.sent, acknowledged: Instant::now() };
+        self.shared.writes.lock().expect("nothing panics while it holds this lock").push(write);
     }
 
     fn new_task(&mut self, keyed: bool) -> (Number, Value) {
@@ -221,6 +292,7 @@ impl<'a> Connection<'a> {
             return None;
         };
         self.ledger.created.push((number, id));
+        self.acknowledged();
         self.shared.waiting.fetch_add(1, Ordering::Relaxed);
         Some(id)
     }
@@ -231,7 +303,7 @@ impl<'a> Connection<'a> {
         // Until there is an answer: if the load ends within, it stays so.
         self.ledger.maybe_created.insert(number);
         let path = "/v1/codeq/tasks";
-        let told = if keyed { self.insist(path, &body)? } else { self.send(path, &body)? };
+        let (told, _) = if keyed { self.insist(path, &body)? } else { (self.send(path, &body)?, false) };
         match told {
             Told::Done(task) => {
                 self.ledger.maybe_created.remove(&number);
@@ -256,7 +328,7 @@ impl<'a> Connection<'a> {
         self.ledger.maybe_created.extend(&numbers);
         let body = json!({ "tasks": tasks });
         let path = "/v1/codeq/tasks/batch";
-        let told = if keyed { self.insist(path, &body)? } else { self.send(path, &body)? };
+        let (told, open) = if keyed { self.insist(path, &body)? } else { (self.send(path, &body)?, false) };
         match told {
             Told::Done(answer) => {
                 let results = answer["results"].as_array().cloned().unwrap_or_default();
@@ -267,10 +339,11 @@ impl<'a> Connection<'a> {
                 }
                 for (number, result) in numbers.into_iter().zip(results) {
                     // An item that was not carried out for certain is gone; one that may have been stays unknown.
-                    if result["definite"] != json!(false) {
+                    let created = result["task"].is_object();
+                    if created || (!open && result["definite"] != json!(false)) {
                         self.ledger.maybe_created.remove(&number);
                     }
-                    if result["task"].is_object() {
+                    if created {
                         self.created(number, &result["task"]);
                     }
                 }
@@ -287,7 +360,7 @@ impl<'a> Connection<'a> {
         let place = self.rng.below(self.keys.len() as u64) as usize;
         let (number, first) = self.keys[place];
         let body = self.task(number, true);
-        match self.insist("/v1/codeq/tasks", &body)? {
+        match self.insist("/v1/codeq/tasks", &body)?.0 {
             Told::Done(task) => {
                 if task["id"].as_str().and_then(id) != Some(first) {
                     self.ledger
@@ -383,6 +456,7 @@ impl<'a> Connection<'a> {
             match self.send(&path, &body)? {
                 Told::Done(_) => {
                     self.ledger.completed.entry(grant.id).or_default().push(grant.attempt);
+                    self.acknowledged();
                     self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
                     return Ok(());
                 }
@@ -441,6 +515,7 @@ impl<'a> Connection<'a> {
                 for ((grant, _), answer) in grants.iter().zip(answers) {
                     if answer["error"].is_null() {
                         self.ledger.completed.entry(grant.id).or_default().push(grant.attempt);
+                        self.acknowledged();
                         self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
                     }
                 }

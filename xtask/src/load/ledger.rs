@@ -6,47 +6,47 @@ use base::rng::SplitMix;
 use serde_json::{Value, json};
 
 /// A task's id, as the number that its digits spell.
-pub(super) type Id = u128;
+pub(crate) type Id = u128;
 
 /// Our own number of a task. Its queue and its content follow from it, so both can be checked by whoever reads them.
-pub(super) type Number = u64;
+pub(crate) type Number = u64;
 
 /// What was answered, and what may have happened.
 #[derive(Default)]
-pub(super) struct Ledger {
+pub(crate) struct Ledger {
     /// Acknowledged creations. A repeat with the same key is one more.
-    pub(super) created: Vec<(Number, Id)>,
+    pub(crate) created: Vec<(Number, Id)>,
     /// Creations without an answer, and without a key to ask again with.
-    pub(super) maybe_created: BTreeSet<Number>,
+    pub(crate) maybe_created: BTreeSet<Number>,
     /// Every grant of every answer to a claim.
-    pub(super) grants: Vec<Grant>,
+    pub(crate) grants: Vec<Grant>,
     /// Acknowledged results: the attempts that were told that theirs counted.
-    pub(super) completed: BTreeMap<Id, Vec<u32>>,
+    pub(crate) completed: BTreeMap<Id, Vec<u32>>,
     /// Results without an answer, or with one that leaves open whether the first try had counted.
-    pub(super) maybe_completed: BTreeMap<Id, Vec<u32>>,
+    pub(crate) maybe_completed: BTreeMap<Id, Vec<u32>>,
     /// Answers that no server may give.
-    pub(super) wrong: Vec<String>,
+    pub(crate) wrong: Vec<String>,
     /// What the server said to be refused without effect.
-    pub(super) refused: u64,
+    pub(crate) refused: u64,
     /// Requests that got no answer.
-    pub(super) unanswered: u64,
+    pub(crate) unanswered: u64,
 }
 
 /// One claim of one task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Grant {
-    pub(super) id: Id,
-    pub(super) attempt: u32,
-    pub(super) number: Number,
+pub(crate) struct Grant {
+    pub(crate) id: Id,
+    pub(crate) attempt: u32,
+    pub(crate) number: Number,
 }
 
 /// A finished task, as the server shows it.
 #[derive(Clone, Debug)]
-pub(super) struct Shown {
-    pub(super) command: String,
-    pub(super) payload: Value,
-    pub(super) status: String,
-    pub(super) result: Value,
+pub(crate) struct Shown {
+    pub(crate) command: String,
+    pub(crate) payload: Value,
+    pub(crate) status: String,
+    pub(crate) result: Value,
 }
 
 /// Complaints of one kind that are shown.
@@ -68,9 +68,22 @@ impl Ledger {
         self.unanswered += other.unanswered;
     }
 
-    /// Operations that were acknowledged: creations, grants and results.
-    pub(super) fn acknowledged(&self) -> u64 {
-        (self.created.len() + self.grants.len() + self.completed.len()) as u64
+    /// What there was, in a few lines.
+    pub(crate) fn summary(&self) -> String {
+        let (created, grants, completed) = (self.created.len(), self.grants.len(), self.completed.len());
+        let tasks = self.tasks();
+        let open = tasks.keys().filter(|id| !self.completed.contains_key(id)).count();
+        format!(
+            "{} operations acknowledged ({created} creations, {grants} grants, {completed} results)\n\
+             {} requests without an answer, {} refused without effect; {} creations stayed unknown, {} of them had happened\n\
+             {} tasks in all; the completion of {open} was not acknowledged, that of the others was",
+            created + grants + completed,
+            self.unanswered,
+            self.refused,
+            self.maybe_created.len(),
+            self.turned_out_created(),
+            tasks.len(),
+        )
     }
 
     /// Every task that is known to exist, with our number of it.
@@ -80,7 +93,7 @@ impl Ledger {
     }
 
     /// Creations without an answer that did happen: somebody was given the task.
-    pub(super) fn turned_out_created(&self) -> usize {
+    fn turned_out_created(&self) -> usize {
         let granted: BTreeSet<Number> = self.grants.iter().map(|grant| grant.number).collect();
         self.maybe_created.intersection(&granted).count()
     }
@@ -174,17 +187,17 @@ impl Complaints {
 }
 
 /// The queue of a task.
-pub(super) fn command_of(number: Number, commands: u64) -> String {
-    format!("kill-{}", number % commands)
+pub(crate) fn command_of(number: Number, commands: u64) -> String {
+    format!("load-{}", number % commands)
 }
 
 /// What a task carries: 20 to 800 bytes that follow from its number.
-pub(super) fn payload_of(number: Number) -> Value {
+pub(crate) fn payload_of(number: Number) -> Value {
     json!({ "number": number, "fill": fill(number, 800) })
 }
 
 /// What the worker of an attempt sends.
-pub(super) fn result_of(number: Number, attempt: u32) -> Value {
+pub(crate) fn result_of(number: Number, attempt: u32) -> Value {
     json!({ "number": number, "attempt": attempt, "fill": fill(number ^ u64::from(attempt), 100) })
 }
 
@@ -195,12 +208,12 @@ fn fill(seed: u64, bytes_max: u64) -> String {
 }
 
 /// An id from its digits.
-pub(super) fn id(text: &str) -> Option<Id> {
+pub(crate) fn id(text: &str) -> Option<Id> {
     Id::from_str_radix(&text.replace('-', ""), 16).ok()
 }
 
 /// An id as it is written.
-pub(super) fn text(id: Id) -> String {
+pub(crate) fn text(id: Id) -> String {
     let digits = format!("{id:032x}");
     format!("{}-{}-{}-{}-{}", &digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..])
 }
