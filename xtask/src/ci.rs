@@ -11,6 +11,7 @@ use crate::kill::{self, KillArgs};
 use crate::process::{Folder, Server, build_codeq};
 use crate::repository::{cargo, root};
 use crate::tidy;
+use crate::walk::{self, WalkArgs};
 
 #[derive(Args)]
 pub(crate) struct CiArgs {
@@ -36,6 +37,7 @@ const STEPS: &[Step] = &[
     Step { name: "advisories", run: advisories },
     Step { name: "bench smoke", run: bench_smoke },
     Step { name: "kill -9", run: || kill::run(&KillArgs::few()) },
+    Step { name: "walks", run: || walk::run(&WalkArgs::all()) },
 ];
 
 const TESTS: &str = "tests";

@@ -9,6 +9,7 @@ mod kill;
 mod process;
 mod repository;
 mod tidy;
+mod walk;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,8 @@ enum Chore {
     Tidy,
     /// Kills a server under load with SIGKILL, again and again, and looks for what it had acknowledged.
     Kill(kill::KillArgs),
+    /// Walks through an acceptance table line by line, over real processes.
+    Walk(walk::WalkArgs),
     /// Measures what the benchmark page shows, and prints it as Markdown.
     Bench(bench::BenchArgs),
 }
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Chore::Fix => ci::fix(),
         Chore::Tidy => tidy::run(),
         Chore::Kill(args) => kill::run(&args),
+        Chore::Walk(args) => walk::run(&args),
         Chore::Bench(args) => bench::run(&args),
     };
     match done {

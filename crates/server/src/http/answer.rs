@@ -1,11 +1,13 @@
 //! Answers, and the headers they all have.
 
 use api::Problem;
-use base::Position;
+use base::{Millis, Position};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Response;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
+
+use crate::http::call::Reading;
 
 /// An answer with a body.
 pub(crate) type HttpResponse = Response<Full<Bytes>>;
@@ -32,8 +34,8 @@ pub(crate) struct Answer {
     body: Vec<u8>,
     positions: Vec<Position>,
     replayed: bool,
-    /// How it was read, where that was not linearizable.
-    consistency: Option<&'static str>,
+    /// If it was read here without asking the leader: how long ago that was heard of; nothing: nobody leads, as far as this node knows.
+    stale: Option<Option<Millis>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +81,7 @@ impl Answer {
     }
 
     fn new(status: u16, kind: Kind, body: Vec<u8>) -> Answer {
-        Answer { status, kind, body, positions: Vec::new(), replayed: false, consistency: None }
+        Answer { status, kind, body, positions: Vec::new(), replayed: false, stale: None }
     }
 
     /// With what it reflects.
@@ -100,13 +102,18 @@ impl Answer {
         self
     }
 
-    /// It was read without asking whether this node still leads.
-    pub(crate) fn consistency(mut self, consistency: Option<&'static str>) -> Answer {
-        self.consistency = consistency;
+    /// How it was read.
+    pub(crate) fn read(mut self, reading: &Reading, leader_heard: Option<Millis>) -> Answer {
+        self.stale = reading.is_stale().then_some(leader_heard);
         self
     }
 
-    /// With all headers.
+    /// What it reflects.
+    pub(crate) fn positions(&self) -> &[Position] {
+        &self.positions
+    }
+
+    /// With all headers; `node`: who executed the request.
     pub(crate) fn into_response(self, request_id: HeaderValue, node: &HeaderValue, is_api: bool) -> HttpResponse {
         let mut response = Response::new(Full::new(Bytes::from(self.body)));
         *response.status_mut() = hyper::StatusCode::from_u16(self.status).expect("a status of ours");
@@ -129,10 +136,11 @@ impl Answer {
         if self.replayed {
             headers.insert(IDEMPOTENCY_REPLAYED, TRUE);
         }
-        if let Some(consistency) = self.consistency {
-            headers.insert(CODEQ_CONSISTENCY, HeaderValue::from_static(consistency));
-            // A cluster of one is its own leader.
-            headers.insert(CODEQ_LAST_CONTACT, HeaderValue::from_static("0"));
+        if let Some(leader_heard) = self.stale {
+            headers.insert(CODEQ_CONSISTENCY, HeaderValue::from_static("stale"));
+            if let Some(Millis(ms)) = leader_heard {
+                headers.insert(CODEQ_LAST_CONTACT, HeaderValue::from(ms));
+            }
         }
         response
     }

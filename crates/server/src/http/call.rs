@@ -89,11 +89,16 @@ impl Call {
                 return problem(Code::InvalidConsistency, detail);
             }
         };
-        if let Some(text) = self.query("maxStaleness")
-            && parse_duration(&text).is_none()
-        {
-            return problem(Code::InvalidConsistency, format!("maxStaleness is a duration like 2s, not {text:?}"));
-        }
+        let max_age = match self.query("maxStaleness") {
+            None => None,
+            Some(text) => match parse_duration(&text) {
+                Some(age) => Some(age),
+                None => {
+                    let detail = format!("maxStaleness is a duration like 2s, not {text:?}");
+                    return problem(Code::InvalidConsistency, detail);
+                }
+            },
+        };
         let wait = match self.query("wait") {
             None => Millis(2_000),
             Some(text) => match parse_duration(&text) {
@@ -104,7 +109,7 @@ impl Call {
             },
         };
         let default = if position.is_some() { Consistency::Stale } else { default };
-        Ok(Reading { consistency: asked.unwrap_or(default), position, wait })
+        Ok(Reading { consistency: asked.unwrap_or(default), position, wait, max_age })
     }
 
     /// The lease token of a body as a credential, else the worker's identity.
@@ -140,6 +145,7 @@ pub(crate) struct Reading {
     consistency: Consistency,
     position: Option<Index>,
     wait: Millis,
+    max_age: Option<Millis>,
 }
 
 impl Reading {
@@ -153,9 +159,15 @@ impl Reading {
         }
     }
 
-    /// What the answer says about it.
-    pub(crate) fn label(&self) -> Option<&'static str> {
-        (self.consistency == Consistency::Stale).then_some("stale")
+    /// Whether this node answers without asking the leader.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.consistency == Consistency::Stale
+    }
+
+    /// Whether the leader was heard of too long ago for this read.
+    pub(crate) fn is_too_old(&self, leader_heard: Option<Millis>) -> bool {
+        let is_older = |max_age: Millis| leader_heard.is_none_or(|heard| heard > max_age);
+        self.is_stale() && self.max_age.is_some_and(is_older)
     }
 }
 

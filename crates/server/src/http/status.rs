@@ -8,11 +8,17 @@ use crate::http::answer::Answer;
 use crate::http::call::Outcome;
 use crate::http::edge::Edge;
 
+/// A loop that has not turned for longer hangs: a disk does not answer, or the machine is frozen.
+const TURN_MAX: base::Millis = base::Millis(2_000);
+
 impl Edge {
-    /// The process lives and its storage has not failed. Says nothing about leaders.
+    /// The process lives: its loop turns, and its storage has not failed. Says nothing about leaders.
     pub(crate) fn livez(&self) -> Answer {
-        match self.node.status().stage {
-            Stage::Stopped => Answer::text(503, "stopped"),
+        match (self.node.status().stage, self.node.last_turn()) {
+            (Stage::Stopped, _) => Answer::text(503, "stopped"),
+            (Stage::Running | Stage::Draining, last) if last > TURN_MAX => {
+                Answer::text(503, format!("the loop has not turned for {} ms", last.0))
+            }
             _ => Answer::text(200, "ok"),
         }
     }
