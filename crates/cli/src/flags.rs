@@ -1,5 +1,7 @@
 //! The flags of settings, made from the table of settings. What they say is judged there, with what other sources say.
 
+use std::time::Duration;
+
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use server::config::Inputs;
 use server::config::kinds::Kind;
@@ -73,4 +75,10 @@ fn flag(setting: &'static Setting) -> Arg {
     } else {
         arg
     }
+}
+
+/// A length of time, as settings have it.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let length = server::config::kinds::duration(text);
+    length.map(base::Millis::to_std).ok_or_else(|| "a duration is a number with a unit: 500ms, 10s, 5m".into())
 }

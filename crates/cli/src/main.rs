@@ -3,8 +3,10 @@
 mod bench;
 mod config;
 mod dev;
+mod endpoint;
 mod flags;
 mod logs;
+mod members;
 mod output;
 mod serve;
 
@@ -39,12 +41,21 @@ enum Command {
         after_help = "Example:\n  codeq serve --config codeq.yaml --data-dir /var/lib/codeq --http-addr :8080\n\nExit status:\n  0 stopped as asked; 1 could not start, or failed; 2 settings are refused; 3 not admitted to a cluster in time; 8 the data is damaged; 9 the disk failed"
     )]
     Serve(SettingFlags),
-    /// Runs a server to try things out: this machine only, no token.
+    /// Runs a server, or a cluster, to try things out: this machine only, no token.
     ///
-    /// It prints three lines that create, claim and complete a task. What it keeps is there again at the next start. It reads no variables and
-    /// no file.
-    #[command(after_help = "Example:\n  codeq dev --http-addr 127.0.0.1:9090")]
+    /// It prints three lines that create, claim and complete a task. What it keeps is there again at the next start, also with more nodes. It
+    /// reads no variables and no file.
+    #[command(after_help = "Examples:\n  codeq dev --http-addr 127.0.0.1:9090\n  codeq dev --nodes 3")]
     Dev(dev::DevArgs),
+    /// Prints the members of a cluster, and whether it works.
+    #[command(after_help = "Example:\n  codeq members --endpoints http://127.0.0.1:8080,http://127.0.0.1:8081")]
+    Members(members::MembersArgs),
+    /// Makes a node that belongs to no cluster known to others, and them to it.
+    #[command(after_help = "Example:\n  codeq join node-b node-c:7000")]
+    Join(members::JoinArgs),
+    /// Asks a server how it is. Exit status 6 if it is not well.
+    #[command(after_help = "Example:\n  codeq health --ready")]
+    Health(members::HealthArgs),
     /// Puts load on a running server, and checks its answers.
     #[command(after_help = "Example:\n  codeq bench --duration 10s --connections 64 --workload cycle")]
     Bench(bench::BenchArgs),
@@ -60,6 +71,9 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(flags) => serve::serve(flags),
         Command::Dev(args) => dev::dev(&args),
+        Command::Members(args) => members::members(&args),
+        Command::Join(args) => members::join(&args),
+        Command::Health(args) => members::health(&args),
         Command::Bench(args) => match bench::run(&args) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

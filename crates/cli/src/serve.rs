@@ -5,10 +5,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use base::Millis;
-use base::machine::StateMachine;
 use server::config::kinds::show_duration;
 use server::config::{Configuration, Notice};
-use server::{Data, Durability, Exit, Handle, NodeError, Server, Stage, StartError, StorageError};
+use server::{Data, Durability, Exit, NodeError, Server, Stage, StartError, StorageError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::refuse;
@@ -94,17 +93,17 @@ enum Ended {
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The signals that ask a process to stop.
-struct Signals {
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
-    fn listen() -> std::io::Result<Signals> {
+    pub(crate) fn listen() -> std::io::Result<Signals> {
         Ok(Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
@@ -127,7 +126,7 @@ async fn until_stopped(configuration: &Configuration, ready: impl FnOnce(&Server
         biased;
         exit = server.failed() => return Ended::By(exit),
         () = signals.next() => return stop(server, signals).await,
-        why = not_admitted(&node, addr, join_timeout) => return match stop(server, signals).await {
+        why = not_admitted(|| node.stage(), addr, join_timeout) => return match stop(server, signals).await {
             Ended::Clean => Ended::NotAdmitted(why),
             otherwise => otherwise,
         },
@@ -144,19 +143,17 @@ async fn until_stopped(configuration: &Configuration, ready: impl FnOnce(&Server
 }
 
 /// Warns of a node that belongs to no cluster. Returns, with the reason, when it has waited as long as it should.
-async fn not_admitted<S: StateMachine>(node: &Handle<S>, addr: SocketAddr, longest: Option<Millis>) -> String {
+async fn not_admitted(stage: impl Fn() -> Stage, addr: SocketAddr, longest: Option<Millis>) -> String {
     let begun = Instant::now();
-    tokio::time::sleep(PATIENCE.min(longest.map_or(PATIENCE, Millis::to_std))).await;
-    if let Stage::Unjoined(why) = node.stage() {
+    let longest = longest.map(|longest| (longest.to_std(), show_duration(longest)));
+    tokio::time::sleep(longest.as_ref().map_or(PATIENCE, |(longest, _)| PATIENCE.min(*longest))).await;
+    if let Stage::Unjoined(why) = stage() {
         tracing::warn!(target: "raft", event = "raft.unjoined", "this node belongs to no cluster yet: {why}; it waits, and http://{addr}/readyz says for what");
     }
-    let Some(longest) = longest else { return std::future::pending().await };
-    tokio::time::sleep(longest.to_std().saturating_sub(begun.elapsed())).await;
-    match node.stage() {
-        Stage::Unjoined(why) => {
-            let waited = show_duration(longest);
-            format!("this node belongs to no cluster after {waited} (cluster.joinTimeout): {why}")
-        }
+    let Some((longest, shown)) = longest else { return std::future::pending().await };
+    tokio::time::sleep(longest.saturating_sub(begun.elapsed())).await;
+    match stage() {
+        Stage::Unjoined(why) => format!("this node belongs to no cluster after {shown} (cluster.joinTimeout): {why}"),
         _ => std::future::pending().await,
     }
 }
@@ -181,12 +178,12 @@ fn status(exit: &Exit) -> u8 {
     match exit {
         Exit::Bind(..) | Exit::Start(StartError::Listen(..) | StartError::Thread(_)) => FAILED,
         Exit::Start(StartError::Storage(error)) => match error {
-            StorageError::Failed { .. } | StorageError::Locked { .. } => FAILED,
+            StorageError::Failed { .. } | StorageError::Busy { .. } | StorageError::Locked { .. } => FAILED,
             StorageError::Damaged { .. } | StorageError::Foreign { .. } | StorageError::BadSnapshot { .. } => DAMAGED,
         },
         Exit::Start(StartError::Differs { .. } | StartError::Accepted { .. }) => REFUSED,
         Exit::Node(NodeError::Storage(error)) => match error {
-            StorageError::Failed { .. } => STORAGE_FAILED,
+            StorageError::Failed { .. } | StorageError::Busy { .. } => STORAGE_FAILED,
             StorageError::Locked { .. } => FAILED,
             StorageError::Damaged { .. } | StorageError::Foreign { .. } | StorageError::BadSnapshot { .. } => DAMAGED,
         },

@@ -10,7 +10,7 @@ use base::machine::StateMachine;
 use base::rows::Changes;
 use base::{Index, ShardId};
 use storage::StorageError;
-use storage::checkpoint::{Checkpoint, Meta, Staged};
+use storage::checkpoint::{BUSY_MAX, Checkpoint, Meta, Staged};
 use storage::disk::Disk;
 use storage::wal::SpareJob;
 
@@ -84,13 +84,15 @@ fn run<S: StateMachine, D: Disk>(
         let start = Instant::now();
         match job {
             Job::Write(shard, changes) => {
-                checkpoints.get_mut(&shard).expect("every shard has a checkpoint").write(&changes)?;
+                let checkpoint = checkpoints.get_mut(&shard).expect("every shard has a checkpoint");
+                patiently(|| checkpoint.write(&changes))?;
                 spent += start.elapsed();
                 // The loop may have waited for room.
                 inbox.wake();
             }
             Job::Commit(shard, meta) => {
-                checkpoints.get_mut(&shard).expect("every shard has a checkpoint").commit(&meta)?;
+                let checkpoint = checkpoints.get_mut(&shard).expect("every shard has a checkpoint");
+                patiently(|| checkpoint.commit(&meta))?;
                 let took = std::mem::take(&mut spent) + start.elapsed();
                 inbox.control(Control::Saved(Saved { shard, index: meta.index, took }));
             }
@@ -104,4 +106,38 @@ fn run<S: StateMachine, D: Disk>(
         }
     }
     Ok(())
+}
+
+/// Tries again for as long as another program's lock is in the way: a tool of an operator must not stop a node.
+pub(crate) fn patiently<T>(mut attempt: impl FnMut() -> Result<T, StorageError>) -> Result<T, StorageError> {
+    let mut attempts: u64 = 0;
+    loop {
+        let outcome = attempt();
+        let Err(busy @ StorageError::Busy { .. }) = &outcome else { return outcome };
+        attempts += 1;
+        // Each attempt takes as long as the one before, so this is at doubling intervals.
+        if attempts.is_power_of_two() {
+            let waited = BUSY_MAX.as_secs() * attempts;
+            tracing::warn!(
+                event = "storage.busy",
+                waited,
+                "{busy}; no checkpoint is written until then, and the log grows"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_of_another_program_is_waited_for_and_nothing_else() {
+        let mut outcomes =
+            vec![Ok(7), Err(StorageError::Busy { file: "f".into() }), Err(StorageError::Busy { file: "f".into() })];
+        assert!(matches!(patiently(|| outcomes.pop().expect("it is not tried again")), Ok(7)));
+        let damaged = || StorageError::Damaged { file: "f".into(), offset: None, what: "x".into() };
+        let mut outcomes: Vec<Result<(), StorageError>> = vec![Err(damaged())];
+        assert!(patiently(|| outcomes.pop().expect("it is not tried again")).is_err());
+    }
 }

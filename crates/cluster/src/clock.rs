@@ -1,4 +1,5 @@
-//! The only place that reads a clock.
+//! The clocks that a node decides by: stamps of entries, timeouts of consensus and the age of contacts rest on what is read here, and on
+//! nothing else. What only waits or measures (how long a client is held, a ping or a write takes) reads the time for itself.
 
 use std::time::{Instant, SystemTime};
 
@@ -12,6 +13,7 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
+    /// Monotonic time counts from now on.
     pub(crate) fn start() -> Clock {
         Clock { start: Instant::now() }
     }

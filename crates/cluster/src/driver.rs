@@ -13,7 +13,7 @@ use std::time::Duration;
 use base::machine::StateMachine;
 use base::rows::Changes;
 use base::{Incarnation, Index, Millis, Mono, ShardId, Term};
-use replica::{Effects, Event, Members, Message, Now, Replica, ReplicaConfig, Role, Transition, Write};
+use replica::{Effects, Event, Members, Message, MustSync, Now, Replica, ReplicaConfig, Role, Transition, Write};
 use storage::checkpoint::Meta;
 use storage::checkpoint::RowReader;
 use storage::disk::Disk;
@@ -129,7 +129,9 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let failed = |cause| {
             NodeError::Storage(storage::StorageError::Failed { doing: "start", file: "a thread".into(), cause })
         };
-        let rows = Rows::start(readers).map_err(failed)?;
+        let inbox = common.inbox.clone();
+        let fail = Arc::new(move |failure| inbox.control(Control::Failed(failure)));
+        let rows = Rows::start(readers, folder.map(Path::to_owned), fail).map_err(failed)?;
         *common.rows.lock().expect("nothing panics while it holds this lock") = Some(rows);
         let (background, thread) = Background::start(checkpoints, common.inbox.clone()).map_err(failed)?;
         let promotion = config
@@ -441,8 +443,8 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             }
         }
         let must_sync = std::mem::take(&mut self.effects.must_sync);
-        if must_sync {
-            let sync = self.config.durability == Durability::Fsync;
+        if must_sync > MustSync::Nothing {
+            let sync = must_sync == MustSync::Vote || self.config.durability == Durability::Fsync;
             self.wal.flush(sync).map_err(NodeError::Storage)?;
         }
         if let Durability::Buffered(interval) = self.config.durability
@@ -454,7 +456,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let after_sync = std::mem::take(&mut self.effects.after_sync);
         let messages = self.replica.on_synced(after_sync);
         self.send(messages);
-        if must_sync {
+        if must_sync > MustSync::Nothing {
             let stats = self.wal.stats();
             let counters = &self.common.counters;
             counters.entries.fetch_add(entries as u64, Ordering::Relaxed);

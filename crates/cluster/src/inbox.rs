@@ -44,7 +44,7 @@ pub(crate) enum Control<S: StateMachine> {
     Saved(crate::checkpoints::Saved),
     /// A file for a later segment of the log is there.
     Spare(storage::wal::Spare),
-    /// Writing a checkpoint or a file has failed.
+    /// Writing a checkpoint or a file has failed, or what was read is damaged.
     Failed(StorageError),
 }
 

@@ -46,7 +46,8 @@ pub enum Data {
 pub enum Durability {
     /// When it is synced.
     Fsync,
-    /// When it is written; synced at least this often. A loss of power loses what was acknowledged since.
+    /// When it is written; synced at least this often. A loss of power loses what was acknowledged since. Terms and votes are synced before
+    /// anybody hears of them.
     Buffered(Millis),
 }
 
@@ -253,7 +254,7 @@ pub struct Counters {
     pub log_size: AtomicU64,
     /// Entries proposed here and written.
     pub entries: AtomicU64,
-    /// Operations handed to the loop.
+    /// Operations that a shard's queue has taken, here or at its leader.
     pub operations: AtomicU64,
     /// Requests refused because a queue was full.
     pub refused: AtomicU64,
@@ -458,11 +459,12 @@ impl<S: StateMachine> Handle<S> {
         wait: Option<Millis>,
         lane: Option<LaneId>,
     ) -> impl Future<Output = Result<(Position, Vec<S::Outcome>), Unavailable>> + use<S> {
-        self.common.counters.operations.fetch_add(operations.len() as u64, Ordering::Relaxed);
         let begun = Instant::now();
+        let count = operations.len();
         // In a cluster of one there is nowhere else to try.
         let again = self.common.peers.get().map(|_| (self.clone(), operations.clone()));
-        let first = self.send(shard, operations, wait, lane);
+        let (mut taken, first) = self.send(shard, operations, wait, lane);
+        self.count(taken, count);
         async move {
             let mut reply = first.await;
             if let Some((handle, operations)) = again {
@@ -471,7 +473,10 @@ impl<S: StateMachine> Handle<S> {
                     && patience.wait().await
                 {
                     let left = wait.map(|wait| Millis(wait.0.saturating_sub(begun.elapsed().as_millis() as u64)));
-                    reply = handle.send(shard, operations.clone(), left, lane).await;
+                    let (now_taken, next) = handle.send(shard, operations.clone(), left, lane);
+                    handle.count(now_taken && !taken, count);
+                    taken |= now_taken;
+                    reply = next.await;
                 }
             }
             match reply? {
@@ -482,14 +487,20 @@ impl<S: StateMachine> Handle<S> {
         }
     }
 
-    /// Hands operations to the shard's leader, here or elsewhere, once.
+    fn count(&self, taken: bool, operations: usize) {
+        if taken {
+            self.common.counters.operations.fetch_add(operations as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Hands operations to the shard's leader, here or elsewhere, once. False: there was no room for them, or nobody to hand them to.
     fn send(
         &self,
         shard: ShardId,
         operations: Operations,
         wait: Option<Millis>,
         lane: Option<LaneId>,
-    ) -> impl Future<Output = Result<Reply<S>, Unavailable>> + use<S> {
+    ) -> (bool, impl Future<Output = Result<Reply<S>, Unavailable>> + use<S>) {
         let (sender, reply) = oneshot::channel();
         let client = ReplyTo::Local { sender, lane };
         let leader = self.common.routes.leader(shard);
@@ -514,7 +525,7 @@ impl<S: StateMachine> Handle<S> {
             Some(None) => Err(Unavailable::NoLeader),
         };
         let common = self.common.clone();
-        take_reply(sent.map(|waiting| Pending { common, reply, waiting }), longest)
+        (sent.is_ok(), take_reply(sent.map(|waiting| Pending { common, reply, waiting }), longest))
     }
 
     /// Asks a question of one shard, answered by the state of this node. With `wait`, waits that long for a better answer. The question is
@@ -582,7 +593,7 @@ impl<S: StateMachine> Handle<S> {
         Ok(wait.map(|wait| Waiting::Here { shard, wait: wait.id }))
     }
 
-    /// A row of the last checkpoint of a shard, looked for in these tables in turn.
+    /// A row of the last checkpoint of a shard, looked for in these tables in turn. A row that is damaged stops the node.
     ///
     /// # Errors
     /// It could not be read.
@@ -594,6 +605,14 @@ impl<S: StateMachine> Handle<S> {
     ) -> Result<Option<(TableId, StoredRow)>, RowsUnavailable> {
         let rows = self.common.rows.lock().expect("nothing panics while it holds this lock").clone();
         rows.ok_or(RowsUnavailable::NotRunning)?.find(shard, tables, key).await
+    }
+
+    /// A row that [`Handle::find_row`] found cannot be one that the state machine has written: the node stops.
+    pub fn row_is_damaged(&self, shard: ShardId, table: TableId, key: i64) {
+        let rows = self.common.rows.lock().expect("nothing panics while it holds this lock").clone();
+        if let Some(rows) = rows {
+            rows.damaged(shard, S::schema().tables[usize::from(table)].name, key);
+        }
     }
 
     /// What the node is doing.
@@ -674,12 +693,13 @@ impl<S: StateMachine> Handle<S> {
         }
     }
 
-    /// Makes a node without a cluster known to the nodes at these addresses, and them to it. A node with a cluster has no use for it.
-    pub fn meet(&self, addresses: Vec<String>) {
-        if let Some(peers) = self.common.peers.get() {
-            // Nobody listens once there is a cluster.
-            let _ = peers.heard.send(Heard::Addresses(addresses));
-        }
+    /// Makes a node without a cluster known to the nodes at these addresses, and them to it; says of each who has answered, or why nobody
+    /// has. A node with a cluster has no use for it, nor has one without an address for peers: nobody is asked.
+    pub async fn meet(&self, addresses: &[String]) -> Vec<Result<String, String>> {
+        let Some(peers) = self.common.peers.get() else { return Vec::new() };
+        // Nobody listens once there is a cluster.
+        let _ = peers.heard.send(Heard::Addresses(addresses.to_vec()));
+        peers.introduce(addresses).await
     }
 
     /// Hands the leadership of a group to another voter, if this node has it. Whether it worked, [`Handle::leader`] tells.
@@ -751,22 +771,23 @@ impl<S: StateMachine> Handle<S> {
         Some(shard.leader).filter(|leader| *leader != 0 && shard.term == position.term)
     }
 
-    /// How long ago this node last heard from the shard's leader, or was confirmed as its leader. Nothing: nobody leads, as far as it knows,
-    /// or nothing was heard yet.
-    pub fn leader_heard(&self, shard: ShardId) -> Option<Millis> {
-        let now = self.common.clock.now().mono;
-        let leader = self.leader(shard);
-        if leader != self.common.me {
-            return self.common.peers.get()?.links.get(leader)?.contact(now).heard;
-        }
-        let status = self.common.status.borrow();
-        let status = status.shards.iter().find(|status| status.shard == shard)?;
-        if status.alone { Some(Millis(0)) } else { status.confirmed.map(|confirmed| now - confirmed) }
-    }
-
     /// Who leads a shard, as far as this node knows: its id; 0: nobody.
     pub fn leader(&self, shard: ShardId) -> u64 {
         self.common.routes.leader(shard)
+    }
+
+    /// How long ago this node last had word of the shard's leader, of which it knows what it applies: of itself, if it leads, how long ago
+    /// it asked a quorum that has confirmed it; 0 if nobody else could lead. Nothing: it knows no leader, or has not heard of it yet.
+    pub fn contact_age(&self, shard: ShardId) -> Option<Millis> {
+        let Some(peers) = self.common.peers.get() else { return Some(Millis(0)) };
+        let now = self.common.clock.now().mono;
+        let leader = self.common.routes.leader(shard);
+        if leader != self.common.me {
+            return peers.links.get(leader)?.contact(now).heard;
+        }
+        let status = self.common.status.borrow();
+        let shard = status.shards.iter().find(|known| known.shard == shard)?;
+        if shard.alone { Some(Millis(0)) } else { Some(now - shard.confirmed?) }
     }
 
     /// This node's id among the members.

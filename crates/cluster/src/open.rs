@@ -1,7 +1,7 @@
 //! Opening what a node goes on from: its data directory, the log, and the checkpoint of each shard.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base::machine::{ShardInfo, StateMachine};
@@ -15,6 +15,7 @@ use storage::disk::Disk;
 use storage::identity::Identity;
 use storage::wal::{Options, Wal};
 
+use crate::checkpoints::patiently;
 use crate::forming::Proposal;
 use crate::founding::first_checkpoint;
 use crate::node::NodeError;
@@ -69,10 +70,13 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
     for number in 0..identity.shards {
         let shard = ShardId(number);
         progress(format!("loading the checkpoint of shard {number}, {} in all", identity.shards));
-        let file = folder.map(|folder| folder.join(format!("shard-{number}.sqlite")));
-        let name = file.as_ref().map_or_else(|| "memory".into(), |file| file.display().to_string());
+        let file = folder.map(|folder| checkpoint_file(folder, shard));
+        let name = checkpoint_name(folder, shard);
         let mut checkpoint: Box<dyn Checkpoint> = match &file {
-            Some(file) => Box::new(SqliteCheckpoint::open(file, S::schema()).map_err(NodeError::Storage)?),
+            Some(file) => {
+                let opened = patiently(|| SqliteCheckpoint::open(file, S::schema()));
+                Box::new(opened.map_err(NodeError::Storage)?)
+            }
             None => Box::new(MemoryCheckpoint::new()),
         };
         let mut log = recovered.shards.remove(&shard).unwrap_or_default();
@@ -85,7 +89,7 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
             }
             None => {
                 let meta = first_checkpoint(founding, identity);
-                checkpoint.commit(&meta).map_err(NodeError::Storage)?;
+                patiently(|| checkpoint.commit(&meta)).map_err(NodeError::Storage)?;
                 meta
             }
         };
@@ -112,6 +116,15 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
         );
     }
     Ok(opened)
+}
+
+fn checkpoint_file(folder: &Path, shard: ShardId) -> PathBuf {
+    folder.join(format!("shard-{shard}.sqlite"))
+}
+
+/// How messages name a shard's checkpoint.
+pub(crate) fn checkpoint_name(folder: Option<&Path>, shard: ShardId) -> String {
+    folder.map_or_else(|| "memory".into(), |folder| checkpoint_file(folder, shard).display().to_string())
 }
 
 /// What to say when a shard's log does not hold what it must.

@@ -84,8 +84,8 @@ const TABLES: &[Table] = &[
 /// The id of a row's task, as clients write it.
 macro_rules! id_column {
     () => {
-        "(SELECT printf('%08x-%04x-8%03x-', incarnation >> 16, incarnation & 65535, (SELECT shard FROM shard)) \
-         FROM epochs WHERE epochs.key <= {table}.key ORDER BY epochs.key DESC LIMIT 1) || \
+        "(SELECT printf('%08x-%04x-8%03x-', (incarnation >> 16) & 4294967295, incarnation & 65535, \
+         (SELECT shard FROM shard)) FROM epochs WHERE epochs.key <= {table}.key ORDER BY epochs.key DESC LIMIT 1) || \
          printf('%04x-%012x', (({table}.key >> 48) & 16383) | 32768, {table}.key & 281474976710655) AS id"
     };
 }

@@ -70,7 +70,8 @@ impl QueueMachine {
         Ok(Outcome::Created(Created { id, at, run_at: due.map(|due| self.estimate(due)), max_attempts }))
     }
 
-    /// Brings a dead, failed or cancelled task back under its id.
+    /// Brings a dead, failed or cancelled task back under its id. With its attempts kept, a task that has used them up gets one more, and
+    /// keeps that for good: its maximum is what a redrive raised it to, also when a later one begins anew.
     pub(crate) fn redrive(&mut self, redrive: &Redrive<'_>, effects: &mut Effects<Self>) -> Result<Outcome, Rejection> {
         let key = redrive.task.0;
         if self.live(redrive.tenant, redrive.task).is_some() {
@@ -105,7 +106,8 @@ impl QueueMachine {
             extras: Some(Box::new(extras)),
             queue,
             attempts,
-            max_attempts: if used_up { (attempts + 1).min(ATTEMPTS_MAX) } else { record.max_attempts },
+            // Beyond what a creation may ask for, if need be: no attempt is above the maximum.
+            max_attempts: if used_up { attempts.saturating_add(1) } else { record.max_attempts },
             priority: redrive.priority.unwrap_or(record.priority).min(9),
             cancel_requested: false,
             saving: Saving::default(),

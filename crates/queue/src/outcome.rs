@@ -132,7 +132,7 @@ pub enum State {
 }
 
 impl State {
-    /// Every state with its stored number and the name that checkpoints and clients show.
+    /// Every state, in the order of the variants, with the name that checkpoints and clients show.
     pub const NAMES: [(State, &'static str); 7] = [
         (State::Delayed, "DELAYED"),
         (State::Ready, "READY"),

@@ -1,6 +1,7 @@
 //! Live tasks in memory, in chunks: growing moves nothing and wastes at most one chunk.
 
-use base::map::IdMap;
+use base::rng::mix;
+use hashbrown::HashTable;
 
 use crate::task::Task;
 
@@ -22,7 +23,26 @@ pub(crate) struct Slab {
     chunks: Vec<Box<[Option<Task>]>>,
     free: Vec<u32>,
     used: u32,
-    by_key: IdMap<u32>,
+    by_key: HashTable<Place>,
+}
+
+/// Where a task is, by its key. The key itself stands in the task only: a million tasks would pay for it twice. A part of its hash stands
+/// here, so that the table grows without looking at every task.
+#[derive(Debug)]
+struct Place {
+    hash: u32,
+    slot: u32,
+}
+
+impl Place {
+    fn new(key: u64, slot: u32) -> Place {
+        Place { hash: mix(key) as u32, slot }
+    }
+
+    /// Spread over the bits that the table looks at.
+    fn spread(&self) -> u64 {
+        u64::from(self.hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
 }
 
 impl Slab {
@@ -31,10 +51,13 @@ impl Slab {
     }
 
     pub(crate) fn find(&self, key: u64) -> Option<Slot> {
-        self.by_key.get(&key).map(|slot| Slot(*slot))
+        let sought = Place::new(key, 0);
+        let is_it = |place: &Place| place.hash == sought.hash && key_at(&self.chunks, place.slot) == key;
+        self.by_key.find(sought.spread(), is_it).map(|place| Slot(place.slot))
     }
 
     pub(crate) fn insert(&mut self, task: Task) -> Slot {
+        assert!(self.find(task.key).is_none(), "a task key is used once");
         let slot = self.free.pop().unwrap_or_else(|| {
             if self.used as usize == self.chunks.len() * CHUNK {
                 self.chunks.push((0..CHUNK).map(|_| None).collect());
@@ -42,17 +65,18 @@ impl Slab {
             self.used += 1;
             self.used - 1
         });
-        let previous = self.by_key.insert(task.key, slot);
-        assert!(previous.is_none(), "a task key is used once");
+        let place = Place::new(task.key, slot);
         self.chunks[slot as usize / CHUNK][slot as usize % CHUNK] = Some(task);
+        self.by_key.insert_unique(place.spread(), place, Place::spread);
         Slot(slot)
     }
 
     pub(crate) fn remove(&mut self, slot: Slot) -> Task {
-        let task = self.chunks[slot.0 as usize / CHUNK][slot.0 as usize % CHUNK].take().expect("the slot is in use");
-        self.by_key.remove(&task.key);
+        let sought = Place::new(self.get(slot).key, slot.0);
+        let known = self.by_key.find_entry(sought.spread(), |place| place.slot == slot.0);
+        known.expect("a task in use is found by its key").remove();
         self.free.push(slot.0);
-        task
+        self.chunks[slot.0 as usize / CHUNK][slot.0 as usize % CHUNK].take().expect("the slot is in use")
     }
 
     pub(crate) fn get(&self, slot: Slot) -> &Task {
@@ -62,4 +86,9 @@ impl Slab {
     pub(crate) fn get_mut(&mut self, slot: Slot) -> &mut Task {
         self.chunks[slot.0 as usize / CHUNK][slot.0 as usize % CHUNK].as_mut().expect("the slot is in use")
     }
+}
+
+fn key_at(chunks: &[Box<[Option<Task>]>], slot: u32) -> u64 {
+    let task = &chunks[slot as usize / CHUNK][slot as usize % CHUNK];
+    task.as_ref().expect("a slot that has a key is in use").key
 }

@@ -1,5 +1,6 @@
 //! The bytes that the state machine leaves behind in logs and checkpoints, and those that nodes of different builds exchange, compared with
 //! a file of them. What was written once must stay readable, so a difference here is a new version of a format, never a new golden file.
+//! Views are excepted: whoever opens a checkpoint makes them anew.
 //! `UPDATE_GOLDENFILES=1` writes the files.
 
 mod support;

@@ -445,7 +445,7 @@ macro_rules! scripts {
 }
 
 scripts! {
-    lifecycle { create, delay, run_at, claim, complete, fail, nack, release, expiry, cancel, redrive }
+    lifecycle { create, delay, run_at, claim, complete, fail, nack, release, expiry, cancel, redrive, redrive_keep }
     backoff { fixed, linear, exponential, exp_equal_jitter, exp_full_jitter, explicit_delay }
     lease { length, extend, late_completion, tokens, workers, tenants, outage, wall_jump }
     order { priority, fifo, several_queues, all_queues, returns_go_to_the_tail }

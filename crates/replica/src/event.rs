@@ -188,6 +188,19 @@ impl Install {
     }
 }
 
+/// What of a turn's writes must be durable before anything that rests on it leaves. All earlier writes become durable with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MustSync {
+    /// Nothing: the writes may wait for later ones.
+    #[default]
+    Nothing,
+    /// Entries: what clients are told rests on them, and a driver whose clients accept less may say that they are durable when they are
+    /// only written.
+    Entries,
+    /// A term or a vote: a node that forgets one votes twice, and two lead in one term. No driver may say that it is durable before it is.
+    Vote,
+}
+
 /// What becomes possible once all writes so far are durable. Only [`crate::Replica::on_synced`] opens it, so nothing leaves too early.
 #[derive(Debug, Default)]
 pub struct AfterSync {
@@ -254,8 +267,8 @@ pub struct Effects<S: StateMachine, C> {
     pub messages: Vec<(ShardId, Message)>,
     /// To be written, in order.
     pub writes: Vec<Write>,
-    /// The writes must be durable before `after_sync`; otherwise they may wait for later ones.
-    pub must_sync: bool,
+    /// What of the writes must be durable before `after_sync`.
+    pub must_sync: MustSync,
     /// For [`crate::Replica::on_synced`], once the writes are durable.
     pub after_sync: AfterSync,
     /// Snapshots to install; the shards do nothing until then.
@@ -273,7 +286,7 @@ impl<S: StateMachine, C> Default for Effects<S, C> {
         Effects {
             messages: Vec::new(),
             writes: Vec::new(),
-            must_sync: false,
+            must_sync: MustSync::Nothing,
             after_sync: AfterSync::default(),
             installs: Vec::new(),
             replies: Vec::new(),

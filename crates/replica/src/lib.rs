@@ -21,8 +21,8 @@ mod waiters;
 pub use batch::Operations;
 pub use consensus::{Configuration, MemberChange, Message, Progress, Role, SnapshotOf, Status};
 pub use event::{
-    AfterSync, Client, Effects, Event, Freshness, Install, Now, Reply, ShardStatus, Transition, Unavailable, Wait,
-    Write,
+    AfterSync, Client, Effects, Event, Freshness, Install, MustSync, Now, Reply, ShardStatus, Transition, Unavailable,
+    Wait, Write,
 };
 pub use members::{Member, Members};
 pub use replica::{Replica, ReplicaConfig, RestoreShard};

@@ -88,7 +88,12 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
             if alone {
                 group.campaign();
             }
-            let start = Start { machine: shard.machine, applied: (shard.index, shard.term), members: shard.members };
+            let start = Start {
+                machine: shard.machine,
+                applied: (shard.index, shard.term),
+                members: shard.members,
+                hard_state: shard.hard_state,
+            };
             shards.insert(id, Shard::new(id, config, group, start));
         }
         Ok(Replica { shards })

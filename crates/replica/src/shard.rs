@@ -12,7 +12,7 @@ use consensus::{Group, MemberChange, Message, Progress, Refused, Role, SnapshotO
 use crate::batch::{Batch, Operations, Pending, Retry, operations, read_entry};
 use crate::deadlines::{Clocks, next_proposal};
 use crate::event::{
-    Client, Effects, Freshness, Install, Now, Reply, ShardStatus, Transition, Unavailable, Wait, Write,
+    Client, Effects, Freshness, Install, MustSync, Now, Reply, ShardStatus, Transition, Unavailable, Wait, Write,
 };
 use crate::members::{Member, Members, decode_records, encode_records};
 use crate::reads::{Late, Reads};
@@ -74,6 +74,8 @@ pub(crate) struct Start<S> {
     /// The last entry that the machine has applied.
     pub(crate) applied: (Index, Term),
     pub(crate) members: Members,
+    /// What the log holds.
+    pub(crate) hard_state: HardState,
 }
 
 pub(crate) struct Shard<S: StateMachine, C> {
@@ -111,7 +113,7 @@ pub(crate) struct Shard<S: StateMachine, C> {
 
 impl<S: StateMachine, C: Client> Shard<S, C> {
     pub(crate) fn new(id: ShardId, config: ReplicaConfig, group: Group, start: Start<S>) -> Shard<S, C> {
-        let Start { machine, applied, members } = start;
+        let Start { machine, applied, members, hard_state } = start;
         let status = group.status();
         let stamps = machine.stamps();
         Shard {
@@ -126,7 +128,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             reads: Reads::new(config.seed),
             stamper: None,
             status,
-            hard_state: HardState { term: status.term, vote: status.vote, commit: status.commit },
+            hard_state,
             applied: applied.0,
             applied_term: applied.1,
             applied_stamps: stamps,
@@ -399,10 +401,14 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
                 self.begin_install(snapshot, work.ticket, work.hard_state, work.entries, work.messages_after_sync, fx);
                 return Ok(());
             }
-            fx.must_sync |= !work.entries.is_empty();
+            if !work.entries.is_empty() {
+                fx.must_sync = fx.must_sync.max(MustSync::Entries);
+            }
             if let Some(state) = work.hard_state {
                 // A commit index alone can be learnt again; a term and a vote must never be forgotten.
-                fx.must_sync |= (state.term, state.vote) != (self.hard_state.term, self.hard_state.vote);
+                if (state.term, state.vote) != (self.hard_state.term, self.hard_state.vote) {
+                    fx.must_sync = MustSync::Vote;
+                }
                 self.hard_state = state;
                 fx.writes.push(Write::HardState(shard, state));
             }
@@ -738,7 +744,8 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             self.fail(covered.requests, Unavailable::Unknown, fx);
         }
         let shard = self.id;
-        fx.must_sync = true;
+        // The term of its leader may be new here.
+        fx.must_sync = MustSync::Vote;
         fx.writes.extend(writes);
         fx.after_sync.tickets.extend(ticket.map(|ticket| (shard, ticket)));
         fx.after_sync.messages.extend(messages_after_sync.into_iter().map(|message| (shard, message)));

@@ -155,7 +155,12 @@ fn render_node(out: &mut String, node: &Handle<QueueMachine>, waiting: usize) {
         line(out, name, "", value);
     };
     let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Relaxed) as f64;
-    one("codeq_operations_total", "counter", "Operations handed to the log's shards.", read(&counters.operations));
+    one(
+        "codeq_operations_total",
+        "counter",
+        "Operations that the log's shards have taken.",
+        read(&counters.operations),
+    );
     one("codeq_log_entries_total", "counter", "Entries written to the log.", read(&counters.entries));
     one("codeq_log_syncs_total", "counter", "Syncs of the log.", read(&counters.log_syncs));
     one("codeq_log_written_bytes_total", "counter", "Bytes written to the log.", read(&counters.log_bytes));
@@ -207,7 +212,7 @@ fn render_groups(out: &mut String, node: &Handle<QueueMachine>) {
     let name = "codeq_raft_last_contact_seconds";
     head(out, name, "gauge", "Since the leader was heard of, or a quorum by the leader; absent while that is unknown.");
     for shard in groups {
-        if let Some(heard) = node.leader_heard(shard.shard) {
+        if let Some(heard) = node.contact_age(shard.shard) {
             line(out, name, &format!("group=\"{}\"", shard.shard), heard.0 as f64 / 1000.0);
         }
     }

@@ -16,6 +16,11 @@ pub enum StorageError {
         /// The reason.
         cause: io::Error,
     },
+    /// Another program has kept a checkpoint file locked for as long as [`crate::checkpoint::BUSY_MAX`]. Nothing was changed: try again.
+    Busy {
+        /// The file.
+        file: String,
+    },
     /// A file does not hold what this program wrote there. The node must not go on with this data.
     Damaged {
         /// The file.
@@ -64,6 +69,9 @@ impl fmt::Display for StorageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StorageError::Failed { doing, file, cause } => write!(f, "cannot {doing} {file}: {cause}"),
+            StorageError::Busy { file } => {
+                write!(f, "another program has locked {file}; end its transaction, or close it")
+            }
             StorageError::Damaged { file, offset, what } => {
                 write!(f, "{file} is damaged")?;
                 if let Some(offset) = offset {

@@ -1,6 +1,7 @@
-//! Whose data directory this is: written once when it is made, and compared at every start. And the lock that keeps a second process out.
+//! Whose data directory this is: written when it is made, once more when it becomes part of a cluster, and compared at every start. Beside it,
+//! the founding of a cluster that the node has accepted, and the lock that keeps a second process out.
 //!
-//! The file is text, one `name = value` per line, the last line a checksum of those above, so that an operator can read it.
+//! The identity is text, one `name = value` per line, the last line a checksum of those above, so that an operator can read it.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -19,7 +20,7 @@ const LOCK: &str = "lock";
 const LOG: &str = "wal";
 const FORMAT: u64 = 1;
 
-/// What is fixed when a data directory is made.
+/// What is fixed when a data directory is made, but for the cluster, which it may get later, for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The node's name.

@@ -213,6 +213,55 @@ fn an_operator_finds_all_rows_in_one_view() {
     assert_eq!(keys, [1, 2, 10, 20]);
 }
 
+/// While another program writes to the file, nothing of ours begins, and what did not begin can be tried again. One that reads is in nobody's
+/// way.
+#[test]
+fn another_program_holds_a_checkpoint_up_and_does_not_break_it() {
+    let folder = Folder::new("busy");
+    let mut checkpoint = open(&folder.file());
+    checkpoint.write(&things(0..10)).expect("it is written");
+    checkpoint.commit(&meta(5)).expect("it is written");
+    let reading = rusqlite::Connection::open(folder.file()).expect("it opens");
+    let count = |connection: &rusqlite::Connection| -> i64 {
+        connection.query_row("SELECT count(*) FROM things", [], |row| row.get(0)).expect("it runs")
+    };
+    reading.execute_batch("BEGIN").expect("it begins");
+    assert_eq!(count(&reading), 10);
+    let writing = rusqlite::Connection::open(folder.file()).expect("it opens");
+    writing.execute_batch("BEGIN IMMEDIATE").expect("it begins");
+
+    let refused = checkpoint.write(&things(10..20)).expect_err("the file is locked");
+    assert!(matches!(refused, StorageError::Busy { .. }), "{refused}");
+    let refused = checkpoint.commit(&meta(6)).expect_err("the file is locked");
+    assert!(matches!(refused, StorageError::Busy { .. }), "{refused}");
+    drop(open(&folder.file()));
+    let mut reader = checkpoint.reader().expect("a reader opens");
+    assert!(reader.find(THINGS, 1).expect("it reads").is_some());
+
+    writing.execute_batch("ROLLBACK").expect("it ends");
+    checkpoint.write(&things(10..20)).expect("it is written");
+    checkpoint.commit(&meta(6)).expect("it is written");
+    assert_eq!(count(&reading), 10, "a reader goes on seeing what it saw first");
+    reading.execute_batch("COMMIT").expect("it ends");
+    assert_eq!(count(&reading), 20);
+}
+
+/// The views of a file are those of the build that opens it.
+#[test]
+fn a_view_of_an_earlier_build_is_replaced() {
+    let folder = Folder::new("old-view");
+    let mut checkpoint = open(&folder.file());
+    checkpoint.write(&things(1..3)).expect("it is written");
+    checkpoint.commit(&meta(2)).expect("it is written");
+    drop(checkpoint);
+    let connection = rusqlite::Connection::open(folder.file()).expect("it opens");
+    let earlier = "DROP VIEW everything; CREATE VIEW everything AS SELECT 7 AS key";
+    connection.execute_batch(earlier).expect("it is a view");
+    drop(open(&folder.file()));
+    let count: i64 = connection.query_row("SELECT count(name) FROM everything", [], |row| row.get(0)).expect("it runs");
+    assert_eq!(count, 2);
+}
+
 /// The text of the tables of format version 1. If this fails, checkpoints in the field cannot be read: write a new version instead.
 #[test]
 fn the_format_is_the_one_on_record() {

@@ -26,7 +26,7 @@ pub(crate) struct BenchArgs {
     #[arg(short, long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) connections: u32,
     /// How long, as in 500ms, 10s, 5m.
-    #[arg(short, long, default_value = "10s", value_parser = duration)]
+    #[arg(short, long, default_value = "10s", value_parser = crate::flags::duration)]
     pub(crate) duration: Duration,
     /// Bytes of a payload.
     #[arg(short, long, default_value_t = 16)]
@@ -68,11 +68,6 @@ pub(crate) enum Workload {
     Cycle,
     /// Wait for a task that another connection creates; measures from its commit to the worker's answer.
     LongPoll,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let length = server::config::kinds::duration(text);
-    length.map(base::Millis::to_std).ok_or_else(|| "a duration is a number with a unit: 500ms, 10s, 5m".into())
 }
 
 /// Runs the load and prints the figures.

@@ -2,9 +2,10 @@
 
 use std::process::Command;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
-use crate::process::{Codeq, request};
+use crate::process::{Codeq, eventually, ready, request, run};
 
 /// A development server on a free port, and the three lines it prints.
 fn start(directory: &str) -> (Codeq, String, Vec<String>) {
@@ -63,7 +64,94 @@ fn the_three_lines_work_and_what_they_did_stays() {
 /// Without tokens nobody else is let in.
 #[test]
 fn it_stays_on_this_machine() {
-    let end = crate::process::run(&["dev", "--http-addr", "0.0.0.0:0"], &[]);
+    let end = run(&["dev", "--http-addr", "0.0.0.0:0"], &[]);
     assert_eq!(end.status, Some(2), "{end:?}");
     assert!(end.output.contains("http.addr = 0.0.0.0:0 (flag --http-addr)"), "{end:?}");
+    let end = run(&["dev", "--nodes", "3", "--http-addr", "0.0.0.0:0"], &[]);
+    assert_eq!(end.status, Some(1), "{end:?}");
+    assert!(end.output.contains("not an address of this machine only"), "{end:?}");
+}
+
+/// Three nodes as their banner tells of them.
+struct Three {
+    parent: Codeq,
+    addrs: Vec<String>,
+    processes: Vec<i32>,
+}
+
+fn start_three(directory: &str) -> Three {
+    let args = ["dev", "--nodes", "3", "--http-addr", "127.0.0.1:0", "--data-dir", directory];
+    let mut parent = Codeq::start(&args, &[]);
+    parent.wait_for("Ctrl-C stops all of them.");
+    let rows: Vec<Vec<String>> = (1..=3)
+        .map(|number| {
+            let row =
+                parent.output.lines().find(|line| line.trim_start().starts_with(&format!("node-{number}  http://")));
+            row.expect("every node has a row").split_whitespace().map(str::to_owned).collect()
+        })
+        .collect();
+    let addrs = rows.iter().map(|row| row[1].trim_start_matches("http://").to_owned()).collect();
+    let processes = rows.iter().map(|row| row[3].parse().expect("a process has a number")).collect();
+    Three { parent, addrs, processes }
+}
+
+fn create(addr: &str, key: &str) -> String {
+    let body = format!(r#"{{"command":"greet","payload":{{}},"idempotencyKey":"{key}"}}"#);
+    let created = eventually("a task is created", || {
+        request(addr, "/v1/codeq/tasks", None, Some(&body)).ok().filter(|answer| answer.status < 300)
+    });
+    created.json()["id"].as_str().expect("it has an id").to_owned()
+}
+
+/// One node with a task becomes three that have it. Each line of the banner goes to another node. One is killed: a line tells how to start it
+/// again, which works, and meanwhile the others serve. Ctrl-C stops all, and at the next start everything is there.
+#[test]
+fn one_node_becomes_three_and_one_of_them_may_be_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("dev").display().to_string();
+    let (server, addr, _) = start(&directory);
+    let old = create(&addr, "old");
+    assert_eq!(server.stop(Signal::SIGINT).status, Some(0));
+
+    let mut three = start_three(&directory);
+    let lines: Vec<&str> = three.parent.output.lines().filter(|line| line.contains("curl")).collect();
+    assert_eq!(lines.len(), 3);
+    for (line, addr) in lines.iter().zip(&three.addrs) {
+        assert!(line.contains(&format!("http://{addr}/v1/codeq/tasks")), "{line}");
+    }
+    let id = create(&three.addrs[0], "new");
+    for addr in &three.addrs {
+        for id in [&old, &id] {
+            assert_eq!(request(addr, &format!("/v1/codeq/tasks/{id}"), None, None).unwrap().status, 200);
+        }
+    }
+    // A second start finds the ports taken, and says so in a line.
+    let port = three.addrs[0].clone();
+    let end = run(&["dev", "--nodes", "3", "--http-addr", &port, "--data-dir", &directory], &[]);
+    assert!(end.status == Some(1) && end.output.contains(&format!("is in use ({port})")), "{end:?}");
+    // Nor do fewer nodes take over what three hold.
+    let end = run(&["dev", "--http-addr", "127.0.0.1:0", "--data-dir", &directory], &[]);
+    assert!(end.status == Some(1) && end.output.contains("codeq dev --nodes 3"), "{end:?}");
+
+    kill(Pid::from_raw(three.processes[1]), Signal::SIGKILL).expect("it runs");
+    let line = three.parent.wait_for("To start it again: ");
+    let told = format!("node-2 (process {}) ended: signal: 9 (SIGKILL); 2 run on. ", three.processes[1]);
+    assert!(line.starts_with(&told), "{line}");
+    let id = create(&three.addrs[2], "without");
+    let command = line.split_once("To start it again: ").expect("it was waited for").1;
+    let mut again = Command::new("sh").arg("-c").arg(format!("exec {command}")).spawn().expect("there is a shell");
+    ready(&three.addrs[1]);
+    let read = request(&three.addrs[1], &format!("/v1/codeq/tasks/{id}"), None, None).unwrap();
+    assert_eq!(read.status, 200, "{read:?}");
+    kill(Pid::from_raw(again.id() as i32), Signal::SIGTERM).expect("it runs");
+    assert_eq!(again.wait().expect("it can be waited for").code(), Some(0));
+
+    let end = three.parent.stop(Signal::SIGINT);
+    assert_eq!(end.status, Some(0), "{end:?}");
+    let three = start_three(&directory);
+    for id in [&old, &id] {
+        let read = request(&three.addrs[2], &format!("/v1/codeq/tasks/{id}"), None, None).unwrap();
+        assert_eq!(read.status, 200, "{read:?}");
+    }
+    assert_eq!(three.parent.stop(Signal::SIGTERM).status, Some(0));
 }

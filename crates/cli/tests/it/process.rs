@@ -1,10 +1,10 @@
 //! A running `codeq`, its output line by line, and a client that speaks just enough HTTP.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -117,6 +117,10 @@ impl Drop for Codeq {
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            let rest: Vec<String> = self.lines.try_iter().collect();
+            eprintln!("process {} said:\n{}{}", self.child.id(), self.output, rest.join("\n"));
+        }
     }
 }
 
@@ -161,4 +165,29 @@ pub(crate) fn request(addr: &str, path: &str, token: Option<&str>, body: Option<
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(bad)?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(bad)?;
     Ok(Answer { status, body: body.into() })
+}
+
+/// Ports of this machine that were free a moment ago; somebody else may be quicker.
+pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
+    let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port is free"));
+    held.map(|listener| listener.local_addr().expect("it is bound").port())
+}
+
+/// Asks again and again until there is an answer. For what another process does and does not tell.
+pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(begun.elapsed() < LONG, "it never came to this: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Waits until a server can serve requests.
+pub(crate) fn ready(addr: &str) {
+    eventually(&format!("{addr} is ready"), || {
+        request(addr, "/readyz", None, None).ok().filter(|answer| answer.status == 200)
+    });
 }

@@ -6,7 +6,7 @@ use std::sync::mpsc::channel;
 
 use nix::sys::signal::Signal;
 
-use crate::process::{Codeq, End, request, run};
+use crate::process::{Codeq, End, free_ports, request, run};
 
 const CREATE: &str = r#"{"command":"greet","payload":{"n":1}}"#;
 
@@ -33,7 +33,8 @@ fn codeq_s_environment_starts_it_unchanged() {
     let worker = r#"{"token": "dev-token", "subject": "worker", "eventTypes": ["*"], "scopes": ["codeq:claim", "codeq:result"], "raw": {"tenantId": "dev-tenant"}}"#;
     // The port is free when it is looked for; somebody else may be quicker.
     let (mut server, addr) = loop {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+        let [port, peers] = free_ports().map(|port| port.to_string());
+        let (bind, list) = (format!(":{peers}"), format!("node-a=node-a:{peers}"));
         let environment = [
             ("PORT", port.as_str()),
             ("ENV", "production"),
@@ -43,8 +44,8 @@ fn codeq_s_environment_starts_it_unchanged() {
             ("PERSISTENCE_CONFIG", &persistence),
             ("RAFT_ENABLED", "true"),
             ("RAFT_SELF_ID", "node-a"),
-            ("RAFT_BIND_ADDR", ":7000"),
-            ("RAFT_PEERS", "node-a=node-a:7000"),
+            ("RAFT_BIND_ADDR", bind.as_str()),
+            ("RAFT_PEERS", &list),
             ("RAFT_BOOTSTRAP", "true"),
             ("RAFT_MUX_ENABLED", "true"),
             ("PRODUCER_AUTH_PROVIDER", "static"),

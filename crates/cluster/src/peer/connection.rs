@@ -36,6 +36,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Addresses of one name that are greeted.
 const ADDRESSES_MAX: usize = 16;
 
+/// Time for a node to answer whom an operator introduces it to.
+const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Time to be admitted.
 const ADMISSION_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -247,6 +250,20 @@ pub(super) async fn greet<S: StateMachine>(shared: Arc<Shared<S>>, address: Stri
             report.failure(&address, &failure);
         }
         sleep(GREETING_INTERVAL).await;
+    }
+}
+
+/// Greets the node at an address now. Returns its name.
+pub(super) async fn introduce_once<S: StateMachine>(shared: Arc<Shared<S>>, address: String) -> Result<String, String> {
+    let met = timeout(INTRODUCTION_TIMEOUT, dial(&shared, &address, 0)).await;
+    match met.unwrap_or_else(|_| Err(Error::from(ErrorKind::TimedOut).into())) {
+        Ok(met) => {
+            let name = met.other.me.name.clone();
+            // If nobody is founding any more, nobody listens.
+            let _ = shared.heard.send(Heard::Greeting(Box::new(met.other)));
+            Ok(name)
+        }
+        Err(failure) => Err(failure.to_string()),
     }
 }
 

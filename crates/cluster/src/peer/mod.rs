@@ -117,6 +117,18 @@ impl<S: StateMachine> Shared<S> {
         runtime.spawn(snapshots::send(self.clone(), link, shard, first, message));
     }
 
+    /// The names of the nodes at these addresses, or why there is none.
+    pub(crate) async fn introduce(self: &Arc<Self>, addresses: &[String]) -> Vec<Result<String, String>> {
+        let Some(runtime) = self.runtime.get() else { return Vec::new() };
+        let dial = |address: &String| runtime.spawn(connection::introduce_once(self.clone(), address.clone()));
+        let dialled: Vec<_> = addresses.iter().map(dial).collect();
+        let mut answers = Vec::new();
+        for one in dialled {
+            answers.push(one.await.unwrap_or_else(|_| Err("this node is stopping".into())));
+        }
+        answers
+    }
+
     /// A piece of a snapshot has come.
     fn take_piece(&self, piece: Piece) {
         if let Some(pieces) = &*self.pieces.lock().expect("nothing panics while it holds this lock") {

@@ -1,5 +1,7 @@
 //! Nodes of this crate on loopback, with real threads, sockets and files.
 
+mod alone;
+mod buffered;
 mod register;
 mod three_nodes;
 

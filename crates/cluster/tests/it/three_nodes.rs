@@ -20,13 +20,13 @@ struct Three {
 }
 
 /// Addresses that are free: they were a moment ago, and nobody else takes ports of loopback by number.
-fn free_addrs(count: usize) -> Vec<SocketAddr> {
+pub(crate) fn free_addrs(count: usize) -> Vec<SocketAddr> {
     let held: Vec<_> =
         (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free")).collect();
     held.iter().map(|listener| listener.local_addr().expect("it is bound")).collect()
 }
 
-fn config(folder: &Path, place: usize, addrs: &[SocketAddr]) -> NodeConfig {
+pub(crate) fn config(folder: &Path, place: usize, addrs: &[SocketAddr]) -> NodeConfig {
     NodeConfig {
         name: NAMES[place].into(),
         name_is_given: true,
@@ -61,18 +61,21 @@ fn config(folder: &Path, place: usize, addrs: &[SocketAddr]) -> NodeConfig {
     }
 }
 
-fn start(config: NodeConfig) -> Node<Register> {
-    let hooks = Hooks { prepare: Box::new(|_| {}), observe: Box::new(|_| {}), undelivered: Box::new(|_| Vec::new()) };
-    Node::start(config, hooks).expect("the node starts")
+pub(crate) fn start(config: NodeConfig) -> Node<Register> {
+    Node::start(config, hooks()).expect("the node starts")
 }
 
-async fn write(node: &Handle<Register>, line: &str) -> Result<u64, Unavailable> {
+pub(crate) fn hooks() -> Hooks<Register> {
+    Hooks { prepare: Box::new(|_| {}), observe: Box::new(|_| {}), undelivered: Box::new(|_| Vec::new()) }
+}
+
+pub(crate) async fn write(node: &Handle<Register>, line: &str) -> Result<u64, Unavailable> {
     let mut operations = Operations::default();
     operations.push(|bytes| bytes.extend_from_slice(line.as_bytes()));
     node.submit(SHARD, operations, None, None).await.map(|(_, outcomes)| outcomes[0])
 }
 
-async fn read(node: &Handle<Register>) -> Vec<String> {
+pub(crate) async fn read(node: &Handle<Register>) -> Vec<String> {
     let asked = node.ask(SHARD, (), Freshness::Linearizable, None, None).await;
     asked.expect("there is a leader").1
 }
@@ -225,4 +228,20 @@ async fn eventually(what: &str, node: &Handle<Register>, mut is_so: impl FnMut()
         }
     };
     tokio::time::timeout(Duration::from_secs(20), looks).await.unwrap_or_else(|_| panic!("{what}: not after 20 s"));
+}
+
+/// Every member knows how old its state may be, as long as it is in contact with a leader; one that is left alone does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_knows_how_long_ago_it_heard_from_its_leader() {
+    let mut three = Three::begin().await;
+    for place in 0..3 {
+        let node = three.node(place).clone();
+        // Heartbeats come every 60 ms.
+        let fresh = || node.contact_age(SHARD).is_some_and(|age| age < Millis(10_000));
+        eventually("contact", &node, fresh).await;
+    }
+    three.stop(0).await;
+    three.stop(1).await;
+    let last = three.node(2).clone();
+    eventually("no leader", &last, || last.contact_age(SHARD).is_none()).await;
 }

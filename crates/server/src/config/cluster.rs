@@ -235,9 +235,8 @@ fn check_redirects(values: &Values, problems: &mut Vec<String>) {
     let is_told = values.is_given("publicUrl") || values.is_given("cluster.peerHttp");
     values.refuse_if(values.text("followerWrites") == "redirect" && !is_told, &about, problems, || {
         format!(
-            "{} sends clients to public URLs: set publicUrl ({})",
-            values.told("followerWrites"),
-            values.shown("publicUrl")
+            "{} sends clients to public URLs, but publicUrl is unset, and so is cluster.peerHttp",
+            values.told("followerWrites")
         )
     });
 }

@@ -269,7 +269,7 @@ fn joined(parts: impl Iterator<Item = String>) -> String {
 
 impl Address {
     /// Whether it means all interfaces, so that nobody can dial it.
-    pub(crate) fn is_unspecified(&self) -> bool {
+    pub fn is_unspecified(&self) -> bool {
         self.host.is_empty() || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
     }
 

@@ -1,13 +1,13 @@
 //! Answers, and the headers they all have.
 
 use api::Problem;
-use base::{Millis, Position};
+use base::Position;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Response;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 
-use crate::http::call::Reading;
+use crate::http::call::LastContact;
 
 /// An answer with a body.
 pub(crate) type HttpResponse = Response<Full<Bytes>>;
@@ -24,6 +24,7 @@ const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json"
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+const STALE: HeaderValue = HeaderValue::from_static("stale");
 const TRUE: HeaderValue = HeaderValue::from_static("true");
 
 /// What a route answers.
@@ -34,8 +35,8 @@ pub(crate) struct Answer {
     body: Vec<u8>,
     positions: Vec<Position>,
     replayed: bool,
-    /// If it was read here without asking the leader: how long ago that was heard of; nothing: nobody leads, as far as this node knows.
-    stale: Option<Option<Millis>>,
+    /// How old it may be, where it was not read linearizably.
+    age: Option<LastContact>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +82,7 @@ impl Answer {
     }
 
     fn new(status: u16, kind: Kind, body: Vec<u8>) -> Answer {
-        Answer { status, kind, body, positions: Vec::new(), replayed: false, stale: None }
+        Answer { status, kind, body, positions: Vec::new(), replayed: false, age: None }
     }
 
     /// With what it reflects.
@@ -102,9 +103,9 @@ impl Answer {
         self
     }
 
-    /// How it was read.
-    pub(crate) fn read(mut self, reading: &Reading, leader_heard: Option<Millis>) -> Answer {
-        self.stale = reading.is_stale().then_some(leader_heard);
+    /// It was read without asking the leader.
+    pub(crate) fn age(mut self, age: Option<LastContact>) -> Answer {
+        self.age = age;
         self
     }
 
@@ -136,10 +137,10 @@ impl Answer {
         if self.replayed {
             headers.insert(IDEMPOTENCY_REPLAYED, TRUE);
         }
-        if let Some(leader_heard) = self.stale {
-            headers.insert(CODEQ_CONSISTENCY, HeaderValue::from_static("stale"));
-            if let Some(Millis(ms)) = leader_heard {
-                headers.insert(CODEQ_LAST_CONTACT, HeaderValue::from(ms));
+        if let Some(LastContact(ago)) = self.age {
+            headers.insert(CODEQ_CONSISTENCY, STALE);
+            if let Some(ago) = ago {
+                headers.insert(CODEQ_LAST_CONTACT, HeaderValue::from(ago.0));
             }
         }
         response

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use api::Problem;
 use base::{Position, ShardId};
-use cluster::Operations;
+use cluster::{Operations, Unavailable};
 use queue::outcome::Outcome as Applied;
 
 use crate::http::call::Outcome;
@@ -51,7 +51,7 @@ impl Batch {
     /// Submits all items; returns the positions of the shards touched and what became of each item.
     ///
     /// # Errors
-    /// No item could be tried.
+    /// No item was applied, as far as is known.
     pub(crate) async fn submit(mut self, edge: &Edge) -> Outcome<(Vec<Position>, Vec<Item>)> {
         let mut positions = Vec::new();
         let mut failure = None;
@@ -73,7 +73,7 @@ impl Batch {
                     for place in places {
                         self.items[place] = Some(Item::Refused(unavailable(why)));
                     }
-                    failure = Some(why);
+                    failure = Some(graver(failure, why));
                 }
             }
         }
@@ -83,5 +83,25 @@ impl Batch {
             Some(why) if !tried => Err(unavailable(why)),
             _ => Ok((positions, items)),
         }
+    }
+}
+
+/// Which of two failures speaks for a whole call: what is not known to have had no effect may have had one.
+fn graver(before: Option<Unavailable>, why: Unavailable) -> Unavailable {
+    if before == Some(Unavailable::Unknown) { Unavailable::Unknown } else { why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_as_unknown_as_any_of_its_parts() {
+        let whole = |parts: &[Unavailable]| parts.iter().fold(None, |before, why| Some(graver(before, *why)));
+        use Unavailable::{NoLeader, Overloaded, Unknown};
+        for parts in [&[Unknown, Overloaded][..], &[Overloaded, Unknown], &[NoLeader, Unknown, NoLeader]] {
+            assert_eq!(whole(parts), Some(Unknown));
+        }
+        assert_eq!(whole(&[NoLeader, Overloaded]), Some(Overloaded));
     }
 }

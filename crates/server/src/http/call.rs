@@ -4,19 +4,23 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use api::{Code, Problem};
-use base::{Index, Millis, Position};
+use base::{Index, Millis, Position, ShardId};
 use bytes::Bytes;
-use cluster::Freshness;
+use cluster::{Freshness, Handle};
 use hyper::HeaderMap;
 use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
 use queue::op::Credential;
 use queue::outcome::OwnedCredential;
-use queue::{LeaseToken, TaskId};
+use queue::{LeaseToken, QueueMachine, TaskId};
 use serde::de::Deserialize;
 
 use crate::auth::Principal;
 use crate::http::error::invalid_body;
+
+/// How long a read waits for a position: if nothing is said, and at most.
+const WAIT_DEFAULT: Millis = Millis(2_000);
+const WAIT_MAX: Millis = Millis(60_000);
 
 /// A request whose sender is known and whose body has been read.
 pub(crate) struct Call {
@@ -73,9 +77,19 @@ impl Call {
         })
     }
 
-    /// How fresh a read must be: `consistency`, `minPosition` and `wait`, by query or header.
-    pub(crate) fn freshness(&self, shard: base::ShardId, shards: u16, default: Consistency) -> Outcome<Reading> {
-        let problem = |code, detail: String| Err(Box::new(Problem::new(code, detail)));
+    /// A parameter of the query that is a length of time.
+    fn duration(&self, name: &'static str) -> Outcome<Option<Millis>> {
+        let Some(text) = self.query(name) else { return Ok(None) };
+        let bad = || {
+            Box::new(
+                Problem::new(Code::InvalidField, format!("{name} is a duration like 2s, not {text:?}")).field(name),
+            )
+        };
+        parse_duration(&text).ok_or_else(bad).map(Some)
+    }
+
+    /// How fresh a read must be: `consistency`, `maxStaleness`, `minPosition` and `wait`, the first and the third also by header.
+    pub(crate) fn freshness(&self, shard: ShardId, shards: u16, default: Consistency) -> Outcome<Reading> {
         let position = match self.parameter("minPosition", "codeq-min-position") {
             None => None,
             Some(text) => Some(min_position(&text, shard, shards)?),
@@ -86,30 +100,13 @@ impl Call {
             Some("stale") => Some(Consistency::Stale),
             Some(other) => {
                 let detail = format!("consistency is linearizable, leader or stale, not {other:?}");
-                return problem(Code::InvalidConsistency, detail);
+                return Err(Box::new(Problem::new(Code::InvalidConsistency, detail).field("consistency")));
             }
         };
-        let max_age = match self.query("maxStaleness") {
-            None => None,
-            Some(text) => match parse_duration(&text) {
-                Some(age) => Some(age),
-                None => {
-                    let detail = format!("maxStaleness is a duration like 2s, not {text:?}");
-                    return problem(Code::InvalidConsistency, detail);
-                }
-            },
-        };
-        let wait = match self.query("wait") {
-            None => Millis(2_000),
-            Some(text) => match parse_duration(&text) {
-                Some(wait) => wait.min(Millis(60_000)),
-                None => {
-                    return problem(Code::InvalidPosition, format!("wait is a duration like 2s, not {text:?}"));
-                }
-            },
-        };
+        let staleness_max = self.duration("maxStaleness")?;
+        let wait = self.duration("wait")?.unwrap_or(WAIT_DEFAULT).min(WAIT_MAX);
         let default = if position.is_some() { Consistency::Stale } else { default };
-        Ok(Reading { consistency: asked.unwrap_or(default), position, wait, max_age })
+        Ok(Reading { shard, consistency: asked.unwrap_or(default), position, wait, staleness_max })
     }
 
     /// The lease token of a body as a credential, else the worker's identity.
@@ -142,11 +139,17 @@ pub(crate) enum Consistency {
 /// How a read is done.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reading {
+    shard: ShardId,
     consistency: Consistency,
     position: Option<Index>,
     wait: Millis,
-    max_age: Option<Millis>,
+    /// Longest time since this node last heard from the leader, of a stale read.
+    staleness_max: Option<Millis>,
 }
+
+/// What the answer to a stale read says of its age: how long ago this node last heard from the leader, if it knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LastContact(pub(crate) Option<Millis>);
 
 impl Reading {
     /// What the node is asked for. A linearizable read reflects every position that has been acknowledged.
@@ -159,20 +162,33 @@ impl Reading {
         }
     }
 
-    /// Whether this node answers without asking the leader.
-    pub(crate) fn is_stale(&self) -> bool {
-        self.consistency == Consistency::Stale
+    /// What the answer, read just now, says about its age; nothing if it is linearizable.
+    ///
+    /// # Errors
+    /// It is older than was asked for.
+    pub(crate) fn age(&self, node: &Handle<QueueMachine>) -> Outcome<Option<LastContact>> {
+        match self.consistency {
+            Consistency::Linearizable => Ok(None),
+            Consistency::Stale => check_age(node.contact_age(self.shard), self.staleness_max).map(Some),
+        }
     }
+}
 
-    /// Whether the leader was heard of too long ago for this read.
-    pub(crate) fn is_too_old(&self, leader_heard: Option<Millis>) -> bool {
-        let is_older = |max_age: Millis| leader_heard.is_none_or(|heard| heard > max_age);
-        self.is_stale() && self.max_age.is_some_and(is_older)
+fn check_age(age: Option<Millis>, longest: Option<Millis>) -> Outcome<LastContact> {
+    match (age, longest) {
+        (_, None) => Ok(LastContact(age)),
+        (Some(age), Some(longest)) if age <= longest => Ok(LastContact(Some(age))),
+        (age, Some(_)) => {
+            let age = age.map_or_else(|| "for an unknown time".into(), |Millis(ms)| format!("for {ms} ms"));
+            let detail =
+                format!("this node has not heard from a leader {age}; ask another one, or for less with maxStaleness");
+            Err(Box::new(Problem::new(Code::TooStale, detail).retry_after(1000)))
+        }
     }
 }
 
 /// The index that a list of positions names for this shard; 0 if it names none.
-fn min_position(text: &str, shard: base::ShardId, shards: u16) -> Outcome<Index> {
+fn min_position(text: &str, shard: ShardId, shards: u16) -> Outcome<Index> {
     let bad = || {
         let detail = format!("a position is <shard>:<term>:<index>, several are joined by commas, not {text:?}");
         Box::new(Problem::new(Code::InvalidPosition, detail).field("minPosition"))
@@ -251,7 +267,6 @@ pub(crate) fn request_id(headers: &HeaderMap, random: impl FnOnce() -> [u64; 2])
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::ShardId;
 
     #[test]
     fn positions_are_found_by_shard() {
@@ -261,6 +276,20 @@ mod tests {
         for bad in ["", "x", "4:1:1", "2:7", "2:7:998,", "2:7:-1"] {
             assert_eq!(at(bad), Err(Code::InvalidPosition), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_read_is_refused_if_contact_is_older_than_asked_for() {
+        let checked = |age: Option<u64>, longest: Option<u64>| {
+            check_age(age.map(Millis), longest.map(Millis)).map_err(|problem| problem.code)
+        };
+        for age in [None, Some(0), Some(99)] {
+            assert_eq!(checked(age, None), Ok(LastContact(age.map(Millis))));
+        }
+        assert_eq!(checked(Some(0), Some(0)), Ok(LastContact(Some(Millis(0)))));
+        assert_eq!(checked(Some(2_000), Some(2_000)), Ok(LastContact(Some(Millis(2_000)))));
+        assert_eq!(checked(Some(2_001), Some(2_000)), Err(Code::TooStale));
+        assert_eq!(checked(None, Some(2_000)), Err(Code::TooStale));
     }
 
     #[test]

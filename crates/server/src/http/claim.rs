@@ -19,7 +19,7 @@ use crate::http::answer::Answer;
 use crate::http::call::{Call, Outcome};
 use crate::http::create::{MapField, batch_too_large, check_command};
 use crate::http::edge::Edge;
-use crate::http::error::{invalid_body, unavailable};
+use crate::http::error::{after_effect, invalid_body, unavailable};
 use crate::http::tasks::write_task;
 
 /// Longest wait for a task.
@@ -44,10 +44,9 @@ impl Edge {
         let body: ClaimBody<'_> = call.json()?;
         let wish = read_wish(&body, call, 1)?;
         let (position, grants) = self.serve_claim(call, &wish).await?;
-        let Some(grant) = grants.into_iter().next() else {
+        let Some(grant) = self.with_payloads(position, grants).await?.into_iter().next() else {
             return Ok(Answer::empty(204).at(position));
         };
-        let grant = self.with_grant_payload(position, grant).await?;
         Ok(Answer::json(200, |out| write_grant(&grant, out)).at(position))
     }
 
@@ -61,18 +60,15 @@ impl Edge {
         };
         let wish = read_wish(&body, call, count)?;
         let (position, grants) = self.serve_claim(call, &wish).await?;
+        let grants = self.with_payloads(position, grants).await?;
         if grants.is_empty() {
             return Ok(Answer::empty(204).at(position));
-        }
-        let mut whole = Vec::with_capacity(grants.len());
-        for grant in grants {
-            whole.push(self.with_grant_payload(position, grant).await?);
         }
         let answer = Answer::json(200, |out| {
             let mut body = Writer::object(out);
             body.value("tasks", |out| {
                 let mut list = Writer::array(out);
-                for grant in &whole {
+                for grant in &grants {
                     list.element(|out| write_grant(grant, out));
                 }
                 list.end();
@@ -202,12 +198,37 @@ impl Edge {
         shards
     }
 
-    async fn with_grant_payload(&self, position: Position, grant: Grant) -> Outcome<Grant> {
-        if matches!(grant.task.payload, queue::Payload::Resident(_)) {
-            return Ok(grant);
+    /// The same grants with their payloads in memory. If that fails, all of them go back.
+    async fn with_payloads(&self, position: Position, grants: Vec<Grant>) -> Outcome<Vec<Grant>> {
+        if grants.iter().all(|grant| matches!(grant.task.payload, queue::Payload::Resident(_))) {
+            return Ok(grants);
         }
-        let view = self.with_payload_at(position, Arc::new(grant.task)).await?;
-        Ok(Grant { task: Arc::unwrap_or_clone(view), ..grant })
+        let mut undelivered = Undelivered { edge: self, leases: releases(&grants), shard: position.shard };
+        let mut whole = Vec::with_capacity(grants.len());
+        for grant in grants {
+            let view = self.with_payload_at(position, Arc::new(grant.task)).await;
+            let view = view.map_err(|why| after_effect("tasks were leased, and go back", &why))?;
+            whole.push(Grant { task: Arc::unwrap_or_clone(view), ..grant });
+        }
+        undelivered.leases = Operations::default();
+        Ok(whole)
+    }
+}
+
+/// Leases that are given back when this is dropped, because whoever asked for them does not get them.
+struct Undelivered<'a> {
+    edge: &'a Edge,
+    leases: Operations,
+    shard: ShardId,
+}
+
+impl Drop for Undelivered<'_> {
+    fn drop(&mut self) {
+        if !self.leases.is_empty() {
+            let leases = std::mem::take(&mut self.leases);
+            // They are on their way with the call. If there is no room or no leader, they end by themselves.
+            drop(self.edge.node.submit(self.shard, leases, None, None));
+        }
     }
 }
 
@@ -257,14 +278,20 @@ fn read_wish<'a>(body: &'a ClaimBody<'_>, call: &'a Call, count: u8) -> Outcome<
 
 /// What to submit when the answer to a claim could not be delivered: its leases are given back, so that nobody waits for them to end.
 pub(crate) fn give_back(position: Position, outcomes: &[Applied]) -> Vec<(ShardId, Operations)> {
-    let mut operations = Operations::default();
-    for outcome in outcomes {
-        let Applied::Claimed(grants) = outcome else { continue };
-        for grant in grants {
-            let credential = queue::op::Credential::Token(grant.token);
-            let lease = LeaseRef { tenant: &grant.task.tenant, task: grant.task.id.key, credential };
-            operations.push(|bytes| codec::encode(&Op::Release { lease }, bytes));
-        }
-    }
+    let grants = outcomes.iter().filter_map(|outcome| match outcome {
+        Applied::Claimed(grants) => Some(grants),
+        _ => None,
+    });
+    let operations = releases(grants.flatten());
     if operations.is_empty() { Vec::new() } else { vec![(position.shard, operations)] }
+}
+
+fn releases<'a>(grants: impl IntoIterator<Item = &'a Grant>) -> Operations {
+    let mut operations = Operations::default();
+    for grant in grants {
+        let credential = queue::op::Credential::Token(grant.token);
+        let lease = LeaseRef { tenant: &grant.task.tenant, task: grant.task.id.key, credential };
+        operations.push(|bytes| codec::encode(&Op::Release { lease }, bytes));
+    }
+    operations
 }

@@ -23,7 +23,7 @@ impl Edge {
     }
 
     /// Makes this node known to others, and them to it. Where it belongs to a cluster already, there is nothing to do.
-    pub(crate) fn join(&self, call: &Call) -> Outcome<Answer> {
+    pub(crate) async fn join(&self, call: &Call) -> Outcome<Answer> {
         let addresses = addresses(&call.body).ok_or_else(|| {
             let detail = format!("addresses is a list of 1 to {ADDRESSES_MAX} texts host:port");
             Box::new(Problem::new(Code::InvalidField, detail).field("addresses"))
@@ -33,8 +33,15 @@ impl Edge {
             return Err(Box::new(Problem::new(Code::SingleMode, detail)));
         }
         let already = self.node.cluster().is_some();
-        if !already {
-            self.node.meet(addresses.clone());
+        let answers = if already { Vec::new() } else { self.node.meet(&addresses).await };
+        let failed: Vec<(&String, &String)> = addresses
+            .iter()
+            .zip(&answers)
+            .filter_map(|(address, answer)| Some((address, answer.as_ref().err()?)))
+            .collect();
+        if !already && failed.len() == answers.len() {
+            let failed: Vec<String> = failed.iter().map(|(address, why)| format!("{address}: {why}")).collect();
+            return Err(Box::new(Problem::new(Code::NotJoined, format!("no address answered; {}", failed.join("; ")))));
         }
         Ok(Answer::json(200, |out| {
             let mut body = Writer::object(out);
@@ -42,7 +49,19 @@ impl Edge {
             body.flag("alreadyMember", already);
             body.value("contacted", |out| {
                 let mut list = Writer::array(out);
-                addresses.iter().for_each(|address| list.element(|out| api::json::write_text(address, out)));
+                answers.iter().flatten().for_each(|name| list.element(|out| api::json::write_text(name, out)));
+                list.end();
+            });
+            body.value("failed", |out| {
+                let mut list = Writer::array(out);
+                for (address, why) in failed {
+                    list.element(|out| {
+                        let mut item = Writer::object(out);
+                        item.text("address", address);
+                        item.text("reason", why);
+                        item.end();
+                    });
+                }
                 list.end();
             });
             body.end();

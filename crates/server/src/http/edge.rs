@@ -179,7 +179,7 @@ impl Edge {
             Route::Healthz => ready(Ok(Answer::text(200, "ok"))),
             Route::Livez => ready(Ok(self.livez())),
             Route::Cluster(page) => ready(self.get_cluster(page)),
-            Route::Join => ready(self.join(call)),
+            Route::Join => Box::pin(self.join(call)),
             Route::Readyz(only) => ready(self.readyz(call, *only)),
             Route::Metrics => Box::pin(self.metrics()),
         }

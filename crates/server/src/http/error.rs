@@ -96,6 +96,11 @@ pub(crate) fn unavailable(why: Unavailable) -> Box<Problem> {
     })
 }
 
+/// What to say when the request has had an effect, `effect`, and what it changed could not be shown for this reason.
+pub(crate) fn after_effect(effect: &str, why: &Problem) -> Box<Problem> {
+    Box::new(Problem::new(Code::OutcomeUnknown, format!("{effect}, but: {}", why.detail)))
+}
+
 /// What to say when a row of a checkpoint could not be read.
 pub(crate) fn rows_unavailable(why: &RowsUnavailable) -> Box<Problem> {
     Box::new(match why {
@@ -105,11 +110,13 @@ pub(crate) fn rows_unavailable(why: &RowsUnavailable) -> Box<Problem> {
         RowsUnavailable::NotRunning => {
             Problem::new(Code::NotReady, "the server is starting or stopping").retry_after(1000)
         }
-        RowsUnavailable::Failed(error) => {
-            tracing::error!(event = "storage.failed", %error, "a checkpoint cannot be read");
-            Problem::new(Code::Internal, "finished tasks cannot be read; the server's log says why")
-        }
+        RowsUnavailable::Failed => damaged(),
     })
+}
+
+/// What to say when the data of this node is damaged. It stops, and its last words say what is wrong.
+pub(crate) fn damaged() -> Problem {
+    Problem::new(Code::Internal, "this server cannot read its data and stops; its log says why")
 }
 
 /// A body that cannot be used.

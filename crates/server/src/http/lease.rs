@@ -12,7 +12,7 @@ use queue::{TaskId, codec, record};
 use crate::http::answer::Answer;
 use crate::http::call::{Call, Outcome, task_id};
 use crate::http::edge::Edge;
-use crate::http::error::{Ended, Words, rejected, task_not_found, unavailable};
+use crate::http::error::{Ended, Words, after_effect, rejected, task_not_found, unavailable};
 use crate::http::tasks::{has_ended, str_of, write_task};
 
 impl Edge {
@@ -100,7 +100,8 @@ impl Edge {
             }
             _ => return Err(unavailable(Unavailable::Unknown)),
         };
-        let view = self.with_payload_at(position, std::sync::Arc::new(*view)).await?;
+        let view = self.with_payload_at(position, std::sync::Arc::new(*view)).await;
+        let view = view.map_err(|why| after_effect("the task was cancelled, or will be", &why))?;
         Ok(Answer::json(status, |out| write_task(&view, None, out)).at(position))
     }
 

@@ -2,13 +2,13 @@
 
 use api::json::Writer;
 use api::{Code, Problem};
-use base::{Millis, Position};
+use base::Millis;
 use cluster::Unavailable;
 use queue::id::shard_of;
 use queue::{Answer as Told, Query};
 
 use crate::http::answer::Answer;
-use crate::http::call::{Call, Consistency, Outcome, Reading, query_seconds};
+use crate::http::call::{Call, Consistency, Outcome, query_seconds};
 use crate::http::create::check_command;
 use crate::http::edge::Edge;
 use crate::http::error::{Words, task_not_found, unavailable};
@@ -24,7 +24,7 @@ impl Edge {
         self.check_running()?;
         let (position, view) = self.find_task(&call.principal.tenant, id, reading.freshness(), None).await?;
         let view = view.ok_or_else(|| task_not_found(Words::Tasks))?;
-        self.read(Answer::json(200, |out| write_task(&view, None, out)), position, &reading)
+        Ok(Answer::json(200, |out| write_task(&view, None, out)).at(position).age(reading.age(&self.node)?))
     }
 
     pub(crate) async fn get_result(&self, call: &Call, id: &str) -> Outcome<Answer> {
@@ -55,7 +55,7 @@ impl Edge {
             body.value("result", |out| write_result(&view, out));
             body.end();
         });
-        self.read(answer, position, &reading)
+        Ok(answer.at(position).age(reading.age(&self.node)?))
     }
 
     pub(crate) async fn get_queue(&self, call: &Call, command: &str) -> Outcome<Answer> {
@@ -79,15 +79,6 @@ impl Edge {
             body.number("dlq", stats.depth.dead);
             body.end();
         });
-        self.read(answer, position, &reading)
-    }
-
-    /// An answer that was read as it was asked for, or a refusal because the leader was heard of too long ago.
-    fn read(&self, answer: Answer, position: Position, reading: &Reading) -> Outcome<Answer> {
-        let heard = self.node.leader_heard(position.shard);
-        if reading.is_too_old(heard) {
-            return Err(unavailable(Unavailable::TooStale));
-        }
-        Ok(answer.at(position).read(reading, heard))
+        Ok(answer.at(position).age(reading.age(&self.node)?))
     }
 }

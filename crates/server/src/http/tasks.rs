@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use api::v1::{Lease, Location, ResultRecord, Task};
+use api::{Code, Problem};
 use base::Position;
-use base::rows::Row;
+use base::rows::{Row, TableId};
 use cluster::{Freshness, Unavailable};
 use queue::checkpoint::{COMPLETED, DEAD, FAILED, PAYLOADS};
 use queue::outcome::State;
@@ -12,7 +13,7 @@ use queue::{Answer, Payload, Query, TaskId, TaskView, record};
 
 use crate::http::call::Outcome;
 use crate::http::edge::Edge;
-use crate::http::error::{rows_unavailable, unavailable};
+use crate::http::error::{damaged, rows_unavailable, unavailable};
 
 /// An id's text as a string.
 pub(crate) fn str_of(id: &[u8; 36]) -> &str {
@@ -97,24 +98,30 @@ impl Edge {
         if !self.is_ours(&id) {
             return Ok((Position { shard: id.shard, ..Position::default() }, None));
         }
-        // Between the answer of the state machine and the look into the checkpoint a task may come back to life, or a checkpoint may be
-        // replaced: what is missing is looked for once more.
+        // Between the answer of the state machine and the look into the checkpoint a task may end or come back to life, or a checkpoint may
+        // be replaced: what is missing is looked for once more.
         let mut last = None;
         for _ in 0..2 {
             let query = Query::Task { tenant: tenant.clone(), id, until_ended: wait.is_some() };
             let asked = self.node.ask(id.shard, query, freshness, wait, Some(self.lane)).await;
             let (position, answer) = asked.map_err(unavailable)?;
             let dropped = match answer {
-                Answer::Task(view) => return Ok((position, Some(self.with_payload(view).await?))),
+                Answer::Task(view) => match self.with_payload(view).await {
+                    Err(Unread::Missing(_)) if last.is_none() => {
+                        last = Some(position);
+                        continue;
+                    }
+                    whole => return Ok((position, Some(whole?))),
+                },
                 Answer::NotLive { dropped } => dropped,
                 _ => return Err(unavailable(Unavailable::Unknown)),
             };
             last = Some(position);
             let found = self.node.find_row(id.shard, &[COMPLETED, FAILED, DEAD], id.key.0 as i64).await;
-            let Some((_, row)) = found.map_err(|why| rows_unavailable(&why))? else {
+            let Some((table, row)) = found.map_err(|why| rows_unavailable(&why))? else {
                 continue;
             };
-            let view = record::decode(&row.bytes, id).map_err(|_| self.damaged_row(id))?;
+            let view = record::decode(&row.bytes, id).map_err(|_| self.damaged_row(id, table))?;
             let known = !dropped.contains(&row.slice) && view.tenant == *tenant;
             return Ok((position, known.then(|| Arc::new(view))));
         }
@@ -125,7 +132,7 @@ impl Edge {
     /// the checkpoint differs from node to node, so this node's own state is asked, once it is as new as the answer.
     pub(crate) async fn with_payload_at(&self, position: Position, view: Arc<TaskView>) -> Outcome<Arc<TaskView>> {
         if matches!(view.payload, Payload::Resident(_)) || self.node.leader(position.shard) == self.node.id() {
-            return self.with_payload(view).await;
+            return Ok(self.with_payload(view).await?);
         }
         let (tenant, id) = (view.tenant.clone(), view.id);
         let query = Query::Task { tenant, id, until_ended: false };
@@ -135,30 +142,50 @@ impl Edge {
             (_, Answer::Task(here)) => here.payload.clone(),
             _ => view.payload.clone(),
         };
-        self.with_payload(Arc::new(TaskView { payload, ..view.as_ref().clone() })).await
+        Ok(self.with_payload(Arc::new(TaskView { payload, ..view.as_ref().clone() })).await?)
     }
 
     /// The same task with its payload in memory.
-    pub(crate) async fn with_payload(&self, view: Arc<TaskView>) -> Outcome<Arc<TaskView>> {
+    async fn with_payload(&self, view: Arc<TaskView>) -> Result<Arc<TaskView>, Unread> {
         let Payload::Stored(_) = view.payload else {
             return Ok(view);
         };
         let id = view.id;
         let tables = [PAYLOADS, COMPLETED, FAILED, DEAD];
-        let found =
-            self.node.find_row(id.shard, &tables, id.key.0 as i64).await.map_err(|why| rows_unavailable(&why))?;
-        let (table, row) = found.ok_or_else(|| self.damaged_row(id))?;
+        let found = self.node.find_row(id.shard, &tables, id.key.0 as i64).await;
+        let (table, row) = found.map_err(|why| Unread::Refused(rows_unavailable(&why)))?.ok_or(Unread::Missing(id))?;
+        let damaged = || Unread::Refused(self.damaged_row(id, table));
         let payload = if table == PAYLOADS {
-            let bytes = Row(&row.bytes).reader().maybe_bytes().ok().flatten().ok_or_else(|| self.damaged_row(id))?;
+            let bytes = Row(&row.bytes).reader().maybe_bytes().ok().flatten().ok_or_else(damaged)?;
             Payload::Resident(bytes.into())
         } else {
-            record::decode(&row.bytes, id).map_err(|_| self.damaged_row(id))?.payload
+            record::decode(&row.bytes, id).map_err(|_| damaged())?.payload
         };
         Ok(Arc::new(TaskView { payload, ..view.as_ref().clone() }))
     }
 
-    fn damaged_row(&self, id: TaskId) -> Box<api::Problem> {
-        tracing::error!(event = "storage.failed", task = %id, "a row of a checkpoint does not read back");
-        Box::new(api::Problem::new(api::Code::Internal, "the task cannot be read; the server's log says why"))
+    fn damaged_row(&self, id: TaskId, table: TableId) -> Box<Problem> {
+        self.node.row_is_damaged(id.shard, table, id.key.0 as i64);
+        Box::new(damaged())
+    }
+}
+
+/// Why a payload is not in memory.
+enum Unread {
+    /// No table has a row of its task: it may have moved between two of them just now.
+    Missing(TaskId),
+    /// This is why.
+    Refused(Box<Problem>),
+}
+
+impl From<Unread> for Box<Problem> {
+    fn from(why: Unread) -> Box<Problem> {
+        match why {
+            Unread::Missing(task) => {
+                tracing::error!(event = "storage.missing", %task, "the checkpoint does not hold the task's payload");
+                Box::new(Problem::new(Code::Internal, "the task's payload is missing; the server's log says more"))
+            }
+            Unread::Refused(problem) => problem,
+        }
     }
 }

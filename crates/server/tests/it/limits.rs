@@ -52,6 +52,7 @@ async fn a_full_inbox_refuses_definitely() {
     };
     assert_eq!(ready, created, "every creation was answered by what became of it");
     assert_eq!(client.metric("codeq_requests_refused_total").await as u64 > 0, refused > 0);
+    assert_eq!(client.metric("codeq_operations_total").await as u64, created, "what was refused is not counted");
     server.stop().await;
 }
 

@@ -6,11 +6,13 @@
 mod access;
 mod bad_input;
 mod client;
+mod damage;
 mod faults;
 mod http2;
 mod life;
 mod limits;
 mod metrics;
+mod operator;
 mod restart;
 mod routes;
 mod server;

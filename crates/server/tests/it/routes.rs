@@ -579,6 +579,7 @@ async fn reads_say_how_fresh_they_are() {
         let reached = format!("{shard}:{term}:{index}");
         for read in [
             client.get(&format!("{path}?consistency=stale")).await,
+            client.get(&format!("{path}?consistency=stale&maxStaleness=0ms")).await,
             client.get(&format!("{path}?minPosition={reached}")).await,
             client.header("Codeq-Min-Position", &reached).get(&path).await,
             client.header("X-CodeQ-Consistency", "stale").get(&path).await,
@@ -597,14 +598,15 @@ async fn reads_say_how_fresh_they_are() {
         for (query, code) in [
             ("consistency=none", "invalid_consistency"),
             ("consistency=", "invalid_consistency"),
-            ("maxStaleness=2", "invalid_consistency"),
+            ("maxStaleness=2", "invalid_field"),
             ("minPosition=1:1:1", "invalid_position"),
             ("minPosition=latest", "invalid_position"),
             ("minPosition=0:1", "invalid_position"),
             ("minPosition=0:1:99999999999999999999999", "invalid_position"),
-            ("wait=ever", "invalid_position"),
+            ("wait=ever", "invalid_field"),
         ] {
-            client.get(&format!("{path}?{query}")).await.problem(400, code);
+            let problem = client.get(&format!("{path}?{query}")).await.problem(400, code);
+            assert_eq!(problem["field"], query.split_once('=').expect("a parameter").0);
         }
     }
     server.stop().await;

@@ -53,6 +53,12 @@ impl Running {
         self.client().header("Authorization", &format!("Bearer {token}"))
     }
 
+    /// Waits until it has stopped by itself.
+    pub(crate) async fn failed(mut self) -> Exit {
+        let failed = tokio::time::timeout(std::time::Duration::from_secs(20), self.server.failed()).await;
+        failed.expect("it stops")
+    }
+
     /// Stops it as planned.
     pub(crate) async fn stop(self) {
         self.stopped().await.expect("it stops");

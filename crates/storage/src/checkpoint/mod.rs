@@ -8,6 +8,7 @@ mod snapshot;
 mod sqlite;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::rows::{Changes, RowSource, TableId};
 use base::{Index, Term};
@@ -17,6 +18,9 @@ use crate::StorageError;
 pub use memory::MemoryCheckpoint;
 pub use snapshot::{Incoming, Outgoing, Snapshot, Snapshots, Staged};
 pub use sqlite::SqliteCheckpoint;
+
+/// How long a lock of another program is waited for at a time.
+pub const BUSY_MAX: Duration = Duration::from_secs(1);
 
 /// What a checkpoint is of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,13 +47,13 @@ pub trait Checkpoint: Send {
     /// Makes changes that count once [`Checkpoint::commit`] has returned.
     ///
     /// # Errors
-    /// The disk failed, or the checkpoint is damaged.
+    /// The disk failed, or the checkpoint is damaged; or [`StorageError::Busy`].
     fn write(&mut self, changes: &Changes) -> Result<(), StorageError>;
 
     /// Makes all changes since the last commit durable, together.
     ///
     /// # Errors
-    /// The disk failed.
+    /// The disk failed; or [`StorageError::Busy`], if nothing was written since the last commit.
     fn commit(&mut self, meta: &Meta) -> Result<(), StorageError>;
 
     /// Another reader of committed rows, for another thread.

@@ -3,6 +3,9 @@
 //! Each table has a column `key` (the primary key), the columns of its schema, and `checksum`: CRC-32C over the key and the values as
 //! [`base::rows`] writes them. A sliced table is a family `name_1`, `name_2`, …; the views of the schema join all of them. The table
 //! `checkpoint` has one row: which index the rest belongs to.
+//!
+//! The file is in SQLite's write-ahead mode, in which readers keep nobody from writing, nor the writer them. Only another program that writes
+//! is in the way: every transaction of ours takes the write lock when it begins, so that nothing is half done where it has to wait.
 
 mod install;
 mod snapshot;
@@ -18,11 +21,11 @@ use base::codec::Malformed;
 use base::rows::{Change, Changes, Row, RowSource, RowWriter, Schema, TableId, Unreadable, Value};
 use base::{Index, Term};
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OpenFlags, Statement, params};
+use rusqlite::{Connection, OpenFlags, Statement, TransactionBehavior, params};
 
 use crate::StorageError;
 use crate::checkpoint::snapshot::Content;
-use crate::checkpoint::{Checkpoint, Meta, RowReader, Snapshots, Staged, StoredRow};
+use crate::checkpoint::{BUSY_MAX, Checkpoint, Meta, RowReader, Snapshots, Staged, StoredRow};
 
 use snapshot::SqliteSnapshots;
 pub(super) use snapshot::StagedFile;
@@ -51,10 +54,11 @@ pub struct SqliteCheckpoint {
 /// Messages about a file of SQLite: damage stops the node with another advice than a failing disk.
 fn error(path: &Path, doing: &'static str) -> impl Fn(rusqlite::Error) -> StorageError {
     move |cause| {
-        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        use rusqlite::ErrorCode::{DatabaseBusy, DatabaseCorrupt, NotADatabase};
         let file = path.display().to_string();
         match cause.sqlite_error_code() {
             Some(DatabaseCorrupt | NotADatabase) => StorageError::damaged(&file, None, cause.to_string()),
+            Some(DatabaseBusy) => StorageError::Busy { file },
             _ => StorageError::failed(doing, &file, std::io::Error::other(cause)),
         }
     }
@@ -70,7 +74,7 @@ impl SqliteCheckpoint {
     /// Opens the file, or makes it. Removes what a crash left of snapshots, and completes an installation that it interrupted.
     ///
     /// # Errors
-    /// The disk failed, the file is damaged, or another build has made it.
+    /// The disk failed, the file is damaged, or another build has made it; or [`StorageError::Busy`].
     pub fn open(path: &Path, schema: Schema) -> Result<SqliteCheckpoint, StorageError> {
         snapshot::remove_leftovers(path)?;
         install::complete(path)?;
@@ -81,10 +85,10 @@ impl SqliteCheckpoint {
         let failed = error(path, "open");
         make_private(path)?;
         let connection = Connection::open(path).map_err(&failed)?;
-        // The write-ahead mode of SQLite lets readers go on while a checkpoint is written.
+        connection.busy_timeout(BUSY_MAX).map_err(&failed)?;
         connection.pragma_update(None, "journal_mode", "wal").map_err(&failed)?;
         connection.pragma_update(None, "synchronous", "full").map_err(&failed)?;
-        connection.pragma_update(None, "cache_size", -32_768).map_err(&failed)?;
+        connection.pragma_update(None, "cache_size", -8_192).map_err(&failed)?;
         connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(&failed)?;
         connection.set_prepared_statement_cache_capacity(256);
         let mut checkpoint = SqliteCheckpoint {
@@ -97,6 +101,8 @@ impl SqliteCheckpoint {
         };
         checkpoint.make_tables().map_err(&failed)?;
         checkpoint.slices = check_tables(&checkpoint.connection, path, &schema)?;
+        // An earlier build may have made other views.
+        make_views(&checkpoint.connection, &schema, &checkpoint.slices).map_err(&failed)?;
         // The file's name must be durable before the log may rely on it.
         install::sync_folder(&install::folder(path))?;
         Ok(checkpoint)
@@ -111,7 +117,7 @@ impl SqliteCheckpoint {
         if exists {
             return Ok(());
         }
-        let transaction = self.connection.transaction()?;
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute_batch(CREATE_FORMAT)?;
         transaction.execute_batch(CREATE_CHECKPOINT)?;
         transaction.execute("INSERT INTO format VALUES (?)", [FORMAT])?;
@@ -304,7 +310,9 @@ const NEVER_POISONED: &str = "nothing panics while it holds this lock";
 
 fn open_read_only(path: &Path) -> Result<Connection, StorageError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    Connection::open_with_flags(path, flags).map_err(error(path, "open"))
+    let connection = Connection::open_with_flags(path, flags).map_err(error(path, "open"))?;
+    connection.busy_timeout(BUSY_MAX).map_err(error(path, "open"))?;
+    Ok(connection)
 }
 
 /// Which slices exist, if the file has the tables of this program and schema.
@@ -554,6 +562,7 @@ fn slices(connection: &Connection, schema: &Schema) -> rusqlite::Result<BTreeSet
     Ok(names.iter().filter_map(slice).collect())
 }
 
+/// Makes the views what the schema and the slices say, unless they are that already.
 fn make_views(connection: &Connection, schema: &Schema, slices: &BTreeSet<(TableId, u32)>) -> rusqlite::Result<()> {
     for view in schema.views {
         let parts: Vec<String> = view
@@ -568,11 +577,12 @@ fn make_views(connection: &Connection, schema: &Schema, slices: &BTreeSet<(Table
                 all.into_iter().map(|slice| view.select.replace("{table}", &name(schema, *table, slice)))
             })
             .collect();
-        connection.execute_batch(&format!(
-            "DROP VIEW IF EXISTS {0}; CREATE VIEW {0} AS {1}",
-            view.name,
-            parts.join(" UNION ALL ")
-        ))?;
+        let sql = format!("CREATE VIEW {} AS {}", view.name, parts.join(" UNION ALL "));
+        let present = "SELECT count(*) FROM sqlite_master WHERE name = ? AND sql = ?";
+        let present: i64 = connection.query_row(present, [view.name, &sql], |row| row.get(0))?;
+        if present == 0 {
+            connection.execute_batch(&format!("DROP VIEW IF EXISTS {}; {sql}", view.name))?;
+        }
     }
     Ok(())
 }

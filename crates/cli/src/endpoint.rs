@@ -1,0 +1,142 @@
+//! How commands reach a running server: which one, as whom, how long they wait, and what a refusal means for the exit status.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use clap::Args;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::handshake;
+use hyper::header::{AUTHORIZATION, HOST};
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use server::config::Inputs;
+use server::config::kinds::Value;
+use tokio::net::TcpStream;
+
+use crate::output;
+
+/// No leader, or no quorum.
+const UNAVAILABLE: u8 = 3;
+/// Not allowed.
+const FORBIDDEN: u8 = 5;
+
+/// Which server to ask, and how.
+#[derive(Args)]
+pub(crate) struct EndpointArgs {
+    /// Servers to ask, as URLs separated by commas: the first that answers. Without it, the one on this machine as the settings in the
+    /// environment have it.
+    #[arg(long, value_name = "URL,…", env = "CODEQ_ENDPOINTS", hide_env_values = true, value_delimiter = ',')]
+    endpoints: Vec<String>,
+    /// How long a server may take to answer.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = crate::flags::duration)]
+    timeout: Duration,
+    /// File with a token, for servers that ask for one. Without it, the variable CODEQ_TOKEN.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+/// A server's answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: String,
+}
+
+impl EndpointArgs {
+    /// Asks the first server that answers. With a body it is a POST.
+    ///
+    /// # Errors
+    /// None of them answers.
+    pub(crate) fn ask(&self, path: &str, body: Option<&str>) -> Result<Answer> {
+        let token = self.token()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (mut failures, endpoints) = (Vec::new(), self.endpoints());
+        for endpoint in &endpoints {
+            let asked = request(endpoint, path, token.as_deref(), body);
+            let answer = runtime.block_on(async { tokio::time::timeout(self.timeout, asked).await });
+            match answer.unwrap_or_else(|_| bail!("no answer within {:?}", self.timeout)) {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failures.push(format!("{endpoint}: {failure:#}")),
+            }
+        }
+        bail!("no server answers; {}", failures.join("; "))
+    }
+
+    fn token(&self) -> Result<Option<String>> {
+        let Some(path) = &self.token_file else { return Ok(std::env::var("CODEQ_TOKEN").ok()) };
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Some(text.trim().into()))
+    }
+
+    fn endpoints(&self) -> Vec<String> {
+        let given: Vec<String> = self.endpoints.iter().filter(|endpoint| !endpoint.is_empty()).cloned().collect();
+        if given.is_empty() { vec![own()] } else { given }
+    }
+}
+
+/// This machine's server, as its settings say.
+fn own() -> String {
+    let named = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    let values = Inputs { flags: Vec::new(), environment: named.collect() }.read().values;
+    let Some(Value::Addr(mut address)) = values.get("http.addr").value.clone() else {
+        unreachable!("http.addr is an address with a default");
+    };
+    if address.is_unspecified() {
+        address.host = "127.0.0.1".into();
+    }
+    format!("http://{address}")
+}
+
+/// One request on a connection of its own.
+///
+/// # Errors
+/// The server cannot be reached, or does not speak HTTP.
+pub(crate) async fn request(endpoint: &str, path: &str, token: Option<&str>, body: Option<&str>) -> Result<Answer> {
+    if endpoint.starts_with("https://") {
+        bail!("TLS is not spoken here: give an address with http://");
+    }
+    let rest = endpoint.strip_prefix("http://").unwrap_or(endpoint).trim_end_matches('/');
+    let (authority, prefix) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let address = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
+    let stream = TcpStream::connect(&address).await?;
+    let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
+    let method = if body.is_some() { Method::POST } else { Method::GET };
+    let mut request = Request::builder().method(method).uri(format!("{prefix}{path}")).header(HOST, authority);
+    if let Some(token) = token {
+        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+    }
+    let request = request.body(Full::new(Bytes::from(body.unwrap_or_default().to_owned())))?;
+    let answered = async {
+        let response = sender.send_request(request).await?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await?.to_bytes();
+        anyhow::Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
+    };
+    tokio::pin!(connection, answered);
+    tokio::select! {
+        answer = &mut answered => answer,
+        // Whatever ended the connection, the answer may have come before.
+        _ = &mut connection => answered.await,
+    }
+}
+
+/// Says what went wrong when nobody answered.
+pub(crate) fn unanswered(error: &anyhow::Error) -> ExitCode {
+    output::note(&format!("error: {error:#}"));
+    ExitCode::FAILURE
+}
+
+/// Says why a server refused, and what that is as an exit status.
+pub(crate) fn refused(answer: &Answer) -> ExitCode {
+    let problem: serde_json::Value = serde_json::from_str(&answer.body).unwrap_or_default();
+    let text = [&problem["detail"], &problem["error"]].into_iter().find_map(|text| text.as_str());
+    output::note(&format!("error: {} (status {})", text.unwrap_or(answer.body.trim()), answer.status));
+    match answer.status {
+        401 | 403 => ExitCode::from(FORBIDDEN),
+        503 => ExitCode::from(UNAVAILABLE),
+        _ => ExitCode::FAILURE,
+    }
+}
