@@ -284,10 +284,14 @@ impl Changes {
         self.begin(DROP_SLICE, table, slice);
     }
 
-    /// Lists the changes of `later` after those of this list.
-    pub fn append(&mut self, later: &Changes) {
-        self.count += later.count;
-        self.bytes.extend_from_slice(&later.bytes);
+    /// Lists the changes of `later` after those of this list. If this list is empty, that costs nothing.
+    pub fn append(&mut self, later: Changes) {
+        if self.is_empty() {
+            *self = later;
+        } else {
+            self.count += later.count;
+            self.bytes.extend_from_slice(&later.bytes);
+        }
     }
 
     fn begin(&mut self, kind: u8, table: TableId, slice: u32) {

@@ -181,7 +181,7 @@ fn status(exit: &Exit) -> u8 {
             StorageError::Failed { .. } | StorageError::Busy { .. } | StorageError::Locked { .. } => FAILED,
             StorageError::Damaged { .. } | StorageError::Foreign { .. } | StorageError::BadSnapshot { .. } => DAMAGED,
         },
-        Exit::Start(StartError::Differs { .. } | StartError::Accepted { .. }) => REFUSED,
+        Exit::Start(StartError::Differs { .. } | StartError::Accepted { .. } | StartError::Settings(_)) => REFUSED,
         Exit::Node(NodeError::Storage(error)) => match error {
             StorageError::Failed { .. } | StorageError::Busy { .. } => STORAGE_FAILED,
             StorageError::Locked { .. } => FAILED,

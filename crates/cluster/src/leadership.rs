@@ -204,9 +204,12 @@ fn promotion(id: u64, records: &Members, voters: &[u64]) -> Vec<MemberChange> {
     changes
 }
 
+/// Where the log of a member that is being probed ends is not known, unless it is known to lack nothing: after a snapshot, probing goes on
+/// until there is something to send.
 fn lacks_at_most(member: &Progress, progress: &[Progress], lag: u64) -> bool {
     let last = progress.iter().map(|member| member.matched.0).max().unwrap_or_default();
-    member.active && member.replicating && last - member.matched.0 <= lag
+    let is_known = member.replicating || member.matched.0 == last;
+    member.active && is_known && last - member.matched.0 <= lag
 }
 
 fn transfers<S: StateMachine>(
@@ -281,8 +284,10 @@ mod tests {
         assert!(leadership.caught_up(now(0), shard, &learner(95)).is_empty());
         assert!(leadership.caught_up(now(50), shard, &learner(80)).is_empty(), "it has fallen behind");
         assert!(leadership.caught_up(now(60), shard, &learner(95)).is_empty());
-        let probed = learner(95).map(|member| Progress { replicating: false, ..member });
-        assert!(leadership.caught_up(now(200), shard, &probed).is_empty(), "where its log ends is not known");
+        let probed = |matched: u64| learner(matched).map(|member| Progress { replicating: false, ..member });
+        assert!(leadership.caught_up(now(200), shard, &probed(95)).is_empty(), "where its log ends is not known");
+        let mut quiet = Leadership::new(Promotion { lag: 10, after: Millis(0) });
+        assert_eq!(quiet.caught_up(now(0), shard, &probed(100)), [4], "it has everything, from a snapshot");
         assert!(leadership.caught_up(now(60), shard, &learner(95)).is_empty());
         assert_eq!(leadership.caught_up(now(160), shard, &learner(95)), [4]);
     }

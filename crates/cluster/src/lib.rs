@@ -1,14 +1,21 @@
 //! Runs a replicated state machine for real: threads, clock, disk, and handles for clients. Knows no task.
 //!
-//! A [`Node`] owns a data directory and carries N shards. One thread, the loop, runs the replica: it takes what clients have queued, proposes,
+//! An application brings a deterministic state machine: a [`SimpleMachine`] whose whole state is small, or a [`StateMachine`] with rows of
+//! its own. A [`Node`] replicates it: [`Handle::propose`] applies an operation on every node, [`Handle::read`] asks the state of this one,
+//! and [`http::serve`] shows the cluster to people, probes and programs. docs/cluster-crate.md is a page about it for whoever begins, and
+//! examples/hello-cluster is a whole program.
+//!
+//! A node owns a data directory and carries N shards. One thread, the loop, runs the replica: it takes what clients have queued, proposes,
 //! writes the log and syncs it once for everything that gathered, applies, and hands out replies. A second thread writes checkpoints, a third
 //! reads single rows of them for clients, a fourth carries the connections to other nodes. Nothing here blocks an async runtime: clients wait
 //! for replies by future.
 //!
-//! Reading order: `node` (what a user of this crate sees), `driver` (the loop), then the parts: `inbox` where threads meet, `lane` for replies,
-//! `checkpoints` and `rows` for two of the other threads, `clock`. For several nodes: [`forming`] and `founding` (how a cluster begins), `peer`
-//! (the connections), `routes` (who leads), `leadership` (who should), [`http`] (what a node says of all this).
+//! Reading order: `builder` and `simple` (what one begins with), `node` (all that a user of this crate sees), `driver` (the loop), then the
+//! parts: `inbox` where threads meet, `lane` for replies, `checkpoints` and `rows` for two of the other threads, `clock`. For several nodes:
+//! [`forming`] and `founding` (how a cluster begins), `peer` (the connections), `routes` (who leads), `leadership` (who should), [`http`] (what
+//! a node says of all this).
 
+mod builder;
 mod checkpoints;
 mod clock;
 mod driver;
@@ -23,15 +30,25 @@ mod open;
 mod peer;
 mod routes;
 mod rows;
+mod simple;
 
+pub use base::machine::{Admission, Effects, EntryInfo, NextDue, ShardInfo, StateMachine, UnknownOperation, WaitKey};
+/// The rows of a checkpoint, as a [`StateMachine`] lists them and is restored from them.
+pub use base::rows as checkpoint;
+pub use base::{Incarnation, Index, LeaseTime, Millis, Position, ScheduleTime, ShardId, Stamps, Term, codec};
+pub use builder::Builder;
 pub use http::view;
 pub use lane::{Lane, LaneId};
 pub use node::{
     Cluster, Counters, Data, Durability, Handle, Hooks, Node, NodeConfig, NodeError, NodeStatus, Stage, StartError,
 };
 pub use peer::PeerConfig;
-pub use replica::{Freshness, Member, Members, Operations, Reply, Role, ShardStatus, Unavailable};
+pub use replica::{
+    Configuration, Fault, Freshness, Member, MemberChange, Members, Operations, Progress, Reply, Role, ShardStatus,
+    Status, Unavailable,
+};
 pub use rows::RowsUnavailable;
+pub use simple::{Simple, SimpleMachine};
 pub use storage::StorageError;
 pub use storage::checkpoint::StoredRow;
 pub use storage::identity::{Identity, recorded as recorded_identity};

@@ -20,6 +20,7 @@ use storage::disk::{MemoryDisk, RealDisk};
 use storage::identity::{DataDir, Identity};
 use tokio::sync::{oneshot, watch};
 
+use crate::builder::Builder;
 use crate::clock::Clock;
 use crate::driver::Driver;
 use crate::forming::{ClusterId, Proposal};
@@ -92,6 +93,33 @@ pub struct NodeConfig {
     pub entry_bytes_max: usize,
 }
 
+impl NodeConfig {
+    /// A node that is alone, with one shard and the settings that suit most: every operation synced, an election after half a second to
+    /// a second without a leader.
+    pub fn new(name: &str, data: Data) -> NodeConfig {
+        NodeConfig {
+            name: name.into(),
+            name_is_given: true,
+            data,
+            peers: None,
+            url: String::new(),
+            shards: 1,
+            durability: Durability::Fsync,
+            segment_bytes: 64 << 20,
+            checkpoint_interval: Millis(5_000),
+            checkpoint_log_bytes: 64 << 20,
+            inbox_depth: 4_096,
+            leader_wait: Millis(2_000),
+            trailing_log_bytes: 256 << 20,
+            propose_timeout: Millis(10_000),
+            election_timeout: Millis(500),
+            heartbeat: Millis(100),
+            entry_operations_max: 512,
+            entry_bytes_max: 256 << 10,
+        }
+    }
+}
+
 /// Takes what applied entries tell observers.
 pub(crate) type Observe<S> = Box<dyn FnMut(&mut Vec<<S as StateMachine>::Signal>) + Send>;
 
@@ -111,9 +139,23 @@ pub struct Hooks<S: StateMachine> {
     pub undelivered: Box<dyn Fn(Reply<S>) -> Vec<(ShardId, Operations)> + Send + Sync>,
 }
 
+/// Hooks that do nothing.
+impl<S: StateMachine> Default for Hooks<S> {
+    fn default() -> Self {
+        Hooks {
+            prepare: Box::new(|_| {}),
+            // What observers leave is dropped.
+            observe: Box::new(|_| {}),
+            undelivered: Box::new(|_| Vec::new()),
+        }
+    }
+}
+
 /// Why a node could not start. Nothing was changed, except that a new data directory may have been made.
 #[derive(Debug)]
 pub enum StartError {
+    /// The settings do not go together; the text says which.
+    Settings(String),
     /// The data directory cannot be used.
     Storage(StorageError),
     /// A setting that is fixed differs from the data directory's.
@@ -143,6 +185,7 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            StartError::Settings(what) => f.write_str(what),
             StartError::Storage(error) => error.fmt(f),
             StartError::Differs { directory, what, recorded, given } => write!(
                 f,
@@ -298,6 +341,7 @@ pub struct Handle<S: StateMachine> {
     propose_timeout: Millis,
     leader_wait: Millis,
     contact_max: Millis,
+    lease: Millis,
     url: Arc<str>,
     peer_addr: Option<std::net::SocketAddr>,
     about: Arc<About>,
@@ -316,6 +360,11 @@ impl<S: StateMachine> Clone for Handle<S> {
 }
 
 impl<S: StateMachine> Node<S> {
+    /// A node that keeps its data there, with settings that can be left out.
+    pub fn builder(data: Data) -> Builder<S> {
+        Builder::new(data)
+    }
+
     /// Locks the data directory, checks that it fits, and starts the node's threads. Reading the data goes on behind: see
     /// [`Handle::status`].
     ///
@@ -391,6 +440,7 @@ impl<S: StateMachine> Node<S> {
             propose_timeout: config.propose_timeout,
             leader_wait: config.leader_wait,
             contact_max: Millis(config.election_timeout.0 * 2),
+            lease: Millis(config.election_timeout.0 * 4 / 5),
             url: config.url.as_str().into(),
             peer_addr: peers.as_ref().map(|(peers, _)| peers.addr),
             about: Arc::new(About {
@@ -433,6 +483,16 @@ impl<S: StateMachine> Node<S> {
     pub async fn ended(&mut self) -> Result<(), NodeError> {
         (&mut self.ended).await.unwrap_or(Err(NodeError::Panicked))
     }
+
+    /// Stops the node and waits until it has stopped: it hands over what it leads, finishes what was taken and writes a last checkpoint.
+    /// It stays a member. This takes a second or so at most if it leads and nobody can take over.
+    ///
+    /// # Errors
+    /// What was wrong meanwhile.
+    pub async fn shut_down(mut self) -> Result<(), NodeError> {
+        self.handle.stop();
+        self.ended().await
+    }
 }
 
 impl<S: StateMachine> Handle<S> {
@@ -444,6 +504,34 @@ impl<S: StateMachine> Handle<S> {
         let id = LaneId(lanes.len() - 1);
         let common = self.common.clone();
         Lane { id, shared, undelivered: Arc::new(move |reply| common.compensate(reply)) }
+    }
+
+    /// Proposes one operation on one shard, which must exist, and waits until it is applied, wherever the shard's leader is. Answers what
+    /// applying it has answered, and its place in the log. While no other node leads either it is held, at most for the configured time.
+    ///
+    /// # Errors
+    /// It was not applied, or nobody knows; see [`Unavailable::is_definite`].
+    pub async fn propose(&self, shard: ShardId, operation: &[u8]) -> Result<(Position, S::Outcome), Unavailable> {
+        let mut operations = Operations::with_capacity(operation.len() + 1);
+        operations.push(|bytes| bytes.extend_from_slice(operation));
+        let (position, outcomes) = self.submit(shard, operations, None, None).await?;
+        // Another build might answer with something else.
+        let outcome = outcomes.into_iter().next().ok_or(Unavailable::Unknown)?;
+        Ok((position, outcome))
+    }
+
+    /// Asks a question of one shard, which must exist; it is answered by the state of this node, which catches up first as far as is asked
+    /// for.
+    ///
+    /// # Errors
+    /// The question was not answered; nothing has happened.
+    pub async fn read(
+        &self,
+        shard: ShardId,
+        query: S::Query,
+        freshness: Freshness,
+    ) -> Result<(Position, S::Answer), Unavailable> {
+        self.ask(shard, query, freshness, None, None).await
     }
 
     /// Proposes operations on one shard and waits until they are applied, wherever the shard's leader is. With `wait`, a single operation
@@ -644,7 +732,7 @@ impl<S: StateMachine> Handle<S> {
 
     /// One look at this node and at what it knows of the others.
     pub fn inspect(&self) -> Inspection {
-        let NodeStatus { stage, shards, progress, leader_since, .. } = self.common.status.borrow().clone();
+        let NodeStatus { stage, shards, progress, leader_since, at } = self.common.status.borrow().clone();
         let now = self.common.clock.now().mono;
         let links = self.common.peers.get().map(|peers| peers.links.all()).unwrap_or_default();
         let own = self.common.peers.get().map(|peers| peers.greeting().me);
@@ -663,6 +751,7 @@ impl<S: StateMachine> Handle<S> {
             confirmed,
             uptime: now - Mono(0),
             contact_max: self.contact_max,
+            last_turn: now - at,
             leader_since: leader_since.into_iter().map(|(shard, since)| (shard, now - since)).collect(),
             provider: self.identity.provider.clone(),
             about: self.about.clone(),
@@ -727,6 +816,11 @@ impl<S: StateMachine> Handle<S> {
             Reply::Unavailable(why) => Err(why),
             Reply::Answered { .. } => panic!("a change is not answered like a question"),
         }
+    }
+
+    /// How long a leader is trusted after a quorum has answered it: four fifths of the election timeout.
+    pub fn lease(&self) -> Millis {
+        self.lease
     }
 
     /// Where this node listens for peers; nothing if it is alone.

@@ -1,6 +1,6 @@
 //! One Raft group.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use base::log::{Entry, HardState};
 use base::{Index, ShardId, Term};
@@ -144,7 +144,7 @@ pub struct Progress {
     pub matched: Index,
     /// The entry it is sent next.
     pub next: Index,
-    /// It has been heard of within an election timeout. Of itself the leader says so always.
+    /// It has been heard of within an election timeout and two heartbeats. Of itself the leader says so always.
     pub active: bool,
     /// It takes entries as they come: where its log ends is known.
     pub replicating: bool,
@@ -158,6 +158,9 @@ pub struct Group {
     config: GroupConfig,
     campaigns: u64,
     last_role: StateRole,
+    ticks: u64,
+    /// At which tick members were known to have been heard of, if this node leads.
+    heard: BTreeMap<u64, u64>,
 }
 
 impl Group {
@@ -211,15 +214,36 @@ impl Group {
         // The core is silent: what happens is returned, not logged.
         let silent = Logger::root(Discard, o!());
         let node = RawNode::new(&raft_config, log, &silent).expect("the configuration has been checked");
-        let mut group = Group { node, config, campaigns: 0, last_role: StateRole::Follower };
+        let mut group =
+            Group { node, config, campaigns: 0, last_role: StateRole::Follower, ticks: 0, heard: BTreeMap::new() };
         group.tame_timeout();
         Ok(group)
     }
 
     /// One unit of consensus time has passed.
     pub fn tick(&mut self) {
+        self.ticks += 1;
+        self.note_who_is_there();
         self.node.tick();
         self.tame_timeout();
+    }
+
+    /// A leader asks anew in every election timeout who is there, and forgets who was: until they answer nobody would be.
+    fn note_who_is_there(&mut self) {
+        if self.node.raft.state != StateRole::Leader {
+            self.heard.clear();
+            return;
+        }
+        let tracker = self.node.raft.prs();
+        self.heard.retain(|id, _| tracker.get(*id).is_some());
+        let there = tracker.iter().filter(|(_, progress)| progress.recent_active);
+        self.heard.extend(there.map(|(id, _)| (*id, self.ticks)));
+    }
+
+    fn is_there(&self, id: u64, progress: &raft::Progress) -> bool {
+        let grace = 2 * self.config.heartbeat_ticks as u64;
+        let lately = || self.heard.get(&id).is_some_and(|heard| self.ticks - heard <= grace);
+        id == self.config.id || progress.recent_active || lately()
     }
 
     /// A message has come from another member. One that does not fit the group's state is ignored, as Raft says.
@@ -398,7 +422,7 @@ impl Group {
             learner: tracker.conf().learners().contains(id),
             matched: Index(progress.matched),
             next: Index(progress.next_idx),
-            active: *id == self.config.id || progress.recent_active,
+            active: self.is_there(*id, progress),
             replicating: *id == self.config.id || progress.state == ProgressState::Replicate,
             snapshot: (progress.state == ProgressState::Snapshot).then_some(Index(progress.pending_snapshot)),
         };

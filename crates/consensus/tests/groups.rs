@@ -355,6 +355,31 @@ fn who_was_away_catches_up_by_log_or_by_snapshot() {
     }
 }
 
+/// Whoever answers every heartbeat is there at every tick, also at those at which the leader asks anew who is; who does not is gone soon.
+#[test]
+fn members_that_answer_are_there_all_the_time() {
+    let mut cluster = Cluster::new(6);
+    cluster.tick(40);
+    let leader = cluster.leader().expect("a leader within two election timeouts");
+    let away = (leader + 1) % 3;
+    let is_there = |cluster: &Cluster| {
+        let progress = cluster.members[leader].group.progress();
+        progress.into_iter().find(|member| member.id == away as u64 + 1).expect("it is a member").active
+    };
+    for tick in 0..50 {
+        cluster.members.iter_mut().for_each(|member| member.group.tick());
+        assert!(is_there(&cluster), "tick {tick}, before the answer to its heartbeat");
+        cluster.settle();
+    }
+    cluster.cut_off = Some(away as u64 + 1);
+    // What is left of this timeout, a whole one, and two heartbeats.
+    cluster.tick(10 + 10 + 2 * 2);
+    assert!(!is_there(&cluster));
+    cluster.cut_off = None;
+    cluster.tick(2);
+    assert!(is_there(&cluster));
+}
+
 /// A follower learns from the leader what a read must wait for, and a cut-off leader confirms nothing.
 #[test]
 fn reads_are_confirmed_by_a_quorum_wherever_they_are_asked() {

@@ -5,6 +5,7 @@
 //! that is about to change is written first.
 
 use std::sync::Arc;
+use std::vec::IntoIter;
 
 use base::codec::{Malformed, Reader, Write};
 use base::machine::ShardInfo;
@@ -148,11 +149,12 @@ pub(crate) struct Saves {
 
 /// What is left to collect of the frozen state.
 struct Frozen {
-    returned: Vec<(TableId, u32, u64)>,
-    ended: std::vec::IntoIter<u64>,
-    removed: Vec<(u64, Saving)>,
-    dirty: std::vec::IntoIter<u64>,
-    /// Rows that cannot wait, because what they describe changes: tasks about to change, counters, clocks.
+    returned: IntoIter<(TableId, u32, u64)>,
+    ended: IntoIter<u64>,
+    removed: IntoIter<(u64, Saving)>,
+    dirty: IntoIter<u64>,
+    /// Rows that could not wait, because what they describe changes: tasks about to change, counters, clocks. They are listed after what
+    /// concerns ended tasks.
     ready: Changes,
     /// Tasks whose payload has got a row by this save.
     payloads: Vec<u64>,
@@ -183,9 +185,9 @@ impl QueueMachine {
         };
         let saves = &mut self.saves;
         let mut frozen = Frozen {
-            returned: std::mem::take(&mut saves.returned),
+            returned: std::mem::take(&mut saves.returned).into_iter(),
             ended: std::mem::take(&mut saves.ended).into_iter(),
-            removed: std::mem::take(&mut saves.removed),
+            removed: std::mem::take(&mut saves.removed).into_iter(),
             dirty: std::mem::take(&mut saves.dirty).into_iter(),
             ready: Changes::default(),
             payloads: Vec::new(),
@@ -195,12 +197,14 @@ impl QueueMachine {
         self.saves.frozen = Some(frozen);
     }
 
-    /// Lists about `rows_max` more rows. Deletions of what came back go first and insertions of live tasks last, so that a task that
-    /// ended, came back and ended again ends up where it is.
+    /// Lists about `rows_max` more rows, and at once those that could not wait. Deletions of what came back go first and insertions of live
+    /// tasks last, so that a task that ended, came back and ended again ends up where it is.
     pub(crate) fn collect_rows(&mut self, rows_max: usize, changes: &mut Changes) -> bool {
         let mut frozen = self.saves.frozen.take().expect("a save is in progress");
         let end = changes.len() + rows_max;
-        for (table, slice, key) in frozen.returned.drain(..) {
+        while changes.len() < end
+            && let Some((table, slice, key)) = frozen.returned.next()
+        {
             changes.delete(table, slice, key as i64);
         }
         while changes.len() < end
@@ -212,7 +216,7 @@ impl QueueMachine {
             }
         }
         while changes.len() < end
-            && let Some((key, saving)) = frozen.removed.pop()
+            && let Some((key, saving)) = frozen.removed.next()
         {
             if saving.row {
                 changes.delete(LIVE, 0, key as i64);
@@ -231,10 +235,11 @@ impl QueueMachine {
                 self.tasks.get_mut(slot).saving.mark = Mark::Clean;
             }
         }
-        let done = frozen.ended.len() == 0 && frozen.removed.is_empty() && frozen.dirty.len() == 0;
-        if done {
-            changes.append(&std::mem::take(&mut frozen.ready));
+        let live_ones_follow = frozen.returned.len() + frozen.ended.len() + frozen.removed.len() == 0;
+        if live_ones_follow {
+            changes.append(std::mem::take(&mut frozen.ready));
         }
+        let done = live_ones_follow && frozen.dirty.len() == 0;
         self.saves.frozen = Some(frozen);
         done
     }

@@ -46,6 +46,11 @@ pub enum Freshness {
     },
 }
 
+impl Freshness {
+    /// Whatever is applied here, at once: perhaps less than was acknowledged already.
+    pub const STALE: Freshness = Freshness::AtLeast { index: Index(0), up_to: Millis(0) };
+}
+
 /// All that can wake a replica.
 pub enum Event<S: StateMachine, C> {
     /// Operations of one client on one shard.
@@ -158,6 +163,27 @@ pub enum Unavailable {
     /// Leadership was lost after the operations were proposed: they may have happened, or may still happen.
     Unknown,
 }
+
+impl Unavailable {
+    /// It is certain that nothing happened, so the request may be repeated.
+    pub const fn is_definite(self) -> bool {
+        !matches!(self, Unavailable::Unknown)
+    }
+}
+
+impl std::fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Unavailable::NoLeader => "no node leads just now",
+            Unavailable::Overloaded => "too many requests wait",
+            Unavailable::Draining => "this node stops",
+            Unavailable::TooStale => "the entry asked for was not applied here in time",
+            Unavailable::Unknown => "the leader was lost; whether it happened is not known",
+        })
+    }
+}
+
+impl std::error::Error for Unavailable {}
 
 /// Something to write to the log, in order.
 #[derive(Debug)]

@@ -60,6 +60,8 @@ const ARROWS: &[Arrows] = &[
     Arrows { from: "client", to: &["base", "api"], tests: &[] },
     Arrows { from: "cli", to: &["base", "api", "server", "client"], tests: &[] },
     Arrows { from: "sim", to: &["base", "consensus", "storage", "replica", "queue", "history"], tests: &[] },
+    // What a stranger's application may see: the crate `cluster`, whole, and nothing beside it.
+    Arrows { from: "hello-cluster", to: &["cluster"], tests: &[] },
     // A tool: it looks at the crates from outside. Seeds come from base.
     Arrows { from: "xtask", to: &["base"], tests: &[] },
 ];
@@ -111,12 +113,12 @@ const HOMES: &[Home] = &[
     Home { of: &["rusqlite", "libsqlite3-sys"], homes: &["storage"], because: "only storage opens files" },
     Home {
         of: &["serde_json"],
-        homes: &["api", "server", "client", "cli", "cluster", "xtask"],
+        homes: &["api", "server", "client", "cli", "cluster", "hello-cluster", "xtask"],
         because: "JSON is for the faces",
     },
     Home {
         of: &["http", "http-body", "http-body-util", "hyper", "hyper-util", "axum", "tonic", "h2"],
-        homes: &["server", "client", "cli", "cluster"],
+        homes: &["server", "client", "cli", "cluster", "hello-cluster"],
         because: "HTTP is for the faces",
     },
     Home {

@@ -222,7 +222,7 @@ fn map_row(line: &str) -> Option<(&str, BTreeSet<&str>)> {
     let cells: Vec<&str> = line.trim().trim_matches('|').split('|').map(str::trim).collect();
     let [path, _, knows] = cells.as_slice() else { return None };
     let path = path.strip_prefix('`')?.strip_suffix('`')?;
-    let name = path.strip_prefix("crates/").unwrap_or(path);
+    let name = path.rsplit('/').next()?;
     Some((name, knows.split(", ").filter(|name| *name != "nothing").collect()))
 }
 

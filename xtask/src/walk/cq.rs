@@ -568,7 +568,10 @@ fn one_volume_gone(story: &mut Story) -> Result<String> {
         story.nodes.ready(&[2], Duration::ZERO)?;
         Ok(after)
     })
-    .with_context(|| story.nodes.log(2).unwrap_or_default().join("\n"))?;
+    .with_context(|| {
+        let log = |place| story.nodes.log(place).unwrap_or_default().join("\n");
+        format!("log of node-c:\n{}\nlog of node-a:\n{}", log(2), log(0))
+    })?;
     let took = begun.elapsed();
     check_counted(story, 2)?;
     Ok(format!("{before} is {after} now, three voters after {:.1} s, nothing lost", took.as_secs_f64()))

@@ -1,12 +1,27 @@
 //! What a node says of its cluster over HTTP: the answer to a path, to be mounted in any server. Who may ask is for that server to decide.
+//!
+//! [`serve`] answers for a node: `/cluster/*`, `/healthz`, `/livez` and `/readyz`. [`answer`] does the same for an
+//! [`Inspection`], which is a plain value: so a server's routes can be tested without a node, a socket or a disk.
+//!
+//! ```
+//! use cluster::view::Inspection;
+//! use cluster::{Millis, Stage};
+//!
+//! let waiting = Inspection { stage: Stage::Unjoined("1 of 3 nodes known".into()), ..Inspection::new("a") };
+//! let ready = cluster::http::answer(&waiting, Millis(400), "/readyz", "", None).expect("there is such a path");
+//! assert_eq!(ready.status, 503);
+//! assert!(ready.text().contains("[-]joined: not joined: 1 of 3 nodes known"));
+//! assert!(cluster::http::answer(&waiting, Millis(400), "/kv/color", "", None).is_none(), "that is the application's");
+//! ```
 
 pub mod view;
 
-use base::{Millis, ShardId};
+use base::Millis;
+use base::machine::StateMachine;
 use serde::Serialize;
 
 use crate::http::view::Inspection;
-use crate::node::Stage;
+use crate::node::{Handle, Stage};
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,13 +40,61 @@ impl HttpAnswer {
         HttpAnswer { status, content_type: "application/json", body }
     }
 
-    fn text(status: u16, text: impl Into<String>) -> HttpAnswer {
+    fn plain(status: u16, text: impl Into<String>) -> HttpAnswer {
         HttpAnswer { status, content_type: "text/plain; charset=utf-8", body: text.into().into_bytes() }
     }
 
     fn refused(status: u16, code: &str, text: &str) -> HttpAnswer {
         let body = serde_json::json!({ "code": code, "error": text, "status": status });
         HttpAnswer { content_type: "application/problem+json", ..HttpAnswer::json(status, &body) }
+    }
+
+    /// Its body, which is always text.
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("bodies are made of text")
+    }
+}
+
+/// The answer to `GET` or `HEAD` of a path that is the cluster's; nothing: the path is the application's. `query`: what follows the
+/// question mark. `accept`: that header, which chooses JSON for `/readyz`. A leader is trusted for four fifths of an election timeout after
+/// a quorum has answered it.
+pub fn serve<S: StateMachine>(handle: &Handle<S>, path: &str, query: &str, accept: Option<&str>) -> Option<HttpAnswer> {
+    answer(&handle.inspect(), handle.lease(), path, query, accept)
+}
+
+/// What [`serve`] answers for a node that looks like this. `lease`: how long a leader is trusted after a quorum has answered it.
+pub fn answer(look: &Inspection, lease: Millis, path: &str, query: &str, accept: Option<&str>) -> Option<HttpAnswer> {
+    match path {
+        "/healthz" => return Some(HttpAnswer::plain(200, "ok")),
+        "/livez" => return Some(live(&look.stage, look.last_turn)),
+        _ => {}
+    }
+    let Some(rest) = path.strip_prefix("/readyz") else { return get(path, look, lease) };
+    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let value = |name: &str| pairs.clone().filter(|(key, _)| *key == name).map(|(_, value)| value).next_back();
+    let asked = Readiness {
+        only: if rest.is_empty() { None } else { Some(rest.strip_prefix('/')?.to_owned()) },
+        exclude: value("exclude").map(|list| list.split(',').map(str::to_owned).collect()).unwrap_or_default(),
+        local: value("noleader").is_some(),
+        verbose: value("verbose").is_some(),
+        json: accept.is_some_and(|accept| accept.contains("application/json")),
+    };
+    let answered = ready(checks(look, false), &asked);
+    Some(answered.unwrap_or_else(|unknown| HttpAnswer::refused(400, "invalid_field", &unknown.to_string())))
+}
+
+/// A loop that has not turned for longer hangs: a disk does not answer, or the machine is frozen.
+const TURN_MAX: Millis = Millis(2_000);
+
+/// The answer to `/livez`: the process lives, its loop turns, and its storage has not failed. Says nothing about leaders. `last_turn`: how
+/// long ago the loop of a node that runs turned last.
+pub fn live(stage: &Stage, last_turn: Millis) -> HttpAnswer {
+    match stage {
+        Stage::Stopped => HttpAnswer::plain(503, "stopped"),
+        Stage::Running | Stage::Draining if last_turn > TURN_MAX => {
+            HttpAnswer::plain(503, format!("the loop has not turned for {} ms", last_turn.0))
+        }
+        _ => HttpAnswer::plain(200, "ok"),
     }
 }
 
@@ -72,7 +135,7 @@ fn leader_check(code: Option<&str>, look: &Inspection, lease: Millis) -> Option<
         Some(code) => code.parse().ok().filter(|code| (400..600).contains(code))?,
     };
     let leads = look.lease_valid(lease) > Millis(0) && look.stage == Stage::Running;
-    Some(if leads { HttpAnswer::text(200, "OK") } else { HttpAnswer::text(no, "Not leader") })
+    Some(if leads { HttpAnswer::plain(200, "OK") } else { HttpAnswer::plain(no, "Not leader") })
 }
 
 /// A check of readiness.
@@ -86,8 +149,79 @@ pub struct Check {
     pub text: String,
 }
 
-/// The checks that readiness consists of. `reaches`: whether requests for a group can be served through this node.
-pub fn checks(look: &Inspection, draining: bool, reaches: impl Fn(ShardId) -> bool) -> Vec<Check> {
+/// What is asked of `/readyz`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// Only the check of this name: `/readyz/<name>`.
+    pub only: Option<String>,
+    /// All but these: `?exclude=a,b`.
+    pub exclude: Vec<String>,
+    /// Only what this node can tell by itself: `?noleader`.
+    pub local: bool,
+    /// A line for each check, also if all pass: `?verbose`.
+    pub verbose: bool,
+    /// As JSON.
+    pub json: bool,
+}
+
+/// Something other than a check was named; there are these.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoSuchCheck {
+    /// What was named.
+    pub name: String,
+    /// The checks' names.
+    pub known: Vec<&'static str>,
+}
+
+impl std::fmt::Display for NoSuchCheck {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "there is no check {:?}; there are {}", self.name, self.known.join(", "))
+    }
+}
+
+impl std::error::Error for NoSuchCheck {}
+
+/// The answer to `/readyz`: 200 if all checks that are asked for pass, else 503 with a line for each of them.
+///
+/// # Errors
+/// One is named that does not exist.
+pub fn ready(mut checks: Vec<Check>, asked: &Readiness) -> Result<HttpAnswer, NoSuchCheck> {
+    let known = |name: &&String| checks.iter().any(|check| check.name == **name);
+    if let Some(unknown) = asked.exclude.iter().chain(&asked.only).find(|name| !known(name)) {
+        return Err(NoSuchCheck { name: unknown.clone(), known: checks.iter().map(|check| check.name).collect() });
+    }
+    checks.retain(|check| {
+        let named = asked.only.as_ref().is_none_or(|only| only == check.name);
+        let excluded = asked.exclude.iter().any(|name| name == check.name);
+        named && !excluded && !(asked.local && matches!(check.name, "leader" | "contact"))
+    });
+    let passes = checks.iter().all(|check| check.ok);
+    let status = if passes { 200 } else { 503 };
+    if asked.json {
+        let reasons: Vec<&str> = checks.iter().filter(|check| !check.ok).map(|check| check.text.as_str()).collect();
+        let word = if passes { "ready" } else { "not ready" };
+        return Ok(HttpAnswer::json(status, &ReadyView { status: word, reasons, checks: &checks }));
+    }
+    if passes && !asked.verbose {
+        return Ok(HttpAnswer::plain(200, "ok"));
+    }
+    let line = |check: &Check| match check.ok {
+        true => format!("[+]{}\n", check.name),
+        false => format!("[-]{}: {}\n", check.name, check.text),
+    };
+    Ok(HttpAnswer::plain(status, checks.iter().map(line).collect::<String>()))
+}
+
+/// `GET /readyz` as JSON.
+#[derive(Serialize)]
+struct ReadyView<'a> {
+    status: &'static str,
+    reasons: Vec<&'a str>,
+    checks: &'a [Check],
+}
+
+/// The checks that readiness consists of. `draining`: the server in front of the node stops.
+pub fn checks(look: &Inspection, draining: bool) -> Vec<Check> {
     let check = |name, problem: Option<String>| Check {
         name,
         ok: problem.is_none(),
@@ -109,7 +243,7 @@ pub fn checks(look: &Inspection, draining: bool, reaches: impl Fn(ShardId) -> bo
         true => Some("no group runs here yet".into()),
         false => list(leaderless.map(|shard| shard.shard.to_string()).collect(), "no leader is known in group"),
     };
-    let unreached = look.shards.iter().filter(|shard| shard.consensus.leader != 0 && !reaches(shard.shard));
+    let unreached = look.shards.iter().filter(|shard| shard.consensus.leader != 0 && !look.reaches(shard));
     let contact = list(
         unreached.map(|shard| shard.shard.to_string()).collect(),
         "the leader cannot be reached, or takes no writes yet, in group",

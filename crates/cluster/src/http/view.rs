@@ -69,6 +69,8 @@ pub struct Inspection {
     pub contact_max: Millis,
     /// How long ago each group got its leader, or lost it; nothing: before this process started.
     pub leader_since: BTreeMap<ShardId, Millis>,
+    /// How long ago its loop turned last.
+    pub last_turn: Millis,
     /// What its data is kept in.
     pub provider: String,
     /// What does not change while it runs.
@@ -373,6 +375,46 @@ pub const BUILD: &str = env!("CARGO_PKG_VERSION");
 const LAG_MAX: u64 = 10_000;
 
 impl Inspection {
+    /// A node that knows nothing yet but its name. What follows from a look is tested by changing what it starts from.
+    ///
+    /// ```
+    /// use cluster::view::Inspection;
+    ///
+    /// let look = Inspection::new("a");
+    /// assert_eq!(look.health().status, "unavailable");
+    /// assert_eq!(look.nodes().nodes[0].name, "a");
+    /// ```
+    pub fn new(name: &str) -> Inspection {
+        Inspection {
+            id: 1,
+            name: name.into(),
+            peer: String::new(),
+            url: String::new(),
+            cluster: None,
+            stage: Stage::Running,
+            shards: Vec::new(),
+            progress: BTreeMap::new(),
+            members: Members::default(),
+            contacts: BTreeMap::new(),
+            confirmed: BTreeMap::new(),
+            uptime: Millis(0),
+            contact_max: Millis(1_000),
+            leader_since: BTreeMap::new(),
+            last_turn: Millis(0),
+            provider: "memory".into(),
+            about: Arc::default(),
+        }
+    }
+
+    /// Whether requests for a group can be served through this node: it leads and takes writes, or is connected with who does.
+    pub fn reaches(&self, shard: &ShardStatus) -> bool {
+        let leader = shard.consensus.leader;
+        match leader == self.id {
+            true => shard.ready,
+            false => self.contacts.get(&leader).is_some_and(|contact| contact.connected),
+        }
+    }
+
     fn first(&self) -> Option<&ShardStatus> {
         self.shards.first()
     }
@@ -755,6 +797,7 @@ mod tests {
             uptime: Millis(5_000),
             contact_max: Millis(1_000),
             leader_since: BTreeMap::new(),
+            last_turn: Millis(0),
             provider: "sqlite".into(),
             about: Arc::default(),
         }

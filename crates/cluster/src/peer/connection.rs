@@ -1,10 +1,10 @@
 //! The tasks of connections: greeting a node, dialling the members, serving those who dial.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{Error, ErrorKind};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use base::ShardId;
@@ -542,22 +542,43 @@ fn decode_reply<S: StateMachine>(bytes: &[u8]) -> Result<Reply<S>, Malformed> {
 
 // Serving those who dial.
 
+/// What was refused lately, so that it is said once: whoever is refused comes again and again.
+#[derive(Default)]
+struct Refusals(Mutex<VecDeque<String>>);
+
+/// Refusals that are remembered.
+const REFUSALS_MAX: usize = 64;
+
+impl Refusals {
+    fn is_new(&self, refusal: &Refusal) -> bool {
+        let mut known = self.0.lock().expect("nothing panics while it holds this lock");
+        let is_new = !known.contains(&refusal.text);
+        if is_new {
+            known.truncate(REFUSALS_MAX - 1);
+            known.push_front(refusal.text.clone());
+        }
+        is_new
+    }
+}
+
 /// Takes connections for ever.
 pub(super) async fn accept<S: StateMachine>(shared: Arc<Shared<S>>, listener: TcpListener) {
     let unfinished = Arc::new(tokio::sync::Semaphore::new(UNFINISHED_MAX));
+    let refusals = Arc::new(Refusals::default());
     loop {
         let place = unfinished.clone().acquire_owned().await.expect("it is never closed");
         match listener.accept().await {
             Ok((stream, _)) => {
-                let shared = shared.clone();
+                let (shared, refusals) = (shared.clone(), refusals.clone());
                 tokio::spawn(async move {
                     let met = timeout(HANDSHAKE_TIMEOUT, receive(&shared, stream)).await;
                     drop(place);
                     match met {
                         Ok(Ok(met)) => serve(shared, met).await,
-                        Ok(Err(Failure::Refused(refusal))) => {
-                            tracing::debug!(target: "raft", event = "raft.peer.rejected", code = refusal.code, "{}", refusal.text);
+                        Ok(Err(Failure::Refused(refusal))) if refusals.is_new(&refusal) => {
+                            tracing::warn!(target: "raft", event = "raft.peer.rejected", code = refusal.code, "refused a connection: {}", refusal.text);
                         }
+                        Ok(Err(Failure::Refused(_))) => {}
                         // Somebody who did not speak this protocol, or went away.
                         Ok(Err(Failure::Network(_))) | Err(_) => {}
                     }

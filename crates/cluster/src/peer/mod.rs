@@ -146,8 +146,11 @@ impl<S: StateMachine> Shared<S> {
         }
     }
 
-    /// Takes over who the members are.
+    /// Takes over who the members are. As long as this node does not know them, it keeps to whoever has introduced itself.
     pub(crate) fn follow(&self, members: Members) {
+        if members.configuration.members().is_empty() {
+            return;
+        }
         // A node that has just been admitted knows those who have introduced themselves, and nobody else yet.
         if members.configuration.members().is_empty() {
             return;

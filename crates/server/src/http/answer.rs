@@ -3,6 +3,7 @@
 use api::Problem;
 use base::Position;
 use bytes::Bytes;
+use cluster::http::HttpAnswer;
 use http_body_util::Full;
 use hyper::Response;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
@@ -48,6 +49,18 @@ enum Kind {
     Empty,
 }
 
+/// What the cluster's own pages say.
+impl From<HttpAnswer> for Answer {
+    fn from(made: HttpAnswer) -> Answer {
+        let kind = match made.content_type.split_once(';').map_or(made.content_type, |(kind, _)| kind) {
+            "application/json" => Kind::Json,
+            "application/problem+json" => Kind::Problem,
+            _ => Kind::Text,
+        };
+        Answer::new(made.status, kind, made.body)
+    }
+}
+
 impl Answer {
     /// JSON that `write` appends.
     pub(crate) fn json(status: u16, write: impl FnOnce(&mut Vec<u8>)) -> Answer {
@@ -69,16 +82,6 @@ impl Answer {
     /// Metrics in Prometheus' text format.
     pub(crate) fn metrics(text: String) -> Answer {
         Answer::new(200, Kind::Metrics, text.into_bytes())
-    }
-
-    /// What somebody else has made.
-    pub(crate) fn made(status: u16, content_type: &str, body: Vec<u8>) -> Answer {
-        let kind = match content_type.split_once(';').map_or(content_type, |(kind, _)| kind) {
-            "application/json" => Kind::Json,
-            "application/problem+json" => Kind::Problem,
-            _ => Kind::Text,
-        };
-        Answer::new(status, kind, body)
     }
 
     fn new(status: u16, kind: Kind, body: Vec<u8>) -> Answer {

@@ -2,8 +2,7 @@
 
 use api::json::Writer;
 use api::{Code, Problem};
-use base::ShardId;
-use cluster::http::{Check, checks};
+use cluster::http::{NoSuchCheck, Readiness, checks, ready};
 use cluster::view::{Inspection, NodeView};
 
 use crate::http::answer::Answer;
@@ -17,7 +16,7 @@ impl Edge {
     pub(crate) fn get_cluster(&self, path: &str) -> Outcome<Answer> {
         let answer = cluster::http::get(path, &self.node.inspect(), self.shared.settings.leader_lease);
         match answer {
-            Some(answer) => Ok(Answer::made(answer.status, answer.content_type, answer.body)),
+            Some(answer) => Ok(Answer::from(answer)),
             None => Err(Box::new(Problem::new(Code::RouteNotFound, "the cluster has no such page"))),
         }
     }
@@ -70,36 +69,17 @@ impl Edge {
 
     /// Whether requests can be served: a line per check. `only`: one of them.
     pub(crate) fn readyz(&self, call: &Call, only: Option<&str>) -> Outcome<Answer> {
-        let look = self.node.inspect();
-        let reaches = |shard: ShardId| {
-            look.shards.iter().find(|status| status.shard == shard).is_some_and(|status| self.node.serves(status))
+        let asked = Readiness {
+            only: only.map(str::to_owned),
+            exclude: call.query("exclude").map(|list| list.split(',').map(str::to_owned).collect()).unwrap_or_default(),
+            local: call.query("noleader").is_some(),
+            verbose: call.query("verbose").is_some(),
+            json: call.accepts_json(),
         };
-        let mut all = checks(&look, self.is_draining(), reaches);
-        let known = |name: &str| all.iter().any(|check| check.name == name);
-        let excluded: Vec<String> =
-            call.query("exclude").map(|list| list.split(',').map(str::to_owned).collect()).unwrap_or_default();
-        if let Some(unknown) = excluded.iter().map(String::as_str).chain(only).find(|name| !known(name)) {
-            let names: Vec<&str> = all.iter().map(|check| check.name).collect();
-            let detail = format!("there is no check {unknown:?}; there are {}", names.join(", "));
-            return Err(Box::new(Problem::new(Code::InvalidField, detail).field("exclude")));
-        }
-        let local = call.query("noleader").is_some();
-        all.retain(|check| {
-            let asked = only.is_none_or(|only| only == check.name) && !excluded.iter().any(|name| name == check.name);
-            asked && !(local && matches!(check.name, "leader" | "contact"))
-        });
-        let status = if all.iter().all(|check| check.ok) { 200 } else { 503 };
-        if call.accepts_json() {
-            return Ok(Answer::json(status, |out| write_checks(status == 200, &all, out)));
-        }
-        if status == 200 && call.query("verbose").is_none() {
-            return Ok(Answer::text(200, "ok"));
-        }
-        let line = |check: &Check| match check.ok {
-            true => format!("[+]{}\n", check.name),
-            false => format!("[-]{}: {}\n", check.name, check.text),
-        };
-        Ok(Answer::text(status, all.iter().map(line).collect::<String>()))
+        let answered = ready(checks(&self.node.inspect(), self.is_draining()), &asked);
+        let unknown =
+            |unknown: NoSuchCheck| Box::new(Problem::new(Code::InvalidField, unknown.to_string()).field("exclude"));
+        answered.map(Answer::from).map_err(unknown)
     }
 
     /// Where consensus stands on this node: the union of codeQ's page and its code.
@@ -192,30 +172,4 @@ fn addresses(body: &[u8]) -> Option<Vec<String>> {
         parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
     };
     ((1..=ADDRESSES_MAX).contains(&addresses.len()) && addresses.iter().all(is_address)).then_some(addresses)
-}
-
-fn write_checks(ready: bool, checks: &[Check], out: &mut Vec<u8>) {
-    let mut body = Writer::object(out);
-    body.text("status", if ready { "ready" } else { "not ready" });
-    body.value("reasons", |out| {
-        let mut reasons = Writer::array(out);
-        for check in checks.iter().filter(|check| !check.ok) {
-            reasons.element(|out| api::json::write_text(&check.text, out));
-        }
-        reasons.end();
-    });
-    body.value("checks", |out| {
-        let mut list = Writer::array(out);
-        for check in checks {
-            list.element(|out| {
-                let mut item = Writer::object(out);
-                item.text("name", check.name);
-                item.flag("ok", check.ok);
-                item.text("text", &check.text);
-                item.end();
-            });
-        }
-        list.end();
-    });
-    body.end();
 }

@@ -1,26 +1,17 @@
 //! `/livez` and `/metrics`.
 
 use base::ShardId;
-use cluster::{Freshness, Stage};
+use cluster::Freshness;
 use queue::{Answer as Told, Query};
 
 use crate::http::answer::Answer;
 use crate::http::call::Outcome;
 use crate::http::edge::Edge;
 
-/// A loop that has not turned for longer hangs: a disk does not answer, or the machine is frozen.
-const TURN_MAX: base::Millis = base::Millis(2_000);
-
 impl Edge {
     /// The process lives: its loop turns, and its storage has not failed. Says nothing about leaders.
     pub(crate) fn livez(&self) -> Answer {
-        match (self.node.status().stage, self.node.last_turn()) {
-            (Stage::Stopped, _) => Answer::text(503, "stopped"),
-            (Stage::Running | Stage::Draining, last) if last > TURN_MAX => {
-                Answer::text(503, format!("the loop has not turned for {} ms", last.0))
-            }
-            _ => Answer::text(200, "ok"),
-        }
+        Answer::from(cluster::http::live(&self.node.stage(), self.node.last_turn()))
     }
 
     pub(crate) async fn metrics(&self) -> Outcome<Answer> {
@@ -33,8 +24,7 @@ impl Edge {
         // While the node starts there are no queues to tell of.
         if self.check_running().is_ok() {
             for shard in 0..self.node.identity().shards {
-                let freshness = Freshness::AtLeast { index: base::Index(0), up_to: base::Millis(0) };
-                let asked = self.node.ask(ShardId(shard), Query::Queues, freshness, None, Some(self.lane)).await;
+                let asked = self.node.ask(ShardId(shard), Query::Queues, Freshness::STALE, None, Some(self.lane)).await;
                 if let Ok((_, Told::Queues(of_shard))) = asked {
                     queues.extend(of_shard);
                 }
