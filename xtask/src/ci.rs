@@ -12,6 +12,7 @@ use crate::kill::{self, KillArgs};
 use crate::process::{Folder, Server, build_codeq};
 use crate::repository::{cargo, root};
 use crate::tidy;
+use crate::walk::{self, WalkArgs};
 
 #[derive(Args)]
 pub(crate) struct CiArgs {
@@ -38,6 +39,7 @@ const STEPS: &[Step] = &[
     Step { name: "bench smoke", run: bench_smoke },
     Step { name: "kill -9", run: || kill::run(&KillArgs::few()) },
     Step { name: "faults", run: || faults::run(&FaultsArgs::quick()) },
+    Step { name: "walks", run: || walk::run(&WalkArgs::all()) },
 ];
 
 const TESTS: &str = "tests";

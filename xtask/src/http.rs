@@ -16,6 +16,8 @@ pub(crate) struct Client {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
+    /// Names in lower case.
+    headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -49,12 +51,27 @@ impl Client {
     /// # Errors
     /// There is no answer.
     pub(crate) fn send(&mut self, method: &str, path: &str, body: &str) -> Result<Answer, Unknown> {
+        self.send_with(method, path, &[], body)
+    }
+
+    /// The same with more headers.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub(crate) fn send_with(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Result<Answer, Unknown> {
+        let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{more}Content-Length: {}\r\n\r\n{body}",
             body.len()
         );
         self.stream.get_mut().write_all(request.as_bytes()).map_err(Unknown)?;
-        self.read_answer().map_err(Unknown)
+        self.read_answer(method != "HEAD").map_err(Unknown)
     }
 
     pub(crate) fn get(&mut self, path: &str) -> Result<Answer, Unknown> {
@@ -65,10 +82,10 @@ impl Client {
         self.send("POST", path, body)
     }
 
-    fn read_answer(&mut self) -> io::Result<Answer> {
+    fn read_answer(&mut self, has_body: bool) -> io::Result<Answer> {
         let head = self.read_line()?;
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| strange(&head))?;
-        let mut length = 0;
+        let (mut length, mut headers) = (0, Vec::new());
         loop {
             let line = self.read_line()?;
             if line.is_empty() {
@@ -81,10 +98,11 @@ impl Client {
             if name.eq_ignore_ascii_case("transfer-encoding") || length > ANSWER_BYTES_MAX {
                 return Err(strange(&line));
             }
+            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
-        let mut body = vec![0; length];
+        let mut body = vec![0; if has_body { length } else { 0 }];
         self.stream.read_exact(&mut body)?;
-        Ok(Answer { status, body })
+        Ok(Answer { status, headers, body })
     }
 
     fn read_line(&mut self) -> io::Result<String> {
@@ -102,6 +120,11 @@ fn strange(line: &str) -> io::Error {
 }
 
 impl Answer {
+    /// A header, by its name in lower case.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
     /// The body as JSON.
     ///
     /// # Errors

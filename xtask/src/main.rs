@@ -11,6 +11,7 @@ mod load;
 mod process;
 mod repository;
 mod tidy;
+mod walk;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,8 @@ enum Chore {
     Kill(kill::KillArgs),
     /// Three nodes under load, and what can go wrong: nodes killed, stopped and held up, connections cut, a disk full and one empty.
     Faults(faults::FaultsArgs),
+    /// Walks through an acceptance table line by line, over real processes.
+    Walk(walk::WalkArgs),
     /// Measures what the benchmark page shows, and prints it as Markdown.
     Bench(bench::BenchArgs),
 }
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Chore::Tidy => tidy::run(),
         Chore::Kill(args) => kill::run(&args),
         Chore::Faults(args) => faults::run(&args),
+        Chore::Walk(args) => walk::run(&args),
         Chore::Bench(args) => bench::run(&args),
     };
     match done {

@@ -126,6 +126,8 @@ codes! {
     Internal "internal" 500 "the server has met a fault of its own";
     /// No node leads the shard.
     NoLeader "no_leader" 503 "no leader";
+    /// This node has no contact with a majority.
+    Isolated "isolated" 503 "the node is isolated";
     /// Queues or memory are full.
     Overloaded "overloaded" 503 "the server is overloaded";
     /// The server is starting.

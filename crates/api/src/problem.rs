@@ -20,6 +20,8 @@ pub struct Problem {
     pub task_id: Option<String>,
     /// Where to repeat the request: a URL.
     pub location: Option<String>,
+    /// What an operator can do about it, or should know.
+    pub hint: Option<String>,
     /// The leader's URL and name.
     pub leader: Option<(String, String)>,
 }
@@ -35,6 +37,7 @@ impl Problem {
             retry_after_ms: None,
             task_id: None,
             location: None,
+            hint: None,
             leader: None,
         }
     }
@@ -83,8 +86,13 @@ impl Problem {
         if let Some(task_id) = &self.task_id {
             body.text("taskId", task_id);
         }
+        if let Some(hint) = &self.hint {
+            body.text("hint", hint);
+        }
         if let Some((url, name)) = &self.leader {
-            body.text("leader", url);
+            if !url.is_empty() {
+                body.text("leader", url);
+            }
             body.text("leaderId", name);
         }
         body.end();

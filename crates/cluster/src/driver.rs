@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use base::machine::StateMachine;
 use base::rows::Changes;
-use base::{Index, Millis, Mono, ShardId};
+use base::{Incarnation, Index, Millis, Mono, ShardId, Term};
 use replica::{Effects, Event, Members, Message, MustSync, Now, Replica, ReplicaConfig, Role, Transition, Write};
 use storage::checkpoint::Meta;
 use storage::checkpoint::RowReader;
@@ -83,6 +83,12 @@ pub(crate) struct Driver<S: StateMachine, D: Disk> {
     /// What the log must keep, by shard: everything from here on.
     kept_from: BTreeMap<ShardId, Index>,
     leadership: Leadership,
+    /// Until then this node asks for votes without waiting for a timeout; nothing: it waits.
+    first_until: Option<Mono>,
+    /// Since when a shard has its leader, or none.
+    leader_since: BTreeMap<ShardId, Mono>,
+    /// The term in which a leader's entries came last, by shard.
+    appended: BTreeMap<ShardId, Term>,
     stopping: bool,
     /// A round of checkpoints was begun after the node was asked to stop.
     saved_since_stop: bool,
@@ -154,6 +160,9 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             log_bytes_at_checkpoint: 0,
             kept_from,
             leadership: Leadership::new(promotion),
+            first_until: None,
+            leader_since: BTreeMap::new(),
+            appended: BTreeMap::new(),
             stopping: false,
             saved_since_stop: false,
         };
@@ -173,7 +182,8 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             driver.leadership.heard(peers.greeting().me);
         }
         if fresh && founding.is_some_and(|founding| founding.first == identity.node) {
-            driver.replica.campaign();
+            driver.first_until = Some(now.mono + driver.config.election_timeout);
+            driver.lead_first(now);
         }
         driver.publish(Stage::Running);
         let outcome = driver.turns();
@@ -221,8 +231,30 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         // After a pause only one tick is made up for: the others did not pass for anybody who could have acted.
         self.next_tick = now.mono + tick;
         self.replica.on_event(now, Event::Tick, &mut self.effects);
+        self.lead_first(now);
         let stage = if self.stopping { Stage::Draining } else { Stage::Running };
         self.publish(stage);
+    }
+
+    /// Asks for votes in a new cluster at once, again and again until there is a leader: the others may still be getting ready to hear it.
+    /// When others may ask as well, this ends.
+    fn lead_first(&mut self, now: Now) {
+        let Some(until) = self.first_until else { return };
+        let status = self.replica.status();
+        if now.mono >= until || status.iter().all(|shard| shard.consensus.leader != 0) {
+            self.first_until = None;
+            return;
+        }
+        let members = self.replica.members(ShardId(0));
+        let is_there = |id: &u64| {
+            let link = self.common.peers.get().and_then(|peers| peers.links.get(*id));
+            *id == self.common.me || link.is_some_and(|link| link.is_up())
+        };
+        let voters = &members.configuration.voters;
+        let asks = status.iter().all(|shard| shard.consensus.role == Role::Candidate);
+        if !asks && 2 * voters.iter().filter(|id| is_there(id)).count() > voters.len() {
+            self.replica.campaign();
+        }
     }
 
     /// Hands messages to the peers' thread, those of a turn together.
@@ -311,8 +343,24 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
 
     fn take_messages(&mut self, now: Now) {
         while let Some((shard, message)) = self.common.inbox.pop_message() {
+            let (term, from) = (message.append_term(), message.from());
             self.replica.on_event(now, Event::Message { shard, message }, &mut self.effects);
+            if let Some(term) = term.filter(|term| self.appended.get(&shard) != Some(term)) {
+                self.log_first_append(shard, term, from);
+            }
         }
+    }
+
+    /// Says once in each term that its leader is heard here.
+    fn log_first_append(&mut self, shard: ShardId, term: Term, from: u64) {
+        // Whoever was deposed sends in an older term.
+        if self.replica.leader(shard) != from {
+            return;
+        }
+        self.appended.insert(shard, term);
+        let from =
+            self.replica.members(shard).get(from).map_or(Incarnation(from).to_string(), |from| from.name.clone());
+        tracing::info!(target: "raft", event = "raft.append.first", shard = shard.0, term = term.0, %from, "received append entries from {from} in term {term}");
     }
 
     fn take_requests(&mut self, now: Now) {
@@ -329,10 +377,18 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
     fn follow_transitions(&mut self, now: Now) {
         if !self.effects.transitions.is_empty() {
             for transition in self.effects.transitions.drain(..) {
-                log_transition(&transition);
+                let members = self.replica.members(transition.shard());
+                log_transition(&transition, |id| match members.get(id) {
+                    Some(member) => member.name.clone(),
+                    None => Incarnation(id).to_string(),
+                });
                 match transition {
                     Transition::Leader { shard, leader, .. } => {
                         self.leadership.changed(now);
+                        self.leader_since.insert(shard, now.mono);
+                        if leader != 0 {
+                            self.common.counters.leader_changes.fetch_add(1, Ordering::Relaxed);
+                        }
                         self.common.routes.set(shard, leader);
                     }
                     Transition::Ready { .. } => self.common.routes.bump(),
@@ -517,7 +573,9 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let shards = self.replica.status();
         let led = shards.iter().filter(|shard| shard.consensus.role == Role::Leader);
         let progress = led.map(|shard| (shard.shard, self.replica.progress(shard.shard))).collect();
-        self.common.status.send_replace(NodeStatus { stage, shards, progress });
+        let leader_since = self.leader_since.clone();
+        let at = self.clock.now().mono;
+        self.common.status.send_replace(NodeStatus { stage, shards, progress, leader_since, at });
     }
 
     /// Asked to stop, everything taken is finished, and a checkpoint holds it.

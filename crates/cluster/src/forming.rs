@@ -87,6 +87,8 @@ pub enum Step {
     Formed(Proposal),
     /// The node at this address belongs to a cluster that this one could be admitted to: ask for it.
     Ask(String),
+    /// More than one node was told to propose; this one, the first of them by name, does.
+    Several(Vec<String>),
     /// Two nodes do not fit together; nothing is founded until an operator acts. Said once for each change.
     Conflict(String),
 }
@@ -174,17 +176,18 @@ impl Forming {
         let mut members: Vec<Member> = founders.iter().map(|founder| founder.me.clone()).collect();
         members.sort_by(|one, other| one.name.cmp(&other.name));
         let cluster = cluster_id(&self.own.label, members.iter().map(|member| member.id));
-        vec![Step::Accept(Proposal {
-            cluster,
-            incarnation: random,
-            shards: self.own.shards,
-            first: first.into(),
-            founders: members,
-        })]
+        let proposal =
+            Proposal { cluster, incarnation: random, shards: self.own.shards, first: first.into(), founders: members };
+        let several = (flagged.len() > 1).then(|| Step::Several(flagged.iter().map(|name| (*name).into()).collect()));
+        several.into_iter().chain([Step::Accept(proposal)]).collect()
     }
 
     /// How many nodes are known of how many that are needed, for people.
     pub fn progress(&self, now: Mono) -> String {
+        let formed = self.in_contact(now).find_map(|other| Some((&other.me.name, other.cluster?)));
+        if let Some((name, cluster)) = formed {
+            return format!("{name} belongs to cluster {cluster}, which has not admitted this node");
+        }
         let known = 1 + self.in_contact(now).count();
         match &self.own.plan {
             Plan::List(names) => format!("{known} of {} nodes known", names.len()),
@@ -427,6 +430,7 @@ mod tests {
         up: Vec<bool>,
         formed: Vec<Option<Proposal>>,
         conflicts: Vec<String>,
+        several: Vec<(usize, Vec<String>)>,
         asked: Vec<(usize, String)>,
         now: Mono,
     }
@@ -439,6 +443,7 @@ mod tests {
                 up: vec![true; count],
                 formed: vec![None; count],
                 conflicts: vec![],
+                several: vec![],
                 asked: vec![],
                 now: Mono(1_000),
             }
@@ -454,6 +459,7 @@ mod tests {
                         self.formed[node] = Some(proposal);
                     }
                     Step::Ask(address) => self.asked.push((node, address)),
+                    Step::Several(names) => self.several.push((node, names)),
                     Step::Conflict(text) => self.conflicts.push(text),
                 }
             }
@@ -513,6 +519,7 @@ mod tests {
         (0..5).for_each(|_| world.round());
         assert_eq!(world.formed(), 3);
         assert_eq!(world.formed[0].as_ref().map(|proposal| proposal.first.as_str()), Some("b"));
+        assert_eq!(world.several, [(1, vec!["b".to_owned(), "c".to_owned()])], "the one that proposes says so, once");
     }
 
     #[test]

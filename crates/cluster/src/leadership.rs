@@ -93,7 +93,9 @@ impl Leadership {
             return transfers(me, replica, |shard| successor(me, &replica.progress(shard), u64::MAX));
         }
         let mut events = Vec::new();
-        if now.mono - self.calm_since >= CALM && now.mono >= self.next_spread {
+        // A single group has nothing to be spread with: whoever leads goes on.
+        let is_spread = replica.shards().len() < 2;
+        if !is_spread && now.mono - self.calm_since >= CALM && now.mono >= self.next_spread {
             self.next_spread = now.mono + SPREAD_PAUSE;
             let spread = |shard: ShardId| {
                 let progress = replica.progress(shard);
@@ -243,7 +245,15 @@ mod tests {
     use base::Index;
 
     fn member(id: u64, matched: u64) -> Progress {
-        Progress { id, learner: false, matched: Index(matched), active: true, replicating: true, snapshot: None }
+        Progress {
+            id,
+            learner: false,
+            matched: Index(matched),
+            next: Index(matched + 1),
+            active: true,
+            replicating: true,
+            snapshot: None,
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::clock::Clock;
 use crate::driver::Driver;
 use crate::forming::{ClusterId, Proposal};
 use crate::founding::{accept, accepted, found_alone, identify, join};
-use crate::http::view::Inspection;
+use crate::http::view::{About, Inspection};
 use crate::inbox::{Control, Inbox};
 use crate::lane::{Lane, LaneId, Replies, ReplyTo, Shared};
 use crate::peer::Shared as PeerShared;
@@ -260,6 +260,10 @@ pub struct NodeStatus {
     pub shards: Vec<ShardStatus>,
     /// What is known of the members of the groups that it leads.
     pub progress: BTreeMap<ShardId, Vec<Progress>>,
+    /// Since when each shard has its leader, or none, on this process's clock; nothing: since the start.
+    pub leader_since: BTreeMap<ShardId, Mono>,
+    /// When its loop said this, on this process's clock: at the latest after a unit of consensus time, while it runs.
+    pub at: Mono,
 }
 
 /// Which cluster a node belongs to.
@@ -303,6 +307,8 @@ pub struct Counters {
     pub checkpoint_micros: AtomicU64,
     /// Turns of the loop.
     pub turns: AtomicU64,
+    /// Leaders that were elected, of all groups, as far as this node has heard.
+    pub leader_changes: AtomicU64,
 }
 
 /// What the loop, the handles and the threads share.
@@ -338,11 +344,18 @@ pub struct Handle<S: StateMachine> {
     lease: Millis,
     url: Arc<str>,
     peer_addr: Option<std::net::SocketAddr>,
+    about: Arc<About>,
 }
 
 impl<S: StateMachine> Clone for Handle<S> {
     fn clone(&self) -> Self {
-        Handle { common: self.common.clone(), identity: self.identity.clone(), url: self.url.clone(), ..*self }
+        Handle {
+            common: self.common.clone(),
+            identity: self.identity.clone(),
+            url: self.url.clone(),
+            about: self.about.clone(),
+            ..*self
+        }
     }
 }
 
@@ -387,8 +400,13 @@ impl<S: StateMachine> Node<S> {
             founding = Some(alone);
         }
         let Hooks { prepare, observe, undelivered } = hooks;
-        let status =
-            NodeStatus { stage: Stage::Starting("starting".into()), shards: Vec::new(), progress: BTreeMap::new() };
+        let status = NodeStatus {
+            stage: Stage::Starting("starting".into()),
+            shards: Vec::new(),
+            progress: BTreeMap::new(),
+            leader_since: BTreeMap::new(),
+            at: clock.now().mono,
+        };
         let common = Arc::new(Common {
             clock,
             me: me.id,
@@ -425,6 +443,16 @@ impl<S: StateMachine> Node<S> {
             lease: Millis(config.election_timeout.0 * 4 / 5),
             url: config.url.as_str().into(),
             peer_addr: peers.as_ref().map(|(peers, _)| peers.addr),
+            about: Arc::new(About {
+                boot: getrandom::u64().expect("the operating system has random numbers"),
+                started_at: clock.now().wall,
+                listens: peers.as_ref().map(|(peers, _)| peers.addr),
+                paths: match &config.data {
+                    Data::Directory(path) => vec![path.display().to_string()],
+                    Data::Memory => Vec::new(),
+                },
+                is_buffered: config.durability != Durability::Fsync,
+            }),
         };
         let (end, ended) = oneshot::channel();
         let hooks = LoopHooks { prepare, observe };
@@ -704,7 +732,7 @@ impl<S: StateMachine> Handle<S> {
 
     /// One look at this node and at what it knows of the others.
     pub fn inspect(&self) -> Inspection {
-        let NodeStatus { stage, shards, progress } = self.common.status.borrow().clone();
+        let NodeStatus { stage, shards, progress, leader_since, at } = self.common.status.borrow().clone();
         let now = self.common.clock.now().mono;
         let links = self.common.peers.get().map(|peers| peers.links.all()).unwrap_or_default();
         let own = self.common.peers.get().map(|peers| peers.greeting().me);
@@ -723,8 +751,17 @@ impl<S: StateMachine> Handle<S> {
             confirmed,
             uptime: now - Mono(0),
             contact_max: self.contact_max,
+            last_turn: now - at,
+            leader_since: leader_since.into_iter().map(|(shard, since)| (shard, now - since)).collect(),
             provider: self.identity.provider.clone(),
+            about: self.about.clone(),
         }
+    }
+
+    /// How long ago the loop of a running node turned last.
+    pub fn last_turn(&self) -> Millis {
+        let at = self.common.status.borrow().at;
+        self.common.clock.now().mono - at
     }
 
     /// Waits until the node has said something new of itself: at the latest after a unit of consensus time, 50 ms.
@@ -813,12 +850,19 @@ impl<S: StateMachine> Handle<S> {
 
     /// The name and addresses of a member, as far as this node knows.
     pub fn member(&self, id: u64) -> Option<Member> {
-        self.common.peers.get()?.members().get(id).cloned()
+        self.common.peers.get()?.member(id)
     }
 
     /// The members, as far as this node knows; of a node that is alone, nobody.
     pub fn members(&self) -> Members {
         self.common.peers.get().map(|peers| peers.members()).unwrap_or_default()
+    }
+
+    /// Who executed what was applied at this position: the id of that term's leader. Nothing: another term has begun here meanwhile.
+    pub fn executor(&self, position: Position) -> Option<u64> {
+        let status = self.common.status.borrow();
+        let shard = status.shards.iter().find(|shard| shard.shard == position.shard)?.consensus;
+        Some(shard.leader).filter(|leader| *leader != 0 && shard.term == position.term)
     }
 
     /// Who leads a shard, as far as this node knows: its id; 0: nobody.
@@ -1051,7 +1095,7 @@ fn wait_for_cluster<S: StateMachine>(
 }
 
 /// One line for the log for everything an operator wants to know happened.
-pub(crate) fn log_transition(transition: &Transition) {
+pub(crate) fn log_transition(transition: &Transition, name_of: impl Fn(u64) -> String) {
     match transition {
         Transition::Role { shard, from, to, term } => {
             tracing::info!(target: "raft", event = "raft.role", shard = shard.0, term = term.0, "role {from:?} to {to:?} in term {term}");
@@ -1060,7 +1104,7 @@ pub(crate) fn log_transition(transition: &Transition) {
             tracing::info!(target: "raft", event = "raft.leader.lost", shard = shard.0, term = term.0, "no leader known in term {term}");
         }
         Transition::Leader { shard, leader, term } => {
-            let leader = Incarnation(*leader);
+            let leader = name_of(*leader);
             tracing::info!(target: "raft", event = "raft.leader.elected", shard = shard.0, term = term.0, "elected leader {leader} in term {term}");
         }
         Transition::Members { shard, members } => {

@@ -119,6 +119,11 @@ impl Message {
         !matches!(self.0.get_msg_type(), T::MsgAppend | T::MsgAppendResponse | T::MsgSnapshot)
     }
 
+    /// The term in which a leader sends entries with it, perhaps none.
+    pub fn append_term(&self) -> Option<Term> {
+        (self.0.get_msg_type() == MessageType::MsgAppend).then_some(Term(self.0.term))
+    }
+
     /// About as many bytes as it takes.
     pub fn size(&self) -> usize {
         64 + self.0.entries.iter().map(|entry| entry.data.len() + 32).sum::<usize>()

@@ -142,6 +142,8 @@ pub struct Progress {
     pub learner: bool,
     /// Its log agrees with the leader's up to here.
     pub matched: Index,
+    /// The entry it is sent next.
+    pub next: Index,
     /// It has been heard of within an election timeout and two heartbeats. Of itself the leader says so always.
     pub active: bool,
     /// It takes entries as they come: where its log ends is known.
@@ -419,6 +421,7 @@ impl Group {
             id: *id,
             learner: tracker.conf().learners().contains(id),
             matched: Index(progress.matched),
+            next: Index(progress.next_idx),
             active: self.is_there(*id, progress),
             replicating: *id == self.config.id || progress.state == ProgressState::Replicate,
             snapshot: (progress.state == ProgressState::Snapshot).then_some(Index(progress.pending_snapshot)),

@@ -2,7 +2,7 @@
 
 use base::log::{Entry, HardState};
 use base::machine::StateMachine;
-use base::{Index, Millis, Mono, Position, ScheduleTime, ShardId, Term};
+use base::{Index, LeaseTime, Millis, Mono, Position, ScheduleTime, ShardId, Term};
 use consensus::{MemberChange, Message, Role, SnapshotOf, Ticket};
 
 use crate::batch::Operations;
@@ -275,6 +275,18 @@ pub enum Transition {
     },
 }
 
+impl Transition {
+    /// The group that it is about.
+    pub fn shard(&self) -> ShardId {
+        match self {
+            Transition::Role { shard, .. }
+            | Transition::Leader { shard, .. }
+            | Transition::Members { shard, .. }
+            | Transition::Ready { shard, .. } => *shard,
+        }
+    }
+}
+
 /// What a replica wants done. The driver takes the fields in their order.
 pub struct Effects<S: StateMachine, C> {
     /// May leave at once, while the writes are under way.
@@ -321,6 +333,8 @@ pub struct ShardStatus {
     pub applied: Index,
     /// The term of that entry.
     pub applied_term: Term,
+    /// What the lease clock showed when that entry was proposed.
+    pub lease_clock: LeaseTime,
     /// Every entry up to here is held by the checkpoint.
     pub checkpoint: Index,
     /// This node leads and takes writes.

@@ -159,6 +159,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             consensus: self.group.status(),
             applied: self.applied,
             applied_term: self.applied_term,
+            lease_clock: self.applied_stamps.lease,
             checkpoint: self.checkpoint,
             ready: self.takes_writes(),
             confirmed: self.reads.confirmed().filter(|_| self.status.role == Role::Leader),

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
-use cluster::Handle;
+use cluster::{Handle, Role};
 use queue::outcome::QueueStats;
 use queue::{QueueMachine, Signal, State};
 
@@ -178,10 +178,17 @@ fn render_node(out: &mut String, node: &Handle<QueueMachine>, waiting: usize) {
     head(out, "codeq_checkpoint_seconds", "summary", "Time spent writing checkpoints.");
     line(out, "codeq_checkpoint_seconds_sum", "", read(&counters.checkpoint_micros) / 1e6);
     line(out, "codeq_checkpoint_seconds_count", "", read(&counters.checkpoints));
-    let groups = node.status().shards;
+    render_groups(out, node);
+    head(out, "codeq_build_info", "gauge", "The build that runs.");
+    line(out, "codeq_build_info", &format!("version=\"{}\"", env!("CARGO_PKG_VERSION")), 1.0);
+}
+
+fn render_groups(out: &mut String, node: &Handle<QueueMachine>) {
+    let look = node.inspect();
+    let groups = &look.shards;
     let mut group = |name: &str, help: &str, value: &dyn Fn(&cluster::ShardStatus) -> u64| {
         head(out, name, "gauge", help);
-        for shard in &groups {
+        for shard in groups {
             line(out, name, &format!("group=\"{}\"", shard.shard), value(shard) as f64);
         }
     };
@@ -193,9 +200,42 @@ fn render_node(out: &mut String, node: &Handle<QueueMachine>, waiting: usize) {
     group("codeq_raft_skipped_entries", "Entries of a leader that had been deposed; never more than 0.", &|shard| {
         shard.skipped
     });
-    head(out, "codeq_build_info", "gauge", "The build that runs.");
-    line(out, "codeq_build_info", &format!("version=\"{}\"", env!("CARGO_PKG_VERSION")), 1.0);
+    group("codeq_raft_has_leader", "1 where a leader is known.", &|shard| u64::from(shard.consensus.leader != 0));
+    let name = "codeq_raft_role";
+    head(out, name, "gauge", "1 for the part that this node plays in each group.");
+    for shard in groups {
+        for (role, played) in ROLES {
+            let labels = format!("group=\"{}\",role=\"{role}\"", shard.shard);
+            line(out, name, &labels, f64::from(u8::from(shard.consensus.role == played)));
+        }
+    }
+    let name = "codeq_raft_last_contact_seconds";
+    head(out, name, "gauge", "Since the leader was heard of, or a quorum by the leader; absent while that is unknown.");
+    for shard in groups {
+        if let Some(heard) = node.contact_age(shard.shard) {
+            line(out, name, &format!("group=\"{}\"", shard.shard), heard.0 as f64 / 1000.0);
+        }
+    }
+    let quorum = look.quorum();
+    let mut one = |name: &str, kind: &str, help: &str, value: f64| {
+        head(out, name, kind, help);
+        line(out, name, "", value);
+    };
+    let reaches = quorum.needed > 0 && quorum.reachable >= quorum.needed;
+    one("codeq_raft_quorum_reachable", "gauge", "1 where a majority is there.", f64::from(u8::from(reaches)));
+    let tolerance = quorum.failure_tolerance as f64;
+    one("codeq_raft_failure_tolerance", "gauge", "Voters that may fail now, and a majority remains.", tolerance);
+    let changes = node.counters().leader_changes.load(Relaxed) as f64;
+    one("codeq_raft_leader_changes_total", "counter", "Leaders elected since the start, of all groups.", changes);
 }
+
+/// The parts that a node can play in a group.
+const ROLES: [(&str, Role); 4] = [
+    ("leader", Role::Leader),
+    ("follower", Role::Follower),
+    ("candidate", Role::Candidate),
+    ("pre-candidate", Role::PreCandidate),
+];
 
 fn head(out: &mut String, name: &str, kind: &str, help: &str) {
     writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("a string takes all");

@@ -134,7 +134,11 @@ struct Plain {
 impl Plain {
     fn new() -> Plain {
         let ports: [u16; 6] = free_ports();
-        Plain { folder: tempfile::tempdir().expect("a folder can be made"), http: ports[..3].into(), peers: ports[3..].into() }
+        Plain {
+            folder: tempfile::tempdir().expect("a folder can be made"),
+            http: ports[..3].into(),
+            peers: ports[3..].into(),
+        }
     }
 
     fn start(&self, place: usize, more: &[&str]) -> Codeq {

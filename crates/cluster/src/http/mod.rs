@@ -66,7 +66,7 @@ pub fn serve<S: StateMachine>(handle: &Handle<S>, path: &str, query: &str, accep
 pub fn answer(look: &Inspection, lease: Millis, path: &str, query: &str, accept: Option<&str>) -> Option<HttpAnswer> {
     match path {
         "/healthz" => return Some(HttpAnswer::plain(200, "ok")),
-        "/livez" => return Some(live(&look.stage)),
+        "/livez" => return Some(live(&look.stage, look.last_turn)),
         _ => {}
     }
     let Some(rest) = path.strip_prefix("/readyz") else { return get(path, look, lease) };
@@ -83,10 +83,17 @@ pub fn answer(look: &Inspection, lease: Millis, path: &str, query: &str, accept:
     Some(answered.unwrap_or_else(|unknown| HttpAnswer::refused(400, "invalid_field", &unknown.to_string())))
 }
 
-/// The answer to `/livez`: the process lives and its storage has not failed. Says nothing about leaders.
-pub fn live(stage: &Stage) -> HttpAnswer {
+/// A loop that has not turned for longer hangs: a disk does not answer, or the machine is frozen.
+const TURN_MAX: Millis = Millis(2_000);
+
+/// The answer to `/livez`: the process lives, its loop turns, and its storage has not failed. Says nothing about leaders. `last_turn`: how
+/// long ago the loop of a node that runs turned last.
+pub fn live(stage: &Stage, last_turn: Millis) -> HttpAnswer {
     match stage {
         Stage::Stopped => HttpAnswer::plain(503, "stopped"),
+        Stage::Running | Stage::Draining if last_turn > TURN_MAX => {
+            HttpAnswer::plain(503, format!("the loop has not turned for {} ms", last_turn.0))
+        }
         _ => HttpAnswer::plain(200, "ok"),
     }
 }

@@ -2,12 +2,15 @@
 //! none can contradict another. What is not known is absent, never invented.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
-use base::{Millis, ShardId};
+use base::{Millis, ScheduleTime, ShardId};
 use replica::{Members, Progress, Role, ShardStatus};
 use serde::Serialize;
 
 use crate::node::{Cluster, Stage};
+use crate::peer::PROTOCOL;
 
 /// How this node stands to another member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,6 +21,21 @@ pub struct Contact {
     pub heard: Option<Millis>,
     /// Round trip in microseconds; nothing: not measured yet.
     pub rtt_micros: Option<u64>,
+}
+
+/// What does not change of a node while it runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct About {
+    /// Names this run of the process.
+    pub boot: u64,
+    /// When it started.
+    pub started_at: ScheduleTime,
+    /// Where it listens for peers.
+    pub listens: Option<SocketAddr>,
+    /// Where its data is; nothing: in memory.
+    pub paths: Vec<String>,
+    /// What it acknowledges may not be synced yet.
+    pub is_buffered: bool,
 }
 
 /// One look at a node and at what it knows of the others.
@@ -49,8 +67,14 @@ pub struct Inspection {
     pub uptime: Millis,
     /// Whoever was not heard of for longer is taken for dead.
     pub contact_max: Millis,
+    /// How long ago each group got its leader, or lost it; nothing: before this process started.
+    pub leader_since: BTreeMap<ShardId, Millis>,
+    /// How long ago its loop turned last.
+    pub last_turn: Millis,
     /// What its data is kept in.
     pub provider: String,
+    /// What does not change while it runs.
+    pub about: Arc<About>,
 }
 
 /// `GET /cluster/nodes`
@@ -79,6 +103,8 @@ pub struct NodeView {
     pub id: String,
     /// Chosen by people.
     pub name: String,
+    /// The label of its data centre; no setting gives it one.
+    pub zone: Option<String>,
     /// `leader`, `follower`, `learner`, `unjoined`, `failed` or `standalone`.
     pub status: &'static str,
     /// `alive` or `failed`.
@@ -98,6 +124,8 @@ pub struct NodeView {
     pub public_url: String,
     /// It is there, and lacks little.
     pub healthy: bool,
+    /// The age of its last report of its health; members send none.
+    pub last_report_ms: Option<u64>,
     /// How long ago it was last heard of.
     pub last_contact_ms: Option<u64>,
     /// Of group 0.
@@ -112,10 +140,28 @@ pub struct NodeView {
     pub groups_led: Vec<u16>,
     /// The program it runs.
     pub build: Option<&'static str>,
+    /// The version of the peer protocol that it speaks.
+    pub protocol: Option<u16>,
     /// Since it started.
     pub uptime_ms: Option<u64>,
+    /// What its data is kept in.
+    pub storage: Option<StorageView>,
     /// In words.
     pub message: String,
+}
+
+/// What a node's data is kept in.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct StorageView {
+    /// `sqlite` or `memory`.
+    pub kind: String,
+    /// Where.
+    pub paths: Vec<String>,
+    /// How much there is of it; not measured.
+    pub bytes: Option<u64>,
+    /// How much more there could be; not measured.
+    pub free_bytes: Option<u64>,
 }
 
 /// Whether a cluster can decide.
@@ -142,16 +188,20 @@ pub struct LeaderView {
     pub id: String,
     /// Its name.
     pub name: String,
+    /// Host and port of its URL.
+    pub http_addr: String,
     /// Where people reach it.
     pub public_url: String,
     /// Of group 0.
     pub term: u64,
+    /// For how long it has led group 0, as far as this node was there to see it.
+    pub since_ms: u64,
     /// Groups that it leads.
     pub groups: Vec<u16>,
 }
 
 /// A group, as one node sees it.
-#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct GroupView {
     /// Its number, which is its shard's.
@@ -162,23 +212,16 @@ pub struct GroupView {
     pub leader: Option<String>,
     /// It leads and takes writes.
     pub ready: bool,
-    /// The term it knows.
-    pub term: u64,
-    /// The last entry of its log.
-    pub last_index: u64,
-    /// The last entry known to be committed.
-    pub commit_index: u64,
-    /// The last entry applied.
-    pub applied_index: u64,
-    /// The last entry that its checkpoint covers.
-    pub checkpoint_index: u64,
+    /// How far it is.
+    #[serde(flatten)]
+    pub indexes: IndexesView,
     /// Names of those whose votes count, as the leader of the group knows them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<PeerView>,
 }
 
 /// A member of a group, as its leader sees it.
-#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct PeerView {
     /// Its name, or its id if its name is not known here.
@@ -186,35 +229,46 @@ pub struct PeerView {
     /// Its vote does not count.
     pub learner: bool,
     /// Its log agrees with the leader's up to here.
-    pub match_index: u64,
+    #[serde(rename = "match")]
+    pub matched: u64,
+    /// The entry it is sent next.
+    pub next: u64,
     /// Entries that it lacks.
     pub lag: u64,
     /// `probing`, `replicating` or `snapshot`.
     pub state: &'static str,
-    /// Round trip, measured on the connection to it.
-    pub rtt_micros: Option<u64>,
+    /// Round trip in milliseconds, measured on the connection to it.
+    pub rtt_ms: Option<f64>,
     /// How long ago it was last heard of.
     pub last_contact_ms: Option<u64>,
 }
 
 /// `GET /cluster/status`
-#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct StatusView {
     /// This node's name.
     pub name: String,
     /// 16 hexadecimal digits.
     pub id: String,
+    /// Names this run of the process: 16 hexadecimal digits.
+    pub boot: String,
     /// 32 hexadecimal digits.
     pub cluster_id: Option<String>,
     /// 16 hexadecimal digits; part of every task id.
     pub cluster_incarnation: Option<String>,
     /// The program it runs.
     pub build: &'static str,
+    /// The version of the peer protocol that it speaks.
+    pub protocol: u16,
     /// `single` or `cluster`.
     pub mode: &'static str,
     /// `sqlite` or `memory`.
     pub storage: String,
+    /// `fsync`; or `buffered`, which loses with the power what was acknowledged a moment ago.
+    pub durability: &'static str,
+    /// Where it is reached.
+    pub addresses: AddressesView,
     /// What it is doing, in words.
     pub stage: String,
     /// Its part in group 0.
@@ -229,14 +283,62 @@ pub struct StatusView {
     pub part_of_quorum: bool,
     /// For so long it surely leads group 0.
     pub lease_valid_ms: u64,
+    /// Group 0, once more, without what is there of its leader.
+    #[serde(flatten)]
+    pub first: Option<IndexesView>,
+    /// On the leader of group 0: its members.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<PeerView>,
     /// Its groups.
     pub groups: Vec<GroupView>,
     /// Whether the cluster can decide.
     pub quorum: QuorumView,
+    /// When it started, in milliseconds since 1970.
+    pub started_at: u64,
     /// Since it started.
     pub uptime_ms: u64,
     /// How long ago the leader of group 0 was last heard of.
     pub last_contact_ms: Option<u64>,
+    /// What the lease clock of group 0 showed at the last entry applied here.
+    pub lease_clock_ms: Option<u64>,
+    /// How far its clock is from the leader's; not measured.
+    pub clock_skew_ms: Option<i64>,
+}
+
+/// Where a node is reached.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct AddressesView {
+    /// Where it listens for peers.
+    pub raft_listen: Option<String>,
+    /// Where peers reach it.
+    pub raft_addr: String,
+    /// Host and port of its URL.
+    pub http_addr: String,
+    /// Where people reach it.
+    pub public_url: String,
+}
+
+/// How far a group is on a node.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct IndexesView {
+    /// The term it knows.
+    pub term: u64,
+    /// Whom it has voted for in that term.
+    pub voted_for: Option<String>,
+    /// The last entry of its log.
+    pub last_index: u64,
+    /// The last entry known to be committed.
+    pub commit_index: u64,
+    /// The last entry applied.
+    pub applied_index: u64,
+    /// The last entry that its checkpoint covers.
+    pub checkpoint_index: u64,
+    /// The term of that entry; not remembered.
+    pub checkpoint_term: Option<u64>,
+    /// Entries in its log that are not applied yet.
+    pub pending: u64,
 }
 
 /// `GET /cluster/health`
@@ -297,7 +399,10 @@ impl Inspection {
             confirmed: BTreeMap::new(),
             uptime: Millis(0),
             contact_max: Millis(1_000),
+            leader_since: BTreeMap::new(),
+            last_turn: Millis(0),
             provider: "memory".into(),
+            about: Arc::default(),
         }
     }
 
@@ -325,8 +430,10 @@ impl Inspection {
         Some(LeaderView {
             id: base::Incarnation(id).to_string(),
             name: self.name_of(id),
+            http_addr: host_of(&self.url_of(id)),
             public_url: self.url_of(id),
             term: first.consensus.term.0,
+            since_ms: self.leader_since.get(&first.shard).unwrap_or(&self.uptime).0,
             groups: self.groups_led(id),
         })
     }
@@ -434,6 +541,7 @@ impl Inspection {
         let known = first.and_then(|first| self.progress.get(&first.shard)?.iter().find(|member| member.id == id));
         NodeView {
             id: base::Incarnation(id).to_string(),
+            zone: None,
             status,
             alive: if there { "alive" } else { "failed" },
             role: match own {
@@ -447,9 +555,10 @@ impl Inspection {
                 Some(member) => member.peer.clone(),
                 None => self.peer.clone(),
             },
-            http_addr: url.split_once("://").map(|(_, host)| host.trim_end_matches('/').to_owned()).unwrap_or_default(),
+            http_addr: host_of(&url),
             public_url: url,
             healthy: there && status != "unjoined" && lag.is_none_or(|lag| lag <= LAG_MAX),
+            last_report_ms: None,
             last_contact_ms: if own { Some(0) } else { contact.heard.map(|heard| heard.0) },
             term: first.filter(|_| own).map(|first| first.consensus.term.0),
             match_index: known.map(|member| member.matched.0),
@@ -457,7 +566,14 @@ impl Inspection {
             lag,
             groups_led: self.groups_led(id),
             build: own.then_some(BUILD),
+            protocol: own.then_some(PROTOCOL),
             uptime_ms: own.then_some(self.uptime.0),
+            storage: own.then(|| StorageView {
+                kind: self.provider.clone(),
+                paths: self.about.paths.clone(),
+                bytes: None,
+                free_bytes: None,
+            }),
             name,
             message,
         }
@@ -487,14 +603,15 @@ impl Inspection {
             PeerView {
                 name: self.name_of(member.id),
                 learner: member.learner,
-                match_index: member.matched.0,
+                matched: member.matched.0,
+                next: member.next.0,
                 lag: last.saturating_sub(member.matched.0),
                 state: match (member.snapshot.is_some(), member.replicating) {
                     (true, _) => "snapshot",
                     (false, true) => "replicating",
                     (false, false) => "probing",
                 },
-                rtt_micros: contact.rtt_micros,
+                rtt_ms: contact.rtt_micros.map(|micros| micros as f64 / 1000.0),
                 last_contact_ms: if member.id == self.id { Some(0) } else { contact.heard.map(|heard| heard.0) },
             }
         };
@@ -503,11 +620,16 @@ impl Inspection {
             role: role(shard.consensus.role),
             leader: self.leader_of(shard).map(|leader| self.name_of(leader)),
             ready: shard.ready,
-            term: shard.consensus.term.0,
-            last_index: last,
-            commit_index: shard.consensus.commit.0,
-            applied_index: shard.applied.0,
-            checkpoint_index: shard.checkpoint.0,
+            indexes: IndexesView {
+                term: shard.consensus.term.0,
+                voted_for: Some(shard.consensus.vote).filter(|vote| *vote != 0).map(|vote| self.name_of(vote)),
+                last_index: last,
+                commit_index: shard.consensus.commit.0,
+                applied_index: shard.applied.0,
+                checkpoint_index: shard.checkpoint.0,
+                checkpoint_term: None,
+                pending: last.saturating_sub(shard.applied.0),
+            },
             peers: self.progress.get(&shard.shard).map(|all| all.iter().map(peer).collect()).unwrap_or_default(),
         }
     }
@@ -529,14 +651,24 @@ impl Inspection {
         let leader = self.leader();
         let contact = first.and_then(|first| self.contacts.get(&first.consensus.leader)).and_then(|found| found.heard);
         let leads = first.is_some_and(|first| first.consensus.leader == self.id);
+        let groups = self.groups();
         StatusView {
             name: self.name.clone(),
             id: base::Incarnation(self.id).to_string(),
+            boot: base::Incarnation(self.about.boot).to_string(),
             cluster_id: self.cluster.map(|cluster| cluster.id.to_string()),
             cluster_incarnation: self.cluster.map(|cluster| cluster.incarnation.to_string()),
             build: BUILD,
+            protocol: PROTOCOL,
             mode: if self.peer.is_empty() { "single" } else { "cluster" },
             storage: self.provider.clone(),
+            durability: if self.about.is_buffered { "buffered" } else { "fsync" },
+            addresses: AddressesView {
+                raft_listen: self.about.listens.map(|listens| listens.to_string()),
+                raft_addr: self.peer.clone(),
+                http_addr: host_of(&self.url),
+                public_url: self.url.clone(),
+            },
             stage: match &self.stage {
                 Stage::Unjoined(what) => format!("unjoined: {what}"),
                 Stage::Starting(what) => format!("starting: {what}"),
@@ -550,10 +682,15 @@ impl Inspection {
             leader,
             part_of_quorum: quorum.needed > 0 && quorum.reachable >= quorum.needed,
             lease_valid_ms: self.lease_valid(lease).0,
-            groups: self.groups(),
+            first: groups.first().map(|first| first.indexes.clone()),
+            peers: groups.first().map(|first| first.peers.clone()).unwrap_or_default(),
+            groups,
             quorum,
+            started_at: self.about.started_at.0,
             uptime_ms: self.uptime.0,
             last_contact_ms: if leads { Some(0) } else { contact.map(|heard| heard.0) },
+            lease_clock_ms: first.map(|first| first.lease_clock.0),
+            clock_skew_ms: None,
         }
     }
 
@@ -591,6 +728,11 @@ impl Inspection {
     }
 }
 
+/// Host and port of a URL.
+fn host_of(url: &str) -> String {
+    url.split_once("://").map(|(_, host)| host.trim_end_matches('/').to_owned()).unwrap_or_default()
+}
+
 fn role(role: Role) -> &'static str {
     match role {
         Role::Follower => "follower",
@@ -625,6 +767,7 @@ mod tests {
             },
             applied: Index(20),
             applied_term: Term(7),
+            lease_clock: base::LeaseTime(1_000),
             checkpoint: Index(10),
             ready: leader == 1,
             confirmed: None,
@@ -653,7 +796,10 @@ mod tests {
             confirmed: BTreeMap::from([(ShardId(0), Millis(100))]),
             uptime: Millis(5_000),
             contact_max: Millis(1_000),
+            leader_since: BTreeMap::new(),
+            last_turn: Millis(0),
             provider: "sqlite".into(),
+            about: Arc::default(),
         }
     }
 

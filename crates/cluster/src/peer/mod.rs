@@ -30,6 +30,7 @@ pub(crate) use answers::Answers;
 pub(crate) use links::{Forward, Link, Links};
 pub(crate) use snapshots::Arrived;
 use snapshots::{Copies, Piece, start_receiver};
+pub(crate) use wire::PROTOCOL;
 
 use crate::clock::Clock;
 use crate::forming::{Forming, Greeting, Plan, Proposal, Step};
@@ -104,6 +105,10 @@ impl<S: StateMachine> Shared<S> {
 
     pub(crate) fn members(&self) -> Members {
         self.members.lock().expect("nothing panics while it holds this lock").clone()
+    }
+
+    pub(crate) fn member(&self, id: u64) -> Option<Member> {
+        self.members.lock().expect("nothing panics while it holds this lock").get(id).cloned()
     }
 
     /// Sends a shard's checkpoint to a member, whose log begins before this node's does. `first`: the first entry in this node's log.
@@ -303,6 +308,10 @@ async fn form_cluster<S: StateMachine>(
                     if asking.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
                         asking = Some(tokio::spawn(connection::ask(shared.clone(), address)));
                     }
+                }
+                Step::Several(names) => {
+                    let names = names.join(", ");
+                    tracing::warn!(target: "raft", event = "raft.bootstrap.several", "cluster.bootstrap is set on {names}; one is enough, and this node proposes");
                 }
                 Step::Conflict(text) => {
                     tracing::warn!(target: "raft", event = "raft.bootstrap.conflict", "{text}");

@@ -112,7 +112,12 @@ impl Answer {
         self
     }
 
-    /// With all headers.
+    /// What it reflects.
+    pub(crate) fn positions(&self) -> &[Position] {
+        &self.positions
+    }
+
+    /// With all headers; `node`: who executed the request.
     pub(crate) fn into_response(self, request_id: HeaderValue, node: &HeaderValue, is_api: bool) -> HttpResponse {
         let mut response = Response::new(Full::new(Bytes::from(self.body)));
         *response.status_mut() = hyper::StatusCode::from_u16(self.status).expect("a status of ours");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use api::json::{Int, Seconds, Writer};
 use api::v1::{ClaimBody, Lease};
@@ -23,6 +24,8 @@ use crate::http::tasks::write_task;
 
 /// Longest wait for a task.
 const WAIT_MAX: Millis = Millis(30_000);
+/// Leaders that a waiting claim may lose.
+const CLAIM_AGAIN_MAX: u32 = 3;
 /// Queues that one claim may name.
 const COMMANDS_MAX: usize = 100;
 
@@ -151,7 +154,21 @@ impl Edge {
         });
         let mut operations = Operations::with_capacity(128);
         operations.push(|bytes| codec::encode(&claim, bytes));
-        let (position, mut outcomes) = self.node.submit(shard, operations, wait, Some(self.lane)).await?;
+        let begun = Instant::now();
+        let again = wait.map(|_| operations.clone());
+        let mut submitted = self.node.submit(shard, operations, wait, Some(self.lane)).await;
+        // Whoever waits at a leader that dies waits on at the next one: most likely nothing was granted, and what was comes back when its
+        // lease ends, as from any worker that dies.
+        let mut left = CLAIM_AGAIN_MAX;
+        while let (Err(Unavailable::Unknown), Some(operations), Some(wait)) = (&submitted, &again, wait) {
+            let wait = Millis(wait.0.saturating_sub(begun.elapsed().as_millis() as u64));
+            if wait == Millis(0) || left == 0 {
+                break;
+            }
+            left -= 1;
+            submitted = self.node.submit(shard, operations.clone(), Some(wait), Some(self.lane)).await;
+        }
+        let (position, mut outcomes) = submitted?;
         match outcomes.pop() {
             Some(Applied::Claimed(grants)) => Ok((position, grants)),
             _ => Err(Unavailable::Unknown),

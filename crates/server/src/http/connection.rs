@@ -119,10 +119,15 @@ impl Connections {
 
     /// Lets every connection end after the request it serves, and waits for that.
     pub(crate) async fn close_all(&self) {
-        for connection in self.open.lock().expect(FREE).values() {
-            connection.finish.notify_one();
-        }
-        while !self.open.lock().expect(FREE).is_empty() {
+        loop {
+            {
+                let open = self.open.lock().expect(FREE);
+                if open.is_empty() {
+                    return;
+                }
+                // Again and again: one that was accepted a moment ago may only now be among them.
+                open.values().for_each(|connection| connection.finish.notify_one());
+            }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -153,7 +158,12 @@ pub(crate) async fn serve_connection(stream: TcpStream, edge: Arc<Edge>, connect
     let speak = async {
         let mut first = [0; PREFACE.len()];
         // A short first packet is HTTP/1.1, also if it is the `P` of a `POST`: no client splits the preface.
-        match stream.peek(&mut first).await {
+        let peeked = tokio::select! {
+            peeked = stream.peek(&mut first) => peeked,
+            // It has asked for nothing.
+            () = watched.finish.notified() => return,
+        };
+        match peeked {
             Ok(_) if first == PREFACE => speak_h2(stream, edge, &watched, peer.ip()).await,
             Ok(length) if length > 0 => speak_h1(stream, edge, &watched, peer.ip()).await,
             _ => {}

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use api::{Code, Problem};
+use base::Position;
 use base::rng::mix;
 use cluster::{Handle, LaneId, Stage};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -65,10 +66,50 @@ impl Edge {
             [mix(self.seed ^ number), mix(self.seed ^ (number + 1))]
         });
         let is_api = head.uri.path().starts_with("/v1/codeq");
+        let is_write = head.method == Method::POST;
         let name = &self.shared.name;
         match self.serve(head, body, from).await {
-            Ok(answer) => answer.into_response(request_id, name, is_api),
-            Err((problem, allow)) => problem_response(&problem, request_id, name, is_api, allow),
+            Ok(answer) => {
+                let leader = if is_write { self.leader_of(answer.positions()) } else { None };
+                answer.into_response(request_id, leader.as_ref().unwrap_or(name), is_api)
+            }
+            Err((mut problem, allow)) => {
+                self.explain(&mut problem);
+                problem_response(&problem, request_id, name, is_api, allow)
+            }
+        }
+    }
+
+    /// The name of the other node that has executed all of a write. What several leaders have executed was put together here.
+    fn leader_of(&self, positions: &[Position]) -> Option<HeaderValue> {
+        let mut executors = positions.iter().map(|position| self.node.executor(*position));
+        let first = executors.next()?.filter(|first| *first != self.node.id())?;
+        let is_alone = executors.all(|other| other == Some(first));
+        is_alone.then(|| HeaderValue::from_str(&self.node.member(first)?.name).ok()).flatten()
+    }
+
+    /// Adds what this node knows of its cluster to a refusal that has to do with it.
+    fn explain(&self, problem: &mut Problem) {
+        match problem.code {
+            Code::NoLeader => {
+                let look = self.node.inspect();
+                let quorum = look.quorum();
+                if quorum.reachable < quorum.needed {
+                    problem.code = Code::Isolated;
+                    problem.detail = "this node has lost contact with the majority; try another node".into();
+                }
+                problem.hint = Some(quorum.summary);
+                problem.leader = look.leader().map(|leader| (leader.public_url, leader.name));
+            }
+            Code::NotJoined => {
+                problem.hint =
+                    Some("start the nodes that it waits for, or introduce it to others with POST /cluster/join".into())
+            }
+            Code::Draining | Code::NotReady | Code::Overloaded | Code::TooStale => {
+                let leader = self.node.inspect().leader();
+                problem.leader = leader.map(|leader| (leader.public_url, leader.name));
+            }
+            _ => {}
         }
     }
 

@@ -9,9 +9,9 @@ use crate::http::call::Outcome;
 use crate::http::edge::Edge;
 
 impl Edge {
-    /// The process lives and its storage has not failed. Says nothing about leaders.
+    /// The process lives: its loop turns, and its storage has not failed. Says nothing about leaders.
     pub(crate) fn livez(&self) -> Answer {
-        Answer::from(cluster::http::live(&self.node.stage()))
+        Answer::from(cluster::http::live(&self.node.stage(), self.node.last_turn()))
     }
 
     pub(crate) async fn metrics(&self) -> Outcome<Answer> {

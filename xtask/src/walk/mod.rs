@@ -1,0 +1,131 @@
+//! `cargo xtask walk`: acceptance tables, line by line, over real processes and plain HTTP that follows no redirect.
+//!
+//! A table is a list of rows: a number, what a user types, and what must be seen. Each is printed with what was seen and how long it took; a
+//! table stops at its first failure, and the program fails.
+
+mod bad_config;
+mod cq;
+mod nodes;
+mod pull_request;
+mod tests;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+
+use crate::http::Answer;
+use crate::process::build_codeq;
+
+const TASKS: &str = "/v1/codeq/tasks";
+const STATUS: &str = "/v1/codeq/raft/status";
+
+/// Longest a cluster of three may take to take writes.
+const READY_MAX: Duration = Duration::from_secs(10);
+
+#[derive(Args)]
+pub(crate) struct WalkArgs {
+    /// Which table.
+    #[arg(value_enum, default_value_t = Table::All)]
+    table: Table,
+    /// The program to walk with. Absent: it is built as it is shipped.
+    #[arg(long)]
+    program: Option<PathBuf>,
+    /// Repeats often what CI repeats a few times.
+    #[arg(long)]
+    long: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Table {
+    /// codeQ's compose page and the checks of its raft pull request.
+    Cq,
+    /// Settings that no server starts with.
+    BadConfig,
+    /// Each of them.
+    All,
+}
+
+impl WalkArgs {
+    /// Every table, a few times.
+    pub(crate) fn all() -> WalkArgs {
+        WalkArgs { table: Table::All, program: None, long: false }
+    }
+}
+
+/// A line of a table, walked in a story that rows before it have begun.
+struct Row<S> {
+    number: &'static str,
+    /// What a user does.
+    command: &'static str,
+    /// Does it, and says what was seen.
+    run: fn(&mut S) -> Result<String>,
+}
+
+/// Walks through the tables.
+///
+/// # Errors
+/// A row does not show what it must.
+pub(crate) fn run(args: &WalkArgs) -> Result<()> {
+    let codeq = args.program.clone().map_or_else(build_codeq, Ok)?;
+    let begun = Instant::now();
+    let is = |table| args.table == Table::All || args.table == table;
+    if is(Table::BadConfig) {
+        bad_config::walk(&codeq)?;
+    }
+    if is(Table::Cq) {
+        cq::walk(&codeq, args.long)?;
+        pull_request::walk(&codeq, args.long)?;
+        tests::walk()?;
+    }
+    println!("all rows: {:.1} s", begun.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Walks through one table in one story.
+fn walk_rows<S>(title: &str, rows: &[Row<S>], story: &mut S) -> Result<()> {
+    println!("{title}");
+    for Row { number, command, run } in rows {
+        let begun = Instant::now();
+        let seen = run(story);
+        let took = begun.elapsed().as_secs_f64();
+        match seen {
+            Ok(seen) => println!("{number:<5} {took:6.2} s  {command}\n               {seen}"),
+            Err(failure) => {
+                println!("{number:<5} {took:6.2} s  {command}\n               FAILED");
+                return Err(failure).context(*number);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The body of an answer with this status.
+///
+/// # Errors
+/// It has another one.
+fn expect(answer: &Answer, status: u16) -> Result<Value> {
+    ensure!(answer.status == status, "{answer} instead of {status}");
+    answer.json()
+}
+
+fn text(value: &Value) -> Result<String> {
+    value.as_str().map(str::to_owned).with_context(|| format!("{value} is no text"))
+}
+
+fn number(value: &Value) -> Result<u64> {
+    value.as_u64().with_context(|| format!("{value} is no number"))
+}
+
+fn list(value: &Value) -> Result<&[Value]> {
+    value.as_array().map(Vec::as_slice).with_context(|| format!("{value} is no list"))
+}
+
+fn has(value: &Value, names: &[&str]) -> Result<()> {
+    match names.iter().find(|name| value.get(name).is_none()) {
+        None => Ok(()),
+        Some(name) => bail!("there is no {name} in {value}"),
+    }
+}
