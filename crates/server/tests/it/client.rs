@@ -299,6 +299,9 @@ impl Response {
             "retryAfterSeconds",
             "retryAfterMs",
             "taskId",
+            "leader",
+            "leaderId",
+            "hint",
         ];
         let members = problem.as_object().expect("an object");
         assert!(members.keys().all(|name| known.contains(&name.as_str())), "{problem}");
