@@ -19,7 +19,7 @@ impl Three {
     fn begin() -> Three {
         let ports: [u16; 6] = free_ports();
         let ([http @ .., _, _, _], [_, _, _, peers @ ..]) = (ports, ports);
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("a folder can be made");
         let mut three = Three { folder, http, peers, nodes: [None, None, None] };
         (0..3).for_each(|place| three.start(place));
         (0..3).for_each(|place| ready(&three.addr(place)));
@@ -134,7 +134,11 @@ struct Plain {
 impl Plain {
     fn new() -> Plain {
         let ports: [u16; 6] = free_ports();
-        Plain { folder: tempfile::tempdir().unwrap(), http: ports[..3].into(), peers: ports[3..].into() }
+        Plain {
+            folder: tempfile::tempdir().expect("a folder can be made"),
+            http: ports[..3].into(),
+            peers: ports[3..].into(),
+        }
     }
 
     fn start(&self, place: usize, more: &[&str]) -> Codeq {
@@ -280,7 +284,7 @@ fn commands_say_whom_they_asked() {
     let asked = run(&["members"], &[("PORT", &port.to_string())]);
     assert_eq!(asked.status, Some(1), "{asked:?}");
     assert!(asked.output.contains(&format!("no server answers; http://127.0.0.1:{port}: ")), "{asked:?}");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a folder can be made");
     let (server, addr) = Codeq::serve(&folder.path().join("data").display().to_string(), &["--node-id", "only"]);
     let endpoints = format!("127.0.0.1:{port},http://{addr}");
     let asked = run(&["members"], &[("CODEQ_ENDPOINTS", &endpoints)]);
