@@ -120,7 +120,9 @@ impl Drop for Codeq {
         let _ = self.child.wait();
         if std::thread::panicking() {
             let rest: Vec<String> = self.lines.try_iter().collect();
-            eprintln!("process {} said:\n{}{}", self.child.id(), self.output, rest.join("\n"));
+            let said = format!("process {} said:\n{}{}\n", self.child.id(), self.output, rest.join("\n"));
+            // Whoever looks for what went wrong needs it, and there is no better place.
+            let _ = std::io::stderr().write_all(said.as_bytes());
         }
     }
 }
