@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use base::ShardId;
 use base::codec::{Malformed, Reader, Write};
 use base::machine::StateMachine;
-use base::{Incarnation, Index, Position, Term};
+use base::{Incarnation, Index, Millis, Position, Term};
 use bytes::Bytes;
 use replica::{Event, Member, Message, Operations, Reply, Unavailable, Wait};
 use tokio::io::AsyncWriteExt;
@@ -52,6 +52,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(3);
 
 /// Connections that have not finished their handshake.
 const UNFINISHED_MAX: usize = 64;
+
+/// A member that is not heard of for so long may still answer; but once somebody else leads, nobody waits for that.
+const SILENCE_OF_A_LEADER_MAX: Millis = Millis(1_000);
 
 /// Messages of consensus in one frame, in bytes.
 const MESSAGES_BYTES: usize = 1 << 20;
@@ -402,6 +405,24 @@ async fn talk<S: StateMachine>(
     tokio::select! {
         ended = receive => ended,
         ended = send(link, writer, started) => ended,
+        never = give_up_silent(shared, link) => never,
+    }
+}
+
+/// Tells clients that the outcome of their requests is unknown, if the member they were sent to is silent and has lost the group: it may be
+/// held up or cut off for as long as it likes, while they could go on with the new leader.
+async fn give_up_silent<S: StateMachine>(shared: &Shared<S>, link: &Link<S>) -> ! {
+    let mut look = interval(PING_INTERVAL);
+    loop {
+        look.tick().await;
+        let heard = link.contact(shared.clock.now().mono).heard;
+        if heard.is_none_or(|heard| heard < SILENCE_OF_A_LEADER_MAX) {
+            continue;
+        }
+        let routes = &shared.common.routes;
+        for client in link.give_up(|shard| ![0, link.id].contains(&routes.leader(shard))) {
+            client.refuse(&shared.common, Unavailable::Unknown);
+        }
     }
 }
 

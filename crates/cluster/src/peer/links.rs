@@ -42,6 +42,7 @@ pub(crate) struct Outbox {
 }
 
 struct Pending<S: StateMachine> {
+    shard: ShardId,
     sent: bool,
     client: ReplyTo<S>,
 }
@@ -148,7 +149,7 @@ impl<S: StateMachine> Link<S> {
         }
         let Forward { shard, operations, wait, client } = forward;
         let request = self.next_request.fetch_add(1, Ordering::Relaxed);
-        pending.insert(request, Pending { sent: false, client });
+        pending.insert(request, Pending { shard, sent: false, client });
         // Both under one lock: when the connection ends, what is forgotten here must not be sent on the next one.
         self.outbox().forwards.push((request, shard, wait, operations));
         drop(pending);
@@ -162,6 +163,15 @@ impl<S: StateMachine> Link<S> {
             self.outbox().forgets.push(request);
             self.wake.notify_one();
         }
+    }
+
+    /// Takes out the clients whose requests were sent for groups of which this is said.
+    pub(crate) fn give_up(&self, of: impl Fn(ShardId) -> bool) -> Vec<ReplyTo<S>> {
+        let mut pending = self.pending();
+        pending
+            .extract_if(.., |_, pending| pending.sent && of(pending.shard))
+            .map(|(_, pending)| pending.client)
+            .collect()
     }
 
     fn transfers(&self) -> MutexGuard<'_, BTreeMap<ShardId, UnboundedSender<Receipt>>> {
