@@ -258,6 +258,9 @@ fn introduced_nodes_found_a_cluster() {
     for place in 0..3 {
         plain.waits_for(place, "1 of 3 nodes known");
     }
+    // Whose task that is they cannot know, so nobody is told that there is none.
+    let read = request(&plain.addr(0), &format!("{TASKS}/7b06e441-4628-8000-8000-000000030000"), None, None).unwrap();
+    assert_eq!((read.status, &read.json()["code"]), (503, &"not_joined".into()), "{read:?}");
     let printed = plain.command(1, &["members"]).output;
     assert!(printed.contains("unjoined") && printed.contains("codeq join"), "{printed}");
     let [dead] = free_ports().map(|port| format!("127.0.0.1:{port}"));

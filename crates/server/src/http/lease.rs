@@ -165,8 +165,11 @@ impl Edge {
         Ok((position, outcomes.pop().ok_or_else(|| unavailable(Unavailable::Unknown))?))
     }
 
-    /// The task of a path, if it could be one of this cluster.
+    /// The task of a path, if it could be one of this cluster. A node that belongs to none yet cannot tell.
     pub(crate) fn live_id(&self, text: &str, words: Words) -> Outcome<TaskId> {
+        if self.node.cluster().is_none() {
+            self.check_running()?;
+        }
         task_id(text).filter(|id| self.is_ours(id)).ok_or_else(|| task_not_found(words))
     }
 
