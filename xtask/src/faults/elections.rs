@@ -48,7 +48,7 @@ pub(super) fn stop_leader(run: &Run) -> Result<()> {
     let mut rng = run.rng();
     let (before, gaps, returns) = run.under_load(&mut cluster, |cluster, shared| {
         let [mut before, mut gaps, mut returns] = [(); 3].map(|()| Figures::default());
-        for round in 1..=run.rounds(2, 50) {
+        for round in 1..=run.rounds(1, 50) {
             cluster.wait_until_whole()?;
             let mut watch = Watch::begin(shared);
             let calm_begun = Instant::now();

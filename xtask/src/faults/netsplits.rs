@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use base::rng::SplitMix;
 use serde_json::json;
 
 use crate::faults::cluster::{Cluster, NAMES, NODES, wait_until};
@@ -11,17 +12,17 @@ use crate::faults::links::{Links, Way};
 use crate::faults::{Run, calm};
 use crate::load::Shared;
 
-/// How long a node is isolated: long enough for connections to be given up, and for many elections.
-const ISOLATED: Duration = Duration::from_secs(4);
+/// How long a node is isolated: long enough for connections to be given up, and for several elections.
+const ISOLATED: Duration = Duration::from_millis(3_500);
 
-/// How long other faults last.
-const CUT: Duration = Duration::from_secs(2);
+/// How long other faults last, in a short run and in a long one.
+const CUT: [Duration; 2] = [Duration::from_millis(800), Duration::from_secs(3)];
 
 /// Added to every way.
 const DELAY: Duration = Duration::from_millis(20);
 
-/// How long connections are ended again and again, and how often.
-const ENDING: (Duration, Duration) = (Duration::from_secs(2), Duration::from_millis(150));
+/// Between two ends of connections.
+const ENDS_EVERY: Duration = Duration::from_millis(150);
 
 /// Cuts in turn what can be cut.
 pub(super) fn links(run: &Run) -> Result<()> {
@@ -43,8 +44,9 @@ pub(super) fn links(run: &Run) -> Result<()> {
                 isolated_follower(cluster, way)?;
                 println!("round {round}: follower isolated ({way:?}), back in the same term");
             }
-            one_way(cluster, shared, round)?;
-            all_ways(cluster, shared, &mut rng, round)?;
+            let cut = CUT[usize::from(!run.quick)];
+            one_way(cluster, shared, cut, round)?;
+            all_ways(cluster, shared, cut, &mut rng, round)?;
         }
         Ok((steps, outages))
     })?;
@@ -112,7 +114,7 @@ fn stays(cluster: &Cluster, leader: usize, term: u64, when: &str) -> Result<()> 
 }
 
 /// Each way between leader and followers by itself: somebody goes on acknowledging.
-fn one_way(cluster: &Cluster, shared: &Shared, round: u32) -> Result<()> {
+fn one_way(cluster: &Cluster, shared: &Shared, lasts: Duration, round: u32) -> Result<()> {
     type Cut = (&'static str, fn([usize; NODES]) -> Vec<(usize, usize)>);
     let cuts: [Cut; 4] = [
         ("a follower does not hear the leader", |[leader, first, _]| vec![(leader, first)]),
@@ -130,52 +132,50 @@ fn one_way(cluster: &Cluster, shared: &Shared, round: u32) -> Result<()> {
         }
         let mut watch = Watch::begin(shared);
         let write = watch.first_after(cut)?;
-        std::thread::sleep(CUT.saturating_sub(cut.elapsed()));
-        let late = watch.first_after(Instant::now())?;
+        std::thread::sleep(lasts.saturating_sub(cut.elapsed()));
         let gap = watch.longest_gap(cut, Instant::now());
         links_of(cluster)?.set_all(Way::Open);
         cluster.wait_until_whole()?;
         let next = cluster.leader()?;
         let after = cluster.view(next).context("the leader answers")?.term;
         println!(
-            "round {round}: {what}: first write after {} ms, longest gap {} ms, the last look {} ms, term {term} to {after}",
+            "round {round}: {what}: first write after {} ms, longest gap {} ms, term {term} to {after}",
             write.as_millis(),
-            gap.as_millis(),
-            late.as_millis()
+            gap.as_millis()
         );
     }
     Ok(())
 }
 
 /// Slow ways, and ways that break again and again.
-fn all_ways(cluster: &Cluster, shared: &Shared, rng: &mut base::rng::SplitMix, round: u32) -> Result<()> {
+fn all_ways(cluster: &Cluster, shared: &Shared, lasts: Duration, rng: &mut SplitMix, round: u32) -> Result<()> {
     let links = links_of(cluster)?;
     let leader = cluster.leader()?;
     let term = cluster.view(leader).context("the leader answers")?.term;
     let mut watch = Watch::begin(shared);
     let begun = Instant::now();
     links.set_all(Way::Delayed(DELAY));
-    std::thread::sleep(CUT);
+    std::thread::sleep(lasts);
     let slow = watch.rate(begun, Instant::now());
     links.set_all(Way::Open);
     cluster.wait_until_whole()?;
     stays(cluster, leader, term, "every way was slow")?;
 
     let begun = Instant::now();
-    while begun.elapsed() < ENDING.0 {
+    while begun.elapsed() < lasts {
         let from = rng.below(NODES as u64) as usize;
         let to = (from + 1) % NODES;
         links.set(from, to, Way::Closed);
-        std::thread::sleep(ENDING.1 / 3);
+        std::thread::sleep(ENDS_EVERY / 3);
         links.set(from, to, Way::Open);
-        std::thread::sleep(ENDING.1 * 2 / 3);
+        std::thread::sleep(ENDS_EVERY * 2 / 3);
     }
     let breaking = watch.rate(begun, Instant::now());
     cluster.wait_until_whole()?;
     println!(
         "round {round}: {} ms more on every way, {slow:.0} writes/s; connections ended every {} ms, {breaking:.0} writes/s",
         DELAY.as_millis(),
-        ENDING.1.as_millis()
+        ENDS_EVERY.as_millis()
     );
     Ok(())
 }
