@@ -590,7 +590,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             return all_saved && self.common.inbox.is_empty() && !self.replica.has_work();
         }
         // Others go on writing, and what they send would always leave something to save: it is in the log.
-        (all_saved || self.saved_since_stop) && self.common.inbox.len() == 0
+        (all_saved || self.saved_since_stop) && self.common.inbox.has_no_requests()
     }
 
     fn finish(&mut self) -> Result<(), NodeError> {

@@ -129,6 +129,11 @@ impl<S: StateMachine> Inbox<S> {
         self.control.is_empty() && self.messages.is_empty() && self.shards.iter().all(ArrayQueue::is_empty)
     }
 
+    /// Whether no client's request waits.
+    pub(crate) fn has_no_requests(&self) -> bool {
+        self.shards.iter().all(ArrayQueue::is_empty)
+    }
+
     /// Requests that wait, all shards together.
     pub(crate) fn len(&self) -> usize {
         self.shards.iter().map(ArrayQueue::len).sum()
