@@ -288,8 +288,8 @@ fn conflict(story: &Story, ones: &[&str], others: &[&str], named: &[&str]) -> Re
         })?;
         lines.push(line);
     }
-    for place in 0..2 {
-        let ready = send_as(([127, 0, 0, 1], ports[place]).into(), None, "GET", "/readyz", "")?;
+    for port in &ports[..2] {
+        let ready = send_as(([127, 0, 0, 1], *port).into(), None, "GET", "/readyz", "")?;
         ensure!(ready.status == 503, "a cluster was founded: {ready}");
     }
     let told = lines[0].split_once("raft").map_or(lines[0].as_str(), |(_, told)| told);

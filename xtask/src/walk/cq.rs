@@ -499,8 +499,8 @@ fn down_and_up(story: &mut Story) -> Result<String> {
     story.nodes.down()?;
     story.nodes.up()?;
     story.nodes.ready(&[0, 1, 2], READY_MAX)?;
-    for place in 0..NAMES.len() {
-        ensure!(story.nodes.page(place, STATUS)?["clusterId"] == before, "another cluster at {}", NAMES[place]);
+    for (place, name) in NAMES.iter().enumerate() {
+        ensure!(story.nodes.page(place, STATUS)?["clusterId"] == before, "another cluster at {name}");
         check_counted(story, place)?;
     }
     Ok(format!("all there at each node, cluster {} as before", text(&before)?))
@@ -587,11 +587,11 @@ fn two_volumes_gone(story: &mut Story) -> Result<String> {
     story.nodes.up()?;
     let begun = Instant::now();
     let mut told = Vec::new();
-    for place in 0..NAMES.len() {
+    for (place, name) in NAMES.iter().enumerate() {
         // Also a node that has only just started says it.
         told.push(eventually(Duration::from_secs(5), || {
             let answer = story.nodes.post(place, TASKS, &order("45"))?;
-            ensure!(answer.status == 503, "{} answers {answer}", NAMES[place]);
+            ensure!(answer.status == 503, "{name} answers {answer}");
             let code = text(&answer.json()?["code"])?;
             ensure!(code != "not_ready", "{answer}");
             Ok(code)

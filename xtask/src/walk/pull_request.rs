@@ -279,8 +279,7 @@ fn reads(story: &mut Story) -> Result<String> {
     nodes.ready(&[0, 1, 2], READY_MAX)?;
     let leader = nodes.leader(0)?;
     let follower = (leader + 1) % 3;
-    let mut waited = 0;
-    for _ in 0..100 {
+    for waited in 0..100 {
         let created = nodes.post(leader, TASKS, &json!({"command": "READ", "payload": 1}))?;
         let position = created.header("codeq-position").context("a write has a position")?.to_owned();
         let path = format!("{TASKS}/{}", text(&expect(&created, 202)?["id"])?);
@@ -293,7 +292,6 @@ fn reads(story: &mut Story) -> Result<String> {
         ensure!(read.header("codeq-served-by") == Some(NAMES[follower]), "{:?}", read.header("codeq-served-by"));
         let marked = read.header("codeq-consistency");
         ensure!(marked == (waited % 2 == 1).then_some("stale"), "{marked:?}");
-        waited += 1;
     }
     let any = nodes.post(leader, TASKS, &json!({"command": "READ", "payload": 1}))?;
     let path = format!("{TASKS}/{}", text(&any.json()?["id"])?);
@@ -312,7 +310,7 @@ fn reads(story: &mut Story) -> Result<String> {
     let alone = eventually(Duration::from_secs(5), || {
         let refused = nodes.post(follower, TASKS, &json!({"command": "READ", "payload": 1}))?;
         ensure!(refused.status == 503 && refused.json()?["code"] == "isolated", "{refused}");
-        Ok(refused.json()?)
+        refused.json()
     })?;
     ensure!(alone["hint"].is_string() && alone["definite"] == true, "{alone}");
     let stale = nodes.get(follower, &format!("{path}?consistency=stale"))?;
