@@ -148,3 +148,80 @@ impl Storage for Log {
         Ok(self.checkpoint.to_raft())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::configuration::Configuration;
+
+    fn log(from: u64) -> Log {
+        let checkpoint = SnapshotOf {
+            index: base::Index(from),
+            term: base::Term(1),
+            configuration: Configuration { voters: vec![1], ..Configuration::default() },
+        };
+        Log::new((from, 1), VecDeque::new(), HardState::default(), checkpoint)
+    }
+
+    fn entries(indexes: std::ops::Range<u64>, term: u64) -> Vec<Entry> {
+        let entry =
+            |index| Entry { index, term, data: vec![crate::codec::OPERATIONS, index as u8].into(), ..Entry::default() };
+        indexes.map(entry).collect()
+    }
+
+    fn read(log: &Log, low: u64, high: u64) -> Vec<(u64, u64)> {
+        let found = log.entries(low, high, None, GetEntriesContext::empty(false)).expect("they are there");
+        found.iter().map(|entry| (entry.index, entry.term)).collect()
+    }
+
+    fn bounds(log: &Log) -> (u64, u64) {
+        (log.first_index().expect("it always has"), log.last_index().expect("it always has"))
+    }
+
+    /// Goal: the bounds of a log are those of what was appended and not cut off, at either end; what is appended reads back.
+    #[test]
+    fn the_bounds_follow_what_is_appended_and_cut() {
+        let mut log = log(0);
+        assert_eq!(bounds(&log), (1, 0), "nothing is there");
+        log.append(&[]);
+        assert_eq!(bounds(&log), (1, 0));
+        log.append(&entries(1..2, 1));
+        log.append(&entries(2..6, 1));
+        assert_eq!((bounds(&log), read(&log, 2, 4)), ((1, 5), vec![(2, 1), (3, 1)]));
+        assert_eq!(read(&log, 3, 3), [], "an empty range has nothing in it");
+        // A later leader's entries cut the end off.
+        log.append(&entries(4..5, 2));
+        assert_eq!((bounds(&log), read(&log, 3, 5)), ((1, 4), vec![(3, 1), (4, 2)]));
+        log.compact(1);
+        log.compact(3);
+        assert_eq!((bounds(&log), read(&log, 4, 5)), ((4, 4), vec![(4, 2)]));
+        log.compact(2);
+        assert_eq!(bounds(&log), (4, 4), "what is cut off stays cut off");
+        log.compact(9);
+        assert_eq!(bounds(&log), (5, 4), "no more is cut off than there is");
+    }
+
+    /// Goal: what is cut off, what is there and what is not there yet are told apart.
+    #[test]
+    fn what_is_not_there_is_told_apart() {
+        let mut log = log(3);
+        log.append(&entries(4..7, 2));
+        assert_eq!(log.term(3), Ok(1), "the last one that is cut off still has its term");
+        assert_eq!((log.term(4), log.term(6)), (Ok(2), Ok(2)));
+        assert_eq!(log.term(2), Err(Error::Store(StorageError::Compacted)));
+        assert_eq!(log.term(7), Err(Error::Store(StorageError::Unavailable)));
+        let cut_off = log.entries(3, 5, None, GetEntriesContext::empty(false));
+        assert_eq!(cut_off, Err(Error::Store(StorageError::Compacted)));
+    }
+
+    /// Goal: a range that ends before it begins, or behind the last entry, is a fault of whoever asks.
+    #[test]
+    fn nobody_asks_for_what_cannot_be() {
+        let mut log = log(0);
+        log.append(&entries(1..4, 1));
+        for (low, high) in [(3, 2), (2, 6)] {
+            let asked = std::panic::AssertUnwindSafe(|| log.entries(low, high, None, GetEntriesContext::empty(false)));
+            assert!(std::panic::catch_unwind(asked).is_err(), "{low}..{high}");
+        }
+    }
+}

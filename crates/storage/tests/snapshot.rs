@@ -106,6 +106,24 @@ fn a_snapshot_is_installed_as_it_was_taken() {
     });
 }
 
+/// The snapshot of a state in which nothing is takes everything away.
+#[test]
+fn a_snapshot_of_nothing_empties() {
+    let from = Folder::new("nothing-from");
+    let check = |sender: &mut dyn Checkpoint, receiver: &mut dyn Checkpoint| {
+        sender.commit(&meta(7)).expect("it is written");
+        receiver.write(&things(1..500)).expect("it is written");
+        receiver.commit(&meta(3)).expect("it is written");
+        let staged = transfer(&take(sender), &*receiver.snapshots());
+        receiver.install(staged).expect("it is installed");
+        assert_eq!(receiver.meta().expect("it reads"), Some(meta(7)));
+        assert_eq!(dump(&mut *receiver.rows()), []);
+    };
+    let to = Folder::new("nothing-to");
+    check(&mut open(&from.file()), &mut open(&to.file()));
+    check(&mut MemoryCheckpoint::new(), &mut MemoryCheckpoint::new());
+}
+
 /// Each commit gives all rows the same number, and its own index is that number. So must every copy be.
 #[test]
 fn a_copy_is_of_one_commit_while_the_writer_goes_on() {
@@ -200,6 +218,9 @@ fn what_is_not_what_was_announced_is_refused_and_the_old_checkpoint_stays() {
         let announced = outgoing.snapshot();
         let short = refusal(receive(&*snapshots, announced, &all[..all.len() - 1]));
         assert!(short.contains("index 7, term 3") && short.contains("it ends after"), "{short}");
+        for cut in (0..all.len()).step_by(4 << 10) {
+            assert!(refusal(receive(&*snapshots, announced, &all[..cut])).contains("it ends after"), "cut at {cut}");
+        }
         let mut rng = SplitMix::new(5);
         for _ in 0..20 {
             let mut flipped = all.clone();

@@ -110,9 +110,9 @@ pub(super) fn disk_full(run: &Run) -> Result<()> {
     })
 }
 
-/// Whether a line names what failed and where.
+/// Whether a line of the log says that the server failed because of a file of its data.
 fn says_why(line: &str, data: &Path) -> bool {
-    line.contains(&*data.to_string_lossy()) && (line.contains("os error 28") || line.contains("os error 27"))
+    line.contains("server.failed") && line.contains(&*data.to_string_lossy())
 }
 
 /// Starts a node. If its files may be forbidden to grow, it must not be ended by the signal that comes with that.

@@ -40,8 +40,8 @@ pub(super) fn links(run: &Run) -> Result<()> {
             );
             steps.add(step);
             outages.add(outage);
-            for way in [Way::Held, Way::Closed] {
-                isolated_follower(cluster, way)?;
+            for (way, lasts) in [(Way::Held, ISOLATED), (Way::Closed, ISOLATED / 2)] {
+                isolated_follower(cluster, way, lasts)?;
                 println!("round {round}: follower isolated ({way:?}), back in the same term");
             }
             let cut = CUT[usize::from(!run.quick)];
@@ -94,12 +94,12 @@ fn isolated_leader(cluster: &Cluster, shared: &Shared) -> Result<(Duration, Dura
 }
 
 /// An isolated follower does not rise in term, and causes no election when it comes back.
-fn isolated_follower(cluster: &Cluster, way: Way) -> Result<()> {
+fn isolated_follower(cluster: &Cluster, way: Way, lasts: Duration) -> Result<()> {
     let leader = cluster.leader()?;
     let term = cluster.view(leader).context("the leader answers")?.term;
     let follower = Cluster::others(leader)[0];
     links_of(cluster)?.set_around(follower, way);
-    std::thread::sleep(ISOLATED);
+    std::thread::sleep(lasts);
     let alone = cluster.view(follower).context("an isolated node answers")?;
     ensure!(alone.term == term, "{} is isolated and has gone from term {term} to {}", NAMES[follower], alone.term);
     links_of(cluster)?.set_all(Way::Open);

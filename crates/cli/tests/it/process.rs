@@ -113,7 +113,6 @@ impl Codeq {
 }
 
 impl Drop for Codeq {
-    #[expect(clippy::print_stderr, reason = "what a process has said belongs to the output of the test that failed")]
     fn drop(&mut self) {
         // It may have ended already.
         let _ = self.child.kill();

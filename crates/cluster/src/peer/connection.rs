@@ -368,6 +368,8 @@ async fn keep_connected<S: StateMachine>(shared: Arc<Shared<S>>, link: Arc<Link<
         tokio::select! {
             () = sleep(pause) => {}
             _ = target.changed() => {}
+            // Whoever has just come is there.
+            () = link.called.notified() => {}
         }
         pause = (pause * 2).min(RETRY_LAST);
     }
@@ -629,6 +631,9 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
     let members = shared.members();
     if members.configuration.members().is_empty() {
         shared.links.introduce(&other.me);
+    }
+    if let Some(link) = shared.links.get(id) {
+        link.called.notify_one();
     }
     if members.get(id).is_some_and(|recorded| *recorded != other.me) {
         shared.common.inbox.control(Control::Heard(other.me.clone()));

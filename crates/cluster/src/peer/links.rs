@@ -55,6 +55,8 @@ pub(crate) struct Link<S: StateMachine> {
     /// Who sends a snapshot, by shard.
     transfers: Mutex<BTreeMap<ShardId, UnboundedSender<Receipt>>>,
     pub(crate) wake: Notify,
+    /// The member has connected to this node.
+    pub(crate) called: Notify,
     up: AtomicBool,
     next_request: AtomicU64,
     /// When the member was last heard of, on this process's clock in milliseconds plus one; 0: never.
@@ -80,6 +82,7 @@ impl<S: StateMachine> Link<S> {
             pending: Mutex::new(BTreeMap::new()),
             transfers: Mutex::new(BTreeMap::new()),
             wake: Notify::new(),
+            called: Notify::new(),
             up: AtomicBool::new(false),
             next_request: AtomicU64::new(1),
             heard: AtomicU64::new(0),

@@ -105,6 +105,13 @@ async fn everything_is_counted_once() {
         ("codeq_waiters", 0),
         (r#"codeq_raft_skipped_entries{group="0"}"#, 0),
         (r#"codeq_raft_is_leader{group="1"}"#, 1),
+        (r#"codeq_raft_has_leader{group="0"}"#, 1),
+        (r#"codeq_raft_role{group="0",role="leader"}"#, 1),
+        (r#"codeq_raft_role{group="0",role="follower"}"#, 0),
+        (r#"codeq_raft_last_contact_seconds{group="1"}"#, 0),
+        ("codeq_raft_quorum_reachable", 1),
+        ("codeq_raft_failure_tolerance", 0),
+        ("codeq_raft_leader_changes_total", 2),
     ] {
         assert_eq!(samples.get(series), Some(&f64::from(value)), "{series}");
     }
