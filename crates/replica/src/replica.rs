@@ -83,18 +83,19 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
                 hard_state: shard.hard_state,
                 entries: shard.entries,
             };
-            let mut group = Group::new(group_config, &from).map_err(|lost| (id, lost))?;
-            // Nobody else could lead, so there is nothing to wait for.
-            if alone {
-                group.campaign();
-            }
+            let group = Group::new(group_config, &from).map_err(|lost| (id, lost))?;
             let start = Start {
                 machine: shard.machine,
                 applied: (shard.index, shard.term),
                 members: shard.members,
                 hard_state: shard.hard_state,
             };
-            shards.insert(id, Shard::new(id, config, group, start));
+            let mut shard = Shard::new(id, config, group, start);
+            // Nobody else could lead, so there is nothing to wait for.
+            if alone {
+                shard.group_mut().campaign();
+            }
+            shards.insert(id, shard);
         }
         Ok(Replica { shards })
     }
