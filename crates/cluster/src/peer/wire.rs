@@ -21,7 +21,7 @@
 use base::checksum::crc32c;
 use base::codec::{Malformed, Reader, Write};
 use base::limits::FRAME_BYTES_MAX;
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::forming::Greeting;
@@ -97,9 +97,15 @@ impl Frames {
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         // One large frame does not keep its memory for ever.
-        self.bytes.shrink_to(1 << 20);
+        self.bytes.shrink_to(BUFFER_KEPT_MAX);
     }
 }
+
+/// Room for this much is made before a read.
+const READ_BYTES: usize = 64 << 10;
+
+/// A buffer that has grown beyond this for a large frame is given back after it.
+const BUFFER_KEPT_MAX: usize = 1 << 20;
 
 /// Takes frames out of what arrives.
 pub(crate) struct FrameReader<R> {
@@ -121,7 +127,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if let Some(frame) = self.take().map_err(|_| bad_frame())? {
                 return Ok(frame);
             }
-            self.buffer.reserve(64 << 10);
+            if self.buffer.is_empty() && self.buffer.capacity() > BUFFER_KEPT_MAX {
+                self.buffer = BytesMut::new();
+            }
+            self.buffer.reserve(READ_BYTES);
             if self.source.read_buf(&mut self.buffer).await? == 0 {
                 return Err(std::io::ErrorKind::UnexpectedEof.into());
             }
@@ -140,13 +149,15 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         if self.buffer.len() < FRAME_HEADER + length {
             return Ok(None);
         }
-        let mut frame = self.buffer.split_to(FRAME_HEADER + length).freeze();
-        let content = frame.split_off(FRAME_HEADER);
-        if crc32c(0, &content) != checksum {
+        let content = &self.buffer[FRAME_HEADER..FRAME_HEADER + length];
+        if crc32c(0, content) != checksum {
             return Err(Malformed);
         }
         let kind = KINDS.into_iter().find(|kind| *kind as u8 == content[0]).ok_or(Malformed)?;
-        Ok(Some((kind, content.slice(1..))))
+        // A copy: entries of the log are parts of it, and would keep the whole buffer.
+        let body = Bytes::copy_from_slice(&content[1..]);
+        self.buffer.advance(FRAME_HEADER + length);
+        Ok(Some((kind, body)))
     }
 }
 
