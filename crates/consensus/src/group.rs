@@ -161,6 +161,8 @@ pub struct Group {
     ticks: u64,
     /// At which tick members were known to have been heard of, if this node leads.
     heard: BTreeMap<u64, u64>,
+    /// The commit index that the others have been told with the last entries, if this node leads.
+    told: u64,
 }
 
 impl Group {
@@ -209,13 +211,15 @@ impl Group {
             read_only_option: ReadOnlyOption::Safe,
             max_uncommitted_size: config.uncommitted_bytes_max,
             max_committed_size_per_ready: 16 << 20,
+            // See `tell_commit`.
+            skip_bcast_commit: true,
             ..Config::default()
         };
         // The core is silent: what happens is returned, not logged.
         let silent = Logger::root(Discard, o!());
         let node = RawNode::new(&raft_config, log, &silent).expect("the configuration has been checked");
-        let mut group =
-            Group { node, config, campaigns: 0, last_role: StateRole::Follower, ticks: 0, heard: BTreeMap::new() };
+        let last_role = StateRole::Follower;
+        let mut group = Group { node, config, campaigns: 0, last_role, ticks: 0, heard: BTreeMap::new(), told: 0 };
         group.tame_timeout();
         Ok(group)
     }
@@ -268,7 +272,19 @@ impl Group {
         if self.node.raft.state != StateRole::Leader || self.node.raft.term != term.0 || self.is_transferring() {
             return Err(Refused::NotLeader);
         }
-        self.node.propose(Vec::new(), data).map_err(|_| Refused::Busy)
+        self.node.propose(Vec::new(), data).map_err(|_| Refused::Busy)?;
+        self.told = self.node.raft.raft_log.committed;
+        Ok(())
+    }
+
+    /// Tells the others how far the log is committed, unless the entries that were proposed since have told them. To be called after
+    /// proposing: a message of its own, and its answer, would cost as much as the entries.
+    pub fn tell_commit(&mut self) {
+        let committed = self.node.raft.raft_log.committed;
+        if self.node.raft.state == StateRole::Leader && committed > self.told {
+            self.told = committed;
+            self.node.raft.bcast_append();
+        }
     }
 
     /// Adds an entry that changes the members, if this node leads in `term`: all changes together, or, without changes, the second step of

@@ -92,6 +92,7 @@ impl Cluster {
     fn settle(&mut self) {
         loop {
             for member in &mut self.members {
+                member.group.tell_commit();
                 while member.group.has_work() {
                     let work = member.group.work();
                     let mut send = |messages: Vec<Message>| {

@@ -372,12 +372,13 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         self.wake(now, fx);
         self.give_up_late(now, fx);
         self.propose(now, seeds, fx);
+        self.group.tell_commit();
         self.work(now, fx)
     }
 
     /// Whether another turn has something to do at once.
     pub(crate) fn has_work(&self) -> bool {
-        (self.installing.is_none() && self.group.has_work()) || (self.stamper.is_some() && !self.batch.is_empty())
+        (self.installing.is_none() && self.group.has_work()) || (self.stamper.is_some() && self.has_next_batch())
     }
 
     /// When the shard wants a turn although nothing happens.
@@ -663,15 +664,25 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         }
     }
 
+    /// Whether operations wait and nothing is under way to a majority. What comes up meanwhile is the next batch: entries of few operations
+    /// would cost every member a sync and a message for each.
+    fn has_next_batch(&self) -> bool {
+        !self.batch.is_empty() && self.under_way.is_empty()
+    }
+
     /// Turns what waits into entries, or proposes an empty one if something is due.
     fn propose(&mut self, now: Now, seeds: &mut impl FnMut() -> [u8; 16], fx: &mut Effects<S, C>) {
         let due = self.batch.is_empty() && self.next_proposal(now).is_some_and(|moment| moment <= now.mono);
+        let next_batch = self.has_next_batch();
         let Some(stamper) = &mut self.stamper else { return };
         let term = self.status.term;
         let mut header = EntryInfo { term, index: self.group.status().last, stamps: stamper.stamp(now), seed: [0; 16] };
         let mut entries = 0;
         while (due && entries == 0)
-            || (!self.batch.is_empty() && entries < ENTRIES_PER_TURN && self.unapplied_bytes < UNAPPLIED_BYTES_MAX)
+            || (next_batch
+                && !self.batch.is_empty()
+                && entries < ENTRIES_PER_TURN
+                && self.unapplied_bytes < UNAPPLIED_BYTES_MAX)
         {
             entries += 1;
             header.index = header.index.next();
