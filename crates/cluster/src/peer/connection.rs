@@ -24,7 +24,7 @@ use crate::lane::ReplyTo;
 use crate::node::Cluster;
 use crate::peer::answers::Answers;
 use crate::peer::handshake::{CODES, Guest, Refusal, is_proof, judge, proof};
-use crate::peer::links::{Link, Outbox};
+use crate::peer::links::Link;
 use crate::peer::snapshots::{Piece, Receipt, put_receipt, read_receipt};
 use crate::peer::wire::{FrameReader, Frames, Hello, Kind, PROTOCOL};
 use crate::peer::{GREETING_INTERVAL, Heard, Shared};
@@ -55,9 +55,6 @@ const UNFINISHED_MAX: usize = 64;
 
 /// A member that is not heard of for so long may still answer; but once somebody else leads, nobody waits for that.
 const SILENCE_OF_A_LEADER_MAX: Millis = Millis(1_000);
-
-/// Messages of consensus in one frame, in bytes.
-const MESSAGES_BYTES: usize = 1 << 20;
 
 /// A connection whose other side is known.
 struct Met {
@@ -344,10 +341,11 @@ async fn keep_connected<S: StateMachine>(shared: Arc<Shared<S>>, link: Arc<Link<
                 report.success();
                 pause = RETRY_FIRST;
                 tracing::info!(target: "raft", event = "raft.peer.connected", peer = %member.name, "connected to {}", member.name);
-                link.connected();
+                let socket = Arc::new(met.writer);
+                link.connected(socket.clone());
                 shared.common.routes.bump();
                 let ended = tokio::select! {
-                    ended = talk(&shared, &link, met.reader, met.writer) => ended,
+                    ended = talk(&shared, &link, met.reader, &socket) => ended,
                     // It is to be dialled elsewhere, or not at all.
                     _ = target.changed() => Ok(()),
                 };
@@ -380,7 +378,7 @@ async fn talk<S: StateMachine>(
     shared: &Shared<S>,
     link: &Link<S>,
     mut reader: FrameReader<OwnedReadHalf>,
-    writer: OwnedWriteHalf,
+    socket: &OwnedWriteHalf,
 ) -> Result<(), Failure> {
     let started = Instant::now();
     let receive = async {
@@ -406,7 +404,7 @@ async fn talk<S: StateMachine>(
     };
     tokio::select! {
         ended = receive => ended,
-        ended = send(link, writer, started) => ended,
+        ended = send(link, socket, started) => ended,
         never = give_up_silent(shared, link) => never,
     }
 }
@@ -435,56 +433,16 @@ fn refused(body: &Bytes) -> Failure {
     Failure::Refused(Refusal { code, text: text.to_owned() })
 }
 
-async fn send<S: StateMachine>(link: &Link<S>, mut writer: OwnedWriteHalf, started: Instant) -> Result<(), Failure> {
-    let mut frames = Frames::default();
+async fn send<S: StateMachine>(link: &Link<S>, socket: &OwnedWriteHalf, started: Instant) -> Result<(), Failure> {
     let mut ping = interval(PING_INTERVAL);
     loop {
         tokio::select! {
             () = link.wake.notified() => {}
-            _ = ping.tick() => frames.put(Kind::Ping, |body| body.put_u64(started.elapsed().as_micros() as u64)),
+            _ = ping.tick() => link.ping(started.elapsed()),
         }
-        put_outbox(link.take(), &mut frames);
-        if !frames.is_empty() {
-            writer.write_all(frames.bytes()).await?;
-            frames.clear();
+        while !link.flush()? {
+            socket.writable().await?;
         }
-    }
-}
-
-fn put_outbox(outbox: Outbox, frames: &mut Frames) {
-    for messages in [outbox.urgent, outbox.messages] {
-        let mut messages = messages.into_iter().peekable();
-        while messages.peek().is_some() {
-            frames.put(Kind::Messages, |body| {
-                let start = body.len();
-                while let Some((shard, message)) = messages.peek() {
-                    if body.len() > start && body.len() - start + message.size() > MESSAGES_BYTES {
-                        break;
-                    }
-                    body.put_u16(shard.0);
-                    let mut bytes = Vec::with_capacity(message.size());
-                    message.encode(&mut bytes);
-                    body.put_bytes(&bytes);
-                    messages.next();
-                }
-            });
-        }
-    }
-    if !outbox.forwards.is_empty() {
-        frames.put(Kind::Forward, |body| {
-            for (request, shard, wait, operations) in &outbox.forwards {
-                body.put_varint(*request);
-                body.put_u16(shard.0);
-                body.put_varint(*wait);
-                operations.encode(body);
-            }
-        });
-    }
-    for chunk in outbox.chunks {
-        frames.put(Kind::Chunk, |body| body.extend_from_slice(&chunk));
-    }
-    for request in outbox.forgets {
-        frames.put(Kind::Forget, |body| body.put_varint(request));
     }
 }
 

@@ -1,21 +1,22 @@
-//! Queues to other nodes, one for each member: the loop and the clients put things in, a task of the peers' thread sends them.
+//! Queues to other nodes, one for each member: the loop and the clients put things in; the loop sends them itself, and for the others a
+//! task of the peers' thread does.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use base::machine::StateMachine;
 use base::{Mono, ShardId};
 use replica::{Member, Message, Operations, Unavailable};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, watch};
 
 use crate::http::view::Contact;
 use crate::lane::ReplyTo;
+use crate::peer::outgoing::{Outbox, Writing};
 use crate::peer::snapshots::{Receipt, Receipts};
-
-/// Messages waiting for one member, in bytes; more are dropped, and Raft sends them again.
-const MESSAGES_BYTES_MAX: usize = 64 << 20;
 
 /// Requests waiting for answers from one member; more are refused.
 const FORWARDED_MAX: usize = 100_000;
@@ -29,18 +30,6 @@ pub(crate) struct Forward<S: StateMachine> {
     pub(crate) client: ReplyTo<S>,
 }
 
-/// What waits to be sent.
-pub(crate) struct Outbox {
-    /// What keeps a leader in office.
-    pub(crate) urgent: Vec<(ShardId, Message)>,
-    pub(crate) messages: Vec<(ShardId, Message)>,
-    messages_bytes: usize,
-    pub(crate) forwards: Vec<(u64, ShardId, u64, Operations)>,
-    pub(crate) forgets: Vec<u64>,
-    /// Pieces of snapshots, sent behind everything else.
-    pub(crate) chunks: Vec<Vec<u8>>,
-}
-
 struct Pending<S: StateMachine> {
     shard: ShardId,
     sent: bool,
@@ -51,6 +40,8 @@ struct Pending<S: StateMachine> {
 pub(crate) struct Link<S: StateMachine> {
     pub(crate) id: u64,
     outbox: Mutex<Outbox>,
+    /// While there is a connection.
+    writing: Mutex<Option<Writing>>,
     pending: Mutex<BTreeMap<u64, Pending<S>>>,
     /// Who sends a snapshot, by shard.
     transfers: Mutex<BTreeMap<ShardId, UnboundedSender<Receipt>>>,
@@ -71,14 +62,8 @@ impl<S: StateMachine> Link<S> {
     pub(crate) fn new(member: Member) -> Link<S> {
         Link {
             id: member.id,
-            outbox: Mutex::new(Outbox {
-                urgent: Vec::new(),
-                messages: Vec::new(),
-                messages_bytes: 0,
-                forwards: Vec::new(),
-                forgets: Vec::new(),
-                chunks: Vec::new(),
-            }),
+            outbox: Mutex::default(),
+            writing: Mutex::new(None),
             pending: Mutex::new(BTreeMap::new()),
             transfers: Mutex::new(BTreeMap::new()),
             wake: Notify::new(),
@@ -116,26 +101,36 @@ impl<S: StateMachine> Link<S> {
         self.pending.lock().expect("nothing panics while it holds this lock")
     }
 
-    /// Queues messages of consensus. False: some were dropped, and the member should be probed.
+    /// Sends messages of consensus. False: some were dropped, and the member should be probed.
     pub(crate) fn send(&self, messages: Vec<(ShardId, Message)>) -> bool {
         if !self.is_up() {
             return false;
         }
-        let mut outbox = self.outbox();
         let mut complete = true;
+        let mut outbox = self.outbox();
         for (shard, message) in messages {
-            if message.is_urgent() {
-                outbox.urgent.push((shard, message));
-            } else if outbox.messages_bytes < MESSAGES_BYTES_MAX {
-                outbox.messages_bytes += message.size();
-                outbox.messages.push((shard, message));
-            } else {
-                complete = false;
-            }
+            complete &= outbox.put(shard, message);
         }
         drop(outbox);
-        self.wake.notify_one();
+        if !self.flush().is_ok_and(|all| all) {
+            // The task waits for the socket, or sees what ails it.
+            self.wake.notify_one();
+        }
         complete
+    }
+
+    /// Writes what waits to the socket, if there is one. False: it takes no more just now.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub(crate) fn flush(&self) -> std::io::Result<bool> {
+        let mut writing = self.writing.lock().expect("nothing panics while it holds this lock");
+        writing.as_mut().map_or(Ok(true), |writing| writing.flush(|| self.take()))
+    }
+
+    /// Asks the member for a sign of life; `now` comes back in its answer.
+    pub(crate) fn ping(&self, now: Duration) {
+        self.outbox().ping = Some(now.as_micros() as u64);
     }
 
     /// Queues a client's operations, and gives them a number to forget them by. The answer goes to the client.
@@ -211,17 +206,8 @@ impl<S: StateMachine> Link<S> {
     }
 
     /// Takes out what is to be sent now. Forwarded requests count as sent from here on.
-    pub(crate) fn take(&self) -> Outbox {
-        let mut outbox = self.outbox();
-        let taken = Outbox {
-            urgent: std::mem::take(&mut outbox.urgent),
-            messages: std::mem::take(&mut outbox.messages),
-            messages_bytes: std::mem::take(&mut outbox.messages_bytes),
-            forwards: std::mem::take(&mut outbox.forwards),
-            forgets: std::mem::take(&mut outbox.forgets),
-            chunks: std::mem::take(&mut outbox.chunks),
-        };
-        drop(outbox);
+    fn take(&self) -> Outbox {
+        let taken = std::mem::take(&mut *self.outbox());
         if !taken.forwards.is_empty() {
             let mut pending = self.pending();
             for (request, ..) in &taken.forwards {
@@ -238,13 +224,16 @@ impl<S: StateMachine> Link<S> {
         self.pending().remove(&request).map(|pending| pending.client)
     }
 
-    /// The handshake is done.
-    pub(crate) fn connected(&self) {
+    /// The handshake is done: what comes from now on is written there.
+    pub(crate) fn connected(&self, socket: Arc<OwnedWriteHalf>) {
+        *self.writing.lock().expect("nothing panics while it holds this lock") = Some(Writing::new(socket));
         self.up.store(true, Ordering::Release);
     }
 
     /// The connection has ended. Returns the clients that wait, and what they are to be told: of what was not sent nothing happened.
     pub(crate) fn lost(&self) -> Vec<(ReplyTo<S>, Unavailable)> {
+        // First: what is not sent by now never will be.
+        *self.writing.lock().expect("nothing panics while it holds this lock") = None;
         let mut pending = self.pending();
         self.up.store(false, Ordering::Release);
         let waiting = std::mem::take(&mut *pending);

@@ -4,13 +4,14 @@
 //! of clients for the leader, pieces of snapshots; only the answers to those come back on it. A connection that breaks is dialled again,
 //! its name resolved anew; whoever waits for an answer on it learns that the outcome is unknown, or that nothing was sent.
 //!
-//! Reading order: `wire` (the bytes), `handshake` (who may talk), `links` and `answers` (the queues), `connection` (the tasks).
+//! Reading order: `wire` (the bytes), `handshake` (who may talk), `links`, `outgoing` and `answers` (the queues), `connection` (the tasks).
 
 pub(crate) mod admission;
 mod answers;
 mod connection;
 mod handshake;
 mod links;
+mod outgoing;
 pub(crate) mod snapshots;
 mod wire;
 
