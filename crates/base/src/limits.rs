@@ -1,5 +1,7 @@
 //! Limits that are not settings: each bounds something that could grow. Settings carry their own bounds in the settings table.
 
+use crate::Millis;
+
 /// Shards of one cluster.
 pub const SHARDS_MAX: u16 = 64;
 
@@ -11,6 +13,9 @@ pub const DUE_PER_ENTRY: usize = 4_096;
 
 /// Entries proposed by one turn of the loop for one shard, before one sync.
 pub const ENTRIES_PER_TURN: usize = 8;
+
+/// Operations that wait for a majority to have the batch before them are held at most this long after it; then they follow it.
+pub const BATCH_HELD_MAX: Millis = Millis(2);
 
 /// Bytes proposed and not yet applied, per shard. More operations stay in the inbox, which refuses when it is full.
 pub const UNAPPLIED_BYTES_MAX: u64 = 64 << 20;

@@ -587,7 +587,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let all_saved = self.wal.stats().bytes == self.log_bytes_at_checkpoint;
         let leads = self.replica.shards().into_iter().any(|shard| self.replica.leader(shard) == self.common.me);
         if leads {
-            return all_saved && self.common.inbox.is_empty() && !self.replica.has_work();
+            return all_saved && self.common.inbox.is_empty() && self.replica.is_idle();
         }
         // Others go on writing, and what they send would always leave something to save: it is in the log.
         (all_saved || self.saved_since_stop) && self.common.inbox.has_no_requests()
@@ -600,10 +600,10 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
     /// Sleeps if there is nothing to do.
     fn rest(&mut self) -> Result<(), NodeError> {
         let collecting = self.saving.as_ref().is_some_and(|saving| !saving.committed && saving.waiting.is_none());
-        if collecting || self.replica.has_work() || !self.common.inbox.is_empty() {
+        let now = self.clock.now();
+        if collecting || self.replica.has_work(now) || !self.common.inbox.is_empty() {
             return Ok(());
         }
-        let now = self.clock.now();
         let wakeup = self.replica.next_wakeup(now).map_or(self.next_tick, |wakeup| wakeup.min(self.next_tick));
         let idle = wakeup - now.mono;
         if idle > Millis(0) {

@@ -173,8 +173,13 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
     }
 
     /// Whether another [`Replica::poll`] has something to do at once.
-    pub fn has_work(&self) -> bool {
-        self.shards.values().any(Shard::has_work)
+    pub fn has_work(&self, now: Now) -> bool {
+        self.shards.values().any(|shard| shard.has_work(now))
+    }
+
+    /// Whether all that was submitted has been proposed and nothing of consensus is to be done.
+    pub fn is_idle(&self) -> bool {
+        self.shards.values().all(Shard::is_idle)
     }
 
     /// When a [`Replica::poll`] is wanted although nothing happens.

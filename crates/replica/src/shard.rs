@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use base::limits::{ENTRIES_PER_TURN, UNAPPLIED_BYTES_MAX};
+use base::limits::{BATCH_HELD_MAX, ENTRIES_PER_TURN, UNAPPLIED_BYTES_MAX};
 use base::log::{Entry, HardState};
 use base::machine::{Admission, Effects as MachineEffects, EntryInfo, StateMachine, WaitKey};
 use base::{Index, Mono, Position, ShardId, Stamps, Term};
@@ -85,6 +85,8 @@ pub(crate) struct Shard<S: StateMachine, C> {
     machine: S,
     batch: Batch<C>,
     under_way: VecDeque<UnderWay<C>>,
+    /// When operations were proposed last.
+    last_batch: Mono,
     unapplied_bytes: u64,
     waiters: Waiters<S::Query, S::Outcome, C>,
     reads: Reads<Claimed<S, C>>,
@@ -123,6 +125,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             machine,
             batch: Batch::new(),
             under_way: VecDeque::new(),
+            last_batch: Mono(0),
             unapplied_bytes: 0,
             waiters: Waiters::default(),
             reads: Reads::new(config.seed),
@@ -377,14 +380,24 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
     }
 
     /// Whether another turn has something to do at once.
-    pub(crate) fn has_work(&self) -> bool {
-        (self.installing.is_none() && self.group.has_work()) || (self.stamper.is_some() && self.has_next_batch())
+    pub(crate) fn has_work(&self, now: Now) -> bool {
+        self.has_consensus_work() || self.next_batch().is_some_and(|moment| moment <= now.mono)
+    }
+
+    /// Whether nothing waits to be done, now or later.
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.has_consensus_work() && self.next_batch().is_none()
+    }
+
+    fn has_consensus_work(&self) -> bool {
+        self.installing.is_none() && self.group.has_work()
     }
 
     /// When the shard wants a turn although nothing happens.
     pub(crate) fn next_wakeup(&mut self, now: Now) -> Option<Mono> {
         let proposal = self.next_proposal(now);
-        [proposal, self.waiters.next_deadline(), self.reads.next_deadline()].into_iter().flatten().min()
+        let batch = self.next_batch();
+        [proposal, batch, self.waiters.next_deadline(), self.reads.next_deadline()].into_iter().flatten().min()
     }
 
     fn next_proposal(&mut self, now: Now) -> Option<Mono> {
@@ -664,16 +677,18 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         }
     }
 
-    /// Whether operations wait and nothing is under way to a majority. What comes up meanwhile is the next batch: entries of few operations
+    /// From when on the operations that wait may be proposed, if there are any: when nothing is under way to a majority, and
+    /// [`BATCH_HELD_MAX`] after the last proposal in any case. What comes up until then makes the batch larger; entries of few operations
     /// would cost every member a sync and a message for each.
-    fn has_next_batch(&self) -> bool {
-        !self.batch.is_empty() && self.under_way.is_empty()
+    fn next_batch(&self) -> Option<Mono> {
+        let held_until = if self.under_way.is_empty() { Mono(0) } else { self.last_batch + BATCH_HELD_MAX };
+        (!self.batch.is_empty() && self.stamper.is_some()).then_some(held_until)
     }
 
     /// Turns what waits into entries, or proposes an empty one if something is due.
     fn propose(&mut self, now: Now, seeds: &mut impl FnMut() -> [u8; 16], fx: &mut Effects<S, C>) {
         let due = self.batch.is_empty() && self.next_proposal(now).is_some_and(|moment| moment <= now.mono);
-        let next_batch = self.has_next_batch();
+        let next_batch = self.next_batch().is_some_and(|moment| moment <= now.mono);
         let Some(stamper) = &mut self.stamper else { return };
         let term = self.status.term;
         let mut header = EntryInfo { term, index: self.group.status().last, stamps: stamper.stamp(now), seed: [0; 16] };
@@ -692,6 +707,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             match self.group.propose(term, formed.data) {
                 Ok(()) => {
                     self.proposed_stamps = header.stamps;
+                    self.last_batch = now.mono;
                     self.unapplied_bytes += bytes;
                     self.under_way.push_back(UnderWay { index: header.index, term, bytes, requests: formed.requests });
                 }

@@ -56,7 +56,7 @@ impl Figures {
         self.0["syncsPerOperation"].as_f64().context("the figures have no syncsPerOperation")
     }
 
-    /// A latency in milliseconds: of `create`, `claim`, `complete` or `hand_over`, at `p50`, `p99`, `p999` or `max`.
+    /// A latency in milliseconds: of `create`, `claim`, `complete`, `read` or `hand_over`, at `p50`, `p99`, `p999` or `max`.
     pub(super) fn millis(&self, kind: &str, at: &str) -> Result<f64> {
         let micros = self.0["latencyMicros"][kind][at].as_f64();
         Ok(micros.with_context(|| format!("the figures have no {at} of {kind}"))? / 1000.0)

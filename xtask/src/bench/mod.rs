@@ -5,6 +5,7 @@
 mod fill;
 mod load;
 mod sections;
+mod three;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -41,6 +42,12 @@ enum Section {
     Restart,
     /// From a commit to the answer of the worker that waited for it.
     LongPoll,
+    /// Three nodes against one.
+    Three,
+    /// Reads at a follower against reads at the leader.
+    FollowerReads,
+    /// Four shards against one.
+    Shards,
 }
 
 /// What the sections share.
@@ -69,6 +76,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
             Section::Memory => sections::memory(&bench)?,
             Section::Restart => sections::restart(&bench)?,
             Section::LongPoll => sections::long_poll(&bench)?,
+            Section::Three => three::against_one(&bench)?,
+            Section::FollowerReads => three::follower_reads(&bench)?,
+            Section::Shards => sections::shards(&bench)?,
         };
         println!("\n{}", table.trim_end());
     }

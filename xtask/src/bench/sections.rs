@@ -12,7 +12,7 @@ use crate::bench::load::{Figures, Load, median};
 use crate::process::{Starting, build_bare};
 
 /// What most sections measure.
-const CYCLES: Load = Load {
+pub(super) const CYCLES: Load = Load {
     workload: "cycle",
     connections: 32,
     commands: 1,
@@ -34,7 +34,7 @@ const WAITING_PAYLOAD_BYTES: usize = 100;
 const SETTLED: Duration = Duration::from_secs(15);
 
 /// Says on standard error what is being done: standard output is the page.
-fn note(text: &str) {
+pub(super) fn note(text: &str) {
     eprintln!("{text}");
 }
 
@@ -106,6 +106,49 @@ pub(super) fn table(bench: &Bench) -> Result<String> {
 fn latencies(figures: &Figures, kind: &str) -> Result<String> {
     let at = |at: &str| figures.millis(kind, at);
     Ok(format!("{:.2} / {:.2} / {:.2}", at("p50")?, at("p99")?, at("p999")?))
+}
+
+/// One node with four shards against one with one, many queues, in turns.
+pub(super) fn shards(bench: &Bench) -> Result<String> {
+    let servers =
+        [("one-shard", "1"), ("four-shards", "4")].map(|(name, shards)| bench.start(name, &["--shards", shards]));
+    let [one, four] = servers;
+    let (one, four) = (one?, four?);
+    let load = Load { commands: 64, connections: 128, duration: bench.duration(CYCLES.duration), ..CYCLES };
+    let mut rows = String::new();
+    let mut ratios = Vec::new();
+    for number in 1..=if bench.quick { 1 } else { PAIRS } {
+        note(&format!("shards: pair {number}"));
+        let first = load.run(&bench.codeq, &one.url())?;
+        let second = load.run(&bench.codeq, &four.url())?;
+        let ratio = second.cycles_per_second()? / first.cycles_per_second()?;
+        ratios.push(ratio);
+        // A cycle is three operations.
+        let syncs = |figures: &Figures| {
+            Ok::<_, anyhow::Error>(figures.syncs_per_operation()? * 3.0 * figures.cycles_per_second()?)
+        };
+        writeln!(
+            rows,
+            "| {number} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} % |",
+            first.cycles_per_second()?,
+            syncs(&first)?,
+            second.cycles_per_second()?,
+            syncs(&second)?,
+            100.0 * ratio
+        )?;
+    }
+    drop((one, four));
+    bench.forget("one-shard");
+    bench.forget("four-shards");
+    Ok(format!(
+        "### Four shards against one\n\n\
+         One node, {} queues, {} connections, in alternating runs of {:?}. Median of the ratios: **{:.0} %** (bar: not slower; not more syncs per second).\n\n\
+         | pair | one shard, cycles/s | syncs/s | four shards, cycles/s | syncs/s | ratio |\n|---|---|---|---|---|---|\n{rows}",
+        load.commands,
+        load.connections,
+        load.duration,
+        100.0 * median(ratios),
+    ))
 }
 
 /// Claims while a thousand tasks wait, and while a million do. Each cycle creates as many as it claims, so the length stays.

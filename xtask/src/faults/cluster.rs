@@ -13,13 +13,13 @@ use crate::http::{Answer, Client};
 use crate::process::{Folder, Server, Starting, target};
 
 /// Nodes of a cluster.
-pub(super) const NODES: usize = 3;
+pub(crate) const NODES: usize = 3;
 
 /// Their names. None is part of anything else that nodes tell each other.
-pub(super) const NAMES: [&str; NODES] = ["node-one", "node-two", "node-three"];
+pub(crate) const NAMES: [&str; NODES] = ["node-one", "node-two", "node-three"];
 
 /// How long anything may take that must happen. It is there to end a run that is stuck, and asserts nothing about speed.
-pub(super) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Between two looks at something that is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -40,14 +40,14 @@ const OPTIONS: &[&str] = &[
 ];
 
 /// Three nodes that form one cluster.
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     codeq: PathBuf,
     folder: Folder,
     logs: PathBuf,
     nodes: Vec<Node>,
     options: Vec<String>,
     /// Between the nodes, if the scenario cuts connections.
-    pub(super) links: Option<Links>,
+    pub(crate) links: Option<Links>,
 }
 
 struct Node {
@@ -63,15 +63,15 @@ struct Node {
 
 /// What a node says of group 0.
 #[derive(Clone, Debug)]
-pub(super) struct View {
-    pub(super) role: String,
-    pub(super) term: u64,
+pub(crate) struct View {
+    pub(crate) role: String,
+    pub(crate) term: u64,
     /// It leads and takes writes.
-    pub(super) ready: bool,
+    pub(crate) ready: bool,
     /// Entries that each other member lacks, and whether its log is known; only of a leader.
     members: Vec<(String, u64, bool)>,
     /// Its vote counts.
-    pub(super) voter: bool,
+    pub(crate) voter: bool,
 }
 
 impl Cluster {
@@ -79,7 +79,7 @@ impl Cluster {
     ///
     /// # Errors
     /// There is no folder, or there are no ports.
-    pub(super) fn new(codeq: &Path, scenario: &str, proxied: bool) -> Result<Cluster> {
+    pub(crate) fn new(codeq: &Path, scenario: &str, proxied: bool) -> Result<Cluster> {
         let folder = Folder::new(&format!("faults-{scenario}"))?;
         let logs = Cluster::logs(scenario);
         // Of a run before.
@@ -104,25 +104,31 @@ impl Cluster {
     }
 
     /// Where the nodes of a scenario write what they print.
-    pub(super) fn logs(scenario: &str) -> PathBuf {
+    pub(crate) fn logs(scenario: &str) -> PathBuf {
         target().join("faults").join(scenario)
     }
 
+    /// Leaves the settings as they are shipped.
+    pub(crate) fn with_defaults(mut self) -> Cluster {
+        self.options.clear();
+        self
+    }
+
     /// Adds a setting of all nodes that are started from here on.
-    pub(super) fn option(&mut self, flag: &str, value: &str) {
+    pub(crate) fn option(&mut self, flag: &str, value: &str) {
         self.options.extend([flag.to_owned(), value.to_owned()]);
     }
 
     /// Puts a node's data elsewhere.
-    pub(super) fn keeps_data_in(&mut self, place: usize, data: PathBuf) {
+    pub(crate) fn keeps_data_in(&mut self, place: usize, data: PathBuf) {
         self.nodes[place].data = data;
     }
 
-    pub(super) fn data(&self, place: usize) -> &Path {
+    pub(crate) fn data(&self, place: usize) -> &Path {
         &self.nodes[place].data
     }
 
-    pub(super) fn folder(&self) -> &Folder {
+    pub(crate) fn folder(&self) -> &Folder {
         &self.folder
     }
 
@@ -130,7 +136,7 @@ impl Cluster {
     ///
     /// # Errors
     /// One does not start.
-    pub(super) fn start_all(&mut self) -> Result<()> {
+    pub(crate) fn start_all(&mut self) -> Result<()> {
         (0..NODES)
             .filter(|place| self.nodes[*place].server.is_none())
             .collect::<Vec<_>>()
@@ -144,7 +150,7 @@ impl Cluster {
     ///
     /// # Errors
     /// There is no such program.
-    pub(super) fn spawn(&mut self, place: usize) -> Result<()> {
+    pub(crate) fn spawn(&mut self, place: usize) -> Result<()> {
         let mut command = Command::new(&self.codeq);
         self.arguments(&mut command, place);
         self.spawn_as(place, command)
@@ -154,7 +160,7 @@ impl Cluster {
     ///
     /// # Errors
     /// There is no such program.
-    pub(super) fn spawn_as(&mut self, place: usize, command: Command) -> Result<()> {
+    pub(crate) fn spawn_as(&mut self, place: usize, command: Command) -> Result<()> {
         let log = self.logs.join(NAMES[place]).with_extension("log");
         let node = &mut self.nodes[place];
         node.server = Some(Starting::spawn(command, Some(&log))?.listens_at(node.http));
@@ -163,12 +169,12 @@ impl Cluster {
     }
 
     /// The program and the arguments of a node.
-    pub(super) fn program(&self) -> &Path {
+    pub(crate) fn program(&self) -> &Path {
         &self.codeq
     }
 
     /// Adds the arguments of a node.
-    pub(super) fn arguments(&self, command: &mut Command, place: usize) {
+    pub(crate) fn arguments(&self, command: &mut Command, place: usize) {
         let node = &self.nodes[place];
         let list: Vec<String> =
             NAMES.iter().zip(&self.nodes).map(|(name, node)| format!("{name}={}", node.reach)).collect();
@@ -186,7 +192,7 @@ impl Cluster {
     ///
     /// # Errors
     /// It ends, or does not in time.
-    pub(super) fn wait_until_ready(&mut self, place: usize) -> Result<()> {
+    pub(crate) fn wait_until_ready(&mut self, place: usize) -> Result<()> {
         self.server(place)?.wait_until_ready()
     }
 
@@ -194,7 +200,7 @@ impl Cluster {
     ///
     /// # Errors
     /// It had ended by itself.
-    pub(super) fn kill(&mut self, place: usize) -> Result<()> {
+    pub(crate) fn kill(&mut self, place: usize) -> Result<()> {
         let server = self.nodes[place].server.take().with_context(|| format!("{} does not run", NAMES[place]))?;
         server.kill()
     }
@@ -203,7 +209,7 @@ impl Cluster {
     ///
     /// # Errors
     /// It does not run.
-    pub(super) fn terminate(&mut self, place: usize) -> Result<()> {
+    pub(crate) fn terminate(&mut self, place: usize) -> Result<()> {
         self.server(place)?.terminate()
     }
 
@@ -211,7 +217,7 @@ impl Cluster {
     ///
     /// # Errors
     /// It does not end, or not with status 0.
-    pub(super) fn wait_until_stopped(&mut self, place: usize) -> Result<()> {
+    pub(crate) fn wait_until_stopped(&mut self, place: usize) -> Result<()> {
         let (status, printed) = self.wait_until_ended(place)?;
         ensure!(status == Some(0), "{} ended with {status:?}:\n{printed}", NAMES[place]);
         Ok(())
@@ -221,7 +227,7 @@ impl Cluster {
     ///
     /// # Errors
     /// It does not end.
-    pub(super) fn wait_until_ended(&mut self, place: usize) -> Result<(Option<i32>, String)> {
+    pub(crate) fn wait_until_ended(&mut self, place: usize) -> Result<(Option<i32>, String)> {
         let server = self.server(place)?;
         let status = server.ended(DEADLINE)?;
         let printed = server.printed();
@@ -233,7 +239,7 @@ impl Cluster {
     ///
     /// # Errors
     /// It does not run.
-    pub(super) fn pause(&mut self, place: usize) -> Result<()> {
+    pub(crate) fn pause(&mut self, place: usize) -> Result<()> {
         self.nodes[place].paused = true;
         self.server(place)?.pause()
     }
@@ -242,7 +248,7 @@ impl Cluster {
     ///
     /// # Errors
     /// It does not run.
-    pub(super) fn resume(&mut self, place: usize) -> Result<()> {
+    pub(crate) fn resume(&mut self, place: usize) -> Result<()> {
         self.nodes[place].paused = false;
         self.server(place)?.resume()
     }
@@ -251,7 +257,7 @@ impl Cluster {
     ///
     /// # Errors
     /// It cannot be deleted.
-    pub(super) fn wipe(&mut self, place: usize) -> Result<()> {
+    pub(crate) fn wipe(&mut self, place: usize) -> Result<()> {
         ensure!(self.nodes[place].server.is_none(), "{} runs", NAMES[place]);
         std::fs::remove_dir_all(&self.nodes[place].data).context("cannot delete a data directory")
     }
@@ -260,26 +266,26 @@ impl Cluster {
     ///
     /// # Errors
     /// It does not run.
-    pub(super) fn process(&mut self, place: usize) -> Result<u32> {
+    pub(crate) fn process(&mut self, place: usize) -> Result<u32> {
         Ok(self.server(place)?.id())
     }
 
     /// Where the nodes serve.
-    pub(super) fn addrs(&self) -> Vec<SocketAddr> {
+    pub(crate) fn addrs(&self) -> Vec<SocketAddr> {
         self.nodes.iter().map(|node| node.http).collect()
     }
 
-    pub(super) fn addr(&self, place: usize) -> SocketAddr {
+    pub(crate) fn addr(&self, place: usize) -> SocketAddr {
         self.nodes[place].http
     }
 
     /// Where the other nodes are in the list.
-    pub(super) fn others(place: usize) -> [usize; NODES - 1] {
+    pub(crate) fn others(place: usize) -> [usize; NODES - 1] {
         [(place + 1) % NODES, (place + 2) % NODES]
     }
 
     /// What a node says; nothing if it says nothing.
-    pub(super) fn view(&self, place: usize) -> Option<View> {
+    pub(crate) fn view(&self, place: usize) -> Option<View> {
         let node = &self.nodes[place];
         node.server.as_ref().filter(|_| !node.paused)?;
         let status = Client::connect(node.http).ok()?.get("/cluster/status").ok()?.json().ok()?;
@@ -299,7 +305,7 @@ impl Cluster {
     }
 
     /// The node that leads and takes writes, if there is one, by its own account.
-    pub(super) fn leader_among(&self, places: &[usize]) -> Option<usize> {
+    pub(crate) fn leader_among(&self, places: &[usize]) -> Option<usize> {
         let leading = |place: &usize| self.view(*place).filter(|view| view.ready).map(|view| (view.term, *place));
         // One that has not noticed yet that it does not lead any more has a lower term.
         places.iter().filter_map(leading).max().map(|(_, place)| place)
@@ -309,7 +315,7 @@ impl Cluster {
     ///
     /// # Errors
     /// There is none for too long.
-    pub(super) fn leader(&self) -> Result<usize> {
+    pub(crate) fn leader(&self) -> Result<usize> {
         self.leader_of(&[0, 1, 2])
     }
 
@@ -317,7 +323,7 @@ impl Cluster {
     ///
     /// # Errors
     /// There is none for too long.
-    pub(super) fn leader_of(&self, places: &[usize]) -> Result<usize> {
+    pub(crate) fn leader_of(&self, places: &[usize]) -> Result<usize> {
         let mut leader = None;
         wait_until("a leader", || {
             leader = self.leader_among(places);
@@ -330,7 +336,7 @@ impl Cluster {
     ///
     /// # Errors
     /// It takes too long.
-    pub(super) fn wait_until_whole(&self) -> Result<()> {
+    pub(crate) fn wait_until_whole(&self) -> Result<()> {
         wait_until("three members that have caught up", || Ok(self.is_whole()))
     }
 
@@ -346,7 +352,7 @@ impl Cluster {
     ///
     /// # Errors
     /// There is no answer.
-    pub(super) fn post(&self, place: usize, path: &str, body: &Value) -> Result<Answer> {
+    pub(crate) fn post(&self, place: usize, path: &str, body: &Value) -> Result<Answer> {
         Ok(Client::connect(self.nodes[place].http)?.post(path, &body.to_string())?)
     }
 
@@ -354,7 +360,7 @@ impl Cluster {
     ///
     /// # Errors
     /// There is no answer.
-    pub(super) fn get(&self, place: usize, path: &str) -> Result<Answer> {
+    pub(crate) fn get(&self, place: usize, path: &str) -> Result<Answer> {
         Ok(Client::connect(self.nodes[place].http)?.get(path)?)
     }
 }
@@ -363,7 +369,7 @@ impl Cluster {
 ///
 /// # Errors
 /// It does not in time, or cannot be found out.
-pub(super) fn wait_until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
     let begun = Instant::now();
     while begun.elapsed() < DEADLINE {
         if holds()? {

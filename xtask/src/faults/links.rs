@@ -15,7 +15,7 @@ use crate::faults::cluster::{NAMES, NODES};
 
 /// What happens to bytes on their way from one node to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(crate) enum Way {
     /// They pass.
     Open,
     /// They arrive later by this, up to twice this.
@@ -27,7 +27,7 @@ pub(super) enum Way {
 }
 
 /// The proxies.
-pub(super) struct Links(Arc<Ways>);
+pub(crate) struct Links(Arc<Ways>);
 
 struct Ways {
     /// By node that sends and node that receives.
@@ -49,7 +49,7 @@ impl Links {
     ///
     /// # Errors
     /// One cannot be listened on.
-    pub(super) fn start(nodes: &[(SocketAddr, SocketAddr)]) -> Result<Links> {
+    pub(crate) fn start(nodes: &[(SocketAddr, SocketAddr)]) -> Result<Links> {
         let ways = Arc::new(Ways { ways: Mutex::new([[Way::Open; NODES]; NODES]), changed: Condvar::new() });
         for (to, (reach, raft)) in nodes.iter().enumerate() {
             let (listener, raft, ways) = (TcpListener::bind(reach)?, *raft, ways.clone());
@@ -65,13 +65,13 @@ impl Links {
     }
 
     /// Sets what happens from one node to another.
-    pub(super) fn set(&self, from: usize, to: usize, way: Way) {
+    pub(crate) fn set(&self, from: usize, to: usize, way: Way) {
         self.0.ways.lock().expect(FREE)[from][to] = way;
         self.0.changed.notify_all();
     }
 
     /// Sets what happens between a node and all others, both ways.
-    pub(super) fn set_around(&self, place: usize, way: Way) {
+    pub(crate) fn set_around(&self, place: usize, way: Way) {
         for other in (0..NODES).filter(|other| *other != place) {
             self.set(place, other, way);
             self.set(other, place, way);
@@ -79,7 +79,7 @@ impl Links {
     }
 
     /// Sets what happens between all nodes.
-    pub(super) fn set_all(&self, way: Way) {
+    pub(crate) fn set_all(&self, way: Way) {
         (0..NODES).for_each(|place| self.set_around(place, way));
     }
 }

@@ -4,7 +4,7 @@
 //! What each scenario asserts is told in `docs/internals/faults.md`. Figures are printed; the only moments that are asserted are deadlines far
 //! beyond them, so that a slow machine fails nothing. The seed that is printed gives the same plan, not the same run.
 
-mod cluster;
+pub(crate) mod cluster;
 mod disk;
 mod elections;
 mod figures;

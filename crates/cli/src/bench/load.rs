@@ -22,6 +22,7 @@ pub(super) struct Log {
     pub(super) create: Histogram<u64>,
     pub(super) claim: Histogram<u64>,
     pub(super) complete: Histogram<u64>,
+    pub(super) read: Histogram<u64>,
     /// From the acknowledgement of a creation to the answer of the worker that waited for it.
     pub(super) hand_over: Histogram<u64>,
     pub(super) cycles: u64,
@@ -33,7 +34,7 @@ pub(super) struct Log {
 
 /// What the threads share while they run.
 struct Shared {
-    target: Target,
+    targets: Vec<Target>,
     args: BenchArgs,
     payload: String,
     requests: AtomicU64,
@@ -49,6 +50,7 @@ impl Log {
             create: histogram(),
             claim: histogram(),
             complete: histogram(),
+            read: histogram(),
             hand_over: histogram(),
             cycles: 0,
             empty_claims: 0,
@@ -73,6 +75,7 @@ impl Log {
             (&mut self.create, &other.create),
             (&mut self.claim, &other.claim),
             (&mut self.complete, &other.complete),
+            (&mut self.read, &other.read),
             (&mut self.hand_over, &other.hand_over),
         ] {
             mine.add(its).expect("the bounds are equal");
@@ -87,23 +90,24 @@ impl Log {
 
 /// Runs the load that was asked for, and the check.
 pub(super) fn run(args: &BenchArgs) -> Result<Report> {
-    let target = Target::new(&args.url, args.token.as_deref(), args.worker_token.as_deref())?;
+    let target = |url: &String| Target::new(url, args.token.as_deref(), args.worker_token.as_deref());
+    let targets = args.url.iter().map(target).collect::<Result<Vec<_>>>()?;
     let payload = payload(args.payload);
     let shared = Arc::new(Shared {
-        target: target.clone(),
+        targets: targets.clone(),
         args: args.clone(),
         payload,
         requests: AtomicU64::new(0),
         errors: AtomicU64::new(0),
         stop: AtomicBool::new(false),
     });
-    on_a_runtime(probe(&target))?;
+    targets.iter().try_for_each(|target| on_a_runtime(probe(target)))?;
     let mut all = Log::new();
     if args.prefill > 0 {
         crate::output::note(&format!("creating {} tasks first", args.prefill));
         all.ledger = on_a_runtime(prefill(&shared, args.prefill))?;
     }
-    let syncs_before = on_a_runtime(counters(&target));
+    let syncs_before = on_a_runtime(counters(&targets));
     let start = Instant::now();
     let threads: Vec<_> = (0..args.threads)
         .map(|number| {
@@ -117,12 +121,12 @@ pub(super) fn run(args: &BenchArgs) -> Result<Report> {
         all.merge(thread.join().expect("a thread of the load generator panicked")?);
     }
     let elapsed = start.elapsed();
-    let syncs_after = on_a_runtime(counters(&target));
+    let syncs_after = on_a_runtime(counters(&targets));
     let verdict = if args.no_verify {
         None
     } else {
         crate::output::note("checking every acknowledged task");
-        Some(on_a_runtime(verify(&target, args, &mut all.ledger))?)
+        Some(on_a_runtime(verify(&targets[0], &mut all.ledger))?)
     };
     Ok(Report::new(args, Measured { log: all, elapsed, syncs_before, syncs_after, verdict }))
 }
@@ -144,8 +148,17 @@ async fn probe(target: &Target) -> Result<()> {
     Ok(())
 }
 
-/// Syncs and operations of the server so far, where it tells.
-async fn counters(target: &Target) -> Option<(u64, u64)> {
+/// Syncs and operations of all servers so far, where they tell.
+async fn counters(targets: &[Target]) -> Option<(u64, u64)> {
+    let mut all = (0, 0);
+    for target in targets {
+        let (syncs, operations) = counters_of(target).await?;
+        all = (all.0 + syncs, all.1 + operations);
+    }
+    Some(all)
+}
+
+async fn counters_of(target: &Target) -> Option<(u64, u64)> {
     let mut connection = target.connect().await.ok()?;
     let answer = connection.get(As::Producer, "/metrics").await.ok()?;
     let text = String::from_utf8_lossy(&answer.body).into_owned();
@@ -198,15 +211,17 @@ struct Worker {
 
 impl Worker {
     async fn run(&mut self) -> Result<()> {
-        let mut connection = self.shared.target.connect().await?;
+        let mut connection = self.target().connect().await?;
+        let mut own = None;
         while !self.shared.stop.load(Ordering::Relaxed) {
             let done = match self.shared.args.workload {
-                Workload::Create => self.create(&mut connection).await,
+                Workload::Create => self.create(&mut connection).await.map(drop),
                 Workload::Work => self.work(&mut connection).await,
                 Workload::Cycle => match self.create(&mut connection).await {
-                    Ok(()) => self.work(&mut connection).await,
-                    failed => failed,
+                    Ok(_) => self.work(&mut connection).await,
+                    Err(error) => Err(error),
                 },
+                Workload::Read => self.read(&mut connection, &mut own).await,
                 Workload::LongPoll => self.long_poll(&mut connection).await,
             };
             if let Err(error) = done {
@@ -218,11 +233,16 @@ impl Worker {
         Ok(())
     }
 
+    fn target(&self) -> &Target {
+        &self.shared.targets[self.number as usize % self.shared.targets.len()]
+    }
+
     fn command(&self) -> u32 {
         self.number % self.shared.args.commands
     }
 
-    async fn create(&mut self, connection: &mut Connection) -> Result<()> {
+    /// Creates a task and returns its id.
+    async fn create(&mut self, connection: &mut Connection) -> Result<String> {
         let body = format!("{{\"command\":\"bench-{}\",\"payload\":{}}}", self.command(), self.shared.payload);
         let begun = self.begin().await;
         let answer = match connection.post(As::Producer, "/v1/codeq/tasks", body.into()).await {
@@ -237,9 +257,25 @@ impl Worker {
         if self.shared.args.workload == Workload::Create {
             log.cycles += 1;
         }
+        let id = answer.text("id").context("the answer has an id")?;
         if !self.shared.args.no_verify {
-            log.ledger.created(answer.text("id").context("the answer has an id")?);
+            log.ledger.created(id);
         }
+        Ok(id.to_owned())
+    }
+
+    /// Reads the connection's own task, which is made at the first time.
+    async fn read(&mut self, connection: &mut Connection, own: &mut Option<String>) -> Result<()> {
+        let id = match own {
+            Some(id) => id,
+            None => own.insert(self.create(connection).await?),
+        };
+        let path = format!("/v1/codeq/tasks/{id}");
+        let begun = self.begin().await;
+        connection.get(As::Producer, &path).await?.expect(&[200])?;
+        let mut log = self.log.borrow_mut();
+        log.read.saturating_record(micros(begun));
+        log.cycles += 1;
         Ok(())
     }
 
@@ -278,7 +314,7 @@ impl Worker {
     /// Waits with one connection and creates with another one; otherwise idle.
     async fn long_poll(&mut self, connection: &mut Connection) -> Result<()> {
         let command = format!("poll-{}-{}", self.number, std::process::id());
-        let mut producer = self.shared.target.connect().await?;
+        let mut producer = self.target().connect().await?;
         let claim = Bytes::from(format!("{{\"commands\":[\"{command}\"],\"waitSeconds\":10}}"));
         let create = Bytes::from(format!("{{\"command\":\"{command}\",\"payload\":{}}}", self.shared.payload));
         let waiting = connection.post(As::Worker, "/v1/codeq/tasks/claim", claim);
@@ -318,7 +354,7 @@ fn micros(since: Instant) -> u64 {
 
 /// Creates tasks in batches before the measurement.
 async fn prefill(shared: &Arc<Shared>, count: u64) -> Result<Ledger> {
-    let mut connection = shared.target.connect().await?;
+    let mut connection = shared.targets[0].connect().await?;
     let mut ledger = Ledger::default();
     let mut made = 0;
     while made < count {

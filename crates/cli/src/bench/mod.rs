@@ -16,9 +16,15 @@ use clap::{Args, ValueEnum};
 /// Puts load on a server, and checks its answers.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct BenchArgs {
-    /// The server.
-    #[arg(long, default_value = "http://127.0.0.1:8080", env = "CODEQ_BENCH_URL", hide_env = true)]
-    pub(crate) url: String,
+    /// The server; or several nodes of a cluster, with commas between them: the connections are dealt out to them in turns.
+    #[arg(
+        long,
+        default_value = "http://127.0.0.1:8080",
+        env = "CODEQ_BENCH_URL",
+        hide_env = true,
+        value_delimiter = ','
+    )]
+    pub(crate) url: Vec<String>,
     /// What to do.
     #[arg(long, value_enum, default_value_t = Workload::Cycle)]
     pub(crate) workload: Workload,
@@ -66,6 +72,8 @@ pub(crate) enum Workload {
     Work,
     /// Create a task, claim one and complete it.
     Cycle,
+    /// Read a task by its id, the same one again and again.
+    Read,
     /// Wait for a task that another connection creates; measures from its commit to the worker's answer.
     LongPoll,
 }

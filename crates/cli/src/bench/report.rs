@@ -41,6 +41,7 @@ impl Report {
             ("create", &log.create),
             ("claim", &log.claim),
             ("complete", &log.complete),
+            ("read", &log.read),
             ("hand over", &log.hand_over),
         ];
         all.into_iter().filter(|(_, histogram)| !histogram.is_empty()).collect()
@@ -111,6 +112,7 @@ fn name(workload: Workload) -> &'static str {
         Workload::Create => "create",
         Workload::Work => "work",
         Workload::Cycle => "cycle",
+        Workload::Read => "read",
         Workload::LongPoll => "long-poll",
     }
 }

@@ -6,7 +6,6 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result};
 
-use crate::bench::BenchArgs;
 use crate::bench::connection::{As, Target};
 
 /// What was acknowledged. Ids are kept as numbers: a run may make millions.
@@ -60,7 +59,7 @@ const COMPLETED_READ_BACK: usize = 20_000;
 const CONNECTIONS: usize = 16;
 
 /// Reads back what was acknowledged.
-pub(super) async fn verify(target: &Target, args: &BenchArgs, ledger: &mut Ledger) -> Result<Verdict> {
+pub(super) async fn verify(target: &Target, ledger: &mut Ledger) -> Result<Verdict> {
     let verdict = Rc::new(RefCell::new(Verdict { acknowledged: ledger.created.len() as u64, ..Verdict::default() }));
     let twice: Vec<u128> = ledger.completed.iter().filter(|(_, count)| **count > 1).map(|(id, _)| *id).collect();
     verdict.borrow_mut().completed_twice = twice.len() as u64;
@@ -80,7 +79,6 @@ pub(super) async fn verify(target: &Target, args: &BenchArgs, ledger: &mut Ledge
     for reader in readers {
         reader.await.expect("a reader panicked")?;
     }
-    let _ = args;
     Ok(Rc::into_inner(verdict).expect("every reader has ended").into_inner())
 }
 
