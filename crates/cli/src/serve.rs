@@ -38,6 +38,7 @@ pub(crate) fn serve(flags: SettingFlags) -> ExitCode {
 
 /// Runs a server until it is asked to stop. `ready` is called once it takes writes.
 pub(crate) fn run(configuration: &Configuration, ready: impl FnOnce(&Server)) -> ExitCode {
+    give_memory_back();
     let log = Log::start(&configuration.log);
     for Notice { is_warning, text } in &configuration.notices {
         if *is_warning {
@@ -220,4 +221,21 @@ fn started(configuration: &Configuration, server: &Server) -> String {
         }
     };
     format!("node {name} listens on http://{}, {data}, {shards}, {durability}, {members}, {access}", server.addr())
+}
+
+/// How often memory that nobody uses any longer is given back, at least.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(2);
+
+/// More than the allocator keeps for later when it is freed.
+const GIVE_BACK_BYTES: usize = 4 << 20;
+
+/// The allocator gives pages back to the operating system a while after they became free, but looks only when some thread frees a page. A
+/// server that has just become idle frees none: here is one.
+fn give_memory_back() {
+    let give_back = || loop {
+        std::thread::sleep(GIVE_BACK_EVERY);
+        drop(std::hint::black_box(Vec::<u8>::with_capacity(GIVE_BACK_BYTES)));
+    };
+    // Without it memory is given back later.
+    let _ = std::thread::Builder::new().name("codeq-memory".into()).spawn(give_back);
 }
