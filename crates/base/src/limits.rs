@@ -17,6 +17,10 @@ pub const ENTRIES_PER_TURN: usize = 8;
 /// Operations that wait for a majority to have the batch before them are held at most this long after it; then they follow it.
 pub const BATCH_HELD_MAX: Millis = Millis(2);
 
+/// Requests whose leader has lost its office wait at most this long for another leader to become known, which tells what became of them.
+/// Then their outcome is unknown.
+pub const LEADERLESS_MAX: Millis = Millis(2_000);
+
 /// Bytes proposed and not yet applied, per shard. More operations stay in the inbox, which refuses when it is full.
 pub const UNAPPLIED_BYTES_MAX: u64 = 64 << 20;
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use base::limits::{BATCH_HELD_MAX, ENTRIES_PER_TURN, UNAPPLIED_BYTES_MAX};
+use base::limits::{BATCH_HELD_MAX, ENTRIES_PER_TURN, LEADERLESS_MAX, UNAPPLIED_BYTES_MAX};
 use base::log::{Entry, HardState};
 use base::machine::{Admission, Effects as MachineEffects, EntryInfo, StateMachine, WaitKey};
 use base::{Index, Mono, Position, ShardId, Stamps, Term};
@@ -87,6 +87,8 @@ pub(crate) struct Shard<S: StateMachine, C> {
     under_way: VecDeque<UnderWay<C>>,
     /// When operations were proposed last.
     last_batch: Mono,
+    /// Since when no leader is known.
+    leaderless_since: Option<Mono>,
     unapplied_bytes: u64,
     waiters: Waiters<S::Query, S::Outcome, C>,
     reads: Reads<Claimed<S, C>>,
@@ -126,6 +128,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             batch: Batch::new(),
             under_way: VecDeque::new(),
             last_batch: Mono(0),
+            leaderless_since: None,
             unapplied_bytes: 0,
             waiters: Waiters::default(),
             reads: Reads::new(config.seed),
@@ -571,6 +574,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         if status.leader != before.leader || (status.leader != 0 && status.term != before.term) {
             fx.transitions.push(Transition::Leader { shard, leader: status.leader, term });
         }
+        self.leaderless_since = (status.leader == 0).then(|| self.leaderless_since.unwrap_or(now.mono));
         let leads = status.role == Role::Leader;
         if before.role == Role::Leader && (!leads || status.term != before.term) {
             self.stop_leading(fx);
@@ -668,6 +672,12 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
                 }
             };
             self.claim(now, claimed, fx);
+        }
+        // Only a leader could say what became of what this node proposed while it led.
+        if self.leaderless_since.is_some_and(|since| now.mono - since >= LEADERLESS_MAX) {
+            let under_way = self.under_way.iter_mut();
+            let requests: Vec<_> = under_way.flat_map(|entry| std::mem::take(&mut entry.requests)).collect();
+            self.fail(requests, Unavailable::Unknown, fx);
         }
         for late in self.reads.take_late(now.mono) {
             match late {

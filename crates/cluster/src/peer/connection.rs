@@ -3,14 +3,14 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{Error, ErrorKind};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use base::ShardId;
 use base::codec::{Malformed, Reader, Write};
 use base::machine::StateMachine;
-use base::{Incarnation, Index, Millis, Position, Term};
+use base::{Incarnation, Index, Position, Term};
 use bytes::Bytes;
 use replica::{Event, Member, Message, Operations, Reply, Unavailable, Wait};
 use tokio::io::AsyncWriteExt;
@@ -54,7 +54,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(3);
 const UNFINISHED_MAX: usize = 64;
 
 /// A member that is not heard of for so long may still answer; but once somebody else leads, nobody waits for that.
-const SILENCE_OF_A_LEADER_MAX: Millis = Millis(1_000);
+const SILENCE_OF_A_LEADER_MAX: Duration = Duration::from_secs(1);
 
 /// A connection whose other side is known.
 struct Met {
@@ -381,11 +381,14 @@ async fn talk<S: StateMachine>(
     socket: &OwnedWriteHalf,
 ) -> Result<(), Failure> {
     let started = Instant::now();
+    // When something came last, in milliseconds.
+    let answered = AtomicU64::new(0);
     let receive = async {
         loop {
             let (kind, body) =
                 timeout(SILENCE_MAX, reader.next()).await.map_err(|_| Error::from(ErrorKind::TimedOut))??;
             link.on_heard(shared.clock.now().mono);
+            answered.store(started.elapsed().as_millis() as u64, Ordering::Relaxed);
             match kind {
                 Kind::Answer => take_answers(shared, link, &body)?,
                 Kind::Received => {
@@ -405,18 +408,24 @@ async fn talk<S: StateMachine>(
     tokio::select! {
         ended = receive => ended,
         ended = send(link, socket, started) => ended,
-        never = give_up_silent(shared, link) => never,
+        never = give_up_silent(shared, link, started, &answered) => never,
     }
 }
 
-/// Tells clients that the outcome of their requests is unknown, if the member they were sent to is silent and has lost the group: it may be
-/// held up or cut off for as long as it likes, while they could go on with the new leader.
-async fn give_up_silent<S: StateMachine>(shared: &Shared<S>, link: &Link<S>) -> ! {
+/// Tells clients that the outcome of their requests is unknown, if nothing comes back on the connection they were sent on and the member
+/// has lost the group: it may be held up or cut off for as long as it likes, while they could go on with the new leader. What it says on
+/// the connection that it made itself does not count: it may be deaf.
+async fn give_up_silent<S: StateMachine>(
+    shared: &Shared<S>,
+    link: &Link<S>,
+    started: Instant,
+    answered: &AtomicU64,
+) -> ! {
     let mut look = interval(PING_INTERVAL);
     loop {
         look.tick().await;
-        let heard = link.contact(shared.clock.now().mono).heard;
-        if heard.is_none_or(|heard| heard < SILENCE_OF_A_LEADER_MAX) {
+        let silent_for = started.elapsed().saturating_sub(Duration::from_millis(answered.load(Ordering::Relaxed)));
+        if silent_for < SILENCE_OF_A_LEADER_MAX {
             continue;
         }
         let routes = &shared.common.routes;
