@@ -24,5 +24,9 @@ pub const LEADERLESS_MAX: Millis = Millis(2_000);
 /// Bytes proposed and not yet applied, per shard. More operations stay in the inbox, which refuses when it is full.
 pub const UNAPPLIED_BYTES_MAX: u64 = 64 << 20;
 
+/// Entries that a checkpoint holds and a member lacks that is there are kept up to so many bytes, per shard, whatever the setting: while it
+/// is sent a snapshot, the entries behind that must not go, or it would be sent one after the other.
+pub const PRESENT_LOG_BYTES_MAX: u64 = 512 << 20;
+
 /// Bytes of one frame between nodes: the largest request, and what is said around it.
 pub const FRAME_BYTES_MAX: usize = (256 << 20) + (1 << 20);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use base::limits::PRESENT_LOG_BYTES_MAX;
 use base::log::{Entry, HardState};
 use base::{Index, ShardId, Term};
 use raft::eraftpb::MessageType;
@@ -412,14 +413,18 @@ impl Group {
     }
 
     /// A checkpoint is durable: it can be sent as a snapshot, and what its entries did is held. They are forgotten, except for those that
-    /// a member within `trailing_bytes` of it still lacks.
+    /// a member within `trailing_bytes` of it still lacks; within [`PRESENT_LOG_BYTES_MAX`] if it is there.
     pub fn saved(&mut self, checkpoint: SnapshotOf, trailing_bytes: u64) {
         let index = checkpoint.index.0;
         assert!(index <= self.node.raft.raft_log.applied, "only applied entries are forgotten");
         self.node.mut_store().saved(checkpoint);
-        let lacking = self.progress().iter().map(|member| member.matched.0).min().unwrap_or(index);
-        let start = self.node.store().start_of_last(trailing_bytes, index);
-        self.node.mut_store().compact(lacking.max(start).min(index));
+        let needed_by = |member: &Progress| {
+            let has = member.matched.max(member.snapshot.unwrap_or_default()).0;
+            let kept = if member.active { trailing_bytes.max(PRESENT_LOG_BYTES_MAX) } else { trailing_bytes };
+            has.max(self.node.store().start_of_last(kept, index))
+        };
+        let needed = self.progress().iter().map(needed_by).min().unwrap_or(index);
+        self.node.mut_store().compact(needed.min(index));
     }
 
     /// Whether a member needs a snapshot for which the last checkpoint is too old.

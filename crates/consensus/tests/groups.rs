@@ -337,7 +337,8 @@ fn a_voter_is_replaced_in_one_change() {
 /// Who was away gets the entries that it lacks if they are still there, and a snapshot otherwise.
 #[test]
 fn who_was_away_catches_up_by_log_or_by_snapshot() {
-    for (trailing_bytes, by_snapshot) in [(u64::MAX, false), (0, true)] {
+    // Whoever was heard of just now is kept the log for whatever the setting.
+    for (trailing_bytes, is_gone, by_snapshot) in [(u64::MAX, true, false), (0, true, true), (0, false, false)] {
         let mut cluster = Cluster::new(5);
         cluster.tick(40);
         let leader = cluster.leader().expect("a leader within two election timeouts");
@@ -345,6 +346,9 @@ fn who_was_away_catches_up_by_log_or_by_snapshot() {
         cluster.cut_off = Some(away as u64 + 1);
         for number in 0..50 {
             cluster.propose(leader, &format!("{number}"));
+        }
+        if is_gone {
+            cluster.tick(10 + 10 + 2 * 2);
         }
         cluster.save(leader, trailing_bytes);
         cluster.propose(leader, "behind the checkpoint");
