@@ -31,6 +31,9 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// Bytes that may be on their way: more wait until some have arrived.
 const WINDOW_BYTES: u64 = 1 << 20;
 
+/// Bytes of one snapshot sent in a second: the disks and the network belong to those who wait for answers.
+const BYTES_PER_SECOND_MAX: f64 = (64 << 20) as f64;
+
 /// A snapshot is given up when nothing of it arrives for so long, and when it is not installed after so long.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(10);
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(120);
@@ -132,6 +135,7 @@ async fn try_send<S: StateMachine>(
     tracing::info!(target: "raft", event = "raft.snapshot.sending", shard = shard.0, index = of.index.0, bytes = snapshot.length, to = link.id, "sending a snapshot of shard {shard}");
     // An empty piece asks how much is there already.
     let (mut sent, mut there) = (0, None);
+    let mut begun = (tokio::time::Instant::now(), 0);
     let mut buffer = vec![0; CHUNK_BYTES];
     link.put_chunk(chunk(shard, &snapshot, &message_bytes, 0, &[]));
     loop {
@@ -140,6 +144,7 @@ async fn try_send<S: StateMachine>(
             Ok(Some(Receipt::Arrived(count))) => {
                 if there.is_none() {
                     sent = count;
+                    begun = (tokio::time::Instant::now(), count);
                 }
                 there = Some(count);
             }
@@ -150,6 +155,8 @@ async fn try_send<S: StateMachine>(
             let read = copy.read_at(sent, &mut buffer)?;
             link.put_chunk(chunk(shard, &snapshot, &message_bytes, sent, &buffer[..read]));
             sent += read as u64;
+            let due = Duration::from_secs_f64((sent - begun.1) as f64 / BYTES_PER_SECOND_MAX);
+            tokio::time::sleep_until(begun.0 + due).await;
         }
     }
 }
