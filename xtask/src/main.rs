@@ -4,8 +4,10 @@
 
 mod bench;
 mod ci;
+mod docker;
 mod faults;
 mod http;
+mod image;
 mod kill;
 mod load;
 mod process;
@@ -38,6 +40,8 @@ enum Chore {
     Faults(faults::FaultsArgs),
     /// Walks through an acceptance table line by line, over real processes.
     Walk(walk::WalkArgs),
+    /// Makes the container image of the program and what it loads, without a registry and a network, and tries it.
+    Image(image::ImageArgs),
     /// Measures what the benchmark page shows, and prints it as Markdown.
     Bench(bench::BenchArgs),
 }
@@ -50,6 +54,7 @@ fn main() -> ExitCode {
         Chore::Kill(args) => kill::run(&args),
         Chore::Faults(args) => faults::run(&args),
         Chore::Walk(args) => walk::run(&args),
+        Chore::Image(args) => image::run(&args),
         Chore::Bench(args) => bench::run(&args),
     };
     match done {

@@ -19,6 +19,8 @@ use serde_json::Value;
 use crate::http::Answer;
 use crate::process::build_codeq;
 
+pub(crate) use nodes::eventually;
+
 const TASKS: &str = "/v1/codeq/tasks";
 const STATUS: &str = "/v1/codeq/raft/status";
 
