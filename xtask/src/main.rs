@@ -4,6 +4,7 @@
 
 mod bench;
 mod ci;
+mod compose;
 mod docker;
 mod faults;
 mod http;
@@ -38,7 +39,7 @@ enum Chore {
     Kill(kill::KillArgs),
     /// Three nodes under load, and what can go wrong: nodes killed, stopped and held up, connections cut, a disk full and one empty.
     Faults(faults::FaultsArgs),
-    /// Walks through an acceptance table line by line, over real processes.
+    /// Walks through an acceptance table line by line, over real processes or containers.
     Walk(walk::WalkArgs),
     /// Makes the container image of the program and what it loads, without a registry and a network, and tries it.
     Image(image::ImageArgs),
