@@ -7,6 +7,7 @@ mod bad_config;
 mod cd;
 mod cq;
 mod nodes;
+mod os;
 mod page;
 mod pull_request;
 mod tests;
@@ -57,6 +58,8 @@ pub(crate) struct WalkArgs {
 enum Table {
     /// codeQ's compose page and the checks of its raft pull request.
     Cq,
+    /// orchestrator-raft-sqlite: its questions, and a page on each node.
+    Os,
     /// raft-consul-demo: nodes that are introduced by hand.
     Cd,
     /// Settings that no server starts with.
@@ -106,6 +109,9 @@ pub(crate) fn run(args: &WalkArgs) -> Result<()> {
     }
     if is(Table::Cd) {
         skipped += cd::walk(&codeq, args.long, args.driver)?;
+    }
+    if is(Table::Os) {
+        skipped += os::walk(&codeq, args.driver)?;
     }
     if is(Table::Cq) {
         skipped += cq::walk(&codeq, args.long, args.driver)?;

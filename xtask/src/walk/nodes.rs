@@ -225,6 +225,11 @@ impl Nodes {
         self.page.names()[place]
     }
 
+    /// Their names.
+    pub(crate) fn names(&self) -> &'static [&'static str; 3] {
+        self.page.names()
+    }
+
     /// Where a node's peers reach it.
     pub(crate) fn peer(&self, place: usize) -> &str {
         &self.nodes[place].peer

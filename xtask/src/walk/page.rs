@@ -9,6 +9,8 @@ pub(crate) enum Page {
     Raft,
     /// Three nodes that wait to be introduced.
     Join,
+    /// Orchestrator's variables.
+    Sqlite,
 }
 
 /// Good for producers and workers, and for administrators of the cluster.
@@ -19,6 +21,7 @@ impl Page {
     pub(crate) fn names(self) -> &'static [&'static str; 3] {
         match self {
             Page::Raft | Page::Join => &["node-a", "node-b", "node-c"],
+            Page::Sqlite => &["codeq1", "codeq2", "codeq3"],
         }
     }
 
@@ -27,6 +30,7 @@ impl Page {
         match self {
             Page::Raft => "raft-cluster",
             Page::Join => "join-demo",
+            Page::Sqlite => "sqlite-demo",
         }
     }
 
@@ -35,6 +39,7 @@ impl Page {
         match self {
             Page::Raft => [8080, 8081, 8082],
             Page::Join => [8180, 8181, 8182],
+            Page::Sqlite => [3001, 3002, 3003],
         }
     }
 
@@ -89,6 +94,12 @@ impl Page {
                 ("CODEQ_RAFT_ADDR", own_peer),
                 ("CODEQ_BOOTSTRAP_EXPECT", names.len().to_string()),
                 ("CODEQ_LOG_LEVEL", "debug".into()),
+            ],
+            Page::Sqlite => vec![
+                ("CODEQ_NODE_ID", names[place].into()),
+                ("CODEQ_DATA_DIR", data.into()),
+                ("RAFT_BIND_ADDR", own_peer),
+                ("RAFT_NODES", founders),
             ],
         };
         shared.into_iter().chain(own).map(|(name, value)| (name.to_owned(), value)).collect()
