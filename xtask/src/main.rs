@@ -4,8 +4,11 @@
 
 mod bench;
 mod ci;
+mod compose;
+mod docker;
 mod faults;
 mod http;
+mod image;
 mod kill;
 mod load;
 mod process;
@@ -36,8 +39,10 @@ enum Chore {
     Kill(kill::KillArgs),
     /// Three nodes under load, and what can go wrong: nodes killed, stopped and held up, connections cut, a disk full and one empty.
     Faults(faults::FaultsArgs),
-    /// Walks through an acceptance table line by line, over real processes.
+    /// Walks through an acceptance table line by line, over real processes or containers.
     Walk(walk::WalkArgs),
+    /// Makes the container image of the program and what it loads, without a registry and a network, and tries it.
+    Image(image::ImageArgs),
     /// Measures what the benchmark page shows, and prints it as Markdown.
     Bench(bench::BenchArgs),
 }
@@ -50,6 +55,7 @@ fn main() -> ExitCode {
         Chore::Kill(args) => kill::run(&args),
         Chore::Faults(args) => faults::run(&args),
         Chore::Walk(args) => walk::run(&args),
+        Chore::Image(args) => image::run(&args),
         Chore::Bench(args) => bench::run(&args),
     };
     match done {

@@ -199,14 +199,17 @@ impl DataDir {
         write().map_err(|cause| StorageError::failed("write", &shown, cause))
     }
 
-    /// Files that a new directory of ours does not have. A directory that was being made when the process stopped is still new.
+    /// Files that a new directory of ours does not have. A directory that was being made when the process stopped is still new, and folders
+    /// without anything in them, like those that other volumes are mounted on, hold nobody's data.
     fn foreign_files(&self) -> Result<Vec<String>, StorageError> {
         let shown = self.path.display().to_string();
         let failed = |cause| StorageError::failed("list", &shown, cause);
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&self.path).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
-            if !matches!(name.as_str(), LOCK | "identity.new" | "founding.new" | "lost+found") {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let is_empty = || std::fs::read_dir(entry.path()).is_ok_and(|mut within| within.next().is_none());
+            if !matches!(name.as_str(), LOCK | "identity.new" | "founding.new" | "lost+found") && !is_empty() {
                 names.push(name);
             }
         }
@@ -310,6 +313,19 @@ mod tests {
         assert_eq!(directory.founding().expect("it can be read").as_deref(), Some(b"founding".as_slice()));
         std::fs::write(folder.path().join(FOUNDING), b"foundin").expect("it can be written");
         assert!(directory.founding().is_err());
+    }
+
+    /// A directory is new while nothing is in it, and its folders are not something; a single file is.
+    #[test]
+    fn a_directory_with_empty_folders_is_new() {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let within = folder.path().join("artifacts");
+        std::fs::create_dir(&within).expect("a folder can be made");
+        let directory = DataDir::open(folder.path()).expect("it can be opened");
+        assert_eq!(directory.identity().expect("it is new"), None);
+        std::fs::write(within.join("a"), b"a").expect("it can be written");
+        let refusal = directory.identity().expect_err("it is somebody's").to_string();
+        assert!(refusal.contains("holds artifacts"), "{refusal}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::process::Folder;
 use crate::walk::nodes::{NAMES, Nodes, Process, free_ports, send_as};
-use crate::walk::{Row, walk_rows};
+use crate::walk::{Row, Skipped, walk_rows};
 
 struct Story {
     codeq: PathBuf,
@@ -27,7 +27,7 @@ const CONFLICT_MAX: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// One of them is accepted, or refused without saying what is wrong.
-pub(crate) fn walk(codeq: &Path) -> Result<()> {
+pub(crate) fn walk(codeq: &Path) -> Result<Skipped> {
     let mut story = Story { codeq: codeq.to_owned(), folder: Folder::new("walk-bad-config")? };
     walk_rows("Settings that no server starts with", ROWS, &mut story)
 }

@@ -10,8 +10,9 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::http::{Answer, Client};
-use crate::walk::nodes::{NAMES, Nodes, Process, STOP_MAX, eventually, free_ports, send_as};
-use crate::walk::{READY_MAX, Row, STATUS, TASKS, bad_config, expect, has, list, number, text, walk_rows};
+use crate::walk::nodes::{Driver, NAMES, Nodes, Process, STOP_MAX, eventually, free_ports, send_as};
+use crate::walk::page::Page;
+use crate::walk::{READY_MAX, Row, STATUS, Skipped, TASKS, bad_config, expect, has, list, number, text, walk_rows};
 
 /// Nodes with everything that has happened to them.
 struct Story {
@@ -39,9 +40,9 @@ struct Waiting {
 ///
 /// # Errors
 /// A row does not show what it must.
-pub(crate) fn walk(codeq: &Path, long: bool) -> Result<()> {
+pub(crate) fn walk(codeq: &Path, long: bool, driver: Driver) -> Result<Skipped> {
     let mut story = Story {
-        nodes: Nodes::new(codeq, "walk-cq")?,
+        nodes: Nodes::of(Page::Raft, driver, codeq, "walk-cq")?,
         repeats: if long { 1000 } else { 200 },
         task: String::new(),
         stopped: 0,
@@ -106,7 +107,15 @@ fn up(story: &mut Story) -> Result<String> {
             Ok(())
         })?;
     }
-    Ok(format!("{} run, each with a folder for its data", NAMES.join(", ")))
+    let data = match story.nodes.project() {
+        None => "each with a folder for its data".into(),
+        Some(project) => {
+            let volumes = project.volumes()?;
+            ensure!(volumes.len() == 2 * NAMES.len(), "{volumes:?}");
+            format!("{} volumes", volumes.len())
+        }
+    };
+    Ok(format!("{} run, {data}", NAMES.join(", ")))
 }
 
 /// Log lines of an election come within this after the third node is up.
@@ -122,8 +131,8 @@ fn logs(story: &mut Story) -> Result<String> {
 }
 
 fn up_and_wait(story: &mut Story) -> Result<String> {
-    story.nodes.up()?;
-    let took = story.nodes.ready(&[0, 1, 2], READY_MAX)?;
+    let took = story.nodes.up_and_wait(READY_MAX)?;
+    story.nodes.ready(&[0, 1, 2], Duration::ZERO)?;
     Ok(format!("three ready after {} ms more", took.as_millis()))
 }
 
@@ -136,7 +145,7 @@ fn status(story: &mut Story) -> Result<String> {
         has(peer, &["id", "bindAddr", "httpAddr", "publicUrl", "voter", "healthy", "isLeader"])?;
         ensure!(peer["id"] == NAMES[place] && peer["publicUrl"] == story.nodes.public_url(place), "{peer}");
         ensure!(peer["httpAddr"] == format!("localhost:{}", story.nodes.http(place).port()), "{peer}");
-        ensure!(peer["bindAddr"] == story.nodes.variables(place)["RAFT_BIND_ADDR"], "{peer}");
+        ensure!(peer["bindAddr"] == story.nodes.peer(place), "{peer}");
         ensure!(peer["voter"] == true && peer["healthy"] == true && peer["isLeader"] == (place == 0), "{peer}");
     }
     let groups = list(&status["groups"])?;
@@ -157,7 +166,8 @@ fn leader_ids(story: &mut Story) -> Result<String> {
 
 /// The tokens of the page are good for both sides, so a node of its own has others.
 fn tokens(story: &mut Story) -> Result<String> {
-    let mut variables = story.nodes.variables(0).clone();
+    let page = Nodes::new(story.nodes.codeq(), "walk-tokens")?;
+    let mut variables = page.variables(0).clone();
     variables.retain(|name, _| !name.starts_with("RAFT_"));
     let port = free_ports(1)?[0];
     let config =
@@ -419,9 +429,7 @@ fn other_shards(story: &mut Story) -> Result<String> {
     story.nodes.stop(place)?;
     let after = before.replace("\"numShards\":1", "\"numShards\":2");
     ensure!(after != before, "{before}");
-    let mut variables = story.nodes.variables(place).clone();
-    variables.insert("PERSISTENCE_CONFIG".into(), after);
-    let line = bad_config::refused(story.nodes.codeq(), &[], &variables, &["shards = 2", "has 1"])?;
+    let line = story.nodes.refused(place, "PERSISTENCE_CONFIG", &after, &["shards = 2", "has 1"])?;
     story.nodes.start(place)?;
     story.nodes.ready(&[place], READY_MAX)?;
     Ok(line)
@@ -429,6 +437,8 @@ fn other_shards(story: &mut Story) -> Result<String> {
 
 fn restart_with_flag(story: &mut Story) -> Result<String> {
     story.nodes.stop(0)?;
+    // The page's level is warn, which leaves out what settings do.
+    story.nodes.set(0, "LOG_LEVEL", "info");
     story.nodes.start(0)?;
     story.nodes.ready(&[0], READY_MAX)?;
     let said: Vec<String> =
@@ -614,7 +624,7 @@ fn two_volumes_gone(story: &mut Story) -> Result<String> {
 fn bootstrappers(story: &mut Story) -> Result<String> {
     let mut seen = Vec::new();
     for flagged in [vec![0, 1], vec![0, 1, 2], vec![]] {
-        let mut nodes = Nodes::new(story.nodes.codeq(), "walk-bootstrap")?;
+        let mut nodes = story.nodes.others("walk-bootstrap")?;
         for place in 0..NAMES.len() {
             nodes.set(place, "RAFT_BOOTSTRAP", if flagged.contains(&place) { "true" } else { "false" });
         }
@@ -639,7 +649,8 @@ fn bootstrappers(story: &mut Story) -> Result<String> {
 }
 
 fn refused_settings(story: &mut Story) -> Result<String> {
-    bad_config::refused_by_the_page(story.nodes.codeq(), story.nodes.variables(1))?;
+    let page = Nodes::new(story.nodes.codeq(), "walk-page")?;
+    bad_config::refused_by_the_page(story.nodes.codeq(), page.variables(1))?;
     let mut nodes = Nodes::new(story.nodes.codeq(), "walk-mux")?;
     (0..NAMES.len()).for_each(|place| nodes.set(place, "RAFT_MUX_ENABLED", "false"));
     nodes.up()?;

@@ -1,11 +1,14 @@
-//! `cargo xtask walk`: acceptance tables, line by line, over real processes and plain HTTP that follows no redirect.
+//! `cargo xtask walk`: acceptance tables, line by line, over real processes or containers, and plain HTTP that follows no redirect.
 //!
-//! A table is a list of rows: a number, what a user types, and what must be seen. Each is printed with what was seen and how long it took; a
-//! table stops at its first failure, and the program fails.
+//! A table is a list of rows: a number, what a user types, and what must be seen. Each is printed with what was seen and how long it took; what
+//! cannot be walked is skipped with the reason. A table stops at its first failure, and the program fails.
 
 mod bad_config;
+mod cd;
 mod cq;
 mod nodes;
+mod os;
+mod page;
 mod pull_request;
 mod tests;
 
@@ -16,8 +19,15 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
+use crate::compose;
+use crate::docker::Engine;
 use crate::http::Answer;
+use crate::image;
 use crate::process::build_codeq;
+
+use crate::walk::nodes::Driver;
+
+pub(crate) use nodes::eventually;
 
 const TASKS: &str = "/v1/codeq/tasks";
 const STATUS: &str = "/v1/codeq/raft/status";
@@ -36,12 +46,22 @@ pub(crate) struct WalkArgs {
     /// Repeats often what CI repeats a few times.
     #[arg(long)]
     long: bool,
+    /// What the nodes run as. In containers, the image is made first, and Docker is installed and started if it is missing.
+    #[arg(long, value_enum, default_value_t = Driver::Process)]
+    driver: Driver,
+    /// Fails if a row could not be walked.
+    #[arg(long)]
+    strict: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Table {
     /// codeQ's compose page and the checks of its raft pull request.
     Cq,
+    /// orchestrator-raft-sqlite: its questions, and a page on each node.
+    Os,
+    /// raft-consul-demo: nodes that are introduced by hand.
+    Cd,
     /// Settings that no server starts with.
     BadConfig,
     /// Each of them.
@@ -51,7 +71,7 @@ enum Table {
 impl WalkArgs {
     /// Every table, a few times.
     pub(crate) fn all() -> WalkArgs {
-        WalkArgs { table: Table::All, program: None, long: false }
+        WalkArgs { table: Table::All, program: None, long: false, driver: Driver::Process, strict: false }
     }
 }
 
@@ -70,36 +90,77 @@ struct Row<S> {
 /// A row does not show what it must.
 pub(crate) fn run(args: &WalkArgs) -> Result<()> {
     let codeq = args.program.clone().map_or_else(build_codeq, Ok)?;
+    let _engine = match args.driver {
+        Driver::Process => None,
+        Driver::Docker => {
+            let engine = Engine::running()?;
+            println!("{} compose files are understood", compose::check_files()?);
+            image::build(&codeq)?;
+            Some(engine)
+        }
+    };
     let begun = Instant::now();
     let is = |table| args.table == Table::All || args.table == table;
-    if is(Table::BadConfig) {
-        bad_config::walk(&codeq)?;
+    // What is walked without containers is the same, whatever the rest is walked with.
+    let of_processes = |table| is(table) && args.driver == Driver::Process;
+    let mut skipped = 0;
+    if of_processes(Table::BadConfig) {
+        skipped += bad_config::walk(&codeq)?;
+    }
+    if is(Table::Cd) {
+        skipped += cd::walk(&codeq, args.long, args.driver)?;
+    }
+    if is(Table::Os) {
+        skipped += os::walk(&codeq, args.driver)?;
     }
     if is(Table::Cq) {
-        cq::walk(&codeq, args.long)?;
-        pull_request::walk(&codeq, args.long)?;
+        skipped += cq::walk(&codeq, args.long, args.driver)?;
+    }
+    if of_processes(Table::Cq) {
+        skipped += pull_request::walk(&codeq, args.long)?;
         tests::walk()?;
     }
-    println!("all rows: {:.1} s", begun.elapsed().as_secs_f64());
+    println!("all rows: {:.1} s, {skipped} skipped", begun.elapsed().as_secs_f64());
+    ensure!(!args.strict || skipped == 0, "{skipped} rows were skipped");
     Ok(())
 }
 
+/// How many rows could not be walked.
+type Skipped = usize;
+
+/// Why a row cannot be walked here; a row returns it as its error.
+#[derive(Debug)]
+struct Skip(&'static str);
+
+impl std::fmt::Display for Skip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
+
 /// Walks through one table in one story.
-fn walk_rows<S>(title: &str, rows: &[Row<S>], story: &mut S) -> Result<()> {
+fn walk_rows<S>(title: &str, rows: &[Row<S>], story: &mut S) -> Result<Skipped> {
     println!("{title}");
+    let mut skipped = 0;
     for Row { number, command, run } in rows {
         let begun = Instant::now();
         let seen = run(story);
         let took = begun.elapsed().as_secs_f64();
         match seen {
             Ok(seen) => println!("{number:<5} {took:6.2} s  {command}\n               {seen}"),
+            Err(failure) if failure.is::<Skip>() => {
+                skipped += 1;
+                println!("{number:<5} {took:6.2} s  {command}\n               SKIP {failure}");
+            }
             Err(failure) => {
                 println!("{number:<5} {took:6.2} s  {command}\n               FAILED");
                 return Err(failure).context(*number);
             }
         }
     }
-    Ok(())
+    Ok(skipped)
 }
 
 /// The body of an answer with this status.

@@ -1,12 +1,12 @@
-//! The three nodes of codeQ's compose page as processes of this machine: its service names, its variables, ports of this machine.
+//! The three nodes of a compose file: in containers, or as processes of this machine with its service names, its variables, and free ports.
 //!
-//! The rows of a walk ask for what a user of the page does: up, down, stop, kill, remove a volume, change a variable, read a log.
+//! The rows of a walk ask for what a user of the file does: up, down, stop, kill, remove a volume, change a variable, read a log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -16,14 +16,21 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::compose::{Changes, Project};
+use crate::docker::ended;
 use crate::http::{Answer, Client};
 use crate::process::Folder;
+use crate::walk::bad_config;
+use crate::walk::page::Page;
 
-/// The services of the page.
+/// The services of codeQ's page.
 pub(crate) const NAMES: [&str; 3] = ["node-a", "node-b", "node-c"];
 
 /// Longest a planned stop may take.
 pub(crate) const STOP_MAX: Duration = Duration::from_secs(5);
+
+/// What compose itself may take beside the containers.
+const COMPOSE_MAX: Duration = Duration::from_secs(5);
 
 /// Between two looks at something that is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -31,17 +38,42 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Ports are looked for from here on, below those that the operating system gives to outgoing connections: whoever is down finds its own again.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
+/// What nodes run as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Driver {
+    /// Processes of this machine.
+    Process,
+    /// Containers.
+    Docker,
+}
+
 /// Three nodes, of which some run.
 pub(crate) struct Nodes {
     codeq: PathBuf,
-    folder: Folder,
+    page: Page,
+    host: Host,
     nodes: Vec<Node>,
+}
+
+enum Host {
+    /// With a folder for their data.
+    Processes(Folder),
+    Containers(Project),
 }
 
 struct Node {
     http: SocketAddr,
+    peer: String,
+    /// Of a process all, of a container those that differ from its file's.
     variables: BTreeMap<String, String>,
-    process: Option<Process>,
+    /// Variables of a container's file that it is not given.
+    without: BTreeSet<String>,
+    running: Option<Running>,
+}
+
+enum Running {
+    Process(Process),
+    Container,
 }
 
 /// A process and everything that it has printed.
@@ -123,44 +155,84 @@ impl Drop for Process {
 }
 
 impl Nodes {
-    /// Three nodes with the variables of the page, none of them running and none with data.
+    /// Three processes with the variables of codeQ's page, none of them running and none with data.
     ///
     /// # Errors
     /// There are no free ports, or no room for data.
     pub(crate) fn new(codeq: &Path, name: &str) -> Result<Nodes> {
-        let folder = Folder::new(name)?;
-        let ports = free_ports(2 * NAMES.len())?;
-        let (peers, https) = ports.split_at(NAMES.len());
-        let list = |shown: &dyn Fn(usize) -> String| {
-            (0..NAMES.len()).map(|place| format!("{}={}", NAMES[place], shown(place))).collect::<Vec<_>>().join(",")
+        Nodes::of(Page::Raft, Driver::Process, codeq, name)
+    }
+
+    /// Three nodes of a page, none of them running and none with data.
+    ///
+    /// # Errors
+    /// There are no free ports, no room for data, or no Docker.
+    pub(crate) fn of(page: Page, driver: Driver, codeq: &Path, name: &str) -> Result<Nodes> {
+        let count = page.names().len();
+        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let node = |http, peer, variables| Node { http, peer, variables, without: BTreeSet::new(), running: None };
+        let (host, nodes) = match driver {
+            Driver::Process => {
+                let folder = Folder::new(name)?;
+                let ports = free_ports(2 * count)?;
+                let (peers, https) = ports.split_at(count);
+                let made = |place: usize| {
+                    let data = folder.within(page.names()[place]).display().to_string();
+                    let variables = page.of_process(place, &data, peers, https);
+                    node(loopback(https[place]), format!("127.0.0.1:{}", peers[place]), variables)
+                };
+                let nodes = (0..count).map(made).collect();
+                (Host::Processes(folder), nodes)
+            }
+            Driver::Docker => {
+                let made = |place: usize| {
+                    let peer = format!("{}:7000", page.names()[place]);
+                    node(loopback(page.ports()[place]), peer, page.of_container())
+                };
+                let project = Project::new(page.folder(), page.names(), &format!("codeq-{name}"))?;
+                (Host::Containers(project), (0..count).map(made).collect())
+            }
         };
-        let token = r#"{"token":"dev-token","subject":"dev","scopes":["codeq:claim","codeq:heartbeat","codeq:abandon","codeq:nack","codeq:result","codeq:subscribe"],"eventTypes":["*"],"raw":{"tenantId":"dev-tenant","role":"ADMIN","clusterRole":"admin"}}"#;
-        let node = |place: usize| {
-            let data = folder.within(NAMES[place]).display().to_string();
-            let variables = [
-                ("PORT", https[place].to_string()),
-                ("ENV", "prod".into()),
-                ("LOG_FORMAT", "text".into()),
-                ("PERSISTENCE_PROVIDER", "pebble".into()),
-                ("PERSISTENCE_CONFIG", serde_json::json!({ "path": data, "numShards": 1 }).to_string()),
-                ("PRODUCER_AUTH_PROVIDER", "static".into()),
-                ("PRODUCER_AUTH_CONFIG", token.into()),
-                ("WORKER_AUTH_PROVIDER", "static".into()),
-                ("WORKER_AUTH_CONFIG", token.into()),
-                ("RAFT_ENABLED", "true".into()),
-                ("RAFT_MUX_ENABLED", "true".into()),
-                ("RAFT_SELF_ID", NAMES[place].into()),
-                ("RAFT_BIND_ADDR", format!("127.0.0.1:{}", peers[place])),
-                ("RAFT_PEERS", list(&|place| format!("127.0.0.1:{}", peers[place]))),
-                ("RAFT_PEER_HTTP_ADDRS", list(&|place| format!("http://127.0.0.1:{}", https[place]))),
-                ("RAFT_BOOTSTRAP", (place == 0).to_string()),
-                ("CODEQ_PUBLIC_URL", format!("http://localhost:{}", https[place])),
-            ];
-            let variables = variables.map(|(name, value)| (name.to_owned(), value)).into();
-            Node { http: SocketAddr::from(([127, 0, 0, 1], https[place])), variables, process: None }
-        };
-        let nodes = (0..NAMES.len()).map(node).collect();
-        Ok(Nodes { codeq: codeq.to_owned(), folder, nodes })
+        Ok(Nodes { codeq: codeq.to_owned(), page, host, nodes })
+    }
+
+    /// Others of the same page, as new. In containers they have the same ports: these must be down.
+    ///
+    /// # Errors
+    /// There are no free ports, or no room for data.
+    pub(crate) fn others(&self, name: &str) -> Result<Nodes> {
+        Nodes::of(self.page, self.driver(), &self.codeq, name)
+    }
+
+    /// What they run as.
+    pub(crate) fn driver(&self) -> Driver {
+        match self.host {
+            Host::Processes(_) => Driver::Process,
+            Host::Containers(_) => Driver::Docker,
+        }
+    }
+
+    /// The containers' project.
+    pub(crate) fn project(&self) -> Option<&Project> {
+        match &self.host {
+            Host::Processes(_) => None,
+            Host::Containers(project) => Some(project),
+        }
+    }
+
+    /// A node's name.
+    pub(crate) fn name(&self, place: usize) -> &'static str {
+        self.page.names()[place]
+    }
+
+    /// Their names.
+    pub(crate) fn names(&self) -> &'static [&'static str; 3] {
+        self.page.names()
+    }
+
+    /// Where a node's peers reach it.
+    pub(crate) fn peer(&self, place: usize) -> &str {
+        &self.nodes[place].peer
     }
 
     /// The program.
@@ -175,12 +247,14 @@ impl Nodes {
 
     /// Changes a variable of a node, for its next start.
     pub(crate) fn set(&mut self, place: usize, name: &str, value: &str) {
+        self.nodes[place].without.remove(name);
         self.nodes[place].variables.insert(name.into(), value.into());
     }
 
     /// Removes a variable of a node, for its next start.
     pub(crate) fn unset(&mut self, place: usize, name: &str) {
         self.nodes[place].variables.remove(name);
+        self.nodes[place].without.insert(name.into());
     }
 
     /// Where clients reach a node.
@@ -190,12 +264,12 @@ impl Nodes {
 
     /// The URL that people are told.
     pub(crate) fn public_url(&self, place: usize) -> String {
-        format!("http://localhost:{}", self.nodes[place].http.port())
+        format!("http://localhost:{}", self.http(place).port())
     }
 
     /// Those that run.
     pub(crate) fn running(&self) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|place| self.nodes[*place].process.is_some()).collect()
+        (0..self.nodes.len()).filter(|place| self.nodes[*place].running.is_some()).collect()
     }
 
     /// `docker compose up -d`
@@ -203,12 +277,25 @@ impl Nodes {
     /// # Errors
     /// There is no program.
     pub(crate) fn up(&mut self) -> Result<()> {
-        for place in 0..NAMES.len() {
-            if self.nodes[place].process.is_none() {
-                self.start(place)?;
+        let down: Vec<usize> = (0..self.nodes.len()).filter(|place| self.nodes[*place].running.is_none()).collect();
+        self.start_all(&down)
+    }
+
+    /// `docker compose up -d --wait`
+    ///
+    /// # Errors
+    /// They are not healthy in time.
+    pub(crate) fn up_and_wait(&mut self, longest: Duration) -> Result<Duration> {
+        self.up()?;
+        let begun = Instant::now();
+        match &self.host {
+            Host::Processes(_) => self.ready(&(0..self.nodes.len()).collect::<Vec<_>>(), longest)?,
+            Host::Containers(project) => {
+                project.up_and_wait(self.page.names())?;
+                begun.elapsed()
             }
-        }
-        Ok(())
+        };
+        Ok(begun.elapsed())
     }
 
     /// `docker compose start`
@@ -216,25 +303,70 @@ impl Nodes {
     /// # Errors
     /// There is no program.
     pub(crate) fn start(&mut self, place: usize) -> Result<()> {
-        let process = Process::start(&self.codeq, &["serve"], &self.nodes[place].variables)?;
-        self.nodes[place].process = Some(process);
+        self.start_all(&[place])
+    }
+
+    fn start_all(&mut self, places: &[usize]) -> Result<()> {
+        match &self.host {
+            Host::Processes(_) => {
+                for place in places {
+                    let process = Process::start(&self.codeq, &["serve"], &self.nodes[*place].variables)?;
+                    self.nodes[*place].running = Some(Running::Process(process));
+                }
+            }
+            Host::Containers(project) => {
+                project.change(&self.changes())?;
+                project.up(&places.iter().map(|place| self.name(*place)).collect::<Vec<_>>())?;
+                places.iter().for_each(|place| self.nodes[*place].running = Some(Running::Container));
+            }
+        }
         Ok(())
     }
 
-    fn take(&mut self, place: usize) -> Result<Process> {
-        self.nodes[place].process.take().with_context(|| format!("{} does not run", NAMES[place]))
+    /// What containers are given that their file does not have.
+    fn changes(&self) -> Changes {
+        let of_node = |(place, node): (usize, &Node)| {
+            let given = node.variables.iter().map(|(name, value)| (name.clone(), Some(value.clone())));
+            let without = node.without.iter().map(|name| (name.clone(), None));
+            (self.name(place), given.chain(without).collect())
+        };
+        self.nodes.iter().enumerate().map(of_node).collect()
     }
 
-    fn process(&self, place: usize) -> Result<&Process> {
-        self.nodes[place].process.as_ref().with_context(|| format!("{} does not run", NAMES[place]))
-    }
-
-    /// Asks a node to stop, and returns at once.
+    /// Starts a node with a variable that it must refuse, in a line that has these words.
     ///
     /// # Errors
-    /// It does not run.
+    /// It does not end with 2, or does not say so.
+    pub(crate) fn refused(&mut self, place: usize, name: &str, value: &str, named: &[&str]) -> Result<String> {
+        let before = self.nodes[place].variables.insert(name.into(), value.into());
+        let line = match &self.host {
+            Host::Processes(_) => bad_config::refused(&self.codeq, &[], &self.nodes[place].variables, named),
+            Host::Containers(project) => project.change(&self.changes()).and_then(|()| {
+                let Output { status, stdout, stderr } = project.once(self.name(place))?;
+                let both = [stdout, stderr].concat();
+                let shown = String::from_utf8_lossy(&both);
+                ensure!(status.code() == Some(2), "it has ended with {status}:\n{shown}");
+                let line = shown.lines().find(|line| named.iter().all(|word| line.contains(word)));
+                Ok(line.with_context(|| format!("no line names {named:?}:\n{shown}"))?.trim().to_owned())
+            }),
+        };
+        match before {
+            Some(before) => self.nodes[place].variables.insert(name.into(), before),
+            None => self.nodes[place].variables.remove(name),
+        };
+        line
+    }
+
+    fn take(&mut self, place: usize) -> Result<Running> {
+        self.nodes[place].running.take().with_context(|| format!("{} does not run", self.page.names()[place]))
+    }
+
+    /// Asks a process to stop, and returns at once.
+    ///
+    /// # Errors
+    /// It does not run, or in a container.
     pub(crate) fn stopping(&mut self, place: usize) -> Result<Process> {
-        let process = self.take(place)?;
+        let Running::Process(process) = self.take(place)? else { bail!("it runs in a container") };
         process.signal(Signal::SIGTERM)?;
         Ok(process)
     }
@@ -245,8 +377,7 @@ impl Nodes {
     /// It does not end with 0 in time.
     pub(crate) fn stop(&mut self, place: usize) -> Result<Duration> {
         let begun = Instant::now();
-        let End { status, lines } = self.stopping(place)?.end(STOP_MAX)?;
-        ensure!(status.success(), "{} has ended with {status}:\n{}", NAMES[place], lines.join("\n"));
+        self.stop_all(&[place])?;
         Ok(begun.elapsed())
     }
 
@@ -255,9 +386,14 @@ impl Nodes {
     /// # Errors
     /// It does not run.
     pub(crate) fn kill(&mut self, place: usize) -> Result<()> {
-        let process = self.take(place)?;
-        process.signal(Signal::SIGKILL)?;
-        process.end(STOP_MAX).map(|_| ())
+        match (self.take(place)?, &self.host) {
+            (Running::Process(process), _) => {
+                process.signal(Signal::SIGKILL)?;
+                process.end(STOP_MAX).map(|_| ())
+            }
+            (Running::Container, Host::Containers(project)) => project.run(&["kill", self.name(place)]).map(|_| ()),
+            (Running::Container, Host::Processes(_)) => bail!("processes run in no container"),
+        }
     }
 
     /// `docker compose down`, which keeps the volumes.
@@ -265,11 +401,43 @@ impl Nodes {
     /// # Errors
     /// One of them does not end with 0 in time.
     pub(crate) fn down(&mut self) -> Result<()> {
-        let running = self.running();
-        let stopping: Vec<_> = running.iter().map(|place| self.stopping(*place)).collect::<Result<_>>()?;
-        for (place, process) in running.into_iter().zip(stopping) {
+        self.stop_all(&self.running())?;
+        match &self.host {
+            Host::Processes(_) => Ok(()),
+            Host::Containers(project) => project.down(),
+        }
+    }
+
+    /// As if nobody had ever started them: none runs, and none has data.
+    ///
+    /// # Errors
+    /// One of them does not end with 0 in time.
+    pub(crate) fn forget(&mut self) -> Result<()> {
+        self.stop_all(&self.running())?;
+        match &self.host {
+            Host::Containers(project) => project.forget(),
+            Host::Processes(folder) => {
+                let data = self.page.names().iter().map(|name| folder.within(name));
+                data.filter(|path| path.exists()).try_for_each(|path| {
+                    std::fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))
+                })
+            }
+        }
+    }
+
+    fn stop_all(&mut self, places: &[usize]) -> Result<()> {
+        if let Host::Containers(project) = &self.host {
+            let names: Vec<&str> = places.iter().map(|place| self.name(*place)).collect();
+            let begun = Instant::now();
+            project.stop(&names)?;
+            ensure!(begun.elapsed() <= STOP_MAX + COMPOSE_MAX, "they have ended after {:?}", begun.elapsed());
+            places.iter().for_each(|place| self.nodes[*place].running = None);
+            return Ok(());
+        }
+        let stopping: Vec<_> = places.iter().map(|place| self.stopping(*place)).collect::<Result<_>>()?;
+        for (place, process) in places.iter().zip(stopping) {
             let End { status, lines } = process.end(STOP_MAX)?;
-            ensure!(status.success(), "{} has ended with {status}:\n{}", NAMES[place], lines.join("\n"));
+            ensure!(status.success(), "{} has ended with {status}:\n{}", self.name(*place), lines.join("\n"));
         }
         Ok(())
     }
@@ -279,8 +447,13 @@ impl Nodes {
     /// # Errors
     /// It cannot be removed.
     pub(crate) fn remove_volume(&self, place: usize) -> Result<()> {
-        let path = self.folder.within(NAMES[place]);
-        std::fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))
+        match &self.host {
+            Host::Processes(folder) => {
+                let path = folder.within(self.name(place));
+                std::fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))
+            }
+            Host::Containers(project) => project.remove_volumes(self.name(place)),
+        }
     }
 
     /// `docker compose logs`, since the last start.
@@ -288,7 +461,25 @@ impl Nodes {
     /// # Errors
     /// It does not run.
     pub(crate) fn log(&self, place: usize) -> Result<Vec<String>> {
-        self.process(place).map(Process::lines)
+        match (&self.nodes[place].running, &self.host) {
+            (Some(Running::Process(process)), _) => Ok(process.lines()),
+            (_, Host::Containers(project)) => project.log(self.name(place)),
+            (_, Host::Processes(_)) => bail!("{} does not run", self.name(place)),
+        }
+    }
+
+    /// `docker exec NODE codeq …`: the command as somebody on the node's machine gives it.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub(crate) fn codeq_at(&self, place: usize, arguments: &[&str]) -> Result<Output> {
+        match &self.host {
+            Host::Containers(project) => project.exec(self.name(place), &[&["codeq"], arguments].concat()),
+            Host::Processes(_) => {
+                let mut command = Command::new(&self.codeq);
+                ended(command.args(arguments).env_clear().envs(&self.nodes[place].variables))
+            }
+        }
     }
 
     /// A line of a node's log that has this text.
@@ -300,7 +491,9 @@ impl Nodes {
             let lines = self.log(place)?;
             lines.into_iter().find(|line| line.contains(text)).with_context(|| format!("no line has {text:?}"))
         });
-        found.with_context(|| format!("log of {}:\n{}", NAMES[place], self.log(place).unwrap_or_default().join("\n")))
+        found.with_context(|| {
+            format!("log of {}:\n{}", self.name(place), self.log(place).unwrap_or_default().join("\n"))
+        })
     }
 
     /// A request with the token of the page, on a connection of its own.
@@ -308,7 +501,7 @@ impl Nodes {
     /// # Errors
     /// There is no answer.
     pub(crate) fn send(&self, place: usize, method: &str, path: &str, body: &str) -> Result<Answer> {
-        send(self.http(place), method, path, body)
+        send_as(self.http(place), self.page.token(), method, path, body)
     }
 
     pub(crate) fn get(&self, place: usize, path: &str) -> Result<Answer> {
@@ -325,7 +518,7 @@ impl Nodes {
     /// It is not.
     pub(crate) fn page(&self, place: usize, path: &str) -> Result<Value> {
         let answer = self.get(place, path)?;
-        ensure!(answer.status == 200, "{} answers {path} with {answer}", NAMES[place]);
+        ensure!(answer.status == 200, "{} answers {path} with {answer}", self.name(place));
         answer.json()
     }
 
@@ -338,11 +531,11 @@ impl Nodes {
         for place in places {
             let ready = eventually(longest.saturating_sub(begun.elapsed()), || {
                 let answer = self.get(*place, "/readyz")?;
-                ensure!(answer.status == 200, "{} is not ready: {answer}", NAMES[*place]);
+                ensure!(answer.status == 200, "{} is not ready: {answer}", self.name(*place));
                 Ok(())
             });
             ready.with_context(|| {
-                format!("log of {}:\n{}", NAMES[*place], self.log(*place).unwrap_or_default().join("\n"))
+                format!("log of {}:\n{}", self.name(*place), self.log(*place).unwrap_or_default().join("\n"))
             })?;
         }
         Ok(begun.elapsed())
@@ -355,19 +548,15 @@ impl Nodes {
     pub(crate) fn leader(&self, place: usize) -> Result<usize> {
         let status = self.page(place, "/v1/codeq/raft/status")?;
         let leader = status["leaderID"].as_str().unwrap_or_default();
-        NAMES.iter().position(|name| *name == leader).with_context(|| format!("{} sees {status}", NAMES[place]))
+        self.page
+            .names()
+            .iter()
+            .position(|name| *name == leader)
+            .with_context(|| format!("{} sees {status}", self.name(place)))
     }
 }
 
-/// A request with the token of the page, on a connection of its own.
-///
-/// # Errors
-/// There is no answer.
-pub(crate) fn send(addr: SocketAddr, method: &str, path: &str, body: &str) -> Result<Answer> {
-    send_as(addr, Some("dev-token"), method, path, body)
-}
-
-/// The same with another token, or none.
+/// A request with a token, or none, on a connection of its own.
 ///
 /// # Errors
 /// There is no answer.

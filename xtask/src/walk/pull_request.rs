@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::http::Client;
 use crate::walk::nodes::{NAMES, Nodes, Process, eventually};
-use crate::walk::{READY_MAX, Row, STATUS, TASKS, bad_config, expect, list, text, walk_rows};
+use crate::walk::{READY_MAX, Row, STATUS, Skipped, TASKS, bad_config, expect, list, text, walk_rows};
 
 struct Story {
     codeq: PathBuf,
@@ -22,7 +22,7 @@ struct Story {
 ///
 /// # Errors
 /// A row does not show what it must.
-pub(crate) fn walk(codeq: &Path, long: bool) -> Result<()> {
+pub(crate) fn walk(codeq: &Path, long: bool) -> Result<Skipped> {
     walk_rows("codeQ's raft pull request", ROWS, &mut Story { codeq: codeq.to_owned(), long })
 }
 

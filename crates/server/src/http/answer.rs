@@ -6,7 +6,9 @@ use bytes::Bytes;
 use cluster::http::HttpAnswer;
 use http_body_util::Full;
 use hyper::Response;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
+};
 
 use crate::http::call::LastContact;
 
@@ -23,6 +25,9 @@ const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-re
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+const NOTHING_FOREIGN: HeaderValue =
+    HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'");
 const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const STALE: HeaderValue = HeaderValue::from_static("stale");
@@ -44,6 +49,7 @@ pub(crate) struct Answer {
 enum Kind {
     Json,
     Text,
+    Html,
     Metrics,
     Problem,
     Empty,
@@ -77,6 +83,11 @@ impl Answer {
     /// Text for people and probes.
     pub(crate) fn text(status: u16, text: impl Into<String>) -> Answer {
         Answer::new(status, Kind::Text, text.into().into_bytes())
+    }
+
+    /// A page for people, which may ask for nothing more.
+    pub(crate) fn html(text: String) -> Answer {
+        Answer::new(200, Kind::Html, text.into_bytes())
     }
 
     /// Metrics in Prometheus' text format.
@@ -126,6 +137,11 @@ impl Answer {
             Kind::Json => headers.insert(CONTENT_TYPE, JSON),
             Kind::Problem => headers.insert(CONTENT_TYPE, PROBLEM),
             Kind::Text => headers.insert(CONTENT_TYPE, TEXT),
+            Kind::Html => {
+                headers.insert(CONTENT_SECURITY_POLICY, NOTHING_FOREIGN);
+                headers.insert(CACHE_CONTROL, NO_STORE);
+                headers.insert(CONTENT_TYPE, HTML)
+            }
             Kind::Metrics => headers.insert(CONTENT_TYPE, METRICS),
             Kind::Empty => None,
         };

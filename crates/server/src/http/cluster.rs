@@ -8,6 +8,8 @@ use cluster::view::{Inspection, NodeView};
 use crate::http::answer::Answer;
 use crate::http::call::{Call, Outcome};
 use crate::http::edge::Edge;
+use crate::http::page::page;
+use crate::http::questions::Asked;
 
 /// Addresses of one request to join.
 const ADDRESSES_MAX: usize = 32;
@@ -19,6 +21,20 @@ impl Edge {
             Some(answer) => Ok(Answer::from(answer)),
             None => Err(Box::new(Problem::new(Code::RouteNotFound, "the cluster has no such page"))),
         }
+    }
+
+    /// An answer in orchestrator's words.
+    pub(crate) fn question(&self, path: &str) -> Outcome<Answer> {
+        let settings = &self.shared.settings;
+        let look = self.node.inspect();
+        let asked =
+            Asked { look: &look, raft: settings.raft, lease: settings.leader_lease, draining: self.is_draining() };
+        asked.answer(path).ok_or_else(|| Box::new(Problem::new(Code::RouteNotFound, "there is no such question")))
+    }
+
+    /// The page for people.
+    pub(crate) fn page(&self) -> Answer {
+        Answer::html(page(&self.node.inspect(), self.shared.settings.raft))
     }
 
     /// Makes this node known to others, and them to it. Where it belongs to a cluster already, there is nothing to do.

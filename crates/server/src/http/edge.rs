@@ -180,6 +180,8 @@ impl Edge {
             Route::Livez => ready(Ok(self.livez())),
             Route::Cluster(page) => ready(self.get_cluster(page)),
             Route::Join => Box::pin(self.join(call)),
+            Route::Question(path) => ready(self.question(path)),
+            Route::Page => ready(Ok(self.page())),
             Route::Readyz(only) => ready(self.readyz(call, *only)),
             Route::Metrics => Box::pin(self.metrics()),
         }

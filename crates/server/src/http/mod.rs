@@ -15,6 +15,8 @@ mod edge;
 mod error;
 mod lease;
 mod listener;
+mod page;
+mod questions;
 mod reads;
 mod redirect;
 mod result;

@@ -6,6 +6,7 @@ use api::{Code, Problem};
 use hyper::Method;
 
 use crate::auth::{Access, scope};
+use crate::http::questions;
 
 /// A route with what its path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,10 @@ pub(crate) enum Route<'a> {
     /// A page of the cluster, by its path.
     Cluster(&'a str),
     Join,
+    /// A question of orchestrator's, by its path.
+    Question(&'a str),
+    /// The page for people.
+    Page,
     Healthz,
     Livez,
     /// All checks, or one.
@@ -52,6 +57,8 @@ impl Route<'_> {
             }
             Route::Cluster(_) => Access::Any,
             Route::Join => Access::Operator,
+            Route::Question(path) => questions::access(path),
+            Route::Page => Access::Any,
             Route::Healthz | Route::Livez | Route::Readyz(_) | Route::Metrics => Access::Open,
         }
     }
@@ -65,6 +72,9 @@ const BASE: &str = "/v1/codeq/";
 /// There is no such path, or it has other methods.
 pub(crate) fn find<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, Box<Problem>> {
     let path = path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path);
+    if let Some(instead) = questions::action(path) {
+        return Err(Box::new(Problem::new(Code::MethodNotAllowed, format!("to do that, use {instead}"))));
+    }
     let (route, allowed) = of_path(path, method).ok_or_else(|| not_found(path))?;
     if *method == allowed || (*method == Method::HEAD && allowed == Method::GET) {
         return Ok(route);
@@ -76,11 +86,13 @@ pub(crate) fn find<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, Box<
 /// The methods of a path that exists, for the header `Allow`.
 pub(crate) fn allowed(path: &str) -> &'static str {
     let path = path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path);
-    let takes = |method: &Method| of_path(path, method).is_some_and(|(_, allowed)| allowed == *method);
+    let is_action = questions::action(path).is_some();
+    let takes = |method: &Method| !is_action && of_path(path, method).is_some_and(|(_, allowed)| allowed == *method);
     match (takes(&Method::GET), takes(&Method::POST)) {
         (true, true) => "GET, HEAD, POST",
         (true, false) => "GET, HEAD",
-        _ => "POST",
+        (false, false) => "",
+        (false, true) => "POST",
     }
 }
 
@@ -93,6 +105,8 @@ fn of_path<'a>(path: &'a str, method: &Method) -> Option<(Route<'a>, Method)> {
         "/readyz" => return Some((Route::Readyz(None), get)),
         "/metrics" => return Some((Route::Metrics, get)),
         "/cluster/join" => return Some((Route::Join, post)),
+        "/" | "/web/status" => return Some((Route::Page, get)),
+        _ if path.starts_with("/api/") => return Some((Route::Question(path), get)),
         _ if path.starts_with("/cluster/") => return Some((Route::Cluster(path), get)),
         _ => {}
     }
@@ -164,6 +178,10 @@ mod tests {
         let (get, post) = (&Method::GET, &Method::POST);
         check(post, "/v1/codeq/tasks", &Ok(Route::CreateTask));
         check(post, "/v1/codeq/tasks/", &Ok(Route::CreateTask));
+        check(get, "/", &Ok(Route::Page));
+        check(get, "/web/status/", &Ok(Route::Page));
+        check(get, "/api/leader-check/503", &Ok(Route::Question("/api/leader-check/503")));
+        check(get, "/api/raft-yield/codeq2", &Err(Code::MethodNotAllowed));
         check(post, "/v1/codeq/tasks/batch", &Ok(Route::CreateBatch));
         check(post, "/v1/codeq/tasks/claim", &Ok(Route::Claim));
         check(post, "/v1/codeq/tasks/claim/batch", &Ok(Route::ClaimBatch));
@@ -193,7 +211,6 @@ mod tests {
     fn other_paths_and_methods_are_refused() {
         let get = &Method::GET;
         for path in [
-            "/",
             "",
             "/v1",
             "/v1/codeq",

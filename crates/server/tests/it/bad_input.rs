@@ -434,7 +434,6 @@ async fn ids_that_are_none_are_unknown() {
 async fn unknown_paths_and_methods_are_refused() {
     let target = Target::start(settings()).await;
     for path in [
-        "/",
         "/favicon.ico",
         "/v1",
         "/v1/codeq",
