@@ -38,7 +38,7 @@ enum Command {
     /// A setting comes from its flag, else from its variable of the environment, else from the file named by --config, else it has its default.
     /// Without credentials the server answers this machine only. `codeq config template` explains every setting.
     #[command(
-        after_help = "Example:\n  codeq serve --config codeq.yaml --data-dir /var/lib/codeq --http-addr :8080\n\nExit status:\n  0 stopped as asked; 1 could not start, or failed; 2 settings are refused; 3 not admitted to a cluster in time; 8 the data is damaged; 9 the disk failed"
+        after_help = "Example:\n  codeq serve --config codeq.yaml --data-dir /var/lib/codeq --http-addr :8080\n\nExit status:\n  0 stopped as asked; 1 could not start, or failed; 2 settings are refused; 3 not admitted to a cluster in time; 7 no member of its cluster any more; 8 the data is damaged; 9 the disk failed"
     )]
     Serve(SettingFlags),
     /// Runs a server, or a cluster, to try things out: this machine only, no token.

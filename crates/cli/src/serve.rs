@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use base::Millis;
 use server::config::kinds::show_duration;
 use server::config::{Configuration, Notice};
-use server::{Data, Durability, Exit, NodeError, Server, Stage, StartError, StorageError};
+use server::{Data, Durability, Exit, NodeError, Retired, Server, Stage, StartError, StorageError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::refuse;
@@ -20,6 +20,8 @@ const FAILED: u8 = 1;
 const NOT_ADMITTED: u8 = 3;
 /// The settings do not fit the data directory.
 const REFUSED: u8 = 2;
+/// The node is no member of its cluster any more, for good.
+const RETIRED: u8 = 7;
 /// The data directory is damaged, of another identity or of another format.
 const DAMAGED: u8 = 8;
 /// The disk failed under a running server.
@@ -69,6 +71,11 @@ pub(crate) fn run(configuration: &Configuration, ready: impl FnOnce(&Server)) ->
             log.last_words(&why);
             ExitCode::from(NOT_ADMITTED)
         }
+        Ended::Retired(Retired::Left) => ExitCode::SUCCESS,
+        Ended::Retired(Retired::Removed) => {
+            log.last_words(&"this node was removed from its cluster; to join again it needs an empty data directory");
+            ExitCode::from(RETIRED)
+        }
         Ended::By(exit) => {
             log.last_words(&exit);
             ExitCode::from(status(&exit))
@@ -86,6 +93,8 @@ enum Ended {
     NoSignals(std::io::Error),
     /// It belongs to no cluster, though it was given time.
     NotAdmitted(String),
+    /// It is no member of its cluster any more.
+    Retired(Retired),
     /// By itself.
     By(Exit),
 }
@@ -131,6 +140,7 @@ async fn until_stopped(configuration: &Configuration, ready: impl FnOnce(&Server
             Ended::Clean => Ended::NotAdmitted(why),
             otherwise => otherwise,
         },
+        retired = node.retired() => return retire(server, signals, retired).await,
         () = node.ready() => {}
     }
     // It may have become as ready as one that has stopped.
@@ -139,7 +149,16 @@ async fn until_stopped(configuration: &Configuration, ready: impl FnOnce(&Server
     }
     tokio::select! {
         exit = server.failed() => Ended::By(exit),
+        retired = node.retired() => retire(server, signals, retired).await,
         () = signals.next() => stop(server, signals).await,
+    }
+}
+
+/// Stops a server whose node is no member any more: requests under way are answered.
+async fn retire(server: Server, signals: Signals, retired: Retired) -> Ended {
+    match stop(server, signals).await {
+        Ended::Clean => Ended::Retired(retired),
+        otherwise => otherwise,
     }
 }
 
@@ -182,6 +201,7 @@ fn status(exit: &Exit) -> u8 {
             StorageError::Failed { .. } | StorageError::Busy { .. } | StorageError::Locked { .. } => FAILED,
             StorageError::Damaged { .. } | StorageError::Foreign { .. } | StorageError::BadSnapshot { .. } => DAMAGED,
         },
+        Exit::Start(StartError::Retired { .. }) => RETIRED,
         Exit::Start(StartError::Differs { .. } | StartError::Accepted { .. } | StartError::Settings(_)) => REFUSED,
         Exit::Node(NodeError::Storage(error)) => match error {
             StorageError::Failed { .. } | StorageError::Busy { .. } => STORAGE_FAILED,

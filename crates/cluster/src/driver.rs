@@ -230,6 +230,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let tick = tick(&self.config);
         // After a pause only one tick is made up for: the others did not pass for anybody who could have acted.
         self.next_tick = now.mono + tick;
+        self.replica.stay_out(self.leadership.is_out(now));
         self.replica.on_event(now, Event::Tick, &mut self.effects);
         self.lead_first(now);
         let stage = if self.stopping { Stage::Draining } else { Stage::Running };
@@ -305,6 +306,8 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                     let event = Event::SnapshotSent { shard, to, arrived };
                     self.replica.on_event(now, event, &mut self.effects);
                 }
+                Control::StepDown(hold) => self.leadership.stay_out(now, hold),
+                Control::Settle => self.leadership.settle(now),
                 Control::Heard(member) => self.leadership.heard(member),
                 Control::Drain => {
                     self.leadership.give_away(now);
@@ -573,9 +576,11 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let shards = self.replica.status();
         let led = shards.iter().filter(|shard| shard.consensus.role == Role::Leader);
         let progress = led.map(|shard| (shard.shard, self.replica.progress(shard.shard))).collect();
+        let voters = |shard: ShardId| self.replica.members(shard).configuration.voters.clone();
+        let voters = self.replica.shards().into_iter().map(|shard| (shard, voters(shard))).collect();
         let leader_since = self.leader_since.clone();
         let at = self.clock.now().mono;
-        self.common.status.send_replace(NodeStatus { stage, shards, progress, leader_since, at });
+        self.common.status.send_replace(NodeStatus { stage, shards, progress, voters, leader_since, at });
     }
 
     /// Asked to stop, everything taken is finished, and a checkpoint holds it.

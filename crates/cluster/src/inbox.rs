@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Thread;
 use std::time::Duration;
 
-use base::ShardId;
 use base::machine::StateMachine;
+use base::{Millis, ShardId};
 use crossbeam_queue::{ArrayQueue, SegQueue};
 use replica::{Event, Member, MemberChange, Message};
 use storage::StorageError;
@@ -36,6 +36,10 @@ pub(crate) enum Control<S: StateMachine> {
     Heard(Member),
     /// Hand the leadership of a group over, if this node has it.
     Transfer(ShardId, u64),
+    /// Give every group away, and lead none for this long.
+    StepDown(Millis),
+    /// Leave the groups where they are for a while.
+    Settle,
     /// Let nobody wait any longer; everything else goes on.
     Drain,
     /// Stop: answer who waits, write a last checkpoint, end.

@@ -23,6 +23,9 @@ const CHANGE_PAUSE: Millis = Millis(100);
 const CALM: Millis = Millis(30_000);
 const SPREAD_PAUSE: Millis = Millis(5_000);
 
+/// An operator who has put a group somewhere finds it there for so long, if its leader lives.
+const LEFT_ALONE: Millis = Millis(600_000);
+
 /// Entries that a voter may lack to be given a group when nothing forces it.
 const LAG_MAX: u64 = 100;
 
@@ -40,6 +43,8 @@ pub(crate) struct Leadership {
     close: BTreeMap<(ShardId, u64), Mono>,
     next_change: Mono,
     promotion: Promotion,
+    /// Until then this node leads nothing if somebody else can.
+    out_until: Mono,
 }
 
 /// When a learner becomes a voter.
@@ -59,6 +64,21 @@ impl Leadership {
     /// The node stops: it leads nothing any more as soon as somebody else can.
     pub(crate) fn give_away(&mut self, now: Now) {
         self.giving_away.get_or_insert(now.mono);
+    }
+
+    /// This node leads nothing for a while, if somebody else can.
+    pub(crate) fn stay_out(&mut self, now: Now, hold: Millis) {
+        self.out_until = now.mono + hold;
+    }
+
+    /// Whether this node neither asks for a group nor keeps one.
+    pub(crate) fn is_out(&self, now: Now) -> bool {
+        now.mono < self.out_until
+    }
+
+    /// An operator has put a group somewhere: none is spread for a while.
+    pub(crate) fn settle(&mut self, now: Now) {
+        self.next_spread = now.mono + LEFT_ALONE;
     }
 
     /// A group has another leader.
@@ -93,6 +113,10 @@ impl Leadership {
             return transfers(me, replica, |shard| successor(me, &replica.progress(shard), u64::MAX));
         }
         let mut events = Vec::new();
+        if self.is_out(now) && now.mono >= self.next_try {
+            self.next_try = now.mono + HAND_OVER_AGAIN;
+            events.extend(transfers(me, replica, |shard| successor(me, &replica.progress(shard), u64::MAX)));
+        }
         // A single group has nothing to be spread with: whoever leads goes on.
         let is_spread = replica.shards().len() < 2;
         if !is_spread && now.mono - self.calm_since >= CALM && now.mono >= self.next_spread {
@@ -106,6 +130,11 @@ impl Leadership {
         }
         if now.mono >= self.next_change {
             self.next_change = now.mono + CHANGE_PAUSE;
+            // Whoever is no member any more hands over what it leads; the next leader takes it out of the group.
+            let is_member = replica.members(RECORDS).configuration.members().contains(&me);
+            if !is_member {
+                return transfers(me, replica, |shard| successor(me, &replica.progress(shard), u64::MAX));
+            }
             let changes = self.member_changes(now, replica);
             events.extend(changes.into_iter().map(|(shard, changes)| change(shard, changes, Vec::new())));
             events.extend(self.correct(replica));
@@ -234,7 +263,7 @@ fn is_fit(id: u64, progress: &[Progress], lag_max: u64) -> bool {
 }
 
 /// The voter that lacks least, if there is another one that can be reached.
-fn successor(me: u64, progress: &[Progress], lag_max: u64) -> Option<u64> {
+pub(crate) fn successor(me: u64, progress: &[Progress], lag_max: u64) -> Option<u64> {
     let others = progress.iter().filter(|member| member.id != me && is_fit(member.id, progress, lag_max));
     others.max_by_key(|member| member.matched).map(|member| member.id)
 }

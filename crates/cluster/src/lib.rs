@@ -12,8 +12,8 @@
 //!
 //! Reading order: `builder` and `simple` (what one begins with), `node` (all that a user of this crate sees), `driver` (the loop), then the
 //! parts: `inbox` where threads meet, `lane` for replies, `checkpoints` and `rows` for two of the other threads, `clock`. For several nodes:
-//! [`forming`] and `founding` (how a cluster begins), `peer` (the connections), `routes` (who leads), `leadership` (who should), [`http`] (what
-//! a node says of all this).
+//! [`forming`] and `founding` (how a cluster begins), `peer` (the connections), `routes` (who leads), `leadership` (who should), `operate` and
+//! `guard` (what operators ask for, and what is refused), [`http`] (what a node says of all this).
 
 mod builder;
 mod checkpoints;
@@ -21,12 +21,14 @@ mod clock;
 mod driver;
 pub mod forming;
 mod founding;
+mod guard;
 pub mod http;
 mod inbox;
 mod lane;
 mod leadership;
 mod node;
 mod open;
+mod operate;
 mod peer;
 mod routes;
 mod rows;
@@ -37,11 +39,13 @@ pub use base::machine::{Admission, Effects, EntryInfo, NextDue, ShardInfo, State
 pub use base::rows as checkpoint;
 pub use base::{Incarnation, Index, LeaseTime, Millis, Position, ScheduleTime, ShardId, Stamps, Term, codec};
 pub use builder::Builder;
+pub use guard::Numbers;
 pub use http::view;
 pub use lane::{Lane, LaneId};
 pub use node::{
     Cluster, Counters, Data, Durability, Handle, Hooks, Node, NodeConfig, NodeError, NodeStatus, Stage, StartError,
 };
+pub use operate::{Done, HOLD, Refused, Retired, TRANSFER_MAX};
 pub use peer::PeerConfig;
 pub use replica::{
     Configuration, Fault, Freshness, Member, MemberChange, Members, Operations, Progress, Reply, Role, ShardStatus,

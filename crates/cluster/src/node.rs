@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,7 @@ use crate::founding::{accept, accepted, found_alone, identify, join};
 use crate::http::view::{About, Inspection};
 use crate::inbox::{Control, Inbox};
 use crate::lane::{Lane, LaneId, Replies, ReplyTo, Shared};
+use crate::operate::Retired;
 use crate::peer::Shared as PeerShared;
 use crate::peer::{Forward, Heard, Joined, Link, PeerConfig, Peers, own_greeting};
 use crate::routes::Routes;
@@ -169,6 +170,13 @@ pub enum StartError {
         /// The value asked for.
         given: String,
     },
+    /// The node of this data directory is no member of its cluster any more.
+    Retired {
+        /// The directory.
+        directory: String,
+        /// `removed` or `left`.
+        how: String,
+    },
     /// This node has agreed to found a cluster with others, and is now to found one alone.
     Accepted {
         /// Its directory.
@@ -191,6 +199,11 @@ impl fmt::Display for StartError {
                 f,
                 "{what} is fixed when a data directory is made: {directory} has {recorded}, asked for is {given}; \
                  use {recorded}, or another directory"
+            ),
+            StartError::Retired { directory, how } => write!(
+                f,
+                "data directory {directory} is marked {how:?}: its node is no member of its cluster any more; \
+                 joining again needs an empty directory"
             ),
             StartError::Accepted { directory, others } => write!(
                 f,
@@ -260,6 +273,8 @@ pub struct NodeStatus {
     pub shards: Vec<ShardStatus>,
     /// What is known of the members of the groups that it leads.
     pub progress: BTreeMap<ShardId, Vec<Progress>>,
+    /// Members whose votes count, by group.
+    pub voters: BTreeMap<ShardId, Vec<u64>>,
     /// Since when each shard has its leader, or none, on this process's clock; nothing: since the start.
     pub leader_since: BTreeMap<ShardId, Mono>,
     /// When its loop said this, on this process's clock: at the latest after a unit of consensus time, while it runs.
@@ -324,6 +339,11 @@ pub(crate) struct Common<S: StateMachine> {
     pub(crate) rows: Mutex<Option<Rows>>,
     pub(crate) counters: Counters,
     pub(crate) status: watch::Sender<NodeStatus>,
+    /// Whoever was not heard of for longer is taken for dead.
+    pub(crate) contact_max: Millis,
+    /// It is this node that wants to be a member no more.
+    pub(crate) leaving: AtomicBool,
+    pub(crate) retired: watch::Sender<Option<Retired>>,
     undelivered: Box<dyn Fn(Reply<S>) -> Vec<(ShardId, Operations)> + Send + Sync>,
     next_wait: AtomicU64,
 }
@@ -336,11 +356,10 @@ pub struct Node<S: StateMachine> {
 
 /// How clients reach a node. Cheap to clone.
 pub struct Handle<S: StateMachine> {
-    common: Arc<Common<S>>,
+    pub(crate) common: Arc<Common<S>>,
     identity: Arc<Identity>,
     propose_timeout: Millis,
     leader_wait: Millis,
-    contact_max: Millis,
     lease: Millis,
     url: Arc<str>,
     peer_addr: Option<std::net::SocketAddr>,
@@ -376,6 +395,11 @@ impl<S: StateMachine> Node<S> {
             Data::Memory => None,
             Data::Directory(path) => Some(Arc::new(DataDir::open(path).map_err(StartError::Storage)?)),
         };
+        if let Some(directory) = &directory
+            && let Some(how) = directory.retired().map_err(StartError::Storage)?
+        {
+            return Err(StartError::Retired { directory: directory.path().display().to_string(), how });
+        }
         let mut identity = identify(directory.as_deref(), &config, clock.now().wall)?;
         let mut founding = accepted(directory.as_deref()).map_err(StartError::Storage)?;
         let me = Member {
@@ -404,6 +428,7 @@ impl<S: StateMachine> Node<S> {
             stage: Stage::Starting("starting".into()),
             shards: Vec::new(),
             progress: BTreeMap::new(),
+            voters: BTreeMap::new(),
             leader_since: BTreeMap::new(),
             at: clock.now().mono,
         };
@@ -418,6 +443,9 @@ impl<S: StateMachine> Node<S> {
             rows: Mutex::new(None),
             counters: Counters::default(),
             status: watch::Sender::new(status),
+            contact_max: Millis(config.election_timeout.0 * 2),
+            leaving: AtomicBool::new(false),
+            retired: watch::Sender::new(None),
             undelivered,
             next_wait: AtomicU64::new(1),
         });
@@ -439,7 +467,6 @@ impl<S: StateMachine> Node<S> {
             identity: Arc::new(identity.clone()),
             propose_timeout: config.propose_timeout,
             leader_wait: config.leader_wait,
-            contact_max: Millis(config.election_timeout.0 * 2),
             lease: Millis(config.election_timeout.0 * 4 / 5),
             url: config.url.as_str().into(),
             peer_addr: peers.as_ref().map(|(peers, _)| peers.addr),
@@ -457,8 +484,13 @@ impl<S: StateMachine> Node<S> {
         let (end, ended) = oneshot::channel();
         let hooks = LoopHooks { prepare, observe };
         let run = move || {
+            let ending = common.clone();
             let start = Start { config, clock, common, hooks, identity, founding, fresh: false };
-            let outcome = run_node(directory.as_deref(), start, &mut peers);
+            let mut outcome = run_node(directory.as_deref(), start, &mut peers);
+            if let (Some(directory), Some(retired)) = (&directory, *ending.retired.borrow()) {
+                let marked = directory.retire(retired.word()).map_err(NodeError::Storage);
+                outcome = outcome.and(marked);
+            }
             if let Some((peers, _)) = peers {
                 peers.stop();
             }
@@ -732,7 +764,7 @@ impl<S: StateMachine> Handle<S> {
 
     /// One look at this node and at what it knows of the others.
     pub fn inspect(&self) -> Inspection {
-        let NodeStatus { stage, shards, progress, leader_since, at } = self.common.status.borrow().clone();
+        let NodeStatus { stage, shards, progress, leader_since, at, .. } = self.common.status.borrow().clone();
         let now = self.common.clock.now().mono;
         let links = self.common.peers.get().map(|peers| peers.links.all()).unwrap_or_default();
         let own = self.common.peers.get().map(|peers| peers.greeting().me);
@@ -750,7 +782,7 @@ impl<S: StateMachine> Handle<S> {
             contacts: links.iter().map(|link| (link.id, link.contact(now))).collect(),
             confirmed,
             uptime: now - Mono(0),
-            contact_max: self.contact_max,
+            contact_max: self.common.contact_max,
             last_turn: now - at,
             leader_since: leader_since.into_iter().map(|(shard, since)| (shard, now - since)).collect(),
             provider: self.identity.provider.clone(),
@@ -941,7 +973,7 @@ async fn take_reply<S: StateMachine>(
 }
 
 /// A request that is held while there is no leader.
-struct Patience {
+pub(crate) struct Patience {
     changes: watch::Receiver<u64>,
     given_up: Instant,
 }
@@ -950,13 +982,13 @@ struct Patience {
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
 
 impl Patience {
-    fn new<S: StateMachine>(handle: &Handle<S>) -> Patience {
+    pub(crate) fn new<S: StateMachine>(handle: &Handle<S>) -> Patience {
         let changes = handle.common.routes.changes();
         Patience { changes, given_up: Instant::now() + handle.leader_wait.to_std() }
     }
 
     /// Waits until it may be worth another try; false: it is time to give up.
-    async fn wait(&mut self) -> bool {
+    pub(crate) async fn wait(&mut self) -> bool {
         let left = self.given_up.saturating_duration_since(Instant::now());
         // Either way it is time to look.
         let _ = tokio::time::timeout(left.min(LOOK_AGAIN), self.changes.changed()).await;
@@ -971,6 +1003,12 @@ enum Waiting<S: StateMachine> {
 }
 
 impl<S: StateMachine> Common<S> {
+    /// This node is no member any more. Whoever wants to leave has left, however it learns that it is out.
+    pub(crate) fn retire(&self, how: Retired) {
+        let how = if self.leaving.load(Ordering::Relaxed) { Retired::Left } else { how };
+        self.retired.send_if_modified(|retired| retired.replace(how).is_none());
+    }
+
     pub(crate) fn new_wait(&self, up_to: Millis) -> Wait {
         Wait { id: self.next_wait.fetch_add(1, Ordering::Relaxed), up_to }
     }

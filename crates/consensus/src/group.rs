@@ -164,6 +164,8 @@ pub struct Group {
     heard: BTreeMap<u64, u64>,
     /// The commit index that the others have been told with the last entries, if this node leads.
     told: u64,
+    /// It never campaigns by itself.
+    out: bool,
 }
 
 impl Group {
@@ -220,7 +222,8 @@ impl Group {
         let silent = Logger::root(Discard, o!());
         let node = RawNode::new(&raft_config, log, &silent).expect("the configuration has been checked");
         let last_role = StateRole::Follower;
-        let mut group = Group { node, config, campaigns: 0, last_role, ticks: 0, heard: BTreeMap::new(), told: 0 };
+        let mut group =
+            Group { node, config, campaigns: 0, last_role, ticks: 0, heard: BTreeMap::new(), told: 0, out: false };
         group.tame_timeout();
         Ok(group)
     }
@@ -229,6 +232,10 @@ impl Group {
     pub fn tick(&mut self) {
         self.ticks += 1;
         self.note_who_is_there();
+        if self.out && self.node.raft.state != StateRole::Leader {
+            // Long enough to vote for another one, never long enough to campaign: see `tame_timeout`.
+            self.node.raft.election_elapsed = self.node.raft.election_elapsed.min(self.config.election_ticks);
+        }
         self.node.tick();
         self.tame_timeout();
     }
@@ -249,6 +256,12 @@ impl Group {
         let grace = 2 * self.config.heartbeat_ticks as u64;
         let lately = || self.heard.get(&id).is_some_and(|heard| self.ticks - heard <= grace);
         id == self.config.id || progress.recent_active || lately()
+    }
+
+    /// Whether this node leaves it to the others to campaign. It votes, and leads when a leader hands over to it.
+    pub fn stay_out(&mut self, out: bool) {
+        self.out = out;
+        self.tame_timeout();
     }
 
     /// A message has come from another member. One that does not fit the group's state is ignored, as Raft says.
@@ -496,7 +509,8 @@ impl Group {
             term: self.node.raft.term,
             campaigns: self.campaigns,
         };
-        let ticks = election_ticks(&draw, self.config.election_ticks);
+        let longest = self.config.election_ticks * 2 - 1;
+        let ticks = if self.out { longest } else { election_ticks(&draw, self.config.election_ticks) };
         self.node.raft.set_randomized_election_timeout(ticks);
     }
 }

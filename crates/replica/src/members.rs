@@ -73,6 +73,9 @@ impl Members {
                 self.removed.push(*id);
             }
         }
+        // Who loses its vote to another one stays until the change is left, by an entry that names nobody.
+        let gone = self.known.keys().filter(|id| !present.contains(id) && !self.removed.contains(id));
+        self.removed.extend(gone.copied().collect::<Vec<u64>>());
         if self.removed.len() > REMOVED_MAX {
             self.removed.drain(..self.removed.len() - REMOVED_MAX);
         }
@@ -159,6 +162,18 @@ mod tests {
         let mut members = Members::of_voters([member(1, "a")]);
         members.apply(&[MemberChange::Remove(1)], vec![], configuration(&[1], &[]));
         assert!(members.get(1).is_some() && !members.was_removed(1));
+    }
+
+    /// A vote that changes hands is left in a second step; the one that had it is remembered as removed from then on.
+    #[test]
+    fn who_loses_its_vote_to_another_is_removed_when_the_change_is_left() {
+        let mut members = Members::of_voters([member(1, "a"), member(2, "b")]);
+        members.apply(&[MemberChange::AddLearner(3)], vec![member(3, "b")], configuration(&[1, 2], &[3]));
+        let entered = Configuration { voters_outgoing: vec![1, 2], ..configuration(&[1, 3], &[]) };
+        members.apply(&[MemberChange::AddVoter(3), MemberChange::Remove(2)], vec![], entered);
+        assert!(members.get(2).is_some() && !members.was_removed(2));
+        members.apply(&[], vec![], configuration(&[1, 3], &[]));
+        assert!(members.get(2).is_none() && members.was_removed(2));
     }
 
     #[test]

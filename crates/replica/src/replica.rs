@@ -167,6 +167,11 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
         after_sync.messages
     }
 
+    /// Whether this node asks for no group's leadership unless a leader hands it over. It votes as ever.
+    pub fn stay_out(&mut self, out: bool) {
+        self.shards.values_mut().for_each(|shard| shard.group_mut().stay_out(out));
+    }
+
     /// Asks for votes in every group without waiting for a timeout: for the node that is to lead a new cluster first.
     pub fn campaign(&mut self) {
         self.shards.values_mut().for_each(|shard| shard.group_mut().campaign());

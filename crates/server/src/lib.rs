@@ -14,4 +14,4 @@ pub mod settings;
 pub use serve::{Exit, Server};
 
 /// What a server's settings and end say of its node: whoever starts a server needs no other crate for them.
-pub use cluster::{Data, Durability, NodeError, Stage, StartError, StorageError};
+pub use cluster::{Data, Durability, NodeError, Retired, Stage, StartError, StorageError};

@@ -16,6 +16,7 @@ use crate::disk::RealDisk;
 
 const IDENTITY: &str = "identity";
 const FOUNDING: &str = "founding";
+const RETIRED: &str = "retired";
 const LOCK: &str = "lock";
 const LOG: &str = "wal";
 const FORMAT: u64 = 1;
@@ -184,6 +185,27 @@ impl DataDir {
         Ok(Some(bytes))
     }
 
+    /// Marks the directory, durably, as one whose node is no member of its cluster any more: no node may start with it again. `how`: a word.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn retire(&self, how: &str) -> Result<(), StorageError> {
+        self.replace(RETIRED, format!("{how}\n").as_bytes())
+    }
+
+    /// The word that [`DataDir::retire`] has marked the directory with.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn retired(&self) -> Result<Option<String>, StorageError> {
+        let path = self.path.join(RETIRED);
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).trim().into())),
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(StorageError::failed("read", &path.display().to_string(), cause)),
+        }
+    }
+
     /// Writes a whole file under this name, durably: a crash leaves the old or the new one.
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StorageError> {
         let path = self.path.join(name);
@@ -326,6 +348,17 @@ mod tests {
         std::fs::write(within.join("a"), b"a").expect("it can be written");
         let refusal = directory.identity().expect_err("it is somebody's").to_string();
         assert!(refusal.contains("holds artifacts"), "{refusal}");
+    }
+
+    #[test]
+    fn a_retired_directory_stays_so() {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let directory = DataDir::open(folder.path()).expect("it can be opened");
+        assert_eq!(directory.retired().expect("it can be read"), None);
+        directory.retire("left").expect("it can be written");
+        drop(directory);
+        let directory = DataDir::open(folder.path()).expect("it can be opened");
+        assert_eq!(directory.retired().expect("it can be read").as_deref(), Some("left"));
     }
 
     #[test]

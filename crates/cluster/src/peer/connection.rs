@@ -16,14 +16,16 @@ use replica::{Event, Member, Message, Operations, Reply, Unavailable, Wait};
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{interval, sleep, timeout};
 
 use crate::forming::{ClusterId, Greeting};
 use crate::inbox::Control;
 use crate::lane::ReplyTo;
 use crate::node::Cluster;
+use crate::operate::{Action, encode_outcome, perform};
 use crate::peer::answers::Answers;
-use crate::peer::handshake::{CODES, Guest, Refusal, is_proof, judge, proof};
+use crate::peer::handshake::{CODES, Guest, REMOVED, Refusal, is_proof, judge, proof};
 use crate::peer::links::Link;
 use crate::peer::snapshots::{Piece, Receipt, put_receipt, read_receipt};
 use crate::peer::wire::{FrameReader, Frames, Hello, Kind, PROTOCOL};
@@ -143,6 +145,8 @@ async fn receive<S: StateMachine>(shared: &Shared<S>, stream: TcpStream) -> Resu
     let mut frames = Frames::default();
     let guest = match judged {
         Ok(guest) => guest,
+        // It is told when it can know who says so.
+        Err(refusal) if refusal.code == REMOVED => Guest::Removed,
         Err(refusal) => {
             refuse(&mut writer, &refusal).await;
             return Err(Failure::Refused(refusal));
@@ -400,7 +404,17 @@ async fn talk<S: StateMachine>(
                     let now = started.elapsed().as_micros() as u64;
                     link.rtt.store((now.saturating_sub(sent)).max(1), Ordering::Relaxed);
                 }
-                Kind::Refused => return Err(refused(&body)),
+                Kind::Refused => {
+                    let failure = refused(&body);
+                    if let Failure::Refused(Refusal { code: REMOVED, text }) = &failure {
+                        shared.retire(text);
+                    }
+                    return Err(failure);
+                }
+                Kind::Acted => {
+                    let mut fields = Reader::new(&body);
+                    link.on_acted(fields.varint()?, fields.rest());
+                }
                 _ => return Err(Malformed.into()),
             }
         }
@@ -433,6 +447,10 @@ async fn give_up_silent<S: StateMachine>(
             client.refuse(&shared.common, Unavailable::Unknown);
         }
     }
+}
+
+fn removed(name: &str) -> Refusal {
+    Refusal { code: REMOVED, text: format!("{name} was removed from the cluster") }
 }
 
 fn refused(body: &Bytes) -> Failure {
@@ -564,7 +582,13 @@ pub(super) async fn accept<S: StateMachine>(shared: Arc<Shared<S>>, listener: Tc
                     let met = timeout(HANDSHAKE_TIMEOUT, receive(&shared, stream)).await;
                     drop(place);
                     match met {
-                        Ok(Ok(met)) => serve(shared, met).await,
+                        Ok(Ok(met)) => {
+                            let refusal = removed(&met.other.me.name);
+                            if met.guest == Guest::Removed && refusals.is_new(&refusal) {
+                                tracing::warn!(target: "raft", event = "raft.peer.rejected", code = refusal.code, "refused a connection: {}", refusal.text);
+                            }
+                            serve(shared, met).await;
+                        }
                         Ok(Err(Failure::Refused(refusal))) if refusals.is_new(&refusal) => {
                             tracing::warn!(target: "raft", event = "raft.peer.rejected", code = refusal.code, "refused a connection: {}", refusal.text);
                         }
@@ -584,7 +608,10 @@ pub(super) async fn accept<S: StateMachine>(shared: Arc<Shared<S>>, listener: Tc
 }
 
 async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
-    let Met { mut reader, writer, other, guest } = met;
+    let Met { mut reader, mut writer, other, guest } = met;
+    if guest == Guest::Removed {
+        return refuse(&mut writer, &removed(&other.me.name)).await;
+    }
     let Guest::Member(id) = guest else {
         let asks = matches!(timeout(HANDSHAKE_TIMEOUT, reader.next()).await, Ok(Ok((Kind::Ask, _))));
         if asks {
@@ -608,6 +635,7 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
     let answers = Arc::new(Answers::new());
     let (pong, pongs) = tokio::sync::mpsc::unbounded_channel();
     let (receipt, receipts) = tokio::sync::mpsc::unbounded_channel();
+    let (acted, outcomes) = tokio::sync::mpsc::unbounded_channel();
     let receive = async {
         loop {
             let (kind, body) =
@@ -624,6 +652,16 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
                         shared.common.inbox.control(Control::Forget(shard, wait));
                     }
                 }
+                Kind::Act => {
+                    let mut fields = Reader::new(&body);
+                    let (request, action) = (fields.varint()?, Action::decode(&mut fields)?);
+                    let (shared, acted) = (shared.clone(), acted.clone());
+                    tokio::spawn(async move {
+                        let outcome = perform(&shared, &action).await;
+                        // The connection may have ended.
+                        let _ = acted.send((request, encode_outcome(&outcome)));
+                    });
+                }
                 Kind::Ping => {
                     // The receiver ends with this task.
                     let _ = pong.send(body);
@@ -634,8 +672,12 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
     };
     let ended: Result<(), Failure> = tokio::select! {
         ended = receive => ended,
-        ended = send_answers(&shared, &answers, writer, pongs, receipts) => ended.map_err(Failure::from),
+        ended = send_answers(&shared, &answers, &mut writer, Results { pongs, receipts, outcomes }) => ended.map_err(Failure::from),
+        () = shared.removed(id) => Err(Failure::Refused(removed(&other.me.name))),
     };
+    if let Err(Failure::Refused(refusal)) = &ended {
+        refuse(&mut writer, refusal).await;
+    }
     let (left, parked) = answers.close();
     for (shard, wait) in parked {
         shared.common.inbox.control(Control::Forget(shard, wait));
@@ -684,17 +726,29 @@ fn take_forwards<S: StateMachine>(shared: &Shared<S>, answers: &Arc<Answers<S>>,
     Ok(())
 }
 
+/// What goes back to a member besides replies.
+struct Results {
+    pongs: UnboundedReceiver<Bytes>,
+    receipts: UnboundedReceiver<(ShardId, Receipt)>,
+    /// Of actions, by number.
+    outcomes: UnboundedReceiver<(u64, Vec<u8>)>,
+}
+
 async fn send_answers<S: StateMachine>(
     shared: &Shared<S>,
     answers: &Answers<S>,
-    mut writer: OwnedWriteHalf,
-    mut pongs: tokio::sync::mpsc::UnboundedReceiver<Bytes>,
-    mut receipts: tokio::sync::mpsc::UnboundedReceiver<(ShardId, Receipt)>,
+    writer: &mut OwnedWriteHalf,
+    results: Results,
 ) -> std::io::Result<()> {
+    let Results { mut pongs, mut receipts, mut outcomes } = results;
     let mut frames = Frames::default();
     let mut bytes = Vec::new();
     loop {
         tokio::select! {
+            Some((request, outcome)) = outcomes.recv() => frames.put(Kind::Acted, |body| {
+                body.put_varint(request);
+                body.extend_from_slice(&outcome);
+            }),
             () = answers.wake.notified() => {}
             Some(pong) = pongs.recv() => frames.put(Kind::Pong, |body| body.extend_from_slice(&pong)),
             Some((shard, receipt)) = receipts.recv() => frames.put(Kind::Received, |body| put_receipt(shard, receipt, body)),

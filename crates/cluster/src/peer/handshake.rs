@@ -17,6 +17,9 @@ pub(crate) struct Refusal {
     pub(crate) text: String,
 }
 
+/// The code for a node that is no member any more.
+pub(crate) const REMOVED: &str = "removed-member";
+
 /// Codes that a refusal can have.
 pub(crate) const CODES: [&str; 11] = [
     "version",
@@ -24,7 +27,7 @@ pub(crate) const CODES: [&str; 11] = [
     "cluster-id-mismatch",
     "groups-mismatch",
     "name-taken",
-    "removed-member",
+    REMOVED,
     "stale-incarnation",
     "unknown-member",
     "bad-secret",
@@ -39,6 +42,8 @@ pub(crate) enum Guest {
     Member(u64),
     /// A node that only wants to know whom it has met, because one of the two has no cluster.
     Stranger,
+    /// It was a member of this cluster, and is to be told that it is none any more.
+    Removed,
 }
 
 /// Judges the other side by what it says.
@@ -69,7 +74,7 @@ pub(crate) fn judge(own: &Greeting, members: &Members, hello: &Hello) -> Result<
         return refuse("groups-mismatch", format!("{there} has {} shards, {here} has {}", other.shards, own.shards));
     }
     if members.was_removed(other.me.id) {
-        return refuse("removed-member", format!("{there} was removed from the cluster"));
+        return refuse(REMOVED, format!("{there} was removed from the cluster"));
     }
     // A node that has just been admitted does not know the members yet.
     let known = members.configuration.members().is_empty() || members.get(other.me.id).is_some();

@@ -11,10 +11,11 @@ use base::{Mono, ShardId};
 use replica::{Member, Message, Operations, Unavailable};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::http::view::Contact;
 use crate::lane::ReplyTo;
+use crate::operate::ACTIONS_MAX;
 use crate::peer::outgoing::{Outbox, Writing};
 use crate::peer::snapshots::{Receipt, Receipts};
 
@@ -45,6 +46,8 @@ pub(crate) struct Link<S: StateMachine> {
     pending: Mutex<BTreeMap<u64, Pending<S>>>,
     /// Who sends a snapshot, by shard.
     transfers: Mutex<BTreeMap<ShardId, UnboundedSender<Receipt>>>,
+    /// Who waits for the outcome of an action, by number.
+    acting: Mutex<BTreeMap<u64, oneshot::Sender<Vec<u8>>>>,
     pub(crate) wake: Notify,
     /// The member has connected to this node.
     pub(crate) called: Notify,
@@ -66,6 +69,7 @@ impl<S: StateMachine> Link<S> {
             writing: Mutex::new(None),
             pending: Mutex::new(BTreeMap::new()),
             transfers: Mutex::new(BTreeMap::new()),
+            acting: Mutex::default(),
             wake: Notify::new(),
             called: Notify::new(),
             up: AtomicBool::new(false),
@@ -155,6 +159,36 @@ impl<S: StateMachine> Link<S> {
         Ok(request)
     }
 
+    /// Asks the member for an action; its outcome comes as bytes, or not at all if the connection ends. Nothing: the member cannot be reached,
+    /// or is asked for much already.
+    pub(crate) fn ask_to_act(&self, action: Vec<u8>) -> Option<oneshot::Receiver<Vec<u8>>> {
+        let mut acting = self.acting();
+        acting.retain(|_, waits| !waits.is_closed());
+        if !self.is_up() || acting.len() >= ACTIONS_MAX {
+            return None;
+        }
+        let (sender, outcome) = oneshot::channel();
+        let request = self.next_request.fetch_add(1, Ordering::Relaxed);
+        acting.insert(request, sender);
+        // Both under one lock, as in `forward`.
+        self.outbox().actions.push((request, action));
+        drop(acting);
+        self.wake.notify_one();
+        Some(outcome)
+    }
+
+    fn acting(&self) -> MutexGuard<'_, BTreeMap<u64, oneshot::Sender<Vec<u8>>>> {
+        self.acting.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// The outcome of an action has come.
+    pub(crate) fn on_acted(&self, request: u64, outcome: &[u8]) {
+        if let Some(waits) = self.acting().remove(&request) {
+            // It has given up meanwhile.
+            let _ = waits.send(outcome.to_vec());
+        }
+    }
+
     /// Nobody waits for the answer any longer.
     pub(crate) fn forget(&self, request: u64) {
         if self.pending().remove(&request).is_some() {
@@ -241,6 +275,7 @@ impl<S: StateMachine> Link<S> {
         drop(self.take());
         // Whoever sends a snapshot hears that nothing comes any more.
         self.transfers().clear();
+        self.acting().clear();
         let why = |sent: bool| if sent { Unavailable::Unknown } else { Unavailable::NoLeader };
         waiting.into_values().map(|pending| (pending.client, why(pending.sent))).collect()
     }

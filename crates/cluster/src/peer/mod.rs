@@ -25,7 +25,7 @@ use base::{Incarnation, Index, Millis, Mono, ShardId};
 use replica::{Member, Members, Message};
 use storage::StorageError;
 use storage::checkpoint::Snapshots;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 pub(crate) use answers::Answers;
 pub(crate) use links::{Forward, Link, Links};
@@ -37,6 +37,7 @@ use crate::clock::Clock;
 use crate::forming::{Forming, Greeting, Plan, Proposal, Step};
 use crate::node::{Cluster, Common};
 use crate::open::random_incarnation;
+use crate::operate::{ACTIONS_MAX, Retired};
 
 /// How a node meets others.
 #[derive(Clone, Debug)]
@@ -95,6 +96,10 @@ pub(crate) struct Shared<S: StateMachine> {
     /// Pieces of snapshots that have come.
     pieces: Mutex<Option<std::sync::mpsc::Sender<Piece>>>,
     runtime: OnceLock<tokio::runtime::Handle>,
+    /// Places for the actions that this node does for others and itself.
+    pub(crate) actions: Semaphore,
+    /// Counts changes of the members.
+    changes: watch::Sender<u64>,
     /// What keeps this node from founding or joining, in words.
     pub(crate) waiting: Mutex<String>,
 }
@@ -160,6 +165,20 @@ impl<S: StateMachine> Shared<S> {
         drop(own);
         self.links.follow(members.iter().filter(|member| member.id != me && !member.peer.is_empty()));
         *self.members.lock().expect("nothing panics while it holds this lock") = members;
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Waits until a member is none any more.
+    async fn removed(&self, id: u64) {
+        let is_removed = |_: &u64| self.members.lock().is_ok_and(|members| members.was_removed(id));
+        // The sender lives in `self`.
+        let _ = self.changes.subscribe().wait_for(is_removed).await;
+    }
+
+    /// A member that knows the secret says that this node is none any more.
+    fn retire(&self, why: &str) {
+        tracing::warn!(target: "raft", event = "raft.removed", "{why}; to join again it needs an empty data directory");
+        self.common.retire(Retired::Removed);
     }
 }
 
@@ -215,6 +234,8 @@ impl<S: StateMachine> Peers<S> {
             copies: Copies::default(),
             pieces: Mutex::new(None),
             runtime: OnceLock::new(),
+            actions: Semaphore::new(ACTIONS_MAX),
+            changes: watch::Sender::new(0),
             waiting: Mutex::new(String::new()),
         });
         *shared.pieces.lock().expect("nobody holds it yet") = Some(start_receiver(shared.clone())?);

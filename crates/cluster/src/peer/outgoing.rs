@@ -31,6 +31,8 @@ pub(crate) struct Outbox {
     /// By the number of the request, with how long it may wait in milliseconds.
     pub(crate) forwards: Vec<(u64, ShardId, u64, Operations)>,
     pub(crate) forgets: Vec<u64>,
+    /// Actions that the member is asked for, by number.
+    pub(crate) actions: Vec<(u64, Vec<u8>)>,
     /// Pieces of snapshots, sent behind everything else.
     pub(crate) chunks: Vec<Vec<u8>>,
 }
@@ -79,6 +81,12 @@ impl Outbox {
                     body.put_varint(*wait);
                     operations.encode(body);
                 }
+            });
+        }
+        for (request, action) in self.actions {
+            frames.put(Kind::Act, |body| {
+                body.put_varint(request);
+                body.extend_from_slice(&action);
             });
         }
         for chunk in self.chunks {

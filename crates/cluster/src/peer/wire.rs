@@ -13,6 +13,8 @@
 //! received how much of a snapshot has arrived
 //! ping     a number that a pong brings back
 //! ask      nothing: whoever has introduced itself wants to become a member
+//! act      number of an action, and what is asked of the leader
+//! acted    number of an action, and what it has come to
 //! admitted id and incarnation of the cluster
 //! ```
 //!
@@ -49,9 +51,11 @@ pub(crate) enum Kind {
     Pong = 11,
     Ask = 12,
     Admitted = 13,
+    Act = 14,
+    Acted = 15,
 }
 
-const KINDS: [Kind; 13] = [
+const KINDS: [Kind; 15] = [
     Kind::Hello,
     Kind::Proof,
     Kind::Refused,
@@ -65,6 +69,8 @@ const KINDS: [Kind; 13] = [
     Kind::Pong,
     Kind::Ask,
     Kind::Admitted,
+    Kind::Act,
+    Kind::Acted,
 ];
 
 /// Frames that wait to be written, one behind the other.

@@ -2,6 +2,7 @@
 
 mod alone;
 mod buffered;
+mod operate;
 mod register;
 mod three_nodes;
 

@@ -1,0 +1,115 @@
+//! What operators ask of three nodes: another leader, fewer members. Work goes on meanwhile, and what cannot be is refused with numbers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use cluster::{HOLD, Handle, Millis, Node, Numbers, Refused, Retired, StartError, TRANSFER_MAX};
+
+use crate::register::Register;
+use crate::three_nodes::{NAMES, SHARD, Three, eventually, hooks, read, write};
+
+/// Writes at a node until it is told to stop; every write must succeed. Returns what it wrote.
+fn load(node: &Handle<Register>) -> (Arc<AtomicBool>, tokio::task::JoinHandle<Vec<String>>) {
+    let (stop, node) = (Arc::new(AtomicBool::new(false)), node.clone());
+    let stopped = stop.clone();
+    let writing = tokio::spawn(async move {
+        let mut written = Vec::new();
+        while !stopped.load(Ordering::Relaxed) {
+            let line = format!("line {}", written.len());
+            write(&node, &line).await.expect("no write fails");
+            written.push(line);
+        }
+        written
+    });
+    (stop, writing)
+}
+
+async fn retired(node: &Handle<Register>) -> Retired {
+    let told = tokio::time::timeout(Duration::from_secs(20), node.retired()).await;
+    told.expect("a node that can be reached is told at once")
+}
+
+/// Goal: leadership moves where it is asked to, from any node, and writes go on without an error. It stays away from a node that stepped
+/// down, and a target that cannot lead is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_moves_under_load() {
+    let three = Three::begin().await;
+    let (stop, writing) = load(three.node(0));
+    for round in 0..6 {
+        let target = (three.leader() + 1 + round % 2) % 3;
+        let asked = (target + 1) % 3;
+        let done = three.node(asked).hand_over(None, Some(NAMES[target]), TRANSFER_MAX).await.expect("it is there");
+        assert_eq!(done.leader, NAMES[target]);
+        let node = three.node(asked);
+        eventually("the asked node has heard", node, || node.leader(SHARD) == three.node(target).id()).await;
+    }
+    let before = three.leader();
+    let done = three.node((before + 1) % 3).step_down(HOLD).await.expect("two others are there");
+    assert_ne!(done.leader, NAMES[before]);
+    let best = three.node(before).hand_over(None, None, TRANSFER_MAX).await.expect("another voter is there");
+    assert_ne!(best.leader, done.leader);
+    stop.store(true, Ordering::Relaxed);
+    let written = writing.await.expect("no write fails");
+    assert_eq!(read(three.node(1)).await, written);
+    let nobody = three.node(0).hand_over(None, Some("z"), TRANSFER_MAX).await;
+    assert_eq!(nobody, Err(Refused::UnknownMember("z".into())));
+}
+
+/// Goal: three become one while writes go on: a follower is removed, then the leader leaves. Both are told and never start again; the last
+/// one stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_become_one_under_load() {
+    let mut three = Three::begin().await;
+    let leader = three.leader();
+    let (gone, last) = ((leader + 1) % 3, (leader + 2) % 3);
+    let (stop, writing) = load(three.node(last));
+    let done = three.node(last).remove(NAMES[gone], false).await.expect("two of two are there");
+    assert!(done.position.is_some() && done.note.contains("nothing may fail"), "{done:?}");
+    assert_eq!(retired(three.node(gone)).await, Retired::Removed);
+    three.stop(gone).await;
+    let again = Node::<Register>::start(three.config(gone), hooks());
+    assert!(matches!(again, Err(StartError::Retired { how, .. }) if how == "removed"));
+
+    three.node(leader).leave(false).await.expect("one of one is there");
+    assert_eq!(retired(three.node(leader)).await, Retired::Left);
+    three.stop(leader).await;
+    let again = Node::<Register>::start(three.config(leader), hooks());
+    assert!(matches!(again, Err(StartError::Retired { how, .. }) if how == "left"));
+
+    stop.store(true, Ordering::Relaxed);
+    let written = writing.await.expect("no write fails");
+    assert_eq!(read(three.node(last)).await, written);
+    let refused = three.node(last).remove(NAMES[last], true).await;
+    assert!(matches!(refused, Err(Refused::Guard(Numbers { voters: 0, .. }))), "{refused:?}");
+    let unknown = three.node(last).remove(NAMES[gone], false).await;
+    assert_eq!(unknown, Err(Refused::UnknownMember(NAMES[gone].into())));
+}
+
+/// Goal: with a voter down, what would leave no majority is refused with the numbers, and what helps is done: the one that is down is
+/// removed, and hears of it when it comes back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_majority_is_not_removed() {
+    let mut three = Three::begin().await;
+    let leader = three.leader();
+    let (down, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    three.stop(down).await;
+    let node = three.node(leader).clone();
+    let risky = Numbers { group: 0, voters: 3, alive: 1, needed: 2 };
+    eventually("it is taken for dead", &node, || node.if_stopped(NAMES[other]) == Ok(risky)).await;
+    let refused = three.node(leader).remove(NAMES[other], false).await;
+    assert_eq!(refused, Err(Refused::Guard(Numbers { group: 0, voters: 2, alive: 1, needed: 2 })));
+    let refused = three.node(other).leave(false).await;
+    assert!(matches!(refused, Err(Refused::Guard(_))), "{refused:?}");
+    let unreachable = three.node(other).hand_over(None, Some(NAMES[down]), Millis(500)).await;
+    assert!(matches!(unreachable, Err(Refused::TransferFailed(_))), "{unreachable:?}");
+    write(three.node(other), "two of three go on").await.expect("nothing was changed");
+
+    three.node(other).remove(NAMES[down], false).await.expect("two of two are there");
+    three.start(down);
+    assert_eq!(retired(three.node(down)).await, Retired::Removed);
+    write(three.node(other), "and two of two").await.expect("they are there");
+    for place in [down, leader, other] {
+        three.stop(place).await;
+    }
+}
