@@ -221,6 +221,20 @@ pub enum StepDown {
     Transfer,
 }
 
+const CAUSES: [Cause; 4] = [Cause::Timeout, Cause::Retry, Cause::Transfer, Cause::Bootstrap];
+
+impl Cause {
+    /// It as a number, for entries.
+    pub fn code(self) -> u8 {
+        CAUSES.iter().position(|known| *known == self).expect("all are listed") as u8
+    }
+
+    /// The cause of this number.
+    pub fn of_code(code: u8) -> Option<Cause> {
+        CAUSES.get(usize::from(code)).copied()
+    }
+}
+
 const REASONS: [Reason; 6] =
     [Reason::Ok, Reason::AlreadyVoted, Reason::HaveLeader, Reason::LogBehind, Reason::OldTerm, Reason::Unknown];
 
