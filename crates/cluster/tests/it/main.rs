@@ -3,6 +3,7 @@
 mod alone;
 mod buffered;
 mod register;
+mod story;
 mod three_nodes;
 
 /// What the nodes log, where the test's output goes.

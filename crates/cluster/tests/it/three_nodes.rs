@@ -13,7 +13,7 @@ use crate::register::Register;
 const SHARD: ShardId = ShardId(0);
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
-struct Three {
+pub(crate) struct Three {
     folder: tempfile::TempDir,
     addrs: Vec<SocketAddr>,
     nodes: Vec<Option<Node<Register>>>,
@@ -81,7 +81,7 @@ pub(crate) async fn read(node: &Handle<Register>) -> Vec<String> {
 }
 
 impl Three {
-    async fn begin() -> Three {
+    pub(crate) async fn begin() -> Three {
         crate::log();
         let folder = tempfile::tempdir().expect("a folder can be made");
         let mut three = Three { folder, addrs: free_addrs(3), nodes: vec![None, None, None] };
@@ -90,28 +90,36 @@ impl Three {
         three
     }
 
-    fn start(&mut self, place: usize) {
+    pub(crate) fn start(&mut self, place: usize) {
         self.nodes[place] = Some(start(config(self.folder.path(), place, &self.addrs)));
     }
 
-    fn node(&self, place: usize) -> &Handle<Register> {
+    pub(crate) fn node(&self, place: usize) -> &Handle<Register> {
         self.nodes[place].as_ref().expect("it runs").handle()
     }
 
-    async fn ready(&self) {
+    pub(crate) async fn ready(&self) {
         for node in self.nodes.iter().flatten() {
             let ready = tokio::time::timeout(Duration::from_secs(20), node.handle().ready()).await;
             ready.expect("a cluster of three is ready within seconds");
         }
     }
 
-    async fn stop(&mut self, place: usize) {
+    pub(crate) async fn stop(&mut self, place: usize) {
         let mut node = self.nodes[place].take().expect("it runs");
         node.handle().stop();
         node.ended().await.expect("it stops without a fault");
     }
 
-    fn leader(&self) -> usize {
+    pub(crate) fn running(&self) -> Vec<usize> {
+        (0..3).filter(|place| self.nodes[*place].is_some()).collect()
+    }
+
+    pub(crate) fn term(&self) -> u64 {
+        self.node(self.running()[0]).status().shards[0].consensus.term.0
+    }
+
+    pub(crate) fn leader(&self) -> usize {
         let leader = self.nodes.iter().flatten().next().expect("one runs").handle().leader(SHARD);
         let leads = |node: &Option<Node<Register>>| node.as_ref().is_some_and(|node| node.handle().id() == leader);
         self.nodes.iter().position(leads).expect("the leader runs")
@@ -221,7 +229,7 @@ async fn one_node_grows_to_three() {
 }
 
 /// Looks again whenever the node says something, until it is so; a cluster needs less than a second for anything asked for here.
-async fn eventually(what: &str, node: &Handle<Register>, mut is_so: impl FnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, node: &Handle<Register>, mut is_so: impl FnMut() -> bool) {
     let looks = async {
         while !is_so() {
             node.changed().await;
