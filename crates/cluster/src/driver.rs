@@ -4,7 +4,7 @@
 //! clients queue during the sync is the next turn's batch, so no timer decides how large one is; and the replies of a turn leave before the
 //! sync of the next one begins.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,7 +13,10 @@ use std::time::Duration;
 use base::machine::StateMachine;
 use base::rows::Changes;
 use base::{Incarnation, Index, Millis, Mono, ShardId, Term};
-use replica::{Effects, Event, Members, Message, MustSync, Now, Replica, ReplicaConfig, Role, Transition, Write};
+use replica::{
+    Effects, Election, Event, Happening, Members, Message, MustSync, Now, Replica, ReplicaConfig, Role, Told,
+    Transition, Write,
+};
 use storage::checkpoint::Meta;
 use storage::checkpoint::RowReader;
 use storage::disk::Disk;
@@ -21,12 +24,13 @@ use storage::wal::Wal;
 
 use crate::checkpoints::{Background, Job, Saved};
 use crate::clock::Clock;
+use crate::events::elections::Elections;
+use crate::events::story::{Scene, configuration};
+use crate::events::{Draft, Level};
 use crate::inbox::Control;
 use crate::lane::{Replies, ReplyTo};
 use crate::leadership::{Leadership, Promotion};
-use crate::node::{
-    Common, Durability, LoopHooks, NodeConfig, NodeError, NodeStatus, Observe, Stage, Start, log_transition,
-};
+use crate::node::{Common, Durability, LoopHooks, NodeConfig, NodeError, NodeStatus, Observe, Stage, Start};
 use crate::open::{Opened, lost_log, open};
 use crate::peer::Arrived;
 use crate::rows::Rows;
@@ -87,8 +91,10 @@ pub(crate) struct Driver<S: StateMachine, D: Disk> {
     first_until: Option<Mono>,
     /// Since when a shard has its leader, or none.
     leader_since: BTreeMap<ShardId, Mono>,
-    /// The term in which a leader's entries came last, by shard.
-    appended: BTreeMap<ShardId, Term>,
+    /// How long elections take.
+    elections: Elections,
+    /// Groups whose configuration was told.
+    configured: BTreeSet<ShardId>,
     stopping: bool,
     /// A round of checkpoints was begun after the node was asked to stop.
     saved_since_stop: bool,
@@ -162,7 +168,8 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             leadership: Leadership::new(promotion),
             first_until: None,
             leader_since: BTreeMap::new(),
-            appended: BTreeMap::new(),
+            elections: Elections::default(),
+            configured: BTreeSet::new(),
             stopping: false,
             saved_since_stop: false,
         };
@@ -174,6 +181,8 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         for shard in driver.replica.shards() {
             let (status, members) = (driver.replica.leader(shard), driver.replica.members(shard).clone());
             driver.common.routes.set(shard, status);
+            driver.remember_elections(shard);
+            driver.tell_start(shard);
             if let (ShardId(0), Some(peers)) = (shard, driver.common.peers.get()) {
                 peers.follow(members);
             }
@@ -276,7 +285,8 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         }
         for (id, messages) in by_member {
             // What cannot be sent is lost, as on any network: the member is probed when it is there again.
-            let _ = peers.links.get(id).is_some_and(|link| link.send(messages));
+            let hlc = self.common.events.hlc.last();
+            let _ = peers.links.get(id).is_some_and(|link| link.send(messages, hlc));
         }
     }
 
@@ -346,24 +356,11 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
 
     fn take_messages(&mut self, now: Now) {
         while let Some((shard, message)) = self.common.inbox.pop_message() {
-            let (term, from) = (message.append_term(), message.from());
-            self.replica.on_event(now, Event::Message { shard, message }, &mut self.effects);
-            if let Some(term) = term.filter(|term| self.appended.get(&shard) != Some(term)) {
-                self.log_first_append(shard, term, from);
+            if message.from() == self.common.routes.leader(shard) {
+                self.elections.on_contact(now, shard);
             }
+            self.replica.on_event(now, Event::Message { shard, message }, &mut self.effects);
         }
-    }
-
-    /// Says once in each term that its leader is heard here.
-    fn log_first_append(&mut self, shard: ShardId, term: Term, from: u64) {
-        // Whoever was deposed sends in an older term.
-        if self.replica.leader(shard) != from {
-            return;
-        }
-        self.appended.insert(shard, term);
-        let from =
-            self.replica.members(shard).get(from).map_or(Incarnation(from).to_string(), |from| from.name.clone());
-        tracing::info!(target: "raft", event = "raft.append.first", shard = shard.0, term = term.0, %from, "received append entries from {from} in term {term}");
     }
 
     fn take_requests(&mut self, now: Now) {
@@ -379,13 +376,9 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
 
     fn follow_transitions(&mut self, now: Now) {
         if !self.effects.transitions.is_empty() {
-            for transition in self.effects.transitions.drain(..) {
-                let members = self.replica.members(transition.shard());
-                log_transition(&transition, |id| match members.get(id) {
-                    Some(member) => member.name.clone(),
-                    None => Incarnation(id).to_string(),
-                });
+            for transition in std::mem::take(&mut self.effects.transitions) {
                 match transition {
+                    Transition::Told { shard, told } => self.tell(now, shard, &told),
                     Transition::Leader { shard, leader, .. } => {
                         self.leadership.changed(now);
                         self.leader_since.insert(shard, now.mono);
@@ -394,13 +387,22 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                         }
                         self.common.routes.set(shard, leader);
                     }
-                    Transition::Ready { .. } => self.common.routes.bump(),
-                    Transition::Members { shard: ShardId(0), members } => {
-                        if let Some(peers) = self.common.peers.get() {
+                    Transition::Ready { shard, term, index } => {
+                        self.common.routes.bump();
+                        self.tell_ready(now, shard, term, index);
+                    }
+                    Transition::FirstWrite { shard, term, last } => {
+                        let record = self.elections.on_first_write(now, shard, term, last);
+                        self.record(now, shard, record);
+                    }
+                    Transition::Elections { shard, .. } => self.remember_elections(shard),
+                    Transition::Members { shard, members } => {
+                        self.tell_configuration(shard);
+                        if let (ShardId(0), Some(peers)) = (shard, self.common.peers.get()) {
                             peers.follow(members);
                         }
                     }
-                    Transition::Members { .. } | Transition::Role { .. } => {}
+                    Transition::Role { .. } => {}
                 }
             }
             let stage = if self.stopping { Stage::Draining } else { Stage::Running };
@@ -410,6 +412,81 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             (self.observe)(&mut self.effects.signals);
             self.effects.signals.clear();
         }
+    }
+
+    /// Puts what has happened in a group into words.
+    fn tell(&mut self, now: Now, shard: ShardId, told: &Told) {
+        let members = self.replica.members(shard);
+        let name_of = |id: u64| members.get(id).map_or_else(|| Incarnation(id).to_string(), |one| one.name.clone());
+        let record = self.elections.on_told(now, self.common.me, shard, told, &name_of);
+        let scene = Scene {
+            me: self.common.me,
+            group: shard,
+            name_of: &name_of,
+            tick: tick(&self.config),
+            since_contact: self.elections.since_contact(now, shard),
+            asking_for: self.elections.asking_for(now, shard),
+        };
+        self.common.events.tell(scene.event(told));
+        if matches!(told.happening, Happening::LeaderElected { .. }) && !self.configured.contains(&shard) {
+            self.tell_configuration(shard);
+        }
+        self.record(now, shard, record);
+    }
+
+    fn tell_configuration(&mut self, shard: ShardId) {
+        let (term, role) = self.part(shard);
+        self.configured.insert(shard);
+        self.common.events.tell(configuration(shard, term, role, self.replica.members(shard)));
+    }
+
+    fn tell_ready(&mut self, now: Now, shard: ShardId, term: Term, index: Index) {
+        let (since, record) = self.elections.on_ready(now, shard, term);
+        let outage = record.as_ref().and_then(Election::outage);
+        let text = format!("ready after {} ms, writes accepted", since.0);
+        let mut ready = Draft::new(Level::Info, "raft.leader.ready", text)
+            .with("index", index.0)
+            .with("sinceElectedMs", since.0)
+            .of(shard, term, Role::Leader);
+        if let Some(outage) = outage {
+            ready = ready.with("outageMs", outage.0);
+        }
+        self.common.events.tell(ready);
+        self.record(now, shard, record);
+    }
+
+    fn tell_start(&self, shard: ShardId) {
+        let (term, role) = self.part(shard);
+        let status = self.replica.status();
+        let Some(status) = status.iter().find(|status| status.shard == shard) else { return };
+        let configuration = &self.replica.members(shard).configuration;
+        let (last, voters) = (status.consensus.last.0, configuration.voters.len());
+        let text = format!("started as follower in term {term}, {voters} voters, last entry {last}");
+        let started = Draft::new(Level::Info, "raft.started", text)
+            .with("lastIndex", last)
+            .with("lastTerm", status.applied_term.0)
+            .with("commit", status.consensus.commit.0)
+            .with("voters", voters)
+            .with("learners", configuration.learners.len());
+        self.common.events.tell(started.of(shard, term, role));
+    }
+
+    fn part(&self, shard: ShardId) -> (Term, Role) {
+        let status = self.replica.status();
+        let status = status.iter().find(|status| status.shard == shard).map(|status| status.consensus);
+        status.map_or((Term(0), Role::Follower), |status| (status.term, status.role))
+    }
+
+    fn record(&mut self, now: Now, shard: ShardId, election: Option<Election>) {
+        if let Some(election) = election {
+            self.replica.on_event(now, Event::Elected { shard, election }, &mut self.effects);
+        }
+    }
+
+    fn remember_elections(&self, shard: ShardId) {
+        let elections = self.replica.members(shard).elections().clone();
+        let mut all = self.common.elections.lock().expect("nothing panics while it holds this lock");
+        all.insert(shard, elections);
     }
 
     fn hand_out_replies(&mut self) {

@@ -13,12 +13,14 @@
 //! Reading order: `builder` and `simple` (what one begins with), `node` (all that a user of this crate sees), `driver` (the loop), then the
 //! parts: `inbox` where threads meet, `lane` for replies, `checkpoints` and `rows` for two of the other threads, `clock`. For several nodes:
 //! [`forming`] and `founding` (how a cluster begins), `peer` (the connections), `routes` (who leads), `leadership` (who should), `operate` and
-//! `guard` (what operators ask for, and what is refused), [`http`] (what a node says of all this).
+//! `guard` (what operators ask for, and what is refused), [`http`] (what a node says of all this), [`events`] (what happens, and the story
+//! of each election).
 
 mod builder;
 mod checkpoints;
 mod clock;
 mod driver;
+pub mod events;
 pub mod forming;
 mod founding;
 mod guard;
@@ -48,8 +50,8 @@ pub use node::{
 pub use operate::{Done, HOLD, Refused, Retired, TRANSFER_MAX};
 pub use peer::PeerConfig;
 pub use replica::{
-    Configuration, Fault, Freshness, Member, MemberChange, Members, Operations, Progress, Reply, Role, ShardStatus,
-    Status, Unavailable,
+    Cause, Configuration, Election, Elections, Fault, Freshness, Member, MemberChange, Members, Operations, Progress,
+    Reason, Reply, Role, ShardStatus, Status, Unavailable,
 };
 pub use rows::RowsUnavailable;
 pub use simple::{Simple, SimpleMachine};

@@ -11,7 +11,7 @@ use base::machine::StateMachine;
 use base::rows::TableId;
 use base::{Incarnation, Millis, Mono, Position, ShardId};
 use replica::{
-    Event, Fault, Freshness, Member, MemberChange, Members, Operations, Progress, Reply, ShardStatus, Transition,
+    Elections, Event, Fault, Freshness, Member, MemberChange, Members, Operations, Progress, Reply, ShardStatus,
     Unavailable, Wait,
 };
 use storage::StorageError;
@@ -23,6 +23,7 @@ use tokio::sync::{oneshot, watch};
 use crate::builder::Builder;
 use crate::clock::Clock;
 use crate::driver::Driver;
+use crate::events::{Draft, Event as TimedEvent, Events, Level, Who, keep};
 use crate::forming::{ClusterId, Proposal};
 use crate::founding::{accept, accepted, found_alone, identify, join};
 use crate::http::view::{About, Inspection};
@@ -338,6 +339,9 @@ pub(crate) struct Common<S: StateMachine> {
     pub(crate) lanes: Mutex<Vec<Arc<Shared<S>>>>,
     pub(crate) rows: Mutex<Option<Rows>>,
     pub(crate) counters: Counters,
+    pub(crate) events: Events,
+    /// The elections that the groups remember, as far as they are applied here.
+    pub(crate) elections: Mutex<BTreeMap<ShardId, Elections>>,
     pub(crate) status: watch::Sender<NodeStatus>,
     /// Whoever was not heard of for longer is taken for dead.
     pub(crate) contact_max: Millis,
@@ -432,6 +436,12 @@ impl<S: StateMachine> Node<S> {
             leader_since: BTreeMap::new(),
             at: clock.now().mono,
         };
+        let boot = getrandom::u64().expect("the operating system has random numbers");
+        let kept = directory.as_ref().map(|directory| keep::open(directory.path())).transpose();
+        let (file, kept) = kept.map_err(StartError::Storage)?.unzip();
+        let who = Who { node: me.name.clone(), id: me.id, boot };
+        let events = Events::new(who, kept.unwrap_or_default());
+        let keeper = file.map(|file| keep::start(file, events.to_file())).transpose().map_err(StartError::Thread)?;
         let common = Arc::new(Common {
             clock,
             me: me.id,
@@ -442,6 +452,8 @@ impl<S: StateMachine> Node<S> {
             lanes: Mutex::new(Vec::new()),
             rows: Mutex::new(None),
             counters: Counters::default(),
+            events,
+            elections: Mutex::new(BTreeMap::new()),
             status: watch::Sender::new(status),
             contact_max: Millis(config.election_timeout.0 * 2),
             leaving: AtomicBool::new(false),
@@ -471,7 +483,7 @@ impl<S: StateMachine> Node<S> {
             url: config.url.as_str().into(),
             peer_addr: peers.as_ref().map(|(peers, _)| peers.addr),
             about: Arc::new(About {
-                boot: getrandom::u64().expect("the operating system has random numbers"),
+                boot,
                 started_at: clock.now().wall,
                 listens: peers.as_ref().map(|(peers, _)| peers.addr),
                 paths: match &config.data {
@@ -485,6 +497,7 @@ impl<S: StateMachine> Node<S> {
         let hooks = LoopHooks { prepare, observe };
         let run = move || {
             let ending = common.clone();
+            let told = common.clone();
             let start = Start { config, clock, common, hooks, identity, founding, fresh: false };
             let mut outcome = run_node(directory.as_deref(), start, &mut peers);
             if let (Some(directory), Some(retired)) = (&directory, *ending.retired.borrow()) {
@@ -494,6 +507,9 @@ impl<S: StateMachine> Node<S> {
             if let Some((peers, _)) = peers {
                 peers.stop();
             }
+            told.events.close();
+            // A panic has been logged where it happened.
+            let _ = keeper.map(std::thread::JoinHandle::join);
             // The lock goes last: another process may start only when everything is closed.
             drop(directory);
             // Nobody waits if the node was dropped.
@@ -870,6 +886,27 @@ impl<S: StateMachine> Handle<S> {
         self.common.inbox.len()
     }
 
+    /// What this node has told of what happens behind that number and is wanted: the last `max`, the oldest first.
+    pub fn events(&self, after: u64, max: usize, wanted: impl Fn(&TimedEvent) -> bool) -> Vec<Arc<TimedEvent>> {
+        self.common.events.after(after, max, wanted)
+    }
+
+    /// Events that are kept in memory only, because their file did not take them in time.
+    pub fn events_lost(&self) -> u64 {
+        self.common.events.lost()
+    }
+
+    /// Tells when there is another event: the number of the last one.
+    pub fn event_changes(&self) -> watch::Receiver<u64> {
+        self.common.events.changes()
+    }
+
+    /// The elections that a group remembers, as far as they are applied here, the oldest first.
+    pub fn elections(&self, shard: ShardId) -> Elections {
+        let all = self.common.elections.lock().expect("nothing panics while it holds this lock");
+        all.get(&shard).cloned().unwrap_or_default()
+    }
+
     /// Whose data directory this is.
     pub fn identity(&self) -> &Identity {
         &self.identity
@@ -1087,7 +1124,10 @@ fn run_node<S: StateMachine>(
         start.identity = join(directory, &start.identity, cluster, incarnation).map_err(NodeError::Storage)?;
         match joined {
             Joined::Founded(proposal) => {
-                tracing::info!(target: "raft", event = "raft.bootstrap.done", %cluster, "founded cluster {cluster} with {}", names(&proposal.founders));
+                let voters: Vec<String> = proposal.founders.iter().map(|founder| founder.name.clone()).collect();
+                let text = format!("cluster {cluster} formed with voters {}", voters.join(", "));
+                let formed = Draft::new(Level::Info, "raft.bootstrap.done", text);
+                start.common.events.tell(formed.with("voters", voters).with("by", proposal.first.as_str()));
                 start.founding = Some(proposal);
                 start.fresh = true;
             }
@@ -1098,6 +1138,7 @@ fn run_node<S: StateMachine>(
     }
     let cluster = Cluster { id: ClusterId(start.identity.cluster), incarnation: start.identity.cluster_incarnation };
     start.common.cluster.get_or_init(|| cluster);
+    start.common.events.joined(cluster.id);
     match directory {
         None => Driver::<S, MemoryDisk>::run(MemoryDisk::default(), None, start),
         Some(directory) => {
@@ -1105,10 +1146,6 @@ fn run_node<S: StateMachine>(
             Driver::<S, RealDisk>::run(disk, Some(directory.path()), start)
         }
     }
-}
-
-fn names(members: &[Member]) -> String {
-    members.iter().map(|member| member.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// Nothing: the node is to stop before it has a cluster.
@@ -1129,28 +1166,5 @@ fn wait_for_cluster<S: StateMachine>(
             }
         }
         common.inbox.sleep(Duration::from_millis(20));
-    }
-}
-
-/// One line for the log for everything an operator wants to know happened.
-pub(crate) fn log_transition(transition: &Transition, name_of: impl Fn(u64) -> String) {
-    match transition {
-        Transition::Role { shard, from, to, term } => {
-            tracing::info!(target: "raft", event = "raft.role", shard = shard.0, term = term.0, "role {from:?} to {to:?} in term {term}");
-        }
-        Transition::Leader { shard, leader: 0, term } => {
-            tracing::info!(target: "raft", event = "raft.leader.lost", shard = shard.0, term = term.0, "no leader known in term {term}");
-        }
-        Transition::Leader { shard, leader, term } => {
-            let leader = name_of(*leader);
-            tracing::info!(target: "raft", event = "raft.leader.elected", shard = shard.0, term = term.0, "elected leader {leader} in term {term}");
-        }
-        Transition::Members { shard, members } => {
-            let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
-            tracing::info!(target: "raft", event = "raft.members", shard = shard.0, "members: {}", names.join(", "));
-        }
-        Transition::Ready { shard, term, index } => {
-            tracing::info!(target: "raft", event = "raft.leader.ready", shard = shard.0, term = term.0, index = index.0, "ready, writes accepted");
-        }
     }
 }

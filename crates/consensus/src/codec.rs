@@ -4,7 +4,7 @@
 //! enters the log of a new one.
 //!
 //! ```text
-//! entry    empty: a new leader's first entry; else the first byte is its kind: 1 operations, 2 members
+//! entry    empty: a new leader's first entry; else the first byte is its kind: 1 operations, 2 members, 3 an election
 //! members  kind (1), number of changes (varint), for each its kind (1) and the member (8), then a note of the proposer
 //! message  kind (1), to, from, term, then the fields of its kind as varints; see `encode`
 //! ```
@@ -21,6 +21,9 @@ pub const OPERATIONS: u8 = 1;
 
 /// First byte of an entry that changes the members; see [`crate::MemberChange`].
 pub const MEMBERS: u8 = 2;
+
+/// First byte of an entry that records an election.
+pub const ELECTION: u8 = 3;
 
 /// A change of members without changes: the group leaves the change it is in.
 pub(crate) const LEAVE: [u8; 2] = [MEMBERS, 0];

@@ -12,6 +12,7 @@ use slog::{Discard, Logger, o};
 use crate::codec::{LEAVE, Message, SnapshotOf, from_log, to_log};
 use crate::configuration::{Configuration, MemberChange, decode_changes, encode_changes, to_raft_change};
 use crate::log::Log;
+use crate::story::{Facts, Story, Told, Trigger};
 use crate::timeouts::{Draw, election_ticks};
 
 /// What a group is made with.
@@ -166,6 +167,7 @@ pub struct Group {
     told: u64,
     /// It never campaigns by itself.
     out: bool,
+    story: Story,
 }
 
 impl Group {
@@ -222,8 +224,17 @@ impl Group {
         let silent = Logger::root(Discard, o!());
         let node = RawNode::new(&raft_config, log, &silent).expect("the configuration has been checked");
         let last_role = StateRole::Follower;
-        let mut group =
-            Group { node, config, campaigns: 0, last_role, ticks: 0, heard: BTreeMap::new(), told: 0, out: false };
+        let mut group = Group {
+            node,
+            config,
+            campaigns: 0,
+            last_role,
+            ticks: 0,
+            heard: BTreeMap::new(),
+            told: 0,
+            out: false,
+            story: Story::default(),
+        };
         group.tame_timeout();
         Ok(group)
     }
@@ -236,8 +247,9 @@ impl Group {
             // Long enough to vote for another one, never long enough to campaign: see `tame_timeout`.
             self.node.raft.election_elapsed = self.node.raft.election_elapsed.min(self.config.election_ticks);
         }
-        self.node.tick();
-        self.tame_timeout();
+        self.watched(&Trigger::Tick, |node| {
+            node.tick();
+        });
     }
 
     /// A leader asks anew in every election timeout who is there, and forgets who was: until they answer nobody would be.
@@ -267,15 +279,25 @@ impl Group {
     /// A message has come from another member. One that does not fit the group's state is ignored, as Raft says.
     pub fn step(&mut self, message: Message) {
         // The only errors are messages from unknown members and local ones, which must not disturb.
-        let _ = self.node.step(message.0);
-        self.tame_timeout();
+        self.watched(&Trigger::Step(Facts::of(&message.0)), |node| drop(node.step(message.0)));
     }
 
     /// Asks for votes without waiting for the timeout. Useful where nobody else can be leading, as in a group of one.
     pub fn campaign(&mut self) {
         // The only error is a message refused because it is local, and this one is made here.
-        let _ = self.node.campaign();
+        self.watched(&Trigger::Campaign, |node| drop(node.campaign()));
+    }
+
+    fn watched(&mut self, trigger: &Trigger, call: impl FnOnce(&mut RawNode<Log>)) {
+        let before = Story::before(&self.node);
+        call(&mut self.node);
+        self.story.after(&before, trigger, &mut self.node);
         self.tame_timeout();
+    }
+
+    /// What has happened since this was asked last, in order.
+    pub fn take_story(&mut self) -> Vec<Told> {
+        self.story.take()
     }
 
     /// Adds an entry to the log, if this node leads in `term`. `data` begins with its kind, see [`crate::codec`].
@@ -336,7 +358,11 @@ impl Group {
     /// Hands leadership over to a voter that has caught up, as soon as it has. Proposals are refused until it is done or given up, which
     /// happens after an election timeout.
     pub fn transfer_to(&mut self, voter: u64) {
+        let under_way = self.is_transferring();
         self.node.transfer_leader(voter);
+        if !under_way {
+            self.story.transfer(&self.node, voter);
+        }
         self.tame_timeout();
     }
 
@@ -469,12 +495,7 @@ impl Group {
     pub fn status(&self) -> Status {
         let raft = &self.node.raft;
         Status {
-            role: match raft.state {
-                StateRole::Follower => Role::Follower,
-                StateRole::PreCandidate => Role::PreCandidate,
-                StateRole::Candidate => Role::Candidate,
-                StateRole::Leader => Role::Leader,
-            },
+            role: raft.state.into(),
             term: Term(raft.term),
             leader: raft.leader_id,
             vote: raft.vote,

@@ -12,8 +12,10 @@ pub mod codec;
 mod configuration;
 mod group;
 mod log;
+mod story;
 mod timeouts;
 
 pub use codec::{Message, SnapshotOf};
 pub use configuration::{Configuration, MemberChange, decode_changes};
 pub use group::{Group, GroupConfig, LostLog, NotLeader, Progress, Refused, Restored, Role, Status, Ticket, Work};
+pub use story::{Answered, Cause, Happening, Reason, StepDown, Told, Won};

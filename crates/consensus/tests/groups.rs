@@ -6,8 +6,8 @@ use base::log::{Entry, HardState};
 use base::{Index, ShardId, Term};
 use bytes::Bytes;
 use consensus::{
-    Configuration, Group, GroupConfig, LostLog, MemberChange, Message, NotLeader, Refused, Restored, Role, SnapshotOf,
-    codec,
+    Cause, Configuration, Group, GroupConfig, Happening, LostLog, MemberChange, Message, NotLeader, Reason, Refused,
+    Restored, Role, SnapshotOf, StepDown, Told, codec,
 };
 
 struct Member {
@@ -409,4 +409,87 @@ fn reads_are_confirmed_by_a_quorum_wherever_they_are_asked() {
 fn sorted(mut configuration: Configuration) -> Configuration {
     configuration.voters.sort_unstable();
     configuration
+}
+
+/// What a member tells of one election: names of what happened, in order.
+fn told(member: &mut Member) -> Vec<String> {
+    let name = |told: &Told| match &told.happening {
+        Happening::Role { to, .. } => format!("{to:?}"),
+        Happening::PreVote(answered) => format!("pre-vote {:?} {}", answered.reason, answered.tally),
+        Happening::Vote(answered) => format!("vote {:?} {}", answered.reason, answered.tally),
+        Happening::VoteCast { pre, reason, .. } => {
+            format!("cast {} {reason:?}", if *pre { "pre-vote" } else { "vote" })
+        }
+        other => format!("{other:?}").split([' ', '(']).next().unwrap_or_default().to_owned(),
+    };
+    member.group.take_story().iter().map(name).collect()
+}
+
+/// Goal: an election is told by each member as the paper tells it. The first one, among three that have nothing to refuse.
+#[test]
+fn an_election_is_told_in_order() {
+    let mut cluster = Cluster::new(1);
+    cluster.tick(40);
+    let leader = cluster.leader().expect("a leader within two election timeouts");
+    let winner = [
+        "HeartbeatTimeout",
+        "PreVoteStarted",
+        "PreCandidate",
+        "pre-vote Ok 2",
+        "PreVoteWon",
+        "Candidate",
+        "vote Ok 1",
+        "VoteRequested",
+        "VoteRequested",
+        "Candidate",
+        "vote Ok 2",
+        "Won",
+        "Leader",
+        "ReplicationStarted",
+        "ReplicationStarted",
+        "LeaderElected",
+    ];
+    assert_eq!(told(&mut cluster.members[leader]), winner);
+    for follower in [(leader + 1) % 3, (leader + 2) % 3] {
+        let expected = ["cast pre-vote Ok", "TermRaised", "cast vote Ok", "LeaderElected", "FirstAppend"];
+        assert_eq!(told(&mut cluster.members[follower]), expected);
+    }
+}
+
+/// Goal: who steps down says why, and a vote that is refused is refused for the reason that the voter has. A leader that is cut off misses its
+/// quorum; whoever lacks entries is told so.
+#[test]
+fn refusals_and_departures_have_reasons() {
+    let mut cluster = Cluster::new(3);
+    cluster.tick(40);
+    let old = cluster.leader().expect("a leader within two election timeouts");
+    cluster.members.iter_mut().for_each(|member| drop(told(member)));
+    cluster.cut_off = Some(old as u64 + 1);
+    cluster.tick(60);
+    let story = cluster.members[old].group.take_story();
+    let quorum_lost = Happening::StepDown { reason: StepDown::QuorumLost };
+    assert!(story.iter().any(|told| told.happening == quorum_lost), "{story:?}");
+    let new = cluster.leader().expect("the two others have elected one");
+    let story = cluster.members[new].group.take_story();
+    let won = story.iter().find_map(|told| match &told.happening {
+        Happening::Won(won) => Some(won.clone()),
+        _ => None,
+    });
+    let won = won.expect("it tells so");
+    assert_eq!((won.previous, won.cause, won.tally, won.needed), (old as u64 + 1, Cause::Timeout, 2, 2));
+    cluster.propose(new, "what the old leader lacks");
+    // It is heard again, but hears nobody in time: nobody would vote for it.
+    cluster.cut_off = None;
+    cluster.members.iter_mut().for_each(|member| drop(told(member)));
+    cluster.members[old].group.campaign();
+    cluster.settle();
+    let reasons: Vec<Reason> = (0..3)
+        .filter(|member| *member != old)
+        .flat_map(|member| cluster.members[member].group.take_story())
+        .filter_map(|told| match told.happening {
+            Happening::VoteCast { reason, .. } => Some(reason),
+            _ => None,
+        })
+        .collect();
+    assert!(!reasons.is_empty() && !reasons.contains(&Reason::Ok), "{reasons:?}");
 }

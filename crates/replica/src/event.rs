@@ -3,9 +3,10 @@
 use base::log::{Entry, HardState};
 use base::machine::StateMachine;
 use base::{Index, LeaseTime, Millis, Mono, Position, ScheduleTime, ShardId, Term};
-use consensus::{MemberChange, Message, Role, SnapshotOf, Ticket};
+use consensus::{MemberChange, Message, Role, SnapshotOf, Ticket, Told};
 
 use crate::batch::Operations;
+use crate::elections::{Election, Elections};
 use crate::members::{Member, Members};
 
 /// The present moment, read by the driver.
@@ -101,6 +102,13 @@ pub enum Event<S: StateMachine, C> {
         records: Vec<Member>,
         /// Who waits for the reply.
         client: C,
+    },
+    /// Record an election that this node has won, or what it has learnt of it since. If it leads in that term no longer, nothing is recorded.
+    Elected {
+        /// The group.
+        shard: ShardId,
+        /// The election.
+        election: Election,
     },
     /// Hand the leadership of a group over, if this node has it.
     Transfer {
@@ -264,6 +272,29 @@ pub enum Transition {
         /// From now on.
         members: Members,
     },
+    /// Something has happened in a group.
+    Told {
+        /// The group.
+        shard: ShardId,
+        /// What.
+        told: Told,
+    },
+    /// This node leads, and the first operations of its term were applied.
+    FirstWrite {
+        /// The group.
+        shard: ShardId,
+        /// In this term.
+        term: Term,
+        /// When operations were applied last before its leader was lost; nothing: not since the start.
+        last: Option<Mono>,
+    },
+    /// An election was recorded, on every replica alike.
+    Elections {
+        /// The group.
+        shard: ShardId,
+        /// All that are remembered.
+        elections: Elections,
+    },
     /// This node leads and has committed an entry of its term: it takes writes.
     Ready {
         /// The group.
@@ -282,6 +313,9 @@ impl Transition {
             Transition::Role { shard, .. }
             | Transition::Leader { shard, .. }
             | Transition::Members { shard, .. }
+            | Transition::Told { shard, .. }
+            | Transition::FirstWrite { shard, .. }
+            | Transition::Elections { shard, .. }
             | Transition::Ready { shard, .. } => *shard,
         }
     }

@@ -6,10 +6,11 @@
 //!
 //! Reading order: [`event`] says what goes in and comes out, `shard` joins the parts, and the parts are one file each: `batch` forms
 //! entries, `stamp` keeps the clocks, `deadlines` says when to wake up, `waiters` holds requests open, `reads` confirms questions, `members`
-//! says who is in the group.
+//! says who is in the group, `elections` who was elected when.
 
 mod batch;
 mod deadlines;
+pub mod elections;
 pub mod event;
 pub mod members;
 mod reads;
@@ -19,7 +20,11 @@ mod stamp;
 mod waiters;
 
 pub use batch::Operations;
-pub use consensus::{Configuration, MemberChange, Message, Progress, Role, SnapshotOf, Status};
+pub use consensus::{
+    Answered, Cause, Configuration, Happening, MemberChange, Message, Progress, Reason, Role, SnapshotOf, Status,
+    StepDown, Told, Won,
+};
+pub use elections::{Election, Elections, Vote};
 pub use event::{
     AfterSync, Client, Effects, Event, Freshness, Install, MustSync, Now, Reply, ShardStatus, Transition, Unavailable,
     Wait, Write,

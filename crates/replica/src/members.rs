@@ -1,10 +1,12 @@
 //! Who is a member of a group, under which name and addresses, and who is not any more. It changes by entries of the log, so every
-//! replica agrees on it at each index; a checkpoint carries it.
+//! replica agrees on it at each index; a checkpoint carries it, and with it the elections that the group remembers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use base::codec::{Malformed, Reader, Write};
 use consensus::{Configuration, MemberChange};
+
+use crate::elections::Elections;
 
 /// A member as people and peers know it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub struct Members {
     known: BTreeMap<u64, Member>,
     /// By the order in which they were removed.
     removed: Vec<u64>,
+    /// Which elections the group remembers.
+    pub(crate) elections: Elections,
 }
 
 impl Members {
@@ -37,7 +41,7 @@ impl Members {
     pub fn of_voters(voters: impl IntoIterator<Item = Member>) -> Members {
         let known: BTreeMap<u64, Member> = voters.into_iter().map(|member| (member.id, member)).collect();
         let configuration = Configuration { voters: known.keys().copied().collect(), ..Configuration::default() };
-        Members { configuration, known, removed: Vec::new() }
+        Members { configuration, known, ..Members::default() }
     }
 
     /// What is known of a member.
@@ -53,6 +57,11 @@ impl Members {
     /// The member of this name.
     pub fn named(&self, name: &str) -> Option<&Member> {
         self.known.values().find(|member| member.name == name)
+    }
+
+    /// Which elections the group remembers.
+    pub fn elections(&self) -> &Elections {
+        &self.elections
     }
 
     /// Whether this one was a member once.
@@ -90,6 +99,7 @@ impl Members {
         bytes.put_bytes(&encode_records(self.known.values()));
         bytes.put_varint(self.removed.len() as u64);
         self.removed.iter().for_each(|id| bytes.put_u64(*id));
+        self.elections.encode(&mut bytes);
         bytes
     }
 
@@ -102,8 +112,10 @@ impl Members {
         let configuration = Configuration::decode(reader.bytes()?)?;
         let known = decode_records(reader.bytes()?)?.into_iter().map(|member| (member.id, member)).collect();
         let removed = (0..reader.varint()?).map(|_| reader.u64()).collect::<Result<_, _>>()?;
+        // Checkpoints of earlier builds end here.
+        let elections = if reader.is_empty() { Elections::default() } else { Elections::decode(&mut reader)? };
         reader.finish()?;
-        Ok(Members { configuration, known, removed })
+        Ok(Members { configuration, known, removed, elections })
     }
 }
 
@@ -154,7 +166,9 @@ mod tests {
         assert!(members.get(2).is_none() && members.was_removed(2) && !members.was_removed(1));
         let bytes = members.encode();
         assert_eq!(Members::decode(&bytes), Ok(members));
-        assert!((0..bytes.len()).all(|length| Members::decode(&bytes[..length]).is_err()));
+        let without_elections = bytes.len() - 2;
+        let cut = |length: usize| Members::decode(&bytes[..length]);
+        assert!((0..bytes.len()).all(|length| cut(length).is_ok() == (length == without_elections)));
     }
 
     #[test]

@@ -131,6 +131,11 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
                     shard.change(&changes, &records, Some(client), fx);
                 }
             }
+            Event::Elected { shard, election } => {
+                if let Some(shard) = self.shards.get_mut(&shard) {
+                    shard.elected(&election);
+                }
+            }
             Event::Transfer { shard, to } => {
                 if let Some(shard) = self.shards.get_mut(&shard) {
                     shard.group_mut().transfer_to(to);

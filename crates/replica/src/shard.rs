@@ -2,15 +2,17 @@
 
 use std::collections::VecDeque;
 
+use base::codec::Reader;
 use base::limits::{BATCH_HELD_MAX, ENTRIES_PER_TURN, LEADERLESS_MAX, UNAPPLIED_BYTES_MAX};
 use base::log::{Entry, HardState};
 use base::machine::{Admission, Effects as MachineEffects, EntryInfo, StateMachine, WaitKey};
 use base::{Index, Mono, Position, ShardId, Stamps, Term};
-use consensus::codec::{MEMBERS, OPERATIONS};
+use consensus::codec::{ELECTION, MEMBERS, OPERATIONS};
 use consensus::{Group, MemberChange, Message, Progress, Refused, Role, SnapshotOf, Status, Ticket, decode_changes};
 
 use crate::batch::{Batch, Operations, Pending, Retry, operations, read_entry};
 use crate::deadlines::{Clocks, next_proposal};
+use crate::elections::Election;
 use crate::event::{
     Client, Effects, Freshness, Install, MustSync, Now, Reply, ShardStatus, Transition, Unavailable, Wait, Write,
 };
@@ -113,6 +115,12 @@ pub(crate) struct Shard<S: StateMachine, C> {
     checkpoint: Index,
     draining: bool,
     skipped: u64,
+    /// When operations were applied last.
+    wrote: Option<Mono>,
+    /// The same, before the last leader was lost.
+    wrote_before: Option<Mono>,
+    /// The term in which operations were applied last.
+    wrote_in: Term,
 }
 
 impl<S: StateMachine, C: Client> Shard<S, C> {
@@ -148,6 +156,9 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             checkpoint: applied.0,
             draining: false,
             skipped: 0,
+            wrote: None,
+            wrote_before: None,
+            wrote_in: Term(0),
         }
     }
 
@@ -250,6 +261,11 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
                 self.batch.push(operations, Pending { client: Some(client), count, retry });
             }
         }
+    }
+
+    pub(crate) fn elected(&mut self, election: &Election) {
+        // Whoever leads next records its own election.
+        let _ = self.group.propose(election.term, election.entry());
     }
 
     /// Whether this node leads, has committed an entry of its term, and keeps its leadership.
@@ -368,6 +384,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         fx: &mut Effects<S, C>,
     ) -> Result<(), Fault> {
         self.heard.get_or_insert(now.mono);
+        self.tell(fx);
         self.work(now, fx)?;
         self.follow_status(now, fx);
         self.leave_change();
@@ -455,6 +472,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             None => Ok(()),
             Some(&OPERATIONS) => self.apply_operations(now, entry, requests, fx),
             Some(&MEMBERS) => self.apply_members(entry, requests, fx),
+            Some(&ELECTION) => self.apply_election(entry, fx),
             Some(_) => Err(fault),
         }
     }
@@ -473,6 +491,16 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         for client in requests.into_iter().filter_map(|request| request.client) {
             fx.replies.push((client, Reply::Applied { position, outcomes: Vec::new() }));
         }
+        Ok(())
+    }
+
+    fn apply_election(&mut self, entry: &Entry, fx: &mut Effects<S, C>) -> Result<(), Fault> {
+        let fault = Fault { shard: self.id, index: entry.index };
+        let mut reader = Reader::new(&entry.data[1..]);
+        let election = Election::decode(&mut reader).map_err(|_| fault)?;
+        reader.finish().map_err(|_| fault)?;
+        self.members.elections.apply(election);
+        fx.transitions.push(Transition::Elections { shard: self.id, elections: self.members.elections.clone() });
         Ok(())
     }
 
@@ -530,6 +558,14 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         for request in again {
             self.wait_again(request);
         }
+        if !rest.is_empty() {
+            self.wrote = Some(now.mono);
+            let is_first = std::mem::replace(&mut self.wrote_in, entry.term) != entry.term;
+            if is_first && self.status.role == Role::Leader && self.status.term == entry.term {
+                let (shard, term, last) = (self.id, entry.term, self.wrote_before);
+                fx.transitions.push(Transition::FirstWrite { shard, term, last });
+            }
+        }
         Ok(())
     }
 
@@ -563,8 +599,14 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         self.waiters.park(retry.rank, waiter);
     }
 
+    fn tell(&mut self, fx: &mut Effects<S, C>) {
+        let shard = self.id;
+        fx.transitions.extend(self.group.take_story().into_iter().map(|told| Transition::Told { shard, told }));
+    }
+
     /// Takes note of a new role, leader or term.
     fn follow_status(&mut self, now: Now, fx: &mut Effects<S, C>) {
+        self.tell(fx);
         let status = self.group.status();
         let before = std::mem::replace(&mut self.status, status);
         let (shard, term) = (self.id, status.term);
@@ -575,6 +617,9 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             fx.transitions.push(Transition::Leader { shard, leader: status.leader, term });
         }
         self.leaderless_since = (status.leader == 0).then(|| self.leaderless_since.unwrap_or(now.mono));
+        if status.leader != before.leader && before.leader != 0 {
+            self.wrote_before = self.wrote;
+        }
         let leads = status.role == Role::Leader;
         if before.role == Role::Leader && (!leads || status.term != before.term) {
             self.stop_leading(fx);
@@ -774,6 +819,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         self.applied_stamps = self.machine.stamps();
         self.heard = Some(now.mono);
         fx.transitions.push(Transition::Members { shard: self.id, members: self.members.clone() });
+        fx.transitions.push(Transition::Elections { shard: self.id, elections: self.members.elections.clone() });
         // What became of requests that the snapshot covers is not seen here.
         while self.under_way.front().is_some_and(|first| first.index <= snapshot.index) {
             let covered = self.under_way.pop_front().expect("it was looked at");

@@ -5,6 +5,8 @@
 //! a restart reads the checkpoints and replays the log's tail. Another node gets a checkpoint as a snapshot, which it installs in the place
 //! of its own.
 //!
+//! Beside them, [`records`] keep what a node has seen, for people; nothing depends on them.
+//!
 //! The log goes through the [`disk::Disk`] trait, so that a simulator can lose, tear and damage what was written. Nothing on disk is
 //! silently repaired or deleted: what does not read back is [`StorageError::Damaged`], and the node stops.
 
@@ -12,6 +14,7 @@ pub mod checkpoint;
 pub mod disk;
 mod error;
 pub mod identity;
+pub mod records;
 pub mod wal;
 
 pub use error::StorageError;

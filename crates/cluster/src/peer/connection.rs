@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{interval, sleep, timeout};
 
+use crate::events::{Draft, Level};
 use crate::forming::{ClusterId, Greeting};
 use crate::inbox::Control;
 use crate::lane::ReplyTo;
@@ -344,7 +345,8 @@ async fn keep_connected<S: StateMachine>(shared: Arc<Shared<S>>, link: Arc<Link<
             Ok(met) if met.guest == Guest::Member(member.id) => {
                 report.success();
                 pause = RETRY_FIRST;
-                tracing::info!(target: "raft", event = "raft.peer.connected", peer = %member.name, "connected to {}", member.name);
+                let up = Draft::new(Level::Info, "raft.peer.up", format!("peer {} up", member.name));
+                shared.common.events.tell(up.with("peer", &*member.name).with("addr", &*member.peer));
                 let socket = Arc::new(met.writer);
                 link.connected(socket.clone());
                 shared.common.routes.bump();
@@ -357,6 +359,9 @@ async fn keep_connected<S: StateMachine>(shared: Arc<Shared<S>>, link: Arc<Link<
                     client.refuse(&shared.common, why);
                 }
                 shared.common.inbox.control(Control::Unreachable(member.id));
+                let why = ended.as_ref().err().map_or("its address has changed".into(), ToString::to_string);
+                let down = Draft::new(Level::Warn, "raft.peer.down", format!("peer {} down: {why}", member.name));
+                shared.common.events.tell(down.with("peer", &*member.name).with("reason", why));
                 if let Err(failure) = ended {
                     report.failure(&member.name, &failure);
                 }
@@ -692,6 +697,7 @@ fn take_messages<S: StateMachine>(shared: &Shared<S>, from: u64, body: &Bytes) -
     let mut reader = Reader::new(body);
     let mut messages = Vec::new();
     let me = shared.common.me;
+    shared.common.events.hlc.merge(reader.u64()?, shared.clock.now().wall.0);
     while !reader.is_empty() {
         let shard = ShardId(reader.u16()?);
         let message = Message::decode(&body.slice_ref(reader.bytes()?))?;

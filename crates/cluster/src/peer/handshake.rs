@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(judged(&hello(greeting("b", 2, Some(9)))), Ok(Guest::Member(2)));
         assert_eq!(judged(&hello(greeting("b", 2, None))), Ok(Guest::Stranger));
         let cases = [
-            (Hello { protocol: 2, ..hello(greeting("b", 2, Some(9))) }, "version"),
+            (Hello { protocol: PROTOCOL + 1, ..hello(greeting("b", 2, Some(9))) }, "version"),
             (hello(Greeting { label: "x".into(), ..greeting("b", 2, Some(9)) }), "cluster-token-mismatch"),
             (Hello { to: 5, ..hello(greeting("b", 2, Some(9))) }, "stale-incarnation"),
             (hello(greeting("b", 2, Some(8))), "cluster-id-mismatch"),

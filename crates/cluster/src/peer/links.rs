@@ -105,13 +105,14 @@ impl<S: StateMachine> Link<S> {
         self.pending.lock().expect("nothing panics while it holds this lock")
     }
 
-    /// Sends messages of consensus. False: some were dropped, and the member should be probed.
-    pub(crate) fn send(&self, messages: Vec<(ShardId, Message)>) -> bool {
+    /// Sends messages of consensus, caused by nothing later than `hlc`. False: some were dropped, and the member should be probed.
+    pub(crate) fn send(&self, messages: Vec<(ShardId, Message)>, hlc: u64) -> bool {
         if !self.is_up() {
             return false;
         }
         let mut complete = true;
         let mut outbox = self.outbox();
+        outbox.hlc = hlc;
         for (shard, message) in messages {
             complete &= outbox.put(shard, message);
         }

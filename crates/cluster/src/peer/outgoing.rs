@@ -24,6 +24,8 @@ const MESSAGES_BYTES: usize = 1 << 20;
 pub(crate) struct Outbox {
     /// A sign of life asked for: the time of asking, in microseconds.
     pub(crate) ping: Option<u64>,
+    /// A reading of the hybrid logical clock, not earlier than what caused the messages.
+    pub(crate) hlc: u64,
     /// What keeps a leader in office.
     urgent: Vec<(ShardId, Message)>,
     messages: Vec<(ShardId, Message)>,
@@ -59,6 +61,7 @@ impl Outbox {
             let mut messages = messages.into_iter().peekable();
             while messages.peek().is_some() {
                 frames.put(Kind::Messages, |body| {
+                    body.put_u64(self.hlc);
                     let start = body.len();
                     while let Some((shard, message)) = messages.peek() {
                         if body.len() > start && body.len() - start + message.size() > MESSAGES_BYTES {

@@ -5,7 +5,7 @@
 //! hello    magic "codeqpeer" (9), protocol (2), nonce (16), incarnation of the receiver or 0 (8), then the greeting
 //! proof    HMAC-SHA-256 (32)
 //! refused  code and text
-//! messages number, for each its group (2) and its bytes
+//! messages a reading of the hybrid logical clock (8), then for each its group (2) and its bytes
 //! forward  for each request its number, its group (2), how long it may wait in ms or 0, number and bytes of its operations
 //! forget   number of a request
 //! answer   for each request its number, then 0, position and outcomes, or 1 and why not
@@ -29,7 +29,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use crate::forming::Greeting;
 
 /// Version of this protocol. Nodes of different versions do not talk.
-pub(crate) const PROTOCOL: u16 = 1;
+pub(crate) const PROTOCOL: u16 = 2;
 
 const MAGIC: &[u8; 9] = b"codeqpeer";
 const FRAME_HEADER: usize = 8;

@@ -4,6 +4,7 @@ mod alone;
 mod buffered;
 mod operate;
 mod register;
+mod story;
 mod three_nodes;
 
 /// What the nodes log, where the test's output goes.

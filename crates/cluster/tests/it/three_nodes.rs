@@ -116,6 +116,14 @@ impl Three {
         config(self.folder.path(), place, &self.addrs)
     }
 
+    pub(crate) fn running(&self) -> Vec<usize> {
+        (0..3).filter(|place| self.nodes[*place].is_some()).collect()
+    }
+
+    pub(crate) fn term(&self) -> u64 {
+        self.node(self.running()[0]).status().shards[0].consensus.term.0
+    }
+
     pub(crate) fn leader(&self) -> usize {
         let leader = self.nodes.iter().flatten().next().expect("one runs").handle().leader(SHARD);
         let leads = |node: &Option<Node<Register>>| node.as_ref().is_some_and(|node| node.handle().id() == leader);

@@ -1,0 +1,104 @@
+//! Elections as the nodes tell them: the story of each node in order, the same records everywhere, and all of it there after a restart.
+
+use std::sync::Arc;
+
+use base::ShardId;
+use cluster::events::{Event, Level};
+use cluster::{Cause, Election, Handle};
+
+use crate::register::Register;
+use crate::three_nodes::{Three, eventually, write};
+
+const SHARD: ShardId = ShardId(0);
+
+fn told(node: &Handle<Register>) -> Vec<Arc<Event>> {
+    node.events(0, usize::MAX, |_| true)
+}
+
+/// The names of what a node has told in a term, in order, those of which `level` is too low left out.
+fn names(events: &[Arc<Event>], term: u64, level: Level) -> Vec<String> {
+    let in_term = events.iter().filter(|event| event.group == Some(SHARD) && event.term.0 == term);
+    in_term.filter(|event| event.level >= level).map(|event| event.name.to_string()).collect()
+}
+
+fn place(names: &[String], name: &str) -> usize {
+    names.iter().position(|known| known == name).unwrap_or_else(|| panic!("no {name} in {names:?}"))
+}
+
+/// All stories of one election, by the term it began.
+fn check_story(three: &Three, term: u64) {
+    let mut lines = 0;
+    let mut all: Vec<Arc<Event>> = Vec::new();
+    for place_of in three.running() {
+        let node = three.node(place_of);
+        let events = told(node);
+        let story = names(&events, term, Level::Info);
+        let elected = place(&story, "raft.leader.elected");
+        assert_eq!(story.iter().filter(|name| *name == "raft.leader.elected").count(), 1, "once in a term: {story:?}");
+        if node.leader(SHARD) == node.id() {
+            let order =
+                ["raft.candidate", "raft.election.won", "raft.role", "raft.replication.started", "raft.leader.elected"];
+            let mut places = order.map(|name| place(&story, name)).to_vec();
+            places.push(place(&story, "raft.leader.ready"));
+            assert!(places.is_sorted(), "{story:?}");
+            let whole: Vec<String> = events.iter().map(|event| event.name.to_string()).collect();
+            let began = whole.iter().rposition(|name| name == "raft.prevote.started");
+            let candidate = whole.iter().rposition(|name| name == "raft.candidate");
+            assert!(began < candidate, "{whole:?}");
+        } else {
+            assert!(elected < place(&story, "raft.append.first"), "{story:?}");
+        }
+        lines += story.len();
+        all.extend(events.into_iter().filter(|event| event.term.0 == term && event.group == Some(SHARD)));
+    }
+    assert!((8..=24).contains(&lines), "about 15 lines, not {lines}");
+    // By cause: nobody follows, or hears entries, before the leader was elected; nobody grants before it was asked.
+    all.sort_by_key(|event| event.hlc);
+    let order: Vec<String> = all.iter().map(|event| event.name.to_string()).collect();
+    assert!(place(&order, "raft.candidate") < place(&order, "raft.vote.cast"), "{order:?}");
+    assert!(place(&order, "raft.vote.cast") < place(&order, "raft.election.won"), "{order:?}");
+    assert!(place(&order, "raft.election.won") < place(&order, "raft.append.first"), "{order:?}");
+}
+
+fn records(node: &Handle<Register>) -> Vec<Election> {
+    node.elections(SHARD).iter().cloned().collect()
+}
+
+/// Goal: five failovers, each with a story in order and one record, the same on all nodes, also on the one that was away. Half of them by
+/// hand-over, so that both causes are seen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_election_is_told_in_order_and_recorded_once() {
+    let mut three = Three::begin().await;
+    write(three.node(0), "first").await.expect("it is written");
+    let mut terms = vec![three.term()];
+    check_story(&three, three.term());
+    for round in 0..5 {
+        let leader = three.leader();
+        three.stop(leader).await;
+        let other = (leader + 1) % 3;
+        write(three.node(other), &format!("round {round}")).await.expect("two of three go on");
+        three.ready().await;
+        terms.push(three.term());
+        check_story(&three, three.term());
+        three.start(leader);
+        three.ready().await;
+    }
+    let last = |node: &Handle<Register>| records(node).last().is_some_and(|last| last.ready.is_some());
+    for at in 0..3 {
+        let node = three.node(at);
+        let same = || records(node) == records(three.node(three.leader())) && last(node);
+        eventually("the records are the same", node, same).await;
+    }
+    let known = records(three.node(0));
+    let recorded: Vec<u64> = known.iter().map(|record| record.term.0).collect();
+    assert!(terms.iter().all(|term| recorded.contains(term)), "one for each of {terms:?}: {recorded:?}");
+    assert!(recorded.is_sorted() && recorded.windows(2).all(|pair| pair[0] != pair[1]), "{recorded:?}");
+    assert!(known.iter().skip(1).all(|record| record.cause == Cause::Transfer), "who stops hands over: {known:?}");
+    assert!(known.iter().all(|record| record.votes.len() as u64 >= record.needed), "{known:?}");
+    // What a node has told before its restart is there, and its numbers go on.
+    let events = told(three.node(0));
+    assert!(events.windows(2).all(|pair| pair[0].seq < pair[1].seq));
+    let starts = events.iter().filter(|event| event.name == "raft.started").count();
+    let boots: std::collections::BTreeSet<u64> = events.iter().map(|event| event.boot).collect();
+    assert_eq!(starts, boots.len());
+}
