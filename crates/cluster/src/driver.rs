@@ -4,11 +4,11 @@
 //! clients queue during the sync is the next turn's batch, so no timer decides how large one is; and the replies of a turn leave before the
 //! sync of the next one begins.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base::machine::StateMachine;
 use base::rows::Changes;
@@ -75,6 +75,8 @@ pub(crate) struct Driver<S: StateMachine, D: Disk> {
     wal: Wal<D>,
     background: Background<D>,
     effects: Effects<S, ReplyTo<S>>,
+    /// Entries proposed here and not committed yet, by shard, with the moment of the proposal.
+    proposed: BTreeMap<ShardId, VecDeque<(Index, Instant)>>,
     /// Replies of this turn by lane.
     replies: Vec<Replies<S>>,
     next_tick: Mono,
@@ -157,6 +159,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             wal,
             background,
             effects: Effects::default(),
+            proposed: BTreeMap::new(),
             replies: Vec::new(),
             next_tick: now.mono + tick,
             last_sync: now.mono,
@@ -217,7 +220,9 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                 getrandom::fill(&mut seed).expect("the operating system has random numbers");
                 seed
             };
+            let (begun, applied_before) = (Instant::now(), self.replica.applied_entries());
             self.replica.poll(now, seeds, &mut self.effects).map_err(NodeError::Fault)?;
+            self.measure(begun, applied_before);
             self.install();
             self.common.counters.turns.fetch_add(1, Ordering::Relaxed);
             self.follow_transitions(now);
@@ -229,6 +234,26 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                 return self.finish();
             }
             self.rest()?;
+        }
+    }
+
+    /// Takes the time of what the turn that began then has applied, and of the entries that are committed by now.
+    fn measure(&mut self, begun: Instant, applied_before: u64) {
+        let counters = &self.common.counters;
+        for (shard, index, operations) in self.effects.proposed.drain(..) {
+            counters.batch_operations.record(operations as u64);
+            self.proposed.entry(shard).or_default().push_back((index, begun));
+        }
+        if self.replica.applied_entries() == applied_before {
+            return;
+        }
+        counters.apply_time.record_duration(begun.elapsed());
+        for (shard, proposed) in &mut self.proposed {
+            let applied = self.replica.applied(*shard);
+            let done = proposed.partition_point(|(index, _)| *index <= applied);
+            for (_, at) in proposed.drain(..done) {
+                counters.commit_time.record_duration(begun - at);
+            }
         }
     }
 
@@ -525,7 +550,9 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let must_sync = std::mem::take(&mut self.effects.must_sync);
         if must_sync > MustSync::Nothing {
             let sync = must_sync == MustSync::Vote || self.config.durability == Durability::Fsync;
+            let begun = Instant::now();
             self.wal.flush(sync).map_err(NodeError::Storage)?;
+            self.common.counters.sync_time.record_duration(begun.elapsed());
         }
         if let Durability::Buffered(interval) = self.config.durability
             && now.mono - self.last_sync >= interval

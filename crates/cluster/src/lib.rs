@@ -24,6 +24,7 @@ pub mod events;
 pub mod forming;
 mod founding;
 mod guard;
+mod histogram;
 pub mod http;
 mod inbox;
 mod lane;
@@ -42,6 +43,7 @@ pub use base::rows as checkpoint;
 pub use base::{Incarnation, Index, LeaseTime, Millis, Position, ScheduleTime, ShardId, Stamps, Term, codec};
 pub use builder::Builder;
 pub use guard::Numbers;
+pub use histogram::Histogram;
 pub use http::view;
 pub use lane::{Lane, LaneId};
 pub use node::{

@@ -26,6 +26,7 @@ use crate::driver::Driver;
 use crate::events::{Draft, Event as TimedEvent, Events, Level, Who, keep};
 use crate::forming::{ClusterId, Proposal};
 use crate::founding::{accept, accepted, found_alone, identify, join};
+use crate::histogram::Histogram;
 use crate::http::view::{About, Inspection};
 use crate::inbox::{Control, Inbox};
 use crate::lane::{Lane, LaneId, Replies, ReplyTo, Shared};
@@ -303,7 +304,7 @@ impl NodeStatus {
 }
 
 /// Counts since the node started.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Counters {
     /// Syncs of the log.
     pub log_syncs: AtomicU64,
@@ -325,6 +326,35 @@ pub struct Counters {
     pub turns: AtomicU64,
     /// Leaders that were elected, of all groups, as far as this node has heard.
     pub leader_changes: AtomicU64,
+    /// From the proposal of an entry here until it is committed.
+    pub commit_time: Histogram,
+    /// Turns of the loop that applied entries.
+    pub apply_time: Histogram,
+    /// Writes of the log with their syncs.
+    pub sync_time: Histogram,
+    /// Operations of each entry proposed here.
+    pub batch_operations: Histogram,
+}
+
+impl Default for Counters {
+    fn default() -> Counters {
+        Counters {
+            log_syncs: AtomicU64::default(),
+            log_bytes: AtomicU64::default(),
+            log_size: AtomicU64::default(),
+            entries: AtomicU64::default(),
+            operations: AtomicU64::default(),
+            refused: AtomicU64::default(),
+            checkpoints: AtomicU64::default(),
+            checkpoint_micros: AtomicU64::default(),
+            turns: AtomicU64::default(),
+            leader_changes: AtomicU64::default(),
+            commit_time: Histogram::of_durations(),
+            apply_time: Histogram::of_durations(),
+            sync_time: Histogram::of_durations(),
+            batch_operations: Histogram::of_counts(),
+        }
+    }
 }
 
 /// What the loop, the handles and the threads share.

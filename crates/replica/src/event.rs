@@ -339,6 +339,8 @@ pub struct Effects<S: StateMachine, C> {
     pub signals: Vec<S::Signal>,
     /// For the log and for observers.
     pub transitions: Vec<Transition>,
+    /// Entries proposed, with how many operations.
+    pub proposed: Vec<(ShardId, Index, usize)>,
 }
 
 impl<S: StateMachine, C> Default for Effects<S, C> {
@@ -352,6 +354,7 @@ impl<S: StateMachine, C> Default for Effects<S, C> {
             replies: Vec::new(),
             signals: Vec::new(),
             transitions: Vec::new(),
+            proposed: Vec::new(),
         }
     }
 }

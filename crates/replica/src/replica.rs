@@ -270,6 +270,16 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
         self.shard(shard).status().consensus.first
     }
 
+    /// The last entry that a shard has applied.
+    pub fn applied(&self, shard: ShardId) -> Index {
+        self.shard(shard).applied()
+    }
+
+    /// Entries that all shards have applied, from the beginning of their logs.
+    pub fn applied_entries(&self) -> u64 {
+        self.shards.values().map(|shard| shard.applied().0).sum()
+    }
+
     /// Whether a member of a group that this node leads needs a snapshot for which the last checkpoint is too old.
     pub fn wants_checkpoint(&self) -> bool {
         self.shards.values().any(Shard::wants_checkpoint)

@@ -188,6 +188,10 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         }
     }
 
+    pub(crate) fn applied(&self) -> Index {
+        self.applied
+    }
+
     pub(crate) fn members(&self) -> &Members {
         &self.members
     }
@@ -764,6 +768,8 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
                     self.proposed_stamps = header.stamps;
                     self.last_batch = now.mono;
                     self.unapplied_bytes += bytes;
+                    let operations = formed.requests.iter().map(|request| request.count).sum();
+                    fx.proposed.push((self.id, header.index, operations));
                     self.under_way.push_back(UnderWay { index: header.index, term, bytes, requests: formed.requests });
                 }
                 Err(refused) => return self.fail(formed.requests, unavailable(refused), fx),

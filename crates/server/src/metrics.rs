@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
-use cluster::{Handle, Role};
+use cluster::{Handle, Histogram, Role};
 use queue::outcome::QueueStats;
 use queue::{QueueMachine, Signal, State};
 
@@ -178,6 +178,26 @@ fn render_node(out: &mut String, node: &Handle<QueueMachine>, waiting: usize) {
     head(out, "codeq_checkpoint_seconds", "summary", "Time spent writing checkpoints.");
     line(out, "codeq_checkpoint_seconds_sum", "", read(&counters.checkpoint_micros) / 1e6);
     line(out, "codeq_checkpoint_seconds_count", "", read(&counters.checkpoints));
+    let seconds = |micros: u64| micros as f64 / 1e6;
+    let count = |count: u64| count as f64;
+    let name = "codeq_raft_commit_seconds";
+    histogram(
+        out,
+        name,
+        "From the proposal of an entry here until it is committed.",
+        &counters.commit_time,
+        &seconds,
+    );
+    histogram(
+        out,
+        "codeq_raft_apply_seconds",
+        "Turns of the loop that applied entries.",
+        &counters.apply_time,
+        &seconds,
+    );
+    histogram(out, "codeq_wal_sync_seconds", "Writes of the log with their syncs.", &counters.sync_time, &seconds);
+    let name = "codeq_wal_batch_operations";
+    histogram(out, name, "Operations of each entry proposed here.", &counters.batch_operations, &count);
     render_groups(out, node);
     head(out, "codeq_build_info", "gauge", "The build that runs.");
     line(out, "codeq_build_info", &format!("version=\"{}\"", env!("CARGO_PKG_VERSION")), 1.0);
@@ -236,6 +256,18 @@ const ROLES: [(&str, Role); 4] = [
     ("candidate", Role::Candidate),
     ("pre-candidate", Role::PreCandidate),
 ];
+
+/// `shown` turns a recorded value into the unit of the series.
+fn histogram(out: &mut String, name: &str, help: &str, histogram: &Histogram, shown: &dyn Fn(u64) -> f64) {
+    head(out, name, "histogram", help);
+    for (bound, below) in histogram.up_to_bounds() {
+        line(out, &format!("{name}_bucket"), &format!("le=\"{}\"", shown(bound)), below as f64);
+    }
+    let (count, sum) = histogram.totals();
+    line(out, &format!("{name}_bucket"), "le=\"+Inf\"", count as f64);
+    line(out, &format!("{name}_sum"), "", shown(sum));
+    line(out, &format!("{name}_count"), "", count as f64);
+}
 
 fn head(out: &mut String, name: &str, kind: &str, help: &str) {
     writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("a string takes all");

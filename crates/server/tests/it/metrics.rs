@@ -115,6 +115,14 @@ async fn everything_is_counted_once() {
     ] {
         assert_eq!(samples.get(series), Some(&f64::from(value)), "{series}");
     }
+    // What has been answered is committed, in entries that were synced; a creation, a claim and what ends it are operations of their own.
+    let sample = |series: &str| samples[series];
+    let (entries, operations) = (sample("codeq_raft_commit_seconds_count"), sample("codeq_wal_batch_operations_sum"));
+    assert!(entries >= 1.0 && entries <= sample("codeq_log_entries_total"), "{entries} entries");
+    assert!(operations >= 16.0, "{operations} operations in {entries} entries");
+    assert_eq!(sample("codeq_wal_batch_operations_count"), entries);
+    assert!(sample("codeq_wal_sync_seconds_count") >= 1.0 && sample("codeq_wal_sync_seconds_sum") > 0.0);
+    assert!(sample("codeq_raft_apply_seconds_count") >= 1.0);
     let buckets: Vec<f64> =
         ["0.1", "0.25", "0.5", "1", "2.5", "5", "10", "30", "60", "120", "300", "600", "1800", "3600"]
             .iter()
