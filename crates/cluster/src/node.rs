@@ -66,6 +66,8 @@ pub struct NodeConfig {
     pub data: Data,
     /// How it meets others; nothing: it is alone.
     pub peers: Option<PeerConfig>,
+    /// It is to stay alone, and is shown so; else a node that is alone is a cluster of one that could grow.
+    pub is_single: bool,
     /// Where people reach it: a URL.
     pub url: String,
     /// Shards, 1 to `limits::SHARDS_MAX`; fixed when a data directory is made.
@@ -105,6 +107,7 @@ impl NodeConfig {
             name_is_given: true,
             data,
             peers: None,
+            is_single: false,
             url: String::new(),
             shards: 1,
             durability: Durability::Fsync,
@@ -520,6 +523,7 @@ impl<S: StateMachine> Node<S> {
                     Data::Directory(path) => vec![path.display().to_string()],
                     Data::Memory => Vec::new(),
                 },
+                is_single: config.is_single,
                 is_buffered: config.durability != Durability::Fsync,
             }),
         };

@@ -119,7 +119,7 @@ fn questions(story: &mut Story) -> Result<String> {
     let mut states = all(|place| text(&ask(place, "raft-state")?))?;
     let leaders = all(|place| text(&ask(place, "raft-leader")?))?;
     ensure!(leaders.iter().all(|leader| *leader == leaders[0] && leader.contains(':')), "{leaders:?}");
-    for place in 0..3 {
+    for (place, state) in states.iter().enumerate() {
         let peers = ask(place, "raft-peers")?;
         ensure!(list(&peers)?.len() == 3 && list(&peers)?.contains(&json!(leaders[0])), "{peers}");
         for (name, expected) in [("raft-health", "healthy"), ("lb-check", "OK"), ("_ping", "OK")] {
@@ -130,7 +130,7 @@ fn questions(story: &mut Story) -> Result<String> {
             ensure!(health["Code"] == "OK" && health["Details"]["Healthy"] == true, "{health}");
         }
         let status = ask(place, "raft-status")?;
-        ensure!(status["State"] == states[place] && status["Leader"] == leaders[0], "{status}");
+        ensure!(status["State"] == *state && status["Leader"] == leaders[0], "{status}");
         ensure!(status["Healthy"] == true && status["IsPartOfQuorum"] == true, "{status}");
         ensure!(list(&status["Peers"])?.len() == 3 && text(&status["LeaderURI"])?.starts_with("http://"), "{status}");
     }

@@ -34,6 +34,8 @@ pub struct About {
     pub listens: Option<SocketAddr>,
     /// Where its data is; nothing: in memory.
     pub paths: Vec<String>,
+    /// It is to stay alone.
+    pub is_single: bool,
     /// What it acknowledges may not be synced yet.
     pub is_buffered: bool,
 }
@@ -516,13 +518,13 @@ impl Inspection {
         let contact = self.contacts.get(&id).copied().unwrap_or_default();
         let there = self.is_there(id);
         let learner = self.members.configuration.learners.contains(&id);
-        let single = self.peer.is_empty();
+        let alone = self.peer.is_empty();
         let leads = self.first().is_some_and(|first| first.consensus.leader == id);
         let lag = self.lag(id);
         let status = match () {
             () if own && matches!(self.stage, Stage::Unjoined(_)) => "unjoined",
             () if !there => "failed",
-            () if single => "standalone",
+            () if self.about.is_single => "standalone",
             () if leads => "leader",
             () if learner => "learner",
             () => "follower",
@@ -549,7 +551,7 @@ impl Inspection {
                 false if leads => Some("leader"),
                 false => None,
             },
-            voter: self.members.configuration.voters.contains(&id) || (own && single),
+            voter: self.members.configuration.voters.contains(&id) || (own && alone),
             own,
             raft_addr: match self.members.get(id) {
                 Some(member) => member.peer.clone(),
@@ -660,7 +662,7 @@ impl Inspection {
             cluster_incarnation: self.cluster.map(|cluster| cluster.incarnation.to_string()),
             build: BUILD,
             protocol: PROTOCOL,
-            mode: if self.peer.is_empty() { "single" } else { "cluster" },
+            mode: if self.about.is_single { "single" } else { "cluster" },
             storage: self.provider.clone(),
             durability: if self.about.is_buffered { "buffered" } else { "fsync" },
             addresses: AddressesView {
@@ -836,7 +838,9 @@ mod tests {
     #[test]
     fn a_node_that_is_alone_is_a_whole_cluster() {
         let alone = Inspection { peer: String::new(), members: Members::default(), ..look(1, [None, None]) };
-        assert_eq!(statuses(&alone), [("a".into(), "standalone")]);
+        assert_eq!(statuses(&alone), [("a".into(), "leader")]);
+        let about = Arc::new(About { is_single: true, ..About::default() });
+        assert_eq!(statuses(&Inspection { about, ..alone.clone() }), [("a".into(), "standalone")]);
         assert_eq!(alone.quorum().summary, "one voter: nothing may fail");
         assert_eq!(alone.health().status, "healthy");
     }

@@ -135,6 +135,7 @@ fn node_of(values: &Values, meeting: Meeting) -> NodeConfig {
             "memory" => Data::Memory,
             _ => Data::Directory(values.text("dataDir").into()),
         },
+        is_single: !values.flag("cluster.raft"),
         peers: meeting.peers,
         url: meeting.url,
         shards: u16::try_from(values.number("shards")).expect("the table bounds it"),

@@ -45,6 +45,7 @@ async fn questions_are_answered_in_their_words() {
 async fn in_single_mode_there_is_no_raft() {
     let mut settings = settings();
     settings.raft = false;
+    settings.node.is_single = true;
     let server = Running::start(settings).await;
     let client = server.client();
     for name in ["raft-state", "raft-leader", "raft-peers", "raft-health", "raft-status"] {
@@ -53,6 +54,7 @@ async fn in_single_mode_there_is_no_raft() {
         assert_eq!(said, json!({"Code": "ERROR", "Message": format!("{name}: not running with raft setup")}));
     }
     assert_eq!(client.get("/api/leader-check").await.expect(200), json!("OK"));
+    assert_eq!(client.get("/cluster/nodes/n1").await.expect(200)["status"], "standalone");
     assert!(client.get("/").await.text().contains("single mode"));
     server.stop().await;
 }

@@ -84,6 +84,7 @@ pub(crate) fn settings() -> Settings {
             checkpoint_interval: Millis(200),
             checkpoint_log_bytes: 1 << 20,
             peers: None,
+            is_single: false,
             url: "http://127.0.0.1:0".into(),
             leader_wait: Millis(2000),
             trailing_log_bytes: 64 << 20,
