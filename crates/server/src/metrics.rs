@@ -181,13 +181,7 @@ fn render_node(out: &mut String, node: &Handle<QueueMachine>, waiting: usize) {
     let seconds = |micros: u64| micros as f64 / 1e6;
     let count = |count: u64| count as f64;
     let name = "codeq_raft_commit_seconds";
-    histogram(
-        out,
-        name,
-        "From the proposal of an entry here until it is committed.",
-        &counters.commit_time,
-        &seconds,
-    );
+    histogram(out, name, "From the proposal of an entry here until it is committed.", &counters.commit_time, &seconds);
     histogram(
         out,
         "codeq_raft_apply_seconds",

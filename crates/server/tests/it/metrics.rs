@@ -170,3 +170,24 @@ async fn names_are_limited_and_the_page_can_be_closed() {
     server.client().get("/metrics").await.problem(404, "route_not_found");
     server.stop().await;
 }
+
+/// Goal: whatever the alert rules and the board ask for, the page has.
+#[tokio::test]
+async fn alerts_and_the_board_ask_for_what_there_is() {
+    let server = Running::start(settings()).await;
+    let client = server.client();
+    client.create(json!({"command": "mail", "payload": 1, "maxAttempts": 1})).await;
+    client.post("/tasks/claim", json!({"commands": ["mail"]})).await.expect(200);
+    let samples = parse(&client.get("/metrics").await.text());
+    let names: BTreeSet<&str> = samples.keys().map(|series| series.split('{').next().unwrap_or(series)).collect();
+    let deploy = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/monitoring");
+    for file in ["alerts.yaml", "grafana-board.json"] {
+        let text = std::fs::read_to_string(deploy.join(file)).expect("the file is there");
+        let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        let asked: BTreeSet<&str> = words.filter(|word| word.starts_with("codeq_")).collect();
+        assert!(asked.len() >= 5, "{file} asks for {asked:?}");
+        let missing: Vec<_> = asked.difference(&names).collect();
+        assert!(missing.is_empty(), "{file} asks for {missing:?}, of which the page has nothing");
+    }
+    server.stop().await;
+}
