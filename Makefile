@@ -23,7 +23,7 @@ test-unit: ## Run the tests that open no socket
 	cargo test --locked -p base -p queue -p consensus -p replica -p storage -p sim -p api --lib --bins --tests
 
 test-e2e: ## Build the image, start three containers, stop the leader (needs Docker)
-	cargo xtask walk e2e --driver docker
+	cargo xtask walk rb --driver docker
 
 lint: ## Check format and lints
 	cargo fmt --all --check

@@ -217,7 +217,11 @@ pub(crate) fn refused(
     ended(codeq, arguments, variables, 2, named)
 }
 
-fn ended(
+/// Starts a server that must end by itself with this status, and say so in one line that has these words. Returns the line.
+///
+/// # Errors
+/// It does not.
+pub(crate) fn ended(
     codeq: &Path,
     arguments: &[&str],
     variables: &BTreeMap<String, String>,

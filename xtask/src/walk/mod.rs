@@ -10,6 +10,7 @@ mod nodes;
 mod os;
 mod page;
 mod pull_request;
+mod rb;
 mod tests;
 
 use std::path::PathBuf;
@@ -58,6 +59,8 @@ pub(crate) struct WalkArgs {
 enum Table {
     /// codeQ's compose page and the checks of its raft pull request.
     Cq,
+    /// raftbase: one node, three nodes, and what happens when they stop; in containers, its end-to-end test.
+    Rb,
     /// orchestrator-raft-sqlite: its questions, and a page on each node.
     Os,
     /// raft-consul-demo: nodes that are introduced by hand.
@@ -106,6 +109,12 @@ pub(crate) fn run(args: &WalkArgs) -> Result<()> {
     let mut skipped = 0;
     if of_processes(Table::BadConfig) {
         skipped += bad_config::walk(&codeq)?;
+    }
+    if is(Table::Rb) {
+        skipped += match args.driver {
+            Driver::Process => rb::walk(&codeq, args.program.is_some())?,
+            Driver::Docker => rb::walk_containers(&codeq)?,
+        };
     }
     if is(Table::Cd) {
         skipped += cd::walk(&codeq, args.long, args.driver)?;

@@ -185,11 +185,12 @@ impl Nodes {
                 (Host::Processes(folder), nodes)
             }
             Driver::Docker => {
+                let (file, ports) = page.file().context("there is no compose file of it")?;
                 let made = |place: usize| {
                     let peer = format!("{}:7000", page.names()[place]);
-                    node(loopback(page.ports()[place]), peer, page.of_container())
+                    node(loopback(ports[place]), peer, page.of_container())
                 };
-                let project = Project::new(page.folder(), page.names(), &format!("codeq-{name}"))?;
+                let project = Project::new(file, page.names(), &format!("codeq-{name}"))?;
                 (Host::Containers(project), (0..count).map(made).collect())
             }
         };

@@ -11,6 +11,8 @@ pub(crate) enum Page {
     Join,
     /// Orchestrator's variables.
     Sqlite,
+    /// raftbase's command lines: three that list each other. There is no compose file of it.
+    Listed,
 }
 
 /// Good for producers and workers, and for administrators of the cluster.
@@ -22,24 +24,17 @@ impl Page {
         match self {
             Page::Raft | Page::Join => &["node-a", "node-b", "node-c"],
             Page::Sqlite => &["codeq1", "codeq2", "codeq3"],
+            Page::Listed => &["n1", "n2", "n3"],
         }
     }
 
-    /// The folder of its file.
-    pub(crate) fn folder(self) -> &'static str {
+    /// The folder of its file, and where its containers are reached on this machine; nothing: it has none.
+    pub(crate) fn file(self) -> Option<(&'static str, [u16; 3])> {
         match self {
-            Page::Raft => "raft-cluster",
-            Page::Join => "join-demo",
-            Page::Sqlite => "sqlite-demo",
-        }
-    }
-
-    /// Where its containers are reached on this machine.
-    pub(crate) fn ports(self) -> [u16; 3] {
-        match self {
-            Page::Raft => [8080, 8081, 8082],
-            Page::Join => [8180, 8181, 8182],
-            Page::Sqlite => [3001, 3002, 3003],
+            Page::Raft => Some(("raft-cluster", [8080, 8081, 8082])),
+            Page::Join => Some(("join-demo", [8180, 8181, 8182])),
+            Page::Sqlite => Some(("sqlite-demo", [3001, 3002, 3003])),
+            Page::Listed => None,
         }
     }
 
@@ -50,7 +45,7 @@ impl Page {
 
     /// What a container is told beside what its file says.
     pub(crate) fn of_container(self) -> BTreeMap<String, String> {
-        let mut variables = BTreeMap::from([("LOG_FORMAT".to_owned(), "text".to_owned())]);
+        let mut variables = BTreeMap::from([("CODEQ_LOG_FORMAT".to_owned(), "text".to_owned())]);
         if self == Page::Raft {
             let config = r#"{"path":"/var/lib/codeq/pebble","numShards":1}"#;
             variables.insert("PERSISTENCE_CONFIG".into(), config.into());
@@ -68,7 +63,7 @@ impl Page {
         let own_peer = format!("127.0.0.1:{}", peers[place]);
         let shared = [
             ("PORT", https[place].to_string()),
-            ("LOG_FORMAT", "text".into()),
+            ("CODEQ_LOG_FORMAT", "text".into()),
             ("CODEQ_PUBLIC_URL", format!("http://localhost:{}", https[place])),
         ];
         let own: Vec<(&str, String)> = match self {
@@ -100,6 +95,13 @@ impl Page {
                 ("CODEQ_DATA_DIR", data.into()),
                 ("RAFT_BIND_ADDR", own_peer),
                 ("RAFT_NODES", founders),
+            ],
+            Page::Listed => vec![
+                ("CODEQ_NODE_ID", names[place].into()),
+                ("CODEQ_DATA_DIR", data.into()),
+                ("CODEQ_RAFT_ADDR", own_peer),
+                ("CODEQ_CLUSTER_TOKEN", "demo".into()),
+                ("CODEQ_INITIAL_CLUSTER", founders),
             ],
         };
         shared.into_iter().chain(own).map(|(name, value)| (name.to_owned(), value)).collect()

@@ -57,7 +57,9 @@ pub(crate) fn judge(own: &Greeting, members: &Members, hello: &Hello) -> Result<
             format!("{there} speaks version {} of the peer protocol, {here} version {PROTOCOL}", hello.protocol),
         );
     }
-    if other.label != own.label {
+    // Members of one cluster are known by its id, which their label is part of: whoever was one before needs no setting to come back.
+    let is_one_cluster = own.cluster.is_some() && own.cluster == other.cluster;
+    if other.label != own.label && !is_one_cluster {
         return refuse(
             "cluster-token-mismatch",
             format!("cluster.clusterToken is {} at {there} and {} at {here}", other.label, own.label),
@@ -145,9 +147,12 @@ mod tests {
         let judged = |hello: &Hello| judge(&own, &members, hello);
         assert_eq!(judged(&hello(greeting("b", 2, Some(9)))), Ok(Guest::Member(2)));
         assert_eq!(judged(&hello(greeting("b", 2, None))), Ok(Guest::Stranger));
+        let unlabelled = Greeting { label: "x".into(), ..greeting("b", 2, Some(9)) };
+        assert_eq!(judged(&hello(unlabelled)), Ok(Guest::Member(2)), "its cluster is known");
         let cases = [
             (Hello { protocol: PROTOCOL + 1, ..hello(greeting("b", 2, Some(9))) }, "version"),
-            (hello(Greeting { label: "x".into(), ..greeting("b", 2, Some(9)) }), "cluster-token-mismatch"),
+            (hello(Greeting { label: "x".into(), ..greeting("b", 2, Some(8)) }), "cluster-token-mismatch"),
+            (hello(Greeting { label: "x".into(), ..greeting("b", 2, None) }), "cluster-token-mismatch"),
             (Hello { to: 5, ..hello(greeting("b", 2, Some(9))) }, "stale-incarnation"),
             (hello(greeting("b", 2, Some(8))), "cluster-id-mismatch"),
             (hello(Greeting { shards: 2, ..greeting("b", 2, Some(9)) }), "groups-mismatch"),

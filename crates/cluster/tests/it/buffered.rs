@@ -13,6 +13,7 @@ fn config(data: Data) -> NodeConfig {
         name_is_given: true,
         data,
         peers: None,
+        is_single: false,
         url: String::new(),
         shards: 1,
         durability: Durability::Buffered(Millis(3_600_000)),

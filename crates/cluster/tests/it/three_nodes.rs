@@ -31,6 +31,7 @@ pub(crate) fn config(folder: &Path, place: usize, addrs: &[SocketAddr]) -> NodeC
         name: NAMES[place].into(),
         name_is_given: true,
         data: Data::Directory(folder.join(NAMES[place])),
+        is_single: false,
         peers: Some(PeerConfig {
             listen: addrs[place],
             advertise: addrs[place].to_string(),
