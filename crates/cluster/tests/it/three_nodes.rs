@@ -197,7 +197,7 @@ async fn who_was_away_too_long_gets_a_snapshot() {
     assert_eq!(read(three.node(away)).await, everything);
 }
 
-/// A node alone becomes three while it goes on: newcomers are learners first, then voters; then the first one may go.
+/// A node alone becomes three under load: newcomers are learners first, then voters; then the first one may go.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_node_grows_to_three() {
     crate::log();
@@ -213,18 +213,27 @@ async fn one_node_grows_to_three() {
     };
     three.nodes[0] = Some(start(of(&three, 0)));
     three.ready().await;
-    let mut expected = Vec::new();
-    for place in 1..3 {
-        for round in 0..10 {
-            let line = format!("before {place}: {round}");
-            write(three.node(0), &line).await.expect("it is written");
-            expected.push(line);
+    // Writes go on all the time, and none of them fails.
+    let first = three.node(0).clone();
+    let (end, mut ended) = tokio::sync::oneshot::channel::<()>();
+    let writer = tokio::spawn(async move {
+        let mut written: Vec<String> = Vec::new();
+        while ended.try_recv().is_err() {
+            let line = written.len().to_string();
+            write(&first, &line).await.expect("it is written");
+            written.push(line);
         }
+        written
+    });
+    for place in 1..3 {
         three.nodes[place] = Some(start(of(&three, place)));
         let votes = |node: &Handle<Register>| node.members().configuration.voters.len() == place + 1;
         eventually("the newcomer votes", three.node(0), || votes(three.node(0)) && votes(three.node(place))).await;
     }
     three.ready().await;
+    end.send(()).expect("the writer has not failed");
+    let mut expected = writer.await.expect("no write has failed");
+    assert!(expected.len() > 10, "{} writes meanwhile", expected.len());
     for place in 0..3 {
         assert_eq!(read(three.node(place)).await, expected);
     }
