@@ -6,6 +6,7 @@
 mod bad_config;
 mod cd;
 mod cq;
+mod files;
 mod nodes;
 mod os;
 mod page;
@@ -65,6 +66,8 @@ enum Table {
     Os,
     /// raft-consul-demo: nodes that are introduced by hand.
     Cd,
+    /// The compose files that no other table begins with.
+    Files,
     /// Settings that no server starts with.
     BadConfig,
     /// Each of them.
@@ -115,6 +118,9 @@ pub(crate) fn run(args: &WalkArgs) -> Result<()> {
             Driver::Process => rb::walk(&codeq, args.program.is_some())?,
             Driver::Docker => rb::walk_containers(&codeq)?,
         };
+    }
+    if is(Table::Files) {
+        skipped += files::walk(args.driver)?;
     }
     if is(Table::Cd) {
         skipped += cd::walk(&codeq, args.long, args.driver)?;
