@@ -13,8 +13,9 @@
 //! Reading order: `builder` and `simple` (what one begins with), `node` (all that a user of this crate sees), `driver` (the loop), then the
 //! parts: `inbox` where threads meet, `lane` for replies, `checkpoints` and `rows` for two of the other threads, `clock`. For several nodes:
 //! [`forming`] and `founding` (how a cluster begins), `peer` (the connections), `routes` (who leads), `leadership` (who should), [`http`] (what
-//! a node says of all this).
+//! a node says of all this). For data that must not be lost: [`backup`] and [`recovery`].
 
+pub mod backup;
 mod builder;
 mod checkpoints;
 mod clock;
@@ -28,6 +29,7 @@ mod leadership;
 mod node;
 mod open;
 mod peer;
+pub mod recovery;
 mod routes;
 mod rows;
 mod simple;

@@ -20,6 +20,7 @@ use storage::disk::{MemoryDisk, RealDisk};
 use storage::identity::{DataDir, Identity};
 use tokio::sync::{oneshot, watch};
 
+use crate::backup::Saving;
 use crate::builder::Builder;
 use crate::clock::Clock;
 use crate::driver::Driver;
@@ -323,6 +324,7 @@ pub(crate) struct Common<S: StateMachine> {
     pub(crate) lanes: Mutex<Vec<Arc<Shared<S>>>>,
     pub(crate) rows: Mutex<Option<Rows>>,
     pub(crate) counters: Counters,
+    pub(crate) saving: Saving,
     pub(crate) status: watch::Sender<NodeStatus>,
     undelivered: Box<dyn Fn(Reply<S>) -> Vec<(ShardId, Operations)> + Send + Sync>,
     next_wait: AtomicU64,
@@ -417,6 +419,7 @@ impl<S: StateMachine> Node<S> {
             lanes: Mutex::new(Vec::new()),
             rows: Mutex::new(None),
             counters: Counters::default(),
+            saving: Saving::default(),
             status: watch::Sender::new(status),
             undelivered,
             next_wait: AtomicU64::new(1),
@@ -701,6 +704,10 @@ impl<S: StateMachine> Handle<S> {
         if let Some(rows) = rows {
             rows.damaged(shard, S::schema().tables[usize::from(table)].name, key);
         }
+    }
+
+    pub(crate) fn common(&self) -> &Arc<Common<S>> {
+        &self.common
     }
 
     /// What the node is doing.

@@ -16,7 +16,7 @@ use crate::disk::RealDisk;
 
 const IDENTITY: &str = "identity";
 const FOUNDING: &str = "founding";
-const LOCK: &str = "lock";
+pub(crate) const LOCK: &str = "lock";
 const LOG: &str = "wal";
 const FORMAT: u64 = 1;
 

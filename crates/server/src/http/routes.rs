@@ -28,6 +28,8 @@ pub(crate) enum Route<'a> {
     /// A page of the cluster, by its path.
     Cluster(&'a str),
     Join,
+    Save,
+    Trigger,
     Healthz,
     Livez,
     /// All checks, or one.
@@ -51,7 +53,7 @@ impl Route<'_> {
                 Access::Open
             }
             Route::Cluster(_) => Access::Any,
-            Route::Join => Access::Operator,
+            Route::Join | Route::Save | Route::Trigger => Access::Operator,
             Route::Healthz | Route::Livez | Route::Readyz(_) | Route::Metrics => Access::Open,
         }
     }
@@ -93,6 +95,8 @@ fn of_path<'a>(path: &'a str, method: &Method) -> Option<(Route<'a>, Method)> {
         "/readyz" => return Some((Route::Readyz(None), get)),
         "/metrics" => return Some((Route::Metrics, get)),
         "/cluster/join" => return Some((Route::Join, post)),
+        "/cluster/snapshot" => return Some((Route::Save, get)),
+        "/cluster/snapshot/trigger" => return Some((Route::Trigger, post)),
         _ if path.starts_with("/cluster/") => return Some((Route::Cluster(path), get)),
         _ => {}
     }
