@@ -116,6 +116,8 @@ codes! {
     UnsupportedEncoding "unsupported_encoding" 415 "compressed bodies are not accepted";
     /// The node has no address for peers.
     SingleMode "single_mode" 409 "the node is alone";
+    /// The node keeps its data in memory.
+    NothingStored "nothing_stored" 409 "the node keeps nothing on disk";
     /// Too many requests of this tenant wait.
     TooManyWaiters "too_many_waiters" 429 "too many requests wait";
     /// Too many refused credentials came from this address.

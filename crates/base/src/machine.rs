@@ -98,6 +98,21 @@ pub trait StateMachine: Sized + Send + 'static {
     /// The checkpoint does not hold what this type wrote.
     fn restore(info: ShardInfo, rows: &mut dyn RowSource) -> Result<Self, Unreadable>;
 
+    /// Lists in `changes` what becomes of the state in `rows` when it begins another life of its cluster, after a restore or a lost quorum:
+    /// `first` is the index of that life's first entry, `incarnation` its number. What was promised in the life before must not hold in it.
+    ///
+    /// # Errors
+    /// The checkpoint does not hold what this type wrote.
+    fn renew(
+        rows: &mut dyn RowSource,
+        first: Index,
+        incarnation: Incarnation,
+        changes: &mut Changes,
+    ) -> Result<(), Unreadable> {
+        let _ = (rows, first, incarnation, changes);
+        Ok(())
+    }
+
     /// The clocks of the last entry begun, forced to be non-decreasing. A leader's stamps go on from here.
     fn stamps(&self) -> Stamps;
 

@@ -1,5 +1,6 @@
 //! How commands reach a running server: which one, as whom, how long they wait, and what a refusal means for the exit status.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,13 +9,14 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::Args;
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1::handshake;
+use hyper::client::conn::http1::{Connection, SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, HOST};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use server::config::Inputs;
 use server::config::kinds::Value;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::output;
 
@@ -22,6 +24,9 @@ use crate::output;
 const UNAVAILABLE: u8 = 3;
 /// Not allowed.
 const FORBIDDEN: u8 = 5;
+
+/// A server copies its data before it sends the first piece of a backup.
+const SLOWEST: Duration = Duration::from_secs(120);
 
 /// Which server to ask, and how.
 #[derive(Args)]
@@ -65,6 +70,24 @@ impl EndpointArgs {
         bail!("no server answers; {}", failures.join("; "))
     }
 
+    /// Writes the body of a page of the first server that can be reached. What is refused is answered as text.
+    ///
+    /// # Errors
+    /// None of them can be reached, or the body breaks off or cannot be written.
+    pub(crate) fn download(&self, path: &str, to: &mut dyn Write) -> Result<Answer> {
+        let token = self.token()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (mut failures, endpoints) = (Vec::new(), self.endpoints());
+        for endpoint in &endpoints {
+            // Once a part of the body is written, another server's would not follow it.
+            match runtime.block_on(download(endpoint, path, token.as_deref(), to, self.timeout.max(SLOWEST))) {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failures.push(format!("{endpoint}: {failure:#}")),
+            }
+        }
+        bail!("no server answers; {}", failures.join("; "))
+    }
+
     fn token(&self) -> Result<Option<String>> {
         let Some(path) = &self.token_file else { return Ok(std::env::var("CODEQ_TOKEN").ok()) };
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -95,6 +118,28 @@ fn own() -> String {
 /// # Errors
 /// The server cannot be reached, or does not speak HTTP.
 pub(crate) async fn request(endpoint: &str, path: &str, token: Option<&str>, body: Option<&str>) -> Result<Answer> {
+    let (mut sender, connection, request) = begin(endpoint, path, token, body).await?;
+    let answered = async {
+        let response = sender.send_request(request).await?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await?.to_bytes();
+        anyhow::Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
+    };
+    tokio::pin!(connection, answered);
+    tokio::select! {
+        answer = &mut answered => answer,
+        // Whatever ended the connection, the answer may have come before.
+        _ = &mut connection => answered.await,
+    }
+}
+
+/// A connection of its own, and what to ask on it.
+async fn begin(
+    endpoint: &str,
+    path: &str,
+    token: Option<&str>,
+    body: Option<&str>,
+) -> Result<(SendRequest<Full<Bytes>>, Connection<TokioIo<TcpStream>, Full<Bytes>>, Request<Full<Bytes>>)> {
     if endpoint.starts_with("https://") {
         bail!("TLS is not spoken here: give an address with http://");
     }
@@ -102,18 +147,38 @@ pub(crate) async fn request(endpoint: &str, path: &str, token: Option<&str>, bod
     let (authority, prefix) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let address = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
     let stream = TcpStream::connect(&address).await?;
-    let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
+    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
     let method = if body.is_some() { Method::POST } else { Method::GET };
     let mut request = Request::builder().method(method).uri(format!("{prefix}{path}")).header(HOST, authority);
     if let Some(token) = token {
         request = request.header(AUTHORIZATION, format!("Bearer {token}"));
     }
     let request = request.body(Full::new(Bytes::from(body.unwrap_or_default().to_owned())))?;
+    Ok((sender, connection, request))
+}
+
+async fn download(
+    endpoint: &str,
+    path: &str,
+    token: Option<&str>,
+    to: &mut dyn Write,
+    longest: Duration,
+) -> Result<Answer> {
+    let (mut sender, connection, request) = begin(endpoint, path, token, None).await?;
     let answered = async {
-        let response = sender.send_request(request).await?;
+        let response = timeout(longest, sender.send_request(request)).await??;
         let status = response.status().as_u16();
-        let body = response.into_body().collect().await?.to_bytes();
-        anyhow::Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
+        let mut body = response.into_body();
+        if status != 200 {
+            let body = body.collect().await?.to_bytes();
+            return anyhow::Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() });
+        }
+        while let Some(frame) = timeout(longest, body.frame()).await? {
+            if let Ok(bytes) = frame?.into_data() {
+                to.write_all(&bytes)?;
+            }
+        }
+        Ok(Answer { status, body: String::new() })
     };
     tokio::pin!(connection, answered);
     tokio::select! {

@@ -2,13 +2,17 @@
 
 mod bench;
 mod config;
+mod data;
+mod debug;
 mod dev;
 mod endpoint;
 mod flags;
 mod logs;
 mod members;
 mod output;
+mod recover;
 mod serve;
+mod snapshot;
 
 use std::process::ExitCode;
 
@@ -56,6 +60,15 @@ enum Command {
     /// Asks a server how it is. Exit status 6 if it is not well.
     #[command(after_help = "Example:\n  codeq health --ready")]
     Health(members::HealthArgs),
+    /// Saves all tasks to a file, and restores them.
+    #[command(subcommand, after_help = "Example:\n  codeq snapshot save backup.tar")]
+    Snapshot(snapshot::SnapshotCommand),
+    /// Brings a cluster back that has lost a majority of its nodes for good.
+    #[command(subcommand, after_help = "Example:\n  codeq recover plan /var/lib/codeq")]
+    Recover(recover::RecoverCommand),
+    /// Looks at what a node keeps.
+    #[command(subcommand, after_help = "Example:\n  codeq debug db check")]
+    Debug(debug::DebugCommand),
     /// Puts load on a running server, and checks its answers.
     #[command(after_help = "Example:\n  codeq bench --duration 10s --connections 64 --workload cycle")]
     Bench(bench::BenchArgs),
@@ -81,6 +94,9 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Command::Snapshot(command) => snapshot::run(command),
+        Command::Recover(command) => recover::run(&command),
+        Command::Debug(command) => debug::run(command),
         Command::Config(command) => config::run(command),
         Command::Version => {
             output::data(concat!("codeq ", env!("CARGO_PKG_VERSION")));

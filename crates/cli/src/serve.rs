@@ -199,14 +199,20 @@ fn status(exit: &Exit) -> u8 {
         Exit::Bind(..) | Exit::Start(StartError::Listen(..) | StartError::Thread(_)) => FAILED,
         Exit::Start(StartError::Storage(error)) => match error {
             StorageError::Failed { .. } | StorageError::Busy { .. } | StorageError::Locked { .. } => FAILED,
-            StorageError::Damaged { .. } | StorageError::Foreign { .. } | StorageError::BadSnapshot { .. } => DAMAGED,
+            StorageError::Damaged { .. }
+            | StorageError::Foreign { .. }
+            | StorageError::BadSnapshot { .. }
+            | StorageError::BadBackup { .. } => DAMAGED,
         },
         Exit::Start(StartError::Retired { .. }) => RETIRED,
         Exit::Start(StartError::Differs { .. } | StartError::Accepted { .. } | StartError::Settings(_)) => REFUSED,
         Exit::Node(NodeError::Storage(error)) => match error {
             StorageError::Failed { .. } | StorageError::Busy { .. } => STORAGE_FAILED,
             StorageError::Locked { .. } => FAILED,
-            StorageError::Damaged { .. } | StorageError::Foreign { .. } | StorageError::BadSnapshot { .. } => DAMAGED,
+            StorageError::Damaged { .. }
+            | StorageError::Foreign { .. }
+            | StorageError::BadSnapshot { .. }
+            | StorageError::BadBackup { .. } => DAMAGED,
         },
         Exit::Node(NodeError::Fault(_) | NodeError::Panicked) => FAILED,
     }

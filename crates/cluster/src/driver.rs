@@ -21,6 +21,7 @@ use storage::checkpoint::Meta;
 use storage::checkpoint::RowReader;
 use storage::disk::Disk;
 use storage::wal::Wal;
+use tokio::sync::oneshot;
 
 use crate::checkpoints::{Background, Job, Saved};
 use crate::clock::Clock;
@@ -84,6 +85,8 @@ pub(crate) struct Driver<S: StateMachine, D: Disk> {
     /// The shards that the present round of checkpoints still has to save.
     to_save: Vec<ShardId>,
     saving: Option<Saving>,
+    /// Who has asked for checkpoints that the next round makes, and who for those of the present one.
+    asked: [Vec<oneshot::Sender<BTreeMap<ShardId, Index>>>; 2],
     last_checkpoint: Mono,
     log_bytes_at_checkpoint: u64,
     /// What the log must keep, by shard: everything from here on.
@@ -130,6 +133,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             leader_wait: config.leader_wait,
             trailing_bytes: config.trailing_log_bytes,
         };
+        common.saving.snapshots.get_or_init(|| snapshots.clone());
         if let Some(peers) = common.peers.get() {
             peers.snapshots.get_or_init(|| snapshots);
         }
@@ -165,6 +169,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             last_sync: now.mono,
             to_save: Vec::new(),
             saving: None,
+            asked: Default::default(),
             last_checkpoint: now.mono,
             log_bytes_at_checkpoint: 0,
             kept_from,
@@ -355,6 +360,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                     self.publish(Stage::Draining);
                 }
                 Control::Stop => {}
+                Control::Save(done) => self.asked[0].push(done),
                 Control::Saved(saved) => self.on_saved(&saved)?,
                 Control::Spare(spare) => self.wal.add_spare(spare),
                 Control::Failed(failure) => return Err(NodeError::Storage(failure)),
@@ -582,10 +588,18 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             self.wal.give_back(job);
         }
         if self.saving.is_none() && self.to_save.is_empty() {
+            for done in self.asked[1].drain(..) {
+                let saved = self.kept_from.iter().map(|(shard, next)| (*shard, Index(next.0.saturating_sub(1))));
+                // Whoever asked may have gone.
+                let _ = done.send(saved.collect());
+            }
+            self.asked.swap(0, 1);
+            let asked = !self.asked[1].is_empty();
             let written = self.wal.stats().bytes - self.log_bytes_at_checkpoint;
             let due = now.mono - self.last_checkpoint >= self.config.checkpoint_interval;
             let wanted = self.replica.wants_checkpoint();
-            if written > 0 && (due || wanted || written >= self.config.checkpoint_log_bytes || self.stopping) {
+            let worth = due || wanted || written >= self.config.checkpoint_log_bytes || self.stopping;
+            if asked || (written > 0 && worth) {
                 self.last_checkpoint = now.mono;
                 self.log_bytes_at_checkpoint += written;
                 self.to_save = self.replica.shards();

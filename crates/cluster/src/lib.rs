@@ -15,7 +15,9 @@
 //! [`forming`] and `founding` (how a cluster begins), `peer` (the connections), `routes` (who leads), `leadership` (who should), `operate` and
 //! `guard` (what operators ask for, and what is refused), [`http`] (what a node says of all this), [`events`] (what happens, and the story
 //! of each election).
+//! For data that must not be lost: [`backup`] and [`recovery`].
 
+pub mod backup;
 mod builder;
 mod checkpoints;
 mod clock;
@@ -33,6 +35,7 @@ mod node;
 mod open;
 mod operate;
 mod peer;
+pub mod recovery;
 mod routes;
 mod rows;
 mod simple;

@@ -20,6 +20,7 @@ use storage::disk::{MemoryDisk, RealDisk};
 use storage::identity::{DataDir, Identity};
 use tokio::sync::{oneshot, watch};
 
+use crate::backup::Saving;
 use crate::builder::Builder;
 use crate::clock::Clock;
 use crate::driver::Driver;
@@ -375,6 +376,7 @@ pub(crate) struct Common<S: StateMachine> {
     pub(crate) events: Events,
     /// The elections that the groups remember, as far as they are applied here.
     pub(crate) elections: Mutex<BTreeMap<ShardId, Elections>>,
+    pub(crate) saving: Saving,
     pub(crate) status: watch::Sender<NodeStatus>,
     /// Whoever was not heard of for longer is taken for dead.
     pub(crate) contact_max: Millis,
@@ -487,6 +489,7 @@ impl<S: StateMachine> Node<S> {
             counters: Counters::default(),
             events,
             elections: Mutex::new(BTreeMap::new()),
+            saving: Saving::default(),
             status: watch::Sender::new(status),
             contact_max: Millis(config.election_timeout.0 * 2),
             leaving: AtomicBool::new(false),
@@ -783,6 +786,10 @@ impl<S: StateMachine> Handle<S> {
         if let Some(rows) = rows {
             rows.damaged(shard, S::schema().tables[usize::from(table)].name, key);
         }
+    }
+
+    pub(crate) fn common(&self) -> &Arc<Common<S>> {
+        &self.common
     }
 
     /// What the node is doing.

@@ -9,8 +9,8 @@ use std::vec::IntoIter;
 
 use base::codec::{Malformed, Reader, Write};
 use base::machine::ShardInfo;
-use base::rows::{Changes, Column, RowSource, RowWriter, Schema, Table, TableId, Unreadable, View};
-use base::{Index, LeaseTime, ScheduleTime, Stamps};
+use base::rows::{Changes, Column, RowSource, RowWriter, Schema, Table, TableId, Unreadable, Value, View};
+use base::{Incarnation, Index, LeaseTime, ScheduleTime, Stamps};
 
 use crate::id::LeaseToken;
 use crate::idempotency::Binding;
@@ -101,17 +101,24 @@ macro_rules! status_column {
 /// The tables and views of a shard's checkpoint.
 pub(crate) const SCHEMA: Schema = Schema {
     tables: TABLES,
-    views: &[View {
-        name: "tasks",
-        over: &[LIVE, COMPLETED, FAILED, DEAD],
-        select: concat!(
-            "SELECT ",
-            id_column!(),
-            ", tenant, command, ",
-            status_column!(),
-            ", state, priority, attempts, max_attempts, created_at, error FROM {table}"
-        ),
-    }],
+    views: &[
+        View {
+            name: "tasks",
+            over: &[LIVE, COMPLETED, FAILED, DEAD],
+            select: concat!(
+                "SELECT ",
+                id_column!(),
+                ", tenant, command, ",
+                status_column!(),
+                ", state, priority, attempts, max_attempts, created_at, error FROM {table}"
+            ),
+        },
+        View {
+            name: "counts",
+            over: &[LIVE, COMPLETED, FAILED, DEAD],
+            select: "SELECT tenant, command AS queue, state, count(*) AS tasks FROM {table} GROUP BY tenant, command, state",
+        },
+    ],
 };
 
 /// Which of two checkpoints a changed task belongs to.
@@ -543,6 +550,41 @@ pub(crate) fn restore(info: ShardInfo, rows: &mut dyn RowSource) -> Result<Queue
         rows.for_each(table, &mut |slice, key, row| restore_returnable(&mut machine, table, slice, key as u64, row.0))?;
     }
     Ok(machine)
+}
+
+/// Lists what changes when the state in `rows` begins another life of its cluster, whose first entry is `first`: tasks are created under the
+/// new incarnation from there on, and every lease is over, since whoever holds one may act in the life before.
+pub(crate) fn renew(
+    rows: &mut dyn RowSource,
+    first: Index,
+    incarnation: Incarnation,
+    changes: &mut Changes,
+) -> Result<(), Unreadable> {
+    let mut now = None;
+    rows.for_each(SHARD, &mut |_, _, row| {
+        let mut row = row.reader();
+        row.number()?;
+        now = Some(row.number()?);
+        Ok(())
+    })?;
+    // Without that row nothing has happened yet: the first epoch begins with the state.
+    let Some(now) = now else { return Ok(()) };
+    let key = crate::id::TaskKey::new(first, 0).0;
+    changes.put(EPOCHS, 0, key as i64, |row| row.number(incarnation.0));
+    let column = |name: &str| TABLES[usize::from(LIVE)].columns.iter().position(|column| column.name == name);
+    let (state, deadline) = (column("state"), column("due_lease"));
+    rows.for_each(LIVE, &mut |_, key, row| {
+        let mut values = Vec::with_capacity(TABLES[usize::from(LIVE)].columns.len());
+        let mut reader = row.reader();
+        while !reader.is_empty() {
+            values.push(reader.value()?);
+        }
+        if state.and_then(|place| values.get(place)) == Some(&Value::Text(State::Leased.name())) {
+            *deadline.and_then(|place| values.get_mut(place)).ok_or(Malformed)? = Value::Int(now as i64);
+            changes.put(LIVE, 0, key, |row| values.iter().for_each(|value| row.value(*value)));
+        }
+        Ok(())
+    })
 }
 
 fn restore_queue(machine: &mut QueueMachine, row: &mut base::rows::RowReader<'_>) -> Result<(), Malformed> {

@@ -36,4 +36,9 @@ pub use op::Op;
 pub use outcome::{Answer, Outcome, Query, Rejection, State, TaskView};
 pub use payload::Payload;
 pub use policy::Policy;
+/// The tables and views of a shard's checkpoint.
+pub fn schema() -> base::rows::Schema {
+    checkpoint::SCHEMA
+}
+
 pub use ready::{PRIORITIES, QUEUES_MAX};

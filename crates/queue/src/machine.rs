@@ -7,7 +7,7 @@ use base::codec::Malformed;
 use base::machine::{Admission, Effects, EntryInfo, NextDue, ShardInfo, StateMachine, UnknownOperation, WaitKey};
 use base::map::IdMap;
 use base::rows::{Changes, RowSource, Schema, Unreadable};
-use base::{Index, Millis, ShardId, Stamps, Term};
+use base::{Incarnation, Index, Millis, ShardId, Stamps, Term};
 
 use crate::checkpoint::{self, SCHEMA, Saves};
 use crate::codec;
@@ -125,6 +125,16 @@ impl QueueMachine {
         self.own_policy = Some(policy);
     }
 
+    /// Its shard.
+    pub fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    /// Which incarnation is part of task ids from which key on, ascending; it changes only with a restore.
+    pub fn epochs(&self) -> &[(u64, u64)] {
+        &self.epochs
+    }
+
     /// The incarnation that a task's id shows.
     pub(crate) fn incarnation_of(&self, key: u64) -> u64 {
         let epoch = self.epochs.iter().rev().find(|(first, _)| *first <= key);
@@ -176,6 +186,15 @@ impl StateMachine for QueueMachine {
 
     fn restore(info: ShardInfo, rows: &mut dyn RowSource) -> Result<QueueMachine, Unreadable> {
         checkpoint::restore(info, rows)
+    }
+
+    fn renew(
+        rows: &mut dyn RowSource,
+        first: Index,
+        incarnation: Incarnation,
+        changes: &mut Changes,
+    ) -> Result<(), Unreadable> {
+        checkpoint::renew(rows, first, incarnation, changes)
     }
 
     fn stamps(&self) -> Stamps {

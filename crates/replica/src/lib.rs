@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`event`] says what goes in and comes out, `shard` joins the parts, and the parts are one file each: `batch` forms
 //! entries, `stamp` keeps the clocks, `deadlines` says when to wake up, `waiters` holds requests open, `reads` confirms questions, `members`
-//! says who is in the group, `elections` who was elected when.
+//! says who is in the group, `elections` who was elected when. `replay` applies entries where there is no group any more.
 
 mod batch;
 mod deadlines;
@@ -14,6 +14,7 @@ pub mod elections;
 pub mod event;
 pub mod members;
 mod reads;
+mod replay;
 mod replica;
 mod shard;
 mod stamp;
@@ -30,5 +31,6 @@ pub use event::{
     Wait, Write,
 };
 pub use members::{Member, Members};
+pub use replay::replay;
 pub use replica::{Replica, ReplicaConfig, RestoreShard};
 pub use shard::Fault;

@@ -10,7 +10,7 @@ use hyper::header::HeaderValue;
 use queue::QueueMachine;
 
 use crate::auth::Authenticator;
-use crate::http::{Listener, Shared, Threads, give_back};
+use crate::http::{Epochs, Listener, Shared, Threads, give_back};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 
@@ -68,11 +68,14 @@ impl Server {
         let (policy, live_tasks_max) = (settings.policy, settings.limits.live_tasks_max);
         let payload_bytes = (settings.limits.payload_cache_bytes / usize::from(settings.node.shards)) as u64;
         let observer = metrics.clone();
+        let epochs = Arc::new(Epochs::default());
+        let known = epochs.clone();
         let hooks = Hooks {
             prepare: Box::new(move |machine: &mut QueueMachine| {
                 machine.set_own_policy(policy);
                 machine.limit_live_tasks(live_tasks_max);
                 machine.limit_payload_memory(payload_bytes);
+                known.set(machine);
             }),
             observe: Box::new(move |signals| observer.observe(signals)),
             undelivered: Box::new(|reply| match reply {
@@ -87,6 +90,7 @@ impl Server {
             auth: Authenticator::new(settings.auth.clone()),
             metrics,
             waiting: Default::default(),
+            epochs,
             node: node.handle().clone(),
             name,
             draining: AtomicBool::new(false),

@@ -44,6 +44,13 @@ pub enum StorageError {
         /// What differs, with both values.
         what: String,
     },
+    /// A backup file cannot be used. Nothing of it has been taken over.
+    BadBackup {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// A snapshot that another node sent cannot be used. Nothing of it has been taken over: it can be sent again.
     BadSnapshot {
         /// What it was announced to be of.
@@ -94,6 +101,7 @@ impl fmt::Display for StorageError {
                     "the snapshot of index {index}, term {term} was refused: {what}; nothing of it was taken over"
                 )
             }
+            StorageError::BadBackup { file, what } => write!(f, "the backup {file} cannot be used: {what}"),
             StorageError::Foreign { directory, what } => write!(f, "data directory {directory}: {what}"),
         }
     }

@@ -17,7 +17,7 @@ use crate::disk::RealDisk;
 const IDENTITY: &str = "identity";
 const FOUNDING: &str = "founding";
 const RETIRED: &str = "retired";
-const LOCK: &str = "lock";
+pub(crate) const LOCK: &str = "lock";
 const LOG: &str = "wal";
 const FORMAT: u64 = 1;
 

@@ -14,6 +14,7 @@
 //! assert!(cluster::http::answer(&waiting, Millis(400), "/kv/color", "", None).is_none(), "that is the application's");
 //! ```
 
+pub(crate) mod manifest;
 pub mod view;
 
 use base::Millis;

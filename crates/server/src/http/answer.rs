@@ -4,16 +4,17 @@ use api::Problem;
 use base::Position;
 use bytes::Bytes;
 use cluster::http::HttpAnswer;
-use http_body_util::Full;
 use hyper::Response;
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
+    ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
+    LOCATION, RETRY_AFTER,
 };
 
+use crate::http::body::{Body, Pieces};
 use crate::http::call::LastContact;
 
 /// An answer with a body.
-pub(crate) type HttpResponse = Response<Full<Bytes>>;
+pub(crate) type HttpResponse = Response<Body>;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CODEQ_POSITION: HeaderName = HeaderName::from_static("codeq-position");
@@ -29,6 +30,7 @@ const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const NOTHING_FOREIGN: HeaderValue =
     HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'");
 const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+const TAR: HeaderValue = HeaderValue::from_static("application/x-tar");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const STALE: HeaderValue = HeaderValue::from_static("stale");
 const TRUE: HeaderValue = HeaderValue::from_static("true");
@@ -39,6 +41,8 @@ pub(crate) struct Answer {
     status: u16,
     kind: Kind,
     body: Vec<u8>,
+    /// A long body instead, and the name under which people keep it.
+    file: Option<(HeaderValue, Pieces)>,
     positions: Vec<Position>,
     replayed: bool,
     /// How old it may be, where it was not read linearizably.
@@ -52,6 +56,7 @@ enum Kind {
     Html,
     Metrics,
     Problem,
+    Tar,
     Empty,
 }
 
@@ -95,8 +100,15 @@ impl Answer {
         Answer::new(200, Kind::Metrics, text.into_bytes())
     }
 
+    /// A tar file that is made while it is sent. `name`: how people keep it.
+    pub(crate) fn file(name: &str, pieces: Pieces) -> Answer {
+        let disposition = HeaderValue::try_from(format!("attachment; filename=\"{name}\""));
+        let disposition = disposition.expect("names of nodes and numbers are plain text");
+        Answer { file: Some((disposition, pieces)), ..Answer::new(200, Kind::Tar, Vec::new()) }
+    }
+
     fn new(status: u16, kind: Kind, body: Vec<u8>) -> Answer {
-        Answer { status, kind, body, positions: Vec::new(), replayed: false, age: None }
+        Answer { status, kind, body, file: None, positions: Vec::new(), replayed: false, age: None }
     }
 
     /// With what it reflects.
@@ -130,7 +142,12 @@ impl Answer {
 
     /// With all headers; `node`: who executed the request.
     pub(crate) fn into_response(self, request_id: HeaderValue, node: &HeaderValue, is_api: bool) -> HttpResponse {
-        let mut response = Response::new(Full::new(Bytes::from(self.body)));
+        let whole = Body::Whole((!self.body.is_empty()).then(|| Bytes::from(self.body)));
+        let (disposition, body) = match self.file {
+            Some((disposition, pieces)) => (Some(disposition), Body::Pieces(pieces)),
+            None => (None, whole),
+        };
+        let mut response = Response::new(body);
         *response.status_mut() = hyper::StatusCode::from_u16(self.status).expect("a status of ours");
         let headers = response.headers_mut();
         match self.kind {
@@ -143,8 +160,12 @@ impl Answer {
                 headers.insert(CONTENT_TYPE, HTML)
             }
             Kind::Metrics => headers.insert(CONTENT_TYPE, METRICS),
+            Kind::Tar => headers.insert(CONTENT_TYPE, TAR),
             Kind::Empty => None,
         };
+        if let Some(disposition) = disposition {
+            headers.insert(CONTENT_DISPOSITION, disposition);
+        }
         headers.insert(X_REQUEST_ID, request_id);
         headers.insert(CODEQ_SERVED_BY, node.clone());
         if is_api {

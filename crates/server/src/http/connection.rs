@@ -223,8 +223,10 @@ type Answering =
 /// Answers one request. The future is boxed: hyper moves it several times, and it is large.
 fn answer(request: Request<Incoming>, edge: Arc<Edge>, watched: Arc<Watched>, peer: IpAddr) -> Answering {
     Box::pin(async move {
-        let _serving = Serving::begin(watched);
-        Ok(edge.answer(request, peer).await)
+        let serving = Serving::begin(watched);
+        let mut response = edge.answer(request, peer).await;
+        response.body_mut().hold(serving);
+        Ok(response)
     })
 }
 

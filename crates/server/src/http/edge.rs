@@ -20,6 +20,7 @@ use queue::{QueueMachine, TaskId};
 use crate::auth::{Access, Authenticator, Principal};
 use crate::http::answer::{Answer, HttpResponse, problem_response};
 use crate::http::call::{Call, Outcome, request_id};
+use crate::http::epochs::Epochs;
 use crate::http::routes::{self, Route};
 use crate::http::waiting::Waiting;
 use crate::metrics::Metrics;
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) auth: Authenticator,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) waiting: Waiting,
+    pub(crate) epochs: Arc<Epochs>,
     pub(crate) node: Handle<QueueMachine>,
     /// The node's name as a header value.
     pub(crate) name: HeaderValue,
@@ -182,6 +184,8 @@ impl Edge {
             Route::Join => Box::pin(self.join(call)),
             Route::Question(path) => ready(self.question(path)),
             Route::Page => ready(Ok(self.page())),
+            Route::Save => Box::pin(self.save(call)),
+            Route::Trigger => Box::pin(self.trigger()),
             Route::Readyz(only) => ready(self.readyz(call, *only)),
             Route::Metrics => Box::pin(self.metrics()),
         }
@@ -238,8 +242,17 @@ impl Edge {
 
     /// Whether an id could be one of this cluster's tasks.
     pub(crate) fn is_ours(&self, id: &TaskId) -> bool {
-        let Some(cluster) = self.node.cluster() else { return false };
-        *id == TaskId::new(cluster.incarnation, id.shard, id.key) && id.shard.0 < self.node.identity().shards
+        if self.node.cluster().is_none() || id.shard.0 >= self.node.identity().shards {
+            return false;
+        }
+        // A node that has not read its data yet, or has not got any, cannot tell.
+        self.shared.epochs.is_of(id).unwrap_or(true) || !self.has_data(id.shard)
+    }
+
+    /// Whether the node has anything of a shard: one that has just joined has not.
+    fn has_data(&self, shard: base::ShardId) -> bool {
+        let status = self.node.status();
+        status.shards.iter().any(|known| known.shard == shard && known.applied.0 > 0)
     }
 
     /// Whether the server stops.

@@ -6,12 +6,14 @@
 
 mod answer;
 mod batch;
+mod body;
 mod call;
 mod claim;
 mod cluster;
 mod connection;
 mod create;
 mod edge;
+mod epochs;
 mod error;
 mod lease;
 mod listener;
@@ -21,10 +23,12 @@ mod reads;
 mod redirect;
 mod result;
 mod routes;
+mod snapshot;
 mod status;
 mod tasks;
 mod waiting;
 
 pub(crate) use claim::give_back;
 pub(crate) use edge::Shared;
+pub(crate) use epochs::Epochs;
 pub(crate) use listener::{Listener, Threads};

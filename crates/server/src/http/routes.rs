@@ -33,6 +33,8 @@ pub(crate) enum Route<'a> {
     Question(&'a str),
     /// The page for people.
     Page,
+    Save,
+    Trigger,
     Healthz,
     Livez,
     /// All checks, or one.
@@ -56,9 +58,9 @@ impl Route<'_> {
                 Access::Open
             }
             Route::Cluster(_) => Access::Any,
-            Route::Join => Access::Operator,
             Route::Question(path) => questions::access(path),
             Route::Page => Access::Any,
+            Route::Join | Route::Save | Route::Trigger => Access::Operator,
             Route::Healthz | Route::Livez | Route::Readyz(_) | Route::Metrics => Access::Open,
         }
     }
@@ -107,6 +109,8 @@ fn of_path<'a>(path: &'a str, method: &Method) -> Option<(Route<'a>, Method)> {
         "/cluster/join" => return Some((Route::Join, post)),
         "/" | "/web/status" => return Some((Route::Page, get)),
         _ if path.starts_with("/api/") => return Some((Route::Question(path), get)),
+        "/cluster/snapshot" => return Some((Route::Save, get)),
+        "/cluster/snapshot/trigger" => return Some((Route::Trigger, post)),
         _ if path.starts_with("/cluster/") => return Some((Route::Cluster(path), get)),
         _ => {}
     }

@@ -17,7 +17,7 @@ use crate::StorageError;
 
 pub use memory::MemoryCheckpoint;
 pub use snapshot::{Incoming, Outgoing, Snapshot, Snapshots, Staged};
-pub use sqlite::SqliteCheckpoint;
+pub use sqlite::{CheckpointFile, Counted, SqliteCheckpoint};
 
 /// How long a lock of another program is waited for at a time.
 pub const BUSY_MAX: Duration = Duration::from_secs(1);

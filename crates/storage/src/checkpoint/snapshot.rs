@@ -4,6 +4,8 @@
 //! What arrives is kept beside the checkpoint and compared with what was announced; only [`crate::checkpoint::Checkpoint::install`] lets it
 //! take the checkpoint's place.
 
+use std::path::Path;
+
 use sha2::{Digest, Sha256};
 
 use base::codec::Malformed;
@@ -95,6 +97,11 @@ impl Outgoing {
     /// What to announce.
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
+    }
+
+    /// The file that it is in; a checkpoint in memory has none.
+    pub fn path(&self) -> &Path {
+        Path::new(&self.name)
     }
 
     /// Fills the buffer from `offset` on, as far as there are bytes. Returns how many; 0 at the end.

@@ -18,5 +18,5 @@ mod record;
 mod recover;
 mod writer;
 
-pub use recover::{Recovered, ShardLog};
+pub use recover::{Recovered, ShardLog, look};
 pub use writer::{Options, Spare, SpareJob, Wal, WalStats};

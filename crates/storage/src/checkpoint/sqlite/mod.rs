@@ -8,6 +8,7 @@
 //! is in the way: every transaction of ours takes the write lock when it begins, so that nothing is half done where it has to wait.
 
 mod install;
+mod look;
 mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +28,7 @@ use crate::StorageError;
 use crate::checkpoint::snapshot::Content;
 use crate::checkpoint::{BUSY_MAX, Checkpoint, Meta, RowReader, Snapshots, Staged, StoredRow};
 
+pub use look::{CheckpointFile, Counted};
 use snapshot::SqliteSnapshots;
 pub(super) use snapshot::StagedFile;
 

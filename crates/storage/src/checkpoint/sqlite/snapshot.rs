@@ -58,7 +58,7 @@ impl Snapshots for SqliteSnapshots {
 }
 
 /// Copies what the transaction of `source` sees into an empty file. The copy needs no durability: it is made again after a crash.
-fn copy(source: &Connection, to: &Path) -> rusqlite::Result<()> {
+pub(super) fn copy(source: &Connection, to: &Path) -> rusqlite::Result<()> {
     let mut copy = Connection::open(to)?;
     copy.pragma_update(None, "locking_mode", "exclusive")?;
     copy.pragma_update(None, "journal_mode", "off")?;

@@ -1,0 +1,300 @@
+//! Backups and recovery with real servers and real files: what docs/recover.md tells an operator to do.
+
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::Signal;
+
+use crate::process::{Answer, Codeq, End, eventually, free_ports, ready, request, run};
+
+const TASKS: &str = "/v1/codeq/tasks";
+
+fn ask(addr: &str, path: &str, body: Option<&str>) -> Answer {
+    request(addr, path, None, body).expect("it answers")
+}
+
+fn create(addr: &str, command: &str) -> String {
+    let body = format!(r#"{{"command":"{command}","payload":{{}}}}"#);
+    let created = ask(addr, TASKS, Some(&body));
+    assert_eq!(created.status, 202, "{created:?}");
+    created.json()["id"].as_str().expect("it has an id").to_owned()
+}
+
+fn claim(addr: &str, command: &str) -> serde_json::Value {
+    let body = format!(r#"{{"commands":["{command}"],"leaseSeconds":600,"waitSeconds":10}}"#);
+    let claimed = ask(addr, &format!("{TASKS}/claim"), Some(&body));
+    assert_eq!(claimed.status, 200, "{claimed:?}");
+    claimed.json()
+}
+
+fn complete(addr: &str, task: &serde_json::Value) -> Answer {
+    let (id, token) = (task["id"].as_str().expect("it has an id"), &task["leaseToken"]);
+    let body = format!(r#"{{"status":"COMPLETED","result":{{"ok":true}},"leaseToken":{token}}}"#);
+    ask(addr, &format!("{TASKS}/{id}/result"), Some(&body))
+}
+
+fn status(addr: &str, id: &str) -> serde_json::Value {
+    ask(addr, &format!("{TASKS}/{id}"), None).json()["status"].clone()
+}
+
+/// Runs a command that must succeed; answers what it prints.
+fn succeed(args: &[&str]) -> String {
+    let End { status, output } = run(args, &[]);
+    assert_eq!(status, Some(0), "{args:?}: {output}");
+    output
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn stop(server: Codeq) {
+    let end = server.stop(Signal::SIGTERM);
+    assert_eq!(end.status, Some(0), "{}", end.output);
+}
+
+/// A server with two shards and tasks in every stage that matters; answers ids by stage, and a grant.
+fn with_tasks(data: &str) -> (Codeq, String, [String; 2], serde_json::Value) {
+    let (server, addr) = Codeq::serve(data, &["--shards", "2", "--node-id", "node-a"]);
+    let done = create(&addr, "mail");
+    assert_eq!(complete(&addr, &claim(&addr, "mail")).status, 200);
+    create(&addr, "held");
+    let held = claim(&addr, "held");
+    let waiting = create(&addr, "greet");
+    (server, addr, [done, waiting], held)
+}
+
+/// Saved while the server runs, looked at and verified without it, restored into an empty directory: every task has its id and its state, what
+/// was held is delivered again, and neither its old lease counts nor what happened after the backup was made. A directory with data, or one
+/// that is used, is refused.
+#[test]
+fn a_backup_is_saved_and_restored() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let path = |name: &str| shown(&folder.path().join(name));
+    let (server, addr, [done, waiting], held) = with_tasks(&path("old"));
+    let file = path("backup.tar");
+    let saved = succeed(&["snapshot", "save", &file, "--endpoints", &addr]);
+    assert!(saved.contains("3 tasks in 2 groups"), "{saved}");
+    let again = run(&["snapshot", "save", &file, "--endpoints", &addr], &[]);
+    assert!(again.status == Some(1) && again.output.contains("cannot make"), "{again:?}");
+    let local = succeed(&["snapshot", "save", &path("local.tar"), "--local", "--endpoints", &addr]);
+    assert!(local.contains("of that node alone"), "{local}");
+    let late = create(&addr, "greet");
+    let used = run(&["snapshot", "restore", &file, "--data-dir", &path("old")], &[]);
+    assert!(used.status == Some(1) && used.output.contains("another process uses"), "{used:?}");
+    stop(server);
+    let full = run(&["snapshot", "restore", &file, "--data-dir", &path("old")], &[]);
+    assert!(full.status == Some(1) && full.output.contains("has the data of node node-a"), "{full:?}");
+
+    let inspected = succeed(&["snapshot", "inspect", &file]);
+    for text in ["3 tasks in 2 groups", "mail   COMPLETED  1", "held   LEASED", "greet  READY"] {
+        let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(squeezed(&inspected).contains(&squeezed(text)), "{text}: {inspected}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&succeed(&["snapshot", "inspect", &file, "-o", "json"])).expect("it is JSON");
+    assert_eq!((&json["format"], &json["node"], &json["local"]), (&1.into(), &"node-a".into(), &false.into()));
+    let verified = succeed(&["snapshot", "verify", &file]);
+    assert!(verified.lines().count() == 5 && verified.contains("shard-1.sqlite"), "{verified}");
+
+    let restored = succeed(&["snapshot", "restore", &file, "--data-dir", &path("new")]);
+    assert!(restored.contains("is now node node-a of the new cluster"), "{restored}");
+    let (server, addr) = Codeq::serve(&path("new"), &["--shards", "2", "--node-id", "node-a"]);
+    ready(&addr);
+    assert_eq!(status(&addr, &done), "COMPLETED");
+    assert_eq!(status(&addr, &waiting), "PENDING");
+    let refused = complete(&addr, &held);
+    assert_eq!((refused.status, &refused.json()["code"]), (409, &"lease_lost".into()), "{refused:?}");
+    assert_eq!(ask(&addr, &format!("{TASKS}/{late}"), None).status, 404, "it came after the backup");
+    let fresh = create(&addr, "greet");
+    assert!(fresh != late && fresh != waiting);
+    for _ in 0..2 {
+        assert_eq!(complete(&addr, &claim(&addr, "greet")).status, 200);
+    }
+    assert_eq!(status(&addr, &fresh), "COMPLETED");
+    let delivered = eventually("the task that was held is delivered again", || {
+        let body = r#"{"commands":["held"],"waitSeconds":10}"#;
+        let claimed = ask(&addr, &format!("{TASKS}/claim"), Some(body));
+        (claimed.status == 200).then(|| claimed.json())
+    });
+    assert_eq!(delivered["id"], held["id"]);
+    assert_eq!(complete(&addr, &delivered).status, 200);
+    let mut server = Some(server);
+    // A restart reads the incarnations of both lives.
+    stop(server.take().expect("it runs"));
+    let (server, addr) = Codeq::serve(&path("new"), &["--shards", "2"]);
+    ready(&addr);
+    assert_eq!((status(&addr, &done), status(&addr, &fresh)), ("COMPLETED".into(), "COMPLETED".into()));
+    stop(server);
+}
+
+/// A flipped bit in any part, and a file that was cut off, are found by `verify`, which names the part; nothing of it is restored.
+#[test]
+fn a_damaged_backup_is_refused_by_the_name_of_its_part() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let path = |name: &str| shown(&folder.path().join(name));
+    let (server, addr, ..) = with_tasks(&path("data"));
+    succeed(&["snapshot", "save", &path("backup.tar"), "--endpoints", &addr]);
+    stop(server);
+    let whole = std::fs::read(path("backup.tar")).expect("it can be read");
+    let damaged = path("damaged.tar");
+    let mut offset = 0;
+    let mut parts = 0;
+    while whole[offset] != 0 {
+        let name = whole[offset..offset + 100].split(|byte| *byte == 0).next().expect("a split has a first part");
+        let name = String::from_utf8_lossy(name).into_owned();
+        let digits = std::str::from_utf8(&whole[offset + 124..offset + 135]).expect("a size is text");
+        let length = usize::from_str_radix(digits, 8).expect("a size has octal digits");
+        let mut bytes = whole.clone();
+        bytes[offset + 512 + length / 2] ^= 1;
+        std::fs::write(&damaged, &bytes).expect("it can be written");
+        let verdict = run(&["snapshot", "verify", &damaged], &[]);
+        assert_eq!(verdict.status, Some(6), "{name}: {verdict:?}");
+        let line = verdict.output.lines().find(|line| line.contains("damaged")).expect("a part is damaged");
+        assert!(line.contains(&name) || line.contains("SHA256SUMS"), "{name}: {line}");
+        // The manifest has the checksums of the groups as well: without the list nothing is lost.
+        if name != "SHA256SUMS" {
+            let refused = run(&["snapshot", "restore", &damaged, "--data-dir", &path("never")], &[]);
+            assert!(refused.status == Some(1) && refused.output.contains("cannot be used"), "{name}: {refused:?}");
+        }
+        offset += 512 + length.next_multiple_of(512);
+        parts += 1;
+    }
+    assert_eq!(parts, 4, "a manifest, two groups, the checksums");
+    std::fs::write(&damaged, &whole[..whole.len() / 2]).expect("it can be written");
+    let cut = run(&["snapshot", "verify", &damaged], &[]);
+    assert!(cut.status == Some(6) && cut.output.contains("the file ends in the middle of"), "{cut:?}");
+    // The directory that was refused so often is as good as new.
+    succeed(&["snapshot", "restore", &path("backup.tar"), "--data-dir", &path("never")]);
+}
+
+/// Three nodes of one cluster.
+struct Three {
+    folder: tempfile::TempDir,
+    http: [u16; 3],
+    peers: [u16; 3],
+}
+
+impl Three {
+    fn new() -> Three {
+        let [a, b, c, d, e, f] = free_ports();
+        Three { folder: tempfile::tempdir().expect("a folder can be made"), http: [a, b, c], peers: [d, e, f] }
+    }
+
+    fn data(&self, place: usize) -> PathBuf {
+        self.folder.path().join(format!("node-{place}"))
+    }
+
+    fn addr(&self, place: usize) -> String {
+        format!("127.0.0.1:{}", self.http[place])
+    }
+
+    fn peer(&self, place: usize) -> String {
+        format!("127.0.0.1:{}", self.peers[place])
+    }
+
+    fn start(&self, place: usize, more: &[&str]) -> Codeq {
+        let (name, data) = (format!("node-{place}"), shown(&self.data(place)));
+        let (http, peer) = (self.addr(place), self.peer(place));
+        let own = ["serve", "--node-id", &name, "--data-dir", &data, "--http-addr", &http, "--raft-addr", &peer];
+        let own = [&own[..], &["--shards", "2", "--promote-after", "100ms"]].concat();
+        Codeq::start(&[&own[..], more].concat(), &[])
+    }
+
+    fn start_all(&self) -> Vec<Codeq> {
+        let entries = (0..3).map(|place| format!("node-{place}={}", self.peer(place)));
+        let list = entries.collect::<Vec<_>>().join(",");
+        let nodes = (0..3).map(|place| self.start(place, &["--initial-cluster", &list])).collect();
+        (0..3).for_each(|place| ready(&self.addr(place)));
+        nodes
+    }
+}
+
+/// Three nodes that are at rest save the same index and have the same rows; `debug db` finds the file and its tables, and what it copies is whole.
+#[test]
+fn checkpoints_of_three_nodes_are_the_same() {
+    let three = Three::new();
+    let nodes = three.start_all();
+    let ids: Vec<String> =
+        (0..60).map(|number| create(&three.addr(number % 3), ["mail", "greet"][number % 2])).collect();
+    for number in 0..20 {
+        assert_eq!(complete(&three.addr((number + 1) % 3), &claim(&three.addr(number % 3), "mail")).status, 200);
+    }
+    // A read that is linearizable has made every node catch up.
+    for (number, id) in ids.iter().enumerate() {
+        (0..3).for_each(|place| assert_ne!(status(&three.addr((number + place) % 3), id), "FAILED"));
+    }
+    let dump = |place: usize| {
+        let triggered = succeed(&["snapshot", "trigger", "--endpoints", &three.addr(place)]);
+        assert_eq!(triggered.lines().count(), 2, "{triggered}");
+        let data = shown(&three.data(place));
+        assert!(succeed(&["debug", "db", "check", "--data-dir", &data]).contains("shard 1: ok"), "it is checked");
+        succeed(&["debug", "db", "dump", "--data-dir", &data])
+    };
+    let dumps: Vec<String> = eventually("all have saved the same index", || {
+        let dumps: Vec<String> = (0..3).map(dump).collect();
+        let heads = |dump: &String| dump.lines().filter(|line| line.starts_with("-- ")).collect::<Vec<_>>().join("\n");
+        (heads(&dumps[0]) == heads(&dumps[1]) && heads(&dumps[0]) == heads(&dumps[2])).then_some(dumps)
+    });
+    assert!(
+        dumps[0].contains("INSERT INTO live VALUES(") && dumps[0].contains("INSERT INTO completed_"),
+        "{}",
+        dumps[0]
+    );
+    assert!(dumps[0] == dumps[1] && dumps[0] == dumps[2], "{}\n---\n{}\n---\n{}", dumps[0], dumps[1], dumps[2]);
+
+    let data = shown(&three.data(0));
+    let file = succeed(&["debug", "db", "path", "--shard", "1", "--data-dir", &data]);
+    assert!(Path::new(file.trim()).exists(), "{file}");
+    let tables = succeed(&["debug", "db", "tables", "--data-dir", &data]);
+    assert!(tables.contains("live") && tables.contains("payloads"), "{tables}");
+    let copy = shown(&three.folder.path().join("copy.sqlite"));
+    succeed(&["debug", "db", "copy", &copy, "--shard", "1", "--data-dir", &data]);
+    assert!(std::fs::read(&copy).expect("it can be read").starts_with(b"SQLite format 3"));
+    let nowhere = run(&["debug", "db", "tables", "--shard", "2", "--data-dir", &data], &[]);
+    assert!(nowhere.status == Some(1) && nowhere.output.contains("there is no shard 2"), "{nowhere:?}");
+    nodes.into_iter().for_each(stop);
+}
+
+/// Two disks of three are lost while tasks come in. The third one's data is planned and applied: everything that was acknowledged is there, from
+/// its log as well as from its checkpoint, and the other two join it with empty directories.
+#[test]
+fn the_last_of_three_nodes_is_recovered() {
+    let three = Three::new();
+    let mut nodes = three.start_all();
+    let before: Vec<String> = (0..10).map(|number| create(&three.addr(number % 3), "mail")).collect();
+    succeed(&["snapshot", "trigger", "--endpoints", &three.addr(2)]);
+    let held = claim(&three.addr(0), "mail");
+    let after: Vec<String> = (0..10).map(|number| create(&three.addr(2), ["mail", "greet"][number % 2])).collect();
+    // It has all that was acknowledged: a linearizable read has made it catch up.
+    after.iter().for_each(|id| assert_eq!(status(&three.addr(2), id), "PENDING"));
+    let data = shown(&three.data(2));
+    let running = run(&["recover", "plan", &data], &[]);
+    assert!(running.status == Some(1) && running.output.contains("another process uses"), "{running:?}");
+    nodes.drain(..).for_each(|node| drop(node.stop(Signal::SIGKILL)));
+    (0..2).for_each(|place| std::fs::remove_dir_all(three.data(place)).expect("it can be removed"));
+
+    let plan = succeed(&["recover", "plan", &data]);
+    for text in ["node node-2 of cluster", "intact", "recommended", "what may be lost", "codeq recover apply"] {
+        assert!(plan.contains(text), "{text}: {plan}");
+    }
+    let applied = succeed(&["recover", "apply", &data]);
+    for text in ["what was there is now in", "before-recovery-", "is now node node-2 of the new cluster", "--join"] {
+        assert!(applied.contains(text), "{text}: {applied}");
+    }
+    nodes.push(three.start(2, &[]));
+    ready(&three.addr(2));
+    for id in before.iter().chain(&after) {
+        assert!(["PENDING", "IN_PROGRESS"].iter().any(|known| status(&three.addr(2), id) == *known), "{id}");
+    }
+    assert_eq!(complete(&three.addr(2), &held).status, 409, "leases are over");
+    let fresh = create(&three.addr(2), "greet");
+    for place in 0..2 {
+        nodes.push(three.start(place, &["--join", &three.peer(2)]));
+        ready(&three.addr(place));
+    }
+    for place in 0..3 {
+        assert_eq!(status(&three.addr(place), &fresh), "PENDING");
+        assert_eq!(status(&three.addr(place), &after[0]), "PENDING");
+    }
+    nodes.into_iter().for_each(stop);
+}

@@ -1,0 +1,98 @@
+//! A data directory that gets other content: what it holds is copied aside first, and while one content takes the place of the other the
+//! directory has no identity, so that no node starts with half of each.
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use base::ShardId;
+
+use crate::StorageError;
+use crate::identity::{DataDir, LOCK};
+
+/// Where a shard's checkpoint is in a data directory.
+pub fn checkpoint_file(directory: &Path, shard: ShardId) -> PathBuf {
+    directory.join(format!("shard-{shard}.sqlite"))
+}
+
+impl DataDir {
+    /// Copies everything but the lock and earlier copies into a folder of this name inside the directory, durably.
+    ///
+    /// # Errors
+    /// The folder is there already, or the disk failed or is full.
+    pub fn copy_aside(&self, folder: &str) -> Result<PathBuf, StorageError> {
+        let to = self.path().join(folder);
+        let copy = || -> io::Result<()> {
+            DirBuilder::new().mode(0o700).create(&to)?;
+            for entry in std::fs::read_dir(self.path())? {
+                let entry = entry?;
+                let name = entry.file_name();
+                let is_folder = entry.file_type()?.is_dir();
+                if is_folder && name == "wal" {
+                    DirBuilder::new().mode(0o700).create(to.join(&name))?;
+                    for segment in std::fs::read_dir(entry.path())? {
+                        let segment = segment?;
+                        copy_file(&segment.path(), &to.join(&name).join(segment.file_name()))?;
+                    }
+                    File::open(to.join(&name))?.sync_all()?;
+                } else if !is_folder && name != LOCK {
+                    copy_file(&entry.path(), &to.join(&name))?;
+                }
+            }
+            File::open(&to)?.sync_all()?;
+            File::open(self.path())?.sync_all()
+        };
+        copy().map_err(|cause| StorageError::failed("copy the data directory to", &to.display().to_string(), cause))?;
+        Ok(to)
+    }
+
+    /// Lets these checkpoints take the place of everything that the directory holds, but for folders of copies. Until an identity follows,
+    /// no node starts with it.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn put_in_place(&self, checkpoints: &[(ShardId, PathBuf)]) -> Result<(), StorageError> {
+        let replace = || -> io::Result<()> {
+            remove(&self.path().join("identity"))?;
+            File::open(self.path())?.sync_all()?;
+            remove(&self.path().join("founding"))?;
+            match std::fs::remove_dir_all(self.path().join("wal")) {
+                Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
+                _ => {}
+            }
+            for (shard, file) in checkpoints {
+                let place = checkpoint_file(self.path(), *shard);
+                for suffix in ["", "-wal", "-shm", "-journal"] {
+                    let mut name = place.as_os_str().to_owned();
+                    name.push(suffix);
+                    remove(Path::new(&name))?;
+                }
+                std::fs::rename(file, &place)?;
+            }
+            File::open(self.path())?.sync_all()
+        };
+        let shown = self.path().display().to_string();
+        replace().map_err(|cause| StorageError::failed("put checkpoints into", &shown, cause))
+    }
+}
+
+/// Removes a file, if there is one.
+///
+/// # Errors
+/// The disk failed.
+pub fn discard(path: &Path) -> Result<(), StorageError> {
+    remove(path).map_err(|cause| StorageError::failed("remove", &path.display().to_string(), cause))
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::copy(from, to)?;
+    File::open(to)?.sync_all()
+}
