@@ -3,5 +3,6 @@
 mod cluster;
 mod config;
 mod dev;
+mod operate;
 mod process;
 mod serve;

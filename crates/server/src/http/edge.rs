@@ -180,6 +180,12 @@ impl Edge {
             Route::Livez => ready(Ok(self.livez())),
             Route::Cluster(page) => ready(self.get_cluster(page)),
             Route::Join => Box::pin(self.join(call)),
+            Route::Leave => Box::pin(self.leave(call)),
+            Route::AddMember => Box::pin(self.add_member(call)),
+            Route::RemoveMember(member) => Box::pin(self.remove_member(call, member)),
+            Route::Transfer => Box::pin(self.transfer(call)),
+            Route::StepDown => Box::pin(self.step_down(call)),
+            Route::CheckQuorum => ready(self.check_quorum(call)),
             Route::Readyz(only) => ready(self.readyz(call, *only)),
             Route::Metrics => Box::pin(self.metrics()),
         }

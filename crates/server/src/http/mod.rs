@@ -15,6 +15,7 @@ mod edge;
 mod error;
 mod lease;
 mod listener;
+mod operate;
 mod reads;
 mod redirect;
 mod result;
