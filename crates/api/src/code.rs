@@ -114,6 +114,16 @@ codes! {
     UriTooLong "uri_too_long" 414 "the request line is too long";
     /// The body is compressed.
     UnsupportedEncoding "unsupported_encoding" 415 "compressed bodies are not accepted";
+    /// No member has this name or id.
+    UnknownMember "unknown_member" 404 "there is no such member";
+    /// There is no such shard.
+    UnknownGroup "unknown_group" 404 "there is no such group";
+    /// The change would leave a group without a majority.
+    QuorumGuard "quorum_guard" 409 "the cluster would lose its majority";
+    /// The member does not vote, so it cannot lead.
+    NotVoter "not_voter" 409 "the member does not vote";
+    /// The group is led as before.
+    TransferFailed "transfer_failed" 409 "leadership was not handed over";
     /// The node has no address for peers.
     SingleMode "single_mode" 409 "the node is alone";
     /// The node keeps its data in memory.

@@ -24,6 +24,8 @@ pub struct Problem {
     pub hint: Option<String>,
     /// The leader's URL and name.
     pub leader: Option<(String, String)>,
+    /// What a refusal to change the members counted, by name.
+    pub numbers: Vec<(&'static str, u64)>,
 }
 
 impl Problem {
@@ -39,6 +41,7 @@ impl Problem {
             location: None,
             hint: None,
             leader: None,
+            numbers: Vec::new(),
         }
     }
 
@@ -94,6 +97,13 @@ impl Problem {
                 body.text("leader", url);
             }
             body.text("leaderId", name);
+        }
+        if !self.numbers.is_empty() {
+            body.value("numbers", |out| {
+                let mut numbers = Writer::object(out);
+                self.numbers.iter().for_each(|(name, number)| numbers.number(name, *number));
+                numbers.end();
+            });
         }
         body.end();
     }

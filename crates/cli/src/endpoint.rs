@@ -21,7 +21,9 @@ use tokio::time::timeout;
 use crate::output;
 
 /// No leader, or no quorum.
-const UNAVAILABLE: u8 = 3;
+pub(crate) const UNAVAILABLE: u8 = 3;
+/// The change would leave the cluster without a majority.
+const GUARDED: u8 = 4;
 /// Not allowed.
 const FORBIDDEN: u8 = 5;
 
@@ -56,13 +58,22 @@ impl EndpointArgs {
     /// # Errors
     /// None of them answers.
     pub(crate) fn ask(&self, path: &str, body: Option<&str>) -> Result<Answer> {
-        let token = self.token()?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (mut failures, endpoints) = (Vec::new(), self.endpoints());
-        for endpoint in &endpoints {
-            let asked = request(endpoint, path, token.as_deref(), body);
-            let answer = runtime.block_on(async { tokio::time::timeout(self.timeout, asked).await });
-            match answer.unwrap_or_else(|_| bail!("no answer within {:?}", self.timeout)) {
+        let method = if body.is_some() { Method::POST } else { Method::GET };
+        self.send(&method, path, body, self.timeout)
+    }
+
+    /// Has something done by the first server that can be reached. It may take `extra` time to be done.
+    ///
+    /// # Errors
+    /// None of them answers, or one has not answered in time: it may have done it.
+    pub(crate) fn act(&self, method: &Method, path: &str, body: &str, extra: Duration) -> Result<Answer> {
+        self.send(method, path, Some(body), self.timeout + extra)
+    }
+
+    fn send(&self, method: &Method, path: &str, body: Option<&str>, longest: Duration) -> Result<Answer> {
+        let mut failures = Vec::new();
+        for (endpoint, answer) in self.answers(method, path, body, longest)? {
+            match answer {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failures.push(format!("{endpoint}: {failure:#}")),
             }
@@ -88,13 +99,45 @@ impl EndpointArgs {
         bail!("no server answers; {}", failures.join("; "))
     }
 
+    /// What the servers say, in turn, up to the first that answers.
+    pub(crate) fn each(&self, path: &str) -> Vec<(String, Result<Answer>)> {
+        let answers = self.answers(&Method::GET, path, None, self.timeout);
+        answers.unwrap_or_else(|error| vec![("?".into(), Err(error))])
+    }
+
+    fn answers(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&str>,
+        longest: Duration,
+    ) -> Result<Vec<(String, Result<Answer>)>> {
+        let token = self.token()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut answers = Vec::new();
+        for endpoint in self.endpoints() {
+            let asked = send(method, &endpoint, path, token.as_deref(), body);
+            let answer = runtime.block_on(async { tokio::time::timeout(longest, asked).await });
+            let is_late = answer.is_err();
+            let answer = answer.unwrap_or_else(|_| bail!("no answer within {longest:?}"));
+            // What may have been done is not asked for again.
+            let is_last = answer.is_ok() || (is_late && *method != Method::GET);
+            answers.push((endpoint, answer));
+            if is_last {
+                break;
+            }
+        }
+        Ok(answers)
+    }
+
     fn token(&self) -> Result<Option<String>> {
         let Some(path) = &self.token_file else { return Ok(std::env::var("CODEQ_TOKEN").ok()) };
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Some(text.trim().into()))
     }
 
-    fn endpoints(&self) -> Vec<String> {
+    /// The servers that are asked, in turn.
+    pub(crate) fn endpoints(&self) -> Vec<String> {
         let given: Vec<String> = self.endpoints.iter().filter(|endpoint| !endpoint.is_empty()).cloned().collect();
         if given.is_empty() { vec![own()] } else { given }
     }
@@ -118,7 +161,12 @@ fn own() -> String {
 /// # Errors
 /// The server cannot be reached, or does not speak HTTP.
 pub(crate) async fn request(endpoint: &str, path: &str, token: Option<&str>, body: Option<&str>) -> Result<Answer> {
-    let (mut sender, connection, request) = begin(endpoint, path, token, body).await?;
+    let method = if body.is_some() { Method::POST } else { Method::GET };
+    send(&method, endpoint, path, token, body).await
+}
+
+async fn send(method: &Method, endpoint: &str, path: &str, token: Option<&str>, body: Option<&str>) -> Result<Answer> {
+    let (mut sender, connection, request) = begin(method, endpoint, path, token, body).await?;
     let answered = async {
         let response = sender.send_request(request).await?;
         let status = response.status().as_u16();
@@ -135,6 +183,7 @@ pub(crate) async fn request(endpoint: &str, path: &str, token: Option<&str>, bod
 
 /// A connection of its own, and what to ask on it.
 async fn begin(
+    method: &Method,
     endpoint: &str,
     path: &str,
     token: Option<&str>,
@@ -148,8 +197,7 @@ async fn begin(
     let address = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
     let stream = TcpStream::connect(&address).await?;
     let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-    let method = if body.is_some() { Method::POST } else { Method::GET };
-    let mut request = Request::builder().method(method).uri(format!("{prefix}{path}")).header(HOST, authority);
+    let mut request = Request::builder().method(method.clone()).uri(format!("{prefix}{path}")).header(HOST, authority);
     if let Some(token) = token {
         request = request.header(AUTHORIZATION, format!("Bearer {token}"));
     }
@@ -164,7 +212,7 @@ async fn download(
     to: &mut dyn Write,
     longest: Duration,
 ) -> Result<Answer> {
-    let (mut sender, connection, request) = begin(endpoint, path, token, None).await?;
+    let (mut sender, connection, request) = begin(&Method::GET, endpoint, path, token, None).await?;
     let answered = async {
         let response = timeout(longest, sender.send_request(request)).await??;
         let status = response.status().as_u16();
@@ -199,7 +247,11 @@ pub(crate) fn refused(answer: &Answer) -> ExitCode {
     let problem: serde_json::Value = serde_json::from_str(&answer.body).unwrap_or_default();
     let text = [&problem["detail"], &problem["error"]].into_iter().find_map(|text| text.as_str());
     output::note(&format!("error: {} (status {})", text.unwrap_or(answer.body.trim()), answer.status));
+    if let Some(hint) = problem["hint"].as_str() {
+        output::note(&format!("hint: {hint}"));
+    }
     match answer.status {
+        409 if problem["code"] == "quorum_guard" => ExitCode::from(GUARDED),
         401 | 403 => ExitCode::from(FORBIDDEN),
         503 => ExitCode::from(UNAVAILABLE),
         _ => ExitCode::FAILURE,

@@ -9,6 +9,7 @@ mod endpoint;
 mod flags;
 mod logs;
 mod members;
+mod operate;
 mod output;
 mod recover;
 mod serve;
@@ -57,6 +58,26 @@ enum Command {
     /// Makes a node that belongs to no cluster known to others, and them to it.
     #[command(after_help = "Example:\n  codeq join node-b node-c:7000")]
     Join(members::JoinArgs),
+    /// Shows who leads, or has another node lead.
+    #[command(
+        after_help = "Examples:\n  codeq leader\n  codeq leader transfer node-c\n  codeq leader step-down --hold 5m"
+    )]
+    Leader(operate::LeaderArgs),
+    /// Adds a member to a cluster, or removes one. Exit status 4 if the cluster would lose its majority.
+    #[command(subcommand, after_help = "Example:\n  codeq member remove node-c")]
+    Member(operate::MemberCommand),
+    /// Takes the server that is asked out of its cluster for good; then it ends. Exit status 4 if the cluster would lose its majority.
+    #[command(after_help = "Example:\n  codeq leave --endpoints http://127.0.0.1:8082")]
+    Leave(operate::LeaveArgs),
+    /// Says whether something may be done.
+    #[command(subcommand, after_help = "Example:\n  codeq check quorum --node node-b")]
+    Check(operate::CheckCommand),
+    /// Waits until the cluster is as it should be. Exit status 3 or 6, with the reason, if it is not in time.
+    #[command(after_help = "Example:\n  codeq wait --leader --voters 3 --for 2m")]
+    Wait(operate::WaitArgs),
+    /// Prints the server that commands ask, and why that one.
+    #[command(after_help = "Example:\n  codeq which-endpoint --endpoints node-a:8080,node-b:8080")]
+    WhichEndpoint(operate::WhichArgs),
     /// Asks a server how it is. Exit status 6 if it is not well.
     #[command(after_help = "Example:\n  codeq health --ready")]
     Health(members::HealthArgs),
@@ -86,6 +107,12 @@ fn main() -> ExitCode {
         Command::Dev(args) => dev::dev(&args),
         Command::Members(args) => members::members(&args),
         Command::Join(args) => members::join(&args),
+        Command::Leader(args) => operate::leader(&args),
+        Command::Member(command) => operate::member(&command),
+        Command::Leave(args) => operate::leave(&args),
+        Command::Check(command) => operate::check(&command),
+        Command::Wait(args) => operate::wait(&args),
+        Command::WhichEndpoint(args) => operate::which_endpoint(&args),
         Command::Health(args) => members::health(&args),
         Command::Bench(args) => match bench::run(&args) {
             Ok(()) => ExitCode::SUCCESS,

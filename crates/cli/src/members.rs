@@ -1,6 +1,7 @@
 //! `codeq members`, `codeq join`, `codeq health`: what an operator asks a running cluster.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
@@ -9,7 +10,10 @@ use crate::endpoint::{Answer, EndpointArgs, refused, unanswered};
 use crate::output;
 
 /// A probe says no.
-const UNHEALTHY: u8 = 6;
+pub(crate) const UNHEALTHY: u8 = 6;
+
+/// Between looks at members that are watched.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The port for peers where nobody says another one.
 const PEER_PORT: u16 = 7000;
@@ -19,13 +23,16 @@ pub(crate) struct MembersArgs {
     /// How to print them.
     #[arg(short, long, value_enum, default_value_t = Form::Table)]
     output: Form,
+    /// Print them again whenever they change, until it is interrupted.
+    #[arg(long)]
+    watch: bool,
     #[command(flatten)]
     endpoint: EndpointArgs,
 }
 
 /// How answers are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Form {
+pub(crate) enum Form {
     /// Columns.
     Table,
     /// More columns.
@@ -113,26 +120,43 @@ struct Unreached {
     reason: String,
 }
 
-/// Prints the members.
+/// Prints the members, again and again if that is asked for.
 pub(crate) fn members(args: &MembersArgs) -> ExitCode {
+    let mut last = String::new();
+    loop {
+        let printed = match render(args) {
+            Ok(printed) => printed,
+            Err(exit) if !args.watch => return exit,
+            // It has said why; the next look may find a server.
+            Err(_) => String::new(),
+        };
+        if printed != last {
+            output::data(&printed);
+        }
+        if !args.watch {
+            return ExitCode::SUCCESS;
+        }
+        last = printed;
+        std::thread::sleep(WATCH_INTERVAL);
+    }
+}
+
+fn render(args: &MembersArgs) -> Result<String, ExitCode> {
     let answer = match args.endpoint.ask("/cluster/nodes", None) {
         Ok(answer) if answer.status == 200 => answer,
-        Ok(answer) => return refused(&answer),
-        Err(error) => return unanswered(&error),
+        Ok(answer) => return Err(refused(&answer)),
+        Err(error) => return Err(unanswered(&error)),
     };
     if args.output == Form::Json {
-        output::data(&answer.body);
-        return ExitCode::SUCCESS;
+        return Ok(answer.body);
     }
-    let Some(nodes) = understood::<Nodes>(&answer) else { return ExitCode::FAILURE };
-    output::data(&table(&nodes, args.output == Form::Wide));
-    ExitCode::SUCCESS
+    let nodes = understood::<Nodes>(&answer).ok_or(ExitCode::FAILURE)?;
+    Ok(table(&nodes, args.output == Form::Wide))
 }
 
 /// Introduces nodes to each other.
 pub(crate) fn join(args: &JoinArgs) -> ExitCode {
-    let whole = |address: &String| if is_whole(address) { address.clone() } else { format!("{address}:{PEER_PORT}") };
-    let addresses: Vec<String> = args.addresses.iter().map(whole).collect();
+    let addresses: Vec<String> = args.addresses.iter().map(|address| whole(address)).collect();
     let body = serde_json::json!({ "addresses": addresses }).to_string();
     let answer = match args.endpoint.ask("/cluster/join", Some(&body)) {
         Ok(answer) if answer.status == 200 => answer,
@@ -150,6 +174,11 @@ pub(crate) fn join(args: &JoinArgs) -> ExitCode {
         output::note(&format!("{address}: {reason}"));
     }
     ExitCode::SUCCESS
+}
+
+/// An address with a port: the usual one, if it has none.
+pub(crate) fn whole(address: &str) -> String {
+    if is_whole(address) { address.into() } else { format!("{address}:{PEER_PORT}") }
 }
 
 fn is_whole(address: &str) -> bool {
@@ -193,7 +222,7 @@ struct Health {
     reasons: Vec<String>,
 }
 
-fn understood<T: for<'a> Deserialize<'a>>(answer: &Answer) -> Option<T> {
+pub(crate) fn understood<T: for<'a> Deserialize<'a>>(answer: &Answer) -> Option<T> {
     let read = serde_json::from_str(&answer.body);
     if let Err(error) = &read {
         output::note(&format!("error: the answer is not understood: {error}; is the server of another version?"));
@@ -211,14 +240,7 @@ fn table(nodes: &Nodes, wide: bool) -> String {
     headings.push("Message");
     let mut rows = vec![headings.into_iter().map(str::to_owned).collect()];
     rows.extend(nodes.nodes.iter().map(|node| row(node, wide)));
-    let columns = rows[0].len();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    let mut lines: Vec<String> = rows.iter().map(line).collect();
+    let mut lines = columns(&rows);
     let quorum = &nodes.quorum;
     lines.push(match () {
         () if quorum.voters == 0 => "no cluster yet: codeq join ADDRESS… makes this node known to others".into(),
@@ -227,6 +249,17 @@ fn table(nodes: &Nodes, wide: bool) -> String {
         () => format!("cluster healthy: {}", quorum.summary),
     });
     lines.join("\n")
+}
+
+/// Lines in which every column is as wide as its longest cell. All rows have as many cells as the first.
+pub(crate) fn columns(rows: &[Vec<String>]) -> Vec<String> {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..rows.first().map_or(0, Vec::len)).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
 }
 
 fn row(node: &Member, wide: bool) -> Vec<String> {

@@ -33,6 +33,9 @@ const CHANGE_AGAIN: Duration = Duration::from_millis(50);
 /// Time for a node that is added to be admitted.
 const ADMISSION_MAX: Duration = Duration::from_secs(15);
 
+/// Time for a member that was removed to hear of it.
+const NEWS_MAX: Duration = Duration::from_secs(5);
+
 /// Time for a group to be handed over, if nothing else is said.
 pub const TRANSFER_MAX: Millis = Millis(5_000);
 
@@ -272,11 +275,13 @@ impl<S: StateMachine> Handle<S> {
     pub async fn leave(&self, force: bool) -> Result<Done, Refused> {
         self.common.leaving.store(true, Ordering::Relaxed);
         let me = Incarnation(self.id()).to_string();
-        let removed = self.act(Action::Remove { member: me, force });
-        let outcome = tokio::select! {
-            outcome = removed => outcome,
-            // The news may be quicker than the answer.
-            _ = self.retired() => Ok(Done { leader: self.name_of(self.leader(RECORDS)), ..Done::default() }),
+        let outcome = match self.act(Action::Remove { member: me, force }).await {
+            // The connection ends with the membership, perhaps before the answer has come; then the news comes.
+            Err(Refused::Unknown) => match timeout(NEWS_MAX, self.retired()).await {
+                Ok(_) => Ok(Done { leader: self.name_of(self.leader(RECORDS)), ..Done::default() }),
+                Err(_) => Err(Refused::Unknown),
+            },
+            outcome => outcome,
         };
         match outcome {
             Ok(_) => self.common.retire(Retired::Left),

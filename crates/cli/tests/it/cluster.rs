@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 
 use crate::process::{Answer, Codeq, End, eventually, free_ports, ready, request, run};
 
-const TASKS: &str = "/v1/codeq/tasks";
+pub(crate) const TASKS: &str = "/v1/codeq/tasks";
 const NAMES: [&str; 3] = ["node-a", "node-b", "node-c"];
 
 /// Three nodes as codeQ's environment starts them.
@@ -125,14 +125,14 @@ fn codeq_s_environment_makes_three_nodes_of_which_one_may_die() {
 }
 
 /// A node with flags of ours, open to this machine.
-struct Plain {
+pub(crate) struct Plain {
     folder: tempfile::TempDir,
     http: Vec<u16>,
     peers: Vec<u16>,
 }
 
 impl Plain {
-    fn new() -> Plain {
+    pub(crate) fn new() -> Plain {
         let ports: [u16; 6] = free_ports();
         Plain {
             folder: tempfile::tempdir().expect("a folder can be made"),
@@ -141,22 +141,22 @@ impl Plain {
         }
     }
 
-    fn start(&self, place: usize, more: &[&str]) -> Codeq {
+    pub(crate) fn start(&self, place: usize, more: &[&str]) -> Codeq {
         let path = self.folder.path().join(NAMES[place]).display().to_string();
         let (http, peer) = (self.addr(place), self.peer(place));
         let own = ["serve", "--node-id", NAMES[place], "--data-dir", &path, "--http-addr", &http, "--raft-addr", &peer];
         Codeq::start(&[&own, more].concat(), &[])
     }
 
-    fn addr(&self, place: usize) -> String {
+    pub(crate) fn addr(&self, place: usize) -> String {
         format!("127.0.0.1:{}", self.http[place])
     }
 
-    fn peer(&self, place: usize) -> String {
+    pub(crate) fn peer(&self, place: usize) -> String {
         format!("127.0.0.1:{}", self.peers[place])
     }
 
-    fn list(&self) -> String {
+    pub(crate) fn list(&self) -> String {
         let entry = |place: usize| format!("{}={}", NAMES[place], self.peer(place));
         (0..3).map(entry).collect::<Vec<_>>().join(",")
     }
@@ -169,7 +169,7 @@ impl Plain {
         });
     }
 
-    fn command(&self, place: usize, args: &[&str]) -> End {
+    pub(crate) fn command(&self, place: usize, args: &[&str]) -> End {
         run(&[args, &["--endpoints", &self.addr(place)]].concat(), &[])
     }
 
@@ -181,14 +181,14 @@ impl Plain {
     }
 
     /// Waits until a node has so many voters among its members.
-    fn has_voters(&self, place: usize, count: usize) {
+    pub(crate) fn has_voters(&self, place: usize, count: usize) {
         eventually(&format!("there are {count} voters"), || {
             (self.members(place)["quorum"]["voters"] == count).then_some(())
         });
     }
 }
 
-fn stop(nodes: Vec<Codeq>) {
+pub(crate) fn stop(nodes: Vec<Codeq>) {
     nodes.iter().for_each(|node| node.signal(Signal::SIGTERM));
     for node in nodes {
         let end = node.end();

@@ -4,5 +4,6 @@ mod backup;
 mod cluster;
 mod config;
 mod dev;
+mod operate;
 mod process;
 mod serve;

@@ -116,7 +116,9 @@ pub fn get(path: &str, look: &Inspection, lease: Millis) -> Option<HttpAnswer> {
         ("groups", None, None) => HttpAnswer::json(200, &look.groups()),
         ("leader", None, None) => match look.leader() {
             Some(leader) => HttpAnswer::json(200, &leader),
-            None => HttpAnswer::refused(503, "no_leader", "this node knows no leader"),
+            None => {
+                HttpAnswer::refused(503, "no_leader", &format!("this node knows no leader: {}", look.quorum().summary))
+            }
         },
         ("health", None, None) => {
             let health = look.health();

@@ -186,6 +186,12 @@ impl Edge {
             Route::Page => ready(Ok(self.page())),
             Route::Save => Box::pin(self.save(call)),
             Route::Trigger => Box::pin(self.trigger()),
+            Route::Leave => Box::pin(self.leave(call)),
+            Route::AddMember => Box::pin(self.add_member(call)),
+            Route::RemoveMember(member) => Box::pin(self.remove_member(call, member)),
+            Route::Transfer => Box::pin(self.transfer(call)),
+            Route::StepDown => Box::pin(self.step_down(call)),
+            Route::CheckQuorum => ready(self.check_quorum(call)),
             Route::Readyz(only) => ready(self.readyz(call, *only)),
             Route::Metrics => Box::pin(self.metrics()),
         }

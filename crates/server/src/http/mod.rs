@@ -17,6 +17,7 @@ mod epochs;
 mod error;
 mod lease;
 mod listener;
+mod operate;
 mod page;
 mod questions;
 mod reads;

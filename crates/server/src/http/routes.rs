@@ -35,6 +35,12 @@ pub(crate) enum Route<'a> {
     Page,
     Save,
     Trigger,
+    Leave,
+    AddMember,
+    RemoveMember(Cow<'a, str>),
+    Transfer,
+    StepDown,
+    CheckQuorum,
     Healthz,
     Livez,
     /// All checks, or one.
@@ -57,16 +63,23 @@ impl Route<'_> {
             Route::Cluster(page) if *page == "/cluster/health" || page.starts_with("/cluster/leader-check") => {
                 Access::Open
             }
-            Route::Cluster(_) => Access::Any,
+            Route::Cluster(_) | Route::CheckQuorum | Route::Page => Access::Any,
             Route::Question(path) => questions::access(path),
-            Route::Page => Access::Any,
-            Route::Join | Route::Save | Route::Trigger => Access::Operator,
+            Route::Save
+            | Route::Trigger
+            | Route::Join
+            | Route::Leave
+            | Route::AddMember
+            | Route::RemoveMember(_)
+            | Route::Transfer
+            | Route::StepDown => Access::Operator,
             Route::Healthz | Route::Livez | Route::Readyz(_) | Route::Metrics => Access::Open,
         }
     }
 }
 
 const BASE: &str = "/v1/codeq/";
+const MEMBERS: &str = "/cluster/members/";
 
 /// The route of a request. `HEAD` goes where `GET` does; one trailing slash is ignored.
 ///
@@ -81,7 +94,7 @@ pub(crate) fn find<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, Box<
     if *method == allowed || (*method == Method::HEAD && allowed == Method::GET) {
         return Ok(route);
     }
-    let allow = if allowed == Method::GET { "GET, HEAD" } else { "POST" };
+    let allow = if allowed == Method::GET { "GET, HEAD" } else { allowed.as_str() };
     Err(Box::new(Problem::new(Code::MethodNotAllowed, format!("this path takes {allow}"))))
 }
 
@@ -93,7 +106,7 @@ pub(crate) fn allowed(path: &str) -> &'static str {
     match (takes(&Method::GET), takes(&Method::POST)) {
         (true, true) => "GET, HEAD, POST",
         (true, false) => "GET, HEAD",
-        (false, false) => "",
+        (false, false) => "DELETE",
         (false, true) => "POST",
     }
 }
@@ -111,6 +124,15 @@ fn of_path<'a>(path: &'a str, method: &Method) -> Option<(Route<'a>, Method)> {
         _ if path.starts_with("/api/") => return Some((Route::Question(path), get)),
         "/cluster/snapshot" => return Some((Route::Save, get)),
         "/cluster/snapshot/trigger" => return Some((Route::Trigger, post)),
+        "/cluster/leave" => return Some((Route::Leave, post)),
+        "/cluster/members" => return Some((Route::AddMember, post)),
+        "/cluster/leader/transfer" => return Some((Route::Transfer, post)),
+        "/cluster/leader/step-down" => return Some((Route::StepDown, post)),
+        "/cluster/check/quorum" => return Some((Route::CheckQuorum, get)),
+        _ if path.starts_with(MEMBERS) => {
+            let member = path.strip_prefix(MEMBERS).filter(|member| !member.contains('/'))?;
+            return Some((Route::RemoveMember(decode(member)?), Method::DELETE));
+        }
         _ if path.starts_with("/cluster/") => return Some((Route::Cluster(path), get)),
         _ => {}
     }
@@ -202,6 +224,10 @@ mod tests {
         check(get, "/v1/codeq/admin/queues/a%3Ab", &Ok(Route::GetQueue("a:b".into())));
         check(get, "/v1/codeq/raft/status", &Ok(Route::RaftStatus));
         check(get, "/healthz", &Ok(Route::Healthz));
+        check(post, "/cluster/leader/step-down", &Ok(Route::StepDown));
+        check(&Method::DELETE, "/cluster/members/node-a", &Ok(Route::RemoveMember("node-a".into())));
+        check(get, "/cluster/members/node-a", &Err(Code::MethodNotAllowed));
+        check(&Method::DELETE, "/cluster/members/a/b", &Err(Code::RouteNotFound));
     }
 
     #[test]
@@ -239,5 +265,6 @@ mod tests {
         assert_eq!(allowed("/v1/codeq/tasks"), "POST");
         assert_eq!(allowed("/v1/codeq/tasks/x/result"), "GET, HEAD, POST");
         assert_eq!(allowed("/healthz"), "GET, HEAD");
+        assert_eq!(allowed("/cluster/members/node-a"), "DELETE");
     }
 }

@@ -13,6 +13,7 @@ mod life;
 mod limits;
 mod metrics;
 mod operator;
+mod operators;
 mod questions;
 mod restart;
 mod routes;

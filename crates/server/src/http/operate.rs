@@ -1,0 +1,199 @@
+//! What operators do to the cluster: members come and go, leaders change. Any node takes it, and it is done when the answer comes.
+
+use api::json::Writer;
+use api::{Code, Problem};
+use base::{Millis, ShardId};
+use cluster::{Done, HOLD, Numbers, Refused, TRANSFER_MAX};
+use serde::Deserialize;
+
+use crate::http::answer::Answer;
+use crate::http::call::{Call, Outcome};
+use crate::http::edge::Edge;
+use crate::http::error::invalid_body;
+
+/// Longest time that a transfer may be given, and that a node may stay out.
+const TIME_MAX: Millis = Millis(3_600_000);
+
+/// The body of `POST /cluster/leave`.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Leave {
+    force: bool,
+}
+
+/// The body of `POST /cluster/members`.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Add {
+    address: String,
+}
+
+/// The body of `POST /cluster/leader/transfer`.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+struct Transfer {
+    to: Option<String>,
+    group: Option<u16>,
+    timeout_ms: Option<u64>,
+}
+
+/// The body of `POST /cluster/leader/step-down`.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+struct StepDown {
+    hold_ms: Option<u64>,
+}
+
+impl Edge {
+    /// This node leaves its cluster; afterwards its process ends.
+    pub(crate) async fn leave(&self, call: &Call) -> Outcome<Answer> {
+        let Leave { force } = body(call)?;
+        self.check_running()?;
+        told(self.node.leave(force).await)
+    }
+
+    /// A node that waits for a cluster becomes a member of this one.
+    pub(crate) async fn add_member(&self, call: &Call) -> Outcome<Answer> {
+        let Add { address } = body(call)?;
+        let is_address = address
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0));
+        if !is_address {
+            let detail = "address is the peer address of a node, host:port";
+            return Err(Box::new(Problem::new(Code::InvalidField, detail).field("address")));
+        }
+        self.check_running()?;
+        let member = self.node.add(&address).await.map_err(|refused| problem(&refused))?;
+        Ok(Answer::json(200, |out| {
+            let mut body = Writer::object(out);
+            body.flag("ok", true);
+            body.text("id", &base::Incarnation(member.id).to_string());
+            body.text("name", &member.name);
+            body.text("raftAddr", &member.peer);
+            body.text("publicUrl", &member.url);
+            body.text("note", &self.node.inspect().quorum().summary);
+            body.end();
+        }))
+    }
+
+    /// A member is taken out, unless that would cost a majority.
+    pub(crate) async fn remove_member(&self, call: &Call, member: &str) -> Outcome<Answer> {
+        let force = call.query("force").is_some_and(|force| force != "false");
+        self.check_running()?;
+        told(self.node.remove(member, force).await)
+    }
+
+    /// Another node leads.
+    pub(crate) async fn transfer(&self, call: &Call) -> Outcome<Answer> {
+        let Transfer { to, group, timeout_ms } = body(call)?;
+        let longest = time(timeout_ms, TRANSFER_MAX, "timeoutMs")?;
+        self.check_running()?;
+        told(self.node.hand_over(group.map(ShardId), to.as_deref(), longest).await)
+    }
+
+    /// The leader leads no more, and stays out for a while.
+    pub(crate) async fn step_down(&self, call: &Call) -> Outcome<Answer> {
+        let StepDown { hold_ms } = body(call)?;
+        let hold = time(hold_ms, HOLD, "holdMs")?;
+        self.check_running()?;
+        told(self.node.step_down(hold).await)
+    }
+
+    /// Whether a node may stop: 200 if the others could decide without it, else 409.
+    pub(crate) fn check_quorum(&self, call: &Call) -> Outcome<Answer> {
+        self.check_running()?;
+        let own = self.node.identity().node.clone();
+        let node = call.query("node").unwrap_or(own.into());
+        let numbers = self.node.if_stopped(&node).map_err(|refused| problem(&refused))?;
+        let safe = numbers.decides();
+        Ok(Answer::json(if safe { 200 } else { Code::QuorumGuard.status() }, |out| {
+            let mut body = Writer::object(out);
+            body.flag("safe", safe);
+            body.text("sentence", &format!("without {node} {numbers}"));
+            body.value("numbers", |out| {
+                let mut object = Writer::object(out);
+                fields(&numbers).iter().for_each(|(name, number)| object.number(name, *number));
+                object.end();
+            });
+            body.end();
+        }))
+    }
+}
+
+fn body<'a, T: Deserialize<'a> + Default>(call: &'a Call) -> Outcome<T> {
+    if call.body.iter().all(u8::is_ascii_whitespace) {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(&call.body).map_err(|error| invalid_body(error.to_string()))
+}
+
+fn time(given: Option<u64>, default: Millis, field: &'static str) -> Outcome<Millis> {
+    match given {
+        None => Ok(default),
+        Some(ms) if ms <= TIME_MAX.0 => Ok(Millis(ms)),
+        Some(_) => {
+            let detail = format!("{field} is at most {} (an hour)", TIME_MAX.0);
+            Err(Box::new(Problem::new(Code::InvalidField, detail).field(field)))
+        }
+    }
+}
+
+/// What an action has come to.
+fn told(outcome: Result<Done, Refused>) -> Outcome<Answer> {
+    outcome.map(|done| answer(&done)).map_err(|refused| problem(&refused))
+}
+
+fn answer(done: &Done) -> Answer {
+    let answer = Answer::json(200, |out| {
+        let mut body = Writer::object(out);
+        body.flag("ok", true);
+        body.text("leader", &done.leader);
+        body.number("term", done.term.0);
+        if let Some(position) = done.position {
+            body.text("position", &position.to_string());
+        }
+        body.number("durationMs", done.took.0);
+        body.text("note", &done.note);
+        body.end();
+    });
+    match done.position {
+        Some(position) => answer.at(position),
+        None => answer,
+    }
+}
+
+fn fields(numbers: &Numbers) -> Vec<(&'static str, u64)> {
+    let Numbers { group, voters, alive, needed } = *numbers;
+    vec![("group", group.into()), ("voters", voters as u64), ("alive", alive as u64), ("needed", needed as u64)]
+}
+
+/// What a refusal is on the wire.
+fn problem(refused: &Refused) -> Box<Problem> {
+    let code = match refused {
+        Refused::SingleMode => Code::SingleMode,
+        Refused::NoLeader => Code::NoLeader,
+        Refused::Busy => Code::Overloaded,
+        Refused::UnknownMember(_) => Code::UnknownMember,
+        Refused::UnknownGroup(_) => Code::UnknownGroup,
+        Refused::NotVoter(_) => Code::NotVoter,
+        Refused::Guard(_) => Code::QuorumGuard,
+        Refused::TransferFailed(_) => Code::TransferFailed,
+        Refused::NotAdmitted(_) => Code::NotJoined,
+        Refused::Unknown => Code::OutcomeUnknown,
+    };
+    let problem = Problem::new(code, refused.to_string());
+    let problem = if code.status() == 503 { problem.retry_after(1000) } else { problem };
+    Box::new(match refused {
+        Refused::Guard(numbers) => {
+            let hint = match numbers.voters {
+                0 => "the last voter stays: stop it, if the cluster is to end",
+                _ => "bring back a voter that is down, or remove that one first; force does it all the same",
+            };
+            Problem { numbers: fields(numbers), hint: Some(hint.into()), ..problem }
+        }
+        Refused::TransferFailed(_) => {
+            Problem { hint: Some("codeq members shows who can be reached, and who lacks entries".into()), ..problem }
+        }
+        _ => problem,
+    })
+}
