@@ -24,6 +24,7 @@ use crate::inbox::Control;
 use crate::lane::ReplyTo;
 use crate::node::Cluster;
 use crate::peer::answers::Answers;
+use crate::peer::collecting::Question;
 use crate::peer::handshake::{CODES, Guest, Refusal, is_proof, judge, proof};
 use crate::peer::links::Link;
 use crate::peer::snapshots::{Piece, Receipt, put_receipt, read_receipt};
@@ -393,6 +394,7 @@ async fn talk<S: StateMachine>(
             link.on_heard(shared.clock.now().mono);
             match kind {
                 Kind::Answer => take_answers(shared, link, &body)?,
+                Kind::Events => link.on_collected(&body)?,
                 Kind::Received => {
                     let (shard, receipt) = read_receipt(&body)?;
                     link.on_receipt(shard, receipt);
@@ -604,6 +606,7 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
     let answers = Arc::new(Answers::new());
     let (pong, pongs) = tokio::sync::mpsc::unbounded_channel();
     let (receipt, receipts) = tokio::sync::mpsc::unbounded_channel();
+    let (tell, told) = tokio::sync::mpsc::unbounded_channel();
     let receive = async {
         loop {
             let (kind, body) =
@@ -615,6 +618,10 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
                 Kind::Messages => take_messages(&shared, id, &body)?,
                 Kind::Forward => take_forwards(&shared, &answers, &body)?,
                 Kind::Chunk => shared.take_piece(Piece { body, answer: receipt.clone() }),
+                Kind::Collect => {
+                    // The receiver ends with this task.
+                    let _ = tell.send(Question::answer(&body, &shared.common.events)?);
+                }
                 Kind::Forget => {
                     if let Some((shard, wait)) = answers.unpark(Reader::new(&body).varint()?) {
                         shared.common.inbox.control(Control::Forget(shard, wait));
@@ -630,7 +637,7 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
     };
     let ended: Result<(), Failure> = tokio::select! {
         ended = receive => ended,
-        ended = send_answers(&shared, &answers, writer, pongs, receipts) => ended.map_err(Failure::from),
+        ended = send_answers(&shared, &answers, writer, pongs, receipts, told) => ended.map_err(Failure::from),
     };
     let (left, parked) = answers.close();
     for (shard, wait) in parked {
@@ -687,6 +694,7 @@ async fn send_answers<S: StateMachine>(
     mut writer: OwnedWriteHalf,
     mut pongs: tokio::sync::mpsc::UnboundedReceiver<Bytes>,
     mut receipts: tokio::sync::mpsc::UnboundedReceiver<(ShardId, Receipt)>,
+    mut told: tokio::sync::mpsc::UnboundedReceiver<Vec<u8>>,
 ) -> std::io::Result<()> {
     let mut frames = Frames::default();
     let mut bytes = Vec::new();
@@ -694,6 +702,7 @@ async fn send_answers<S: StateMachine>(
         tokio::select! {
             () = answers.wake.notified() => {}
             Some(pong) = pongs.recv() => frames.put(Kind::Pong, |body| body.extend_from_slice(&pong)),
+            Some(events) = told.recv() => frames.put(Kind::Events, |body| body.extend_from_slice(&events)),
             Some((shard, receipt)) = receipts.recv() => frames.put(Kind::Received, |body| put_receipt(shard, receipt, body)),
         }
         let replies = answers.take();

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::http::view::Contact;
 use crate::lane::ReplyTo;
+use crate::peer::collecting::{Question, Questions, Waiting};
 use crate::peer::outgoing::{Outbox, Writing};
 use crate::peer::snapshots::{Receipt, Receipts};
 
@@ -45,6 +46,7 @@ pub(crate) struct Link<S: StateMachine> {
     pending: Mutex<BTreeMap<u64, Pending<S>>>,
     /// Who sends a snapshot, by shard.
     transfers: Mutex<BTreeMap<ShardId, UnboundedSender<Receipt>>>,
+    questions: Waiting,
     pub(crate) wake: Notify,
     /// The member has connected to this node.
     pub(crate) called: Notify,
@@ -66,6 +68,7 @@ impl<S: StateMachine> Link<S> {
             writing: Mutex::new(None),
             pending: Mutex::new(BTreeMap::new()),
             transfers: Mutex::new(BTreeMap::new()),
+            questions: Waiting::default(),
             wake: Notify::new(),
             called: Notify::new(),
             up: AtomicBool::new(false),
@@ -203,6 +206,16 @@ impl<S: StateMachine> Link<S> {
     /// Queues a piece of a snapshot.
     pub(crate) fn put_chunk(&self, chunk: Vec<u8>) {
         self.outbox().chunks.push(chunk);
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn questions(&self) -> MutexGuard<'_, Questions> {
+        self.questions.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// Asks the member what has happened there.
+    pub(crate) fn ask(&self, question: Question) {
+        self.outbox().questions.push(question);
         self.wake.notify_one();
     }
 

@@ -11,6 +11,7 @@ use base::codec::Write;
 use replica::{Message, Operations};
 use tokio::net::tcp::OwnedWriteHalf;
 
+use crate::peer::collecting::Question;
 use crate::peer::wire::{Frames, Kind};
 
 /// Messages waiting for one member, in bytes; more are dropped, and Raft sends them again.
@@ -33,6 +34,8 @@ pub(crate) struct Outbox {
     /// By the number of the request, with how long it may wait in milliseconds.
     pub(crate) forwards: Vec<(u64, ShardId, u64, Operations)>,
     pub(crate) forgets: Vec<u64>,
+    /// What the member is asked about what has happened.
+    pub(crate) questions: Vec<Question>,
     /// Pieces of snapshots, sent behind everything else.
     pub(crate) chunks: Vec<Vec<u8>>,
 }
@@ -83,6 +86,9 @@ impl Outbox {
                     operations.encode(body);
                 }
             });
+        }
+        for question in self.questions {
+            frames.put(Kind::Collect, |body| question.encode(body));
         }
         for chunk in self.chunks {
             frames.put(Kind::Chunk, |body| body.extend_from_slice(&chunk));

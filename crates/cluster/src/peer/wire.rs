@@ -14,6 +14,8 @@
 //! ping     a number that a pong brings back
 //! ask      nothing: whoever has introduced itself wants to become a member
 //! admitted id and incarnation of the cluster
+//! collect  number of a question, and a reading of the hybrid logical clock: what has happened since
+//! events   number of the question, and events
 //! ```
 //!
 //! All numbers are little-endian or varints. A frame that does not fit closes the connection, never the node.
@@ -49,9 +51,11 @@ pub(crate) enum Kind {
     Pong = 11,
     Ask = 12,
     Admitted = 13,
+    Collect = 20,
+    Events = 21,
 }
 
-const KINDS: [Kind; 13] = [
+const KINDS: [Kind; 15] = [
     Kind::Hello,
     Kind::Proof,
     Kind::Refused,
@@ -65,6 +69,8 @@ const KINDS: [Kind; 13] = [
     Kind::Pong,
     Kind::Ask,
     Kind::Admitted,
+    Kind::Collect,
+    Kind::Events,
 ];
 
 /// Frames that wait to be written, one behind the other.

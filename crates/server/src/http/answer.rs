@@ -18,11 +18,13 @@ const CODEQ_POSITION: HeaderName = HeaderName::from_static("codeq-position");
 const CODEQ_SERVED_BY: HeaderName = HeaderName::from_static("codeq-served-by");
 const CODEQ_CONSISTENCY: HeaderName = HeaderName::from_static("codeq-consistency");
 const CODEQ_LAST_CONTACT: HeaderName = HeaderName::from_static("codeq-last-contact-ms");
+const CODEQ_MISSING: HeaderName = HeaderName::from_static("codeq-missing");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const STALE: HeaderValue = HeaderValue::from_static("stale");
@@ -38,12 +40,15 @@ pub(crate) struct Answer {
     replayed: bool,
     /// How old it may be, where it was not read linearizably.
     age: Option<LastContact>,
+    /// Nodes that did not answer.
+    missing: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Json,
     Text,
+    Lines,
     Metrics,
     Problem,
     Empty,
@@ -55,9 +60,12 @@ impl From<HttpAnswer> for Answer {
         let kind = match made.content_type.split_once(';').map_or(made.content_type, |(kind, _)| kind) {
             "application/json" => Kind::Json,
             "application/problem+json" => Kind::Problem,
+            "application/x-ndjson" => Kind::Lines,
             _ => Kind::Text,
         };
-        Answer::new(made.status, kind, made.body)
+        let mut answer = Answer::new(made.status, kind, made.body);
+        answer.missing = made.missing;
+        answer
     }
 }
 
@@ -85,7 +93,7 @@ impl Answer {
     }
 
     fn new(status: u16, kind: Kind, body: Vec<u8>) -> Answer {
-        Answer { status, kind, body, positions: Vec::new(), replayed: false, age: None }
+        Answer { status, kind, body, positions: Vec::new(), replayed: false, age: None, missing: Vec::new() }
     }
 
     /// With what it reflects.
@@ -126,6 +134,7 @@ impl Answer {
             Kind::Json => headers.insert(CONTENT_TYPE, JSON),
             Kind::Problem => headers.insert(CONTENT_TYPE, PROBLEM),
             Kind::Text => headers.insert(CONTENT_TYPE, TEXT),
+            Kind::Lines => headers.insert(CONTENT_TYPE, LINES),
             Kind::Metrics => headers.insert(CONTENT_TYPE, METRICS),
             Kind::Empty => None,
         };
@@ -139,6 +148,11 @@ impl Answer {
         }
         if self.replayed {
             headers.insert(IDEMPOTENCY_REPLAYED, TRUE);
+        }
+        if let Ok(missing) = HeaderValue::try_from(self.missing.join(","))
+            && !self.missing.is_empty()
+        {
+            headers.insert(CODEQ_MISSING, missing);
         }
         if let Some(LastContact(ago)) = self.age {
             headers.insert(CODEQ_CONSISTENCY, STALE);
