@@ -3,6 +3,7 @@
 mod bench;
 mod config;
 mod dev;
+mod elections;
 mod endpoint;
 mod flags;
 mod logs;
@@ -56,6 +57,12 @@ enum Command {
     /// Asks a server how it is. Exit status 6 if it is not well.
     #[command(after_help = "Example:\n  codeq health --ready")]
     Health(members::HealthArgs),
+    /// Prints what has happened in a cluster: events, elections, and drawings of them.
+    #[command(subcommand, after_help = "Example:\n  codeq cluster timeline --last 1")]
+    Cluster(elections::ClusterCommand),
+    /// Prints what happens in a cluster from now on, finer than the nodes' own logs if asked for.
+    #[command(after_help = "Example:\n  codeq monitor --level debug")]
+    Monitor(elections::MonitorArgs),
     /// Puts load on a running server, and checks its answers.
     #[command(after_help = "Example:\n  codeq bench --duration 10s --connections 64 --workload cycle")]
     Bench(bench::BenchArgs),
@@ -74,6 +81,8 @@ fn main() -> ExitCode {
         Command::Members(args) => members::members(&args),
         Command::Join(args) => members::join(&args),
         Command::Health(args) => members::health(&args),
+        Command::Cluster(command) => elections::cluster(&command),
+        Command::Monitor(args) => elections::monitor(&args),
         Command::Bench(args) => match bench::run(&args) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

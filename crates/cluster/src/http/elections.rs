@@ -179,8 +179,8 @@ pub struct ElectionView {
     pub group: u16,
     /// The term that began with it.
     pub term: u64,
-    /// When it was won, by the winner's clock: milliseconds since 1970.
-    pub won_at: u64,
+    /// When it was won, by the winner's clock: UTC.
+    pub won_at: String,
     /// Who won.
     pub leader: String,
     /// The id of who won.
@@ -241,7 +241,7 @@ impl ElectionView {
             number: election.number,
             group: group.0,
             term: election.term.0,
-            won_at: election.won_at.0,
+            won_at: timestamp(election.won_at.0 * 1_000),
             leader: election.leader.1.clone(),
             leader_id: format!("{:016x}", election.leader.0),
             previous: previous.cloned(),
