@@ -5,6 +5,7 @@ mod config;
 mod data;
 mod debug;
 mod dev;
+mod elections;
 mod endpoint;
 mod flags;
 mod logs;
@@ -90,6 +91,12 @@ enum Command {
     /// Looks at what a node keeps.
     #[command(subcommand, after_help = "Example:\n  codeq debug db check")]
     Debug(debug::DebugCommand),
+    /// Prints what has happened in a cluster: events, elections, and drawings of them.
+    #[command(subcommand, after_help = "Example:\n  codeq cluster timeline --last 1")]
+    Cluster(elections::ClusterCommand),
+    /// Prints what happens in a cluster from now on, finer than the nodes' own logs if asked for.
+    #[command(after_help = "Example:\n  codeq monitor --level debug")]
+    Monitor(elections::MonitorArgs),
     /// Puts load on a running server, and checks its answers.
     #[command(after_help = "Example:\n  codeq bench --duration 10s --connections 64 --workload cycle")]
     Bench(bench::BenchArgs),
@@ -114,6 +121,8 @@ fn main() -> ExitCode {
         Command::Wait(args) => operate::wait(&args),
         Command::WhichEndpoint(args) => operate::which_endpoint(&args),
         Command::Health(args) => members::health(&args),
+        Command::Cluster(command) => elections::cluster(&command),
+        Command::Monitor(args) => elections::monitor(&args),
         Command::Bench(args) => match bench::run(&args) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

@@ -932,6 +932,18 @@ impl<S: StateMachine> Handle<S> {
         self.common.events.after(after, max, wanted)
     }
 
+    /// What has happened on all nodes later than this reading of the hybrid logical clock, as far as they have kept it, in one order; and
+    /// the names of the nodes that did not answer within a second.
+    pub async fn collect_events(&self, after: u64) -> (Vec<TimedEvent>, Vec<String>) {
+        let (mut events, missing) = match self.common.peers.get() {
+            Some(peers) => crate::peer::collecting::collect(peers, after).await,
+            None => Default::default(),
+        };
+        let own = self.common.events.after(0, usize::MAX, |event| event.hlc > after);
+        events.extend(own.iter().map(|event| TimedEvent::clone(event)));
+        (crate::events::timeline::merged(events), missing)
+    }
+
     /// Events that are kept in memory only, because their file did not take them in time.
     pub fn events_lost(&self) -> u64 {
         self.common.events.lost()

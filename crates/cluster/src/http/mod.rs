@@ -1,6 +1,6 @@
 //! What a node says of its cluster over HTTP: the answer to a path, to be mounted in any server. Who may ask is for that server to decide.
 //!
-//! [`serve`] answers for a node: `/cluster/*`, `/healthz`, `/livez` and `/readyz`. [`answer`] does the same for an
+//! [`look_back`] tells what has happened, in the whole cluster. [`serve`] answers for a node: `/cluster/*`, `/healthz`, `/livez` and `/readyz`. [`answer`] does the same for an
 //! [`Inspection`], which is a plain value: so a server's routes can be tested without a node, a socket or a disk.
 //!
 //! ```
@@ -14,6 +14,7 @@
 //! assert!(cluster::http::answer(&waiting, Millis(400), "/kv/color", "", None).is_none(), "that is the application's");
 //! ```
 
+mod elections;
 pub(crate) mod manifest;
 pub mod view;
 
@@ -21,6 +22,9 @@ use base::Millis;
 use base::machine::StateMachine;
 use serde::Serialize;
 
+pub use crate::http::elections::{
+    ElectionView, ElectionsView, TimelineView, ToldView, VoteView, event_json, look_back,
+};
 use crate::http::view::Inspection;
 use crate::node::{Handle, Stage};
 
@@ -33,16 +37,25 @@ pub struct HttpAnswer {
     pub content_type: &'static str,
     /// Its body.
     pub body: Vec<u8>,
+    /// Nodes that did not answer, where others were asked: for the header `codeq-missing`.
+    pub missing: Vec<String>,
 }
 
 impl HttpAnswer {
     fn json(status: u16, value: &impl Serialize) -> HttpAnswer {
         let body = serde_json::to_vec(value).expect("views are made of text, numbers and lists");
-        HttpAnswer { status, content_type: "application/json", body }
+        HttpAnswer { status, content_type: "application/json", body, missing: Vec::new() }
+    }
+
+    /// A value per line.
+    fn lines(values: &[serde_json::Value]) -> HttpAnswer {
+        let body = values.iter().map(|value| format!("{value}\n")).collect::<String>().into_bytes();
+        HttpAnswer { status: 200, content_type: "application/x-ndjson", body, missing: Vec::new() }
     }
 
     fn plain(status: u16, text: impl Into<String>) -> HttpAnswer {
-        HttpAnswer { status, content_type: "text/plain; charset=utf-8", body: text.into().into_bytes() }
+        let (content_type, body) = ("text/plain; charset=utf-8", text.into().into_bytes());
+        HttpAnswer { status, content_type, body, missing: Vec::new() }
     }
 
     fn refused(status: u16, code: &str, text: &str) -> HttpAnswer {

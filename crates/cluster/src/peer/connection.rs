@@ -26,6 +26,7 @@ use crate::lane::ReplyTo;
 use crate::node::Cluster;
 use crate::operate::{Action, encode_outcome, perform};
 use crate::peer::answers::Answers;
+use crate::peer::collecting::Question;
 use crate::peer::handshake::{CODES, Guest, REMOVED, Refusal, is_proof, judge, proof};
 use crate::peer::links::Link;
 use crate::peer::snapshots::{Piece, Receipt, put_receipt, read_receipt};
@@ -400,6 +401,7 @@ async fn talk<S: StateMachine>(
             answered.store(started.elapsed().as_millis() as u64, Ordering::Relaxed);
             match kind {
                 Kind::Answer => take_answers(shared, link, &body)?,
+                Kind::Events => link.on_collected(&body)?,
                 Kind::Received => {
                     let (shard, receipt) = read_receipt(&body)?;
                     link.on_receipt(shard, receipt);
@@ -641,6 +643,7 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
     let (pong, pongs) = tokio::sync::mpsc::unbounded_channel();
     let (receipt, receipts) = tokio::sync::mpsc::unbounded_channel();
     let (acted, outcomes) = tokio::sync::mpsc::unbounded_channel();
+    let (tell, told) = tokio::sync::mpsc::unbounded_channel();
     let receive = async {
         loop {
             let (kind, body) =
@@ -652,6 +655,10 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
                 Kind::Messages => take_messages(&shared, id, &body)?,
                 Kind::Forward => take_forwards(&shared, &answers, &body)?,
                 Kind::Chunk => shared.take_piece(Piece { body, answer: receipt.clone() }),
+                Kind::Collect => {
+                    // The receiver ends with this task.
+                    let _ = tell.send(Question::answer(&body, &shared.common.events)?);
+                }
                 Kind::Forget => {
                     if let Some((shard, wait)) = answers.unpark(Reader::new(&body).varint()?) {
                         shared.common.inbox.control(Control::Forget(shard, wait));
@@ -677,7 +684,7 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
     };
     let ended: Result<(), Failure> = tokio::select! {
         ended = receive => ended,
-        ended = send_answers(&shared, &answers, &mut writer, Results { pongs, receipts, outcomes }) => ended.map_err(Failure::from),
+        ended = send_answers(&shared, &answers, &mut writer, Results { pongs, receipts, outcomes, told }) => ended.map_err(Failure::from),
         () = shared.removed(id) => Err(Failure::Refused(removed(&other.me.name))),
     };
     if let Err(Failure::Refused(refusal)) = &ended {
@@ -738,6 +745,8 @@ struct Results {
     receipts: UnboundedReceiver<(ShardId, Receipt)>,
     /// Of actions, by number.
     outcomes: UnboundedReceiver<(u64, Vec<u8>)>,
+    /// What was collected for those who look back.
+    told: tokio::sync::mpsc::UnboundedReceiver<Vec<u8>>,
 }
 
 async fn send_answers<S: StateMachine>(
@@ -746,7 +755,7 @@ async fn send_answers<S: StateMachine>(
     writer: &mut OwnedWriteHalf,
     results: Results,
 ) -> std::io::Result<()> {
-    let Results { mut pongs, mut receipts, mut outcomes } = results;
+    let Results { mut pongs, mut receipts, mut outcomes, mut told } = results;
     let mut frames = Frames::default();
     let mut bytes = Vec::new();
     loop {
@@ -757,6 +766,7 @@ async fn send_answers<S: StateMachine>(
             }),
             () = answers.wake.notified() => {}
             Some(pong) = pongs.recv() => frames.put(Kind::Pong, |body| body.extend_from_slice(&pong)),
+            Some(events) = told.recv() => frames.put(Kind::Events, |body| body.extend_from_slice(&events)),
             Some((shard, receipt)) = receipts.recv() => frames.put(Kind::Received, |body| put_receipt(shard, receipt, body)),
         }
         let replies = answers.take();

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use crate::http::view::Contact;
 use crate::lane::ReplyTo;
 use crate::operate::ACTIONS_MAX;
+use crate::peer::collecting::{Question, Questions, Waiting};
 use crate::peer::outgoing::{Outbox, Writing};
 use crate::peer::snapshots::{Receipt, Receipts};
 
@@ -48,6 +49,7 @@ pub(crate) struct Link<S: StateMachine> {
     transfers: Mutex<BTreeMap<ShardId, UnboundedSender<Receipt>>>,
     /// Who waits for the outcome of an action, by number.
     acting: Mutex<BTreeMap<u64, oneshot::Sender<Vec<u8>>>>,
+    questions: Waiting,
     pub(crate) wake: Notify,
     /// The member has connected to this node.
     pub(crate) called: Notify,
@@ -70,6 +72,7 @@ impl<S: StateMachine> Link<S> {
             pending: Mutex::new(BTreeMap::new()),
             transfers: Mutex::new(BTreeMap::new()),
             acting: Mutex::default(),
+            questions: Waiting::default(),
             wake: Notify::new(),
             called: Notify::new(),
             up: AtomicBool::new(false),
@@ -237,6 +240,16 @@ impl<S: StateMachine> Link<S> {
     /// Queues a piece of a snapshot.
     pub(crate) fn put_chunk(&self, chunk: Vec<u8>) {
         self.outbox().chunks.push(chunk);
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn questions(&self) -> MutexGuard<'_, Questions> {
+        self.questions.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// Asks the member what has happened there.
+    pub(crate) fn ask(&self, question: Question) {
+        self.outbox().questions.push(question);
         self.wake.notify_one();
     }
 

@@ -8,6 +8,7 @@
 
 pub(crate) mod admission;
 mod answers;
+pub(crate) mod collecting;
 mod connection;
 mod handshake;
 mod links;

@@ -11,6 +11,7 @@ use base::codec::Write;
 use replica::{Message, Operations};
 use tokio::net::tcp::OwnedWriteHalf;
 
+use crate::peer::collecting::Question;
 use crate::peer::wire::{Frames, Kind};
 
 /// Messages waiting for one member, in bytes; more are dropped, and Raft sends them again.
@@ -35,6 +36,8 @@ pub(crate) struct Outbox {
     pub(crate) forgets: Vec<u64>,
     /// Actions that the member is asked for, by number.
     pub(crate) actions: Vec<(u64, Vec<u8>)>,
+    /// What the member is asked about what has happened.
+    pub(crate) questions: Vec<Question>,
     /// Pieces of snapshots, sent behind everything else.
     pub(crate) chunks: Vec<Vec<u8>>,
 }
@@ -91,6 +94,9 @@ impl Outbox {
                 body.put_varint(request);
                 body.extend_from_slice(&action);
             });
+        }
+        for question in self.questions {
+            frames.put(Kind::Collect, |body| question.encode(body));
         }
         for chunk in self.chunks {
             frames.put(Kind::Chunk, |body| body.extend_from_slice(&chunk));

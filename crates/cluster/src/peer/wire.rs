@@ -16,6 +16,8 @@
 //! act      number of an action, and what is asked of the leader
 //! acted    number of an action, and what it has come to
 //! admitted id and incarnation of the cluster
+//! collect  number of a question, and a reading of the hybrid logical clock: what has happened since
+//! events   number of the question, and events
 //! ```
 //!
 //! All numbers are little-endian or varints. A frame that does not fit closes the connection, never the node.
@@ -53,9 +55,11 @@ pub(crate) enum Kind {
     Admitted = 13,
     Act = 14,
     Acted = 15,
+    Collect = 20,
+    Events = 21,
 }
 
-const KINDS: [Kind; 15] = [
+const KINDS: [Kind; 17] = [
     Kind::Hello,
     Kind::Proof,
     Kind::Refused,
@@ -71,6 +75,8 @@ const KINDS: [Kind; 15] = [
     Kind::Admitted,
     Kind::Act,
     Kind::Acted,
+    Kind::Collect,
+    Kind::Events,
 ];
 
 /// Frames that wait to be written, one behind the other.

@@ -21,6 +21,7 @@ const CODEQ_POSITION: HeaderName = HeaderName::from_static("codeq-position");
 const CODEQ_SERVED_BY: HeaderName = HeaderName::from_static("codeq-served-by");
 const CODEQ_CONSISTENCY: HeaderName = HeaderName::from_static("codeq-consistency");
 const CODEQ_LAST_CONTACT: HeaderName = HeaderName::from_static("codeq-last-contact-ms");
+const CODEQ_MISSING: HeaderName = HeaderName::from_static("codeq-missing");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
@@ -29,6 +30,7 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const NOTHING_FOREIGN: HeaderValue =
     HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'");
+const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const TAR: HeaderValue = HeaderValue::from_static("application/x-tar");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
@@ -47,6 +49,8 @@ pub(crate) struct Answer {
     replayed: bool,
     /// How old it may be, where it was not read linearizably.
     age: Option<LastContact>,
+    /// Nodes that did not answer.
+    missing: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +58,7 @@ enum Kind {
     Json,
     Text,
     Html,
+    Lines,
     Metrics,
     Problem,
     Tar,
@@ -66,9 +71,12 @@ impl From<HttpAnswer> for Answer {
         let kind = match made.content_type.split_once(';').map_or(made.content_type, |(kind, _)| kind) {
             "application/json" => Kind::Json,
             "application/problem+json" => Kind::Problem,
+            "application/x-ndjson" => Kind::Lines,
             _ => Kind::Text,
         };
-        Answer::new(made.status, kind, made.body)
+        let mut answer = Answer::new(made.status, kind, made.body);
+        answer.missing = made.missing;
+        answer
     }
 }
 
@@ -108,7 +116,16 @@ impl Answer {
     }
 
     fn new(status: u16, kind: Kind, body: Vec<u8>) -> Answer {
-        Answer { status, kind, body, file: None, positions: Vec::new(), replayed: false, age: None }
+        Answer {
+            status,
+            kind,
+            body,
+            file: None,
+            positions: Vec::new(),
+            replayed: false,
+            age: None,
+            missing: Vec::new(),
+        }
     }
 
     /// With what it reflects.
@@ -159,6 +176,7 @@ impl Answer {
                 headers.insert(CACHE_CONTROL, NO_STORE);
                 headers.insert(CONTENT_TYPE, HTML)
             }
+            Kind::Lines => headers.insert(CONTENT_TYPE, LINES),
             Kind::Metrics => headers.insert(CONTENT_TYPE, METRICS),
             Kind::Tar => headers.insert(CONTENT_TYPE, TAR),
             Kind::Empty => None,
@@ -176,6 +194,11 @@ impl Answer {
         }
         if self.replayed {
             headers.insert(IDEMPOTENCY_REPLAYED, TRUE);
+        }
+        if let Ok(missing) = HeaderValue::try_from(self.missing.join(","))
+            && !self.missing.is_empty()
+        {
+            headers.insert(CODEQ_MISSING, missing);
         }
         if let Some(LastContact(ago)) = self.age {
             headers.insert(CODEQ_CONSISTENCY, STALE);

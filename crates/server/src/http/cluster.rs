@@ -14,6 +14,11 @@ use crate::http::questions::Asked;
 /// Addresses of one request to join.
 const ADDRESSES_MAX: usize = 32;
 
+/// Whether a page of the cluster tells what has happened.
+pub(crate) fn is_look_back(page: &str) -> bool {
+    matches!(page, "/cluster/events" | "/cluster/elections" | "/cluster/timeline")
+}
+
 impl Edge {
     pub(crate) fn get_cluster(&self, path: &str) -> Outcome<Answer> {
         let answer = cluster::http::get(path, &self.node.inspect(), self.shared.settings.leader_lease);
@@ -35,6 +40,15 @@ impl Edge {
     /// The page for people.
     pub(crate) fn page(&self) -> Answer {
         Answer::html(page(&self.node.inspect(), self.shared.settings.raft))
+    }
+
+    /// What has happened in the cluster.
+    pub(crate) async fn look_back(&self, page: &str, call: &Call) -> Outcome<Answer> {
+        let query = call.head.uri.query().unwrap_or_default();
+        match cluster::http::look_back(&self.node, page, query).await {
+            Some(answer) => Ok(Answer::from(answer)),
+            None => self.get_cluster(page),
+        }
     }
 
     /// Makes this node known to others, and them to it. Where it belongs to a cluster already, there is nothing to do.

@@ -20,6 +20,7 @@ use queue::{QueueMachine, TaskId};
 use crate::auth::{Access, Authenticator, Principal};
 use crate::http::answer::{Answer, HttpResponse, problem_response};
 use crate::http::call::{Call, Outcome, request_id};
+use crate::http::cluster::is_look_back;
 use crate::http::epochs::Epochs;
 use crate::http::routes::{self, Route};
 use crate::http::waiting::Waiting;
@@ -180,6 +181,7 @@ impl Edge {
             Route::RaftStatus => ready(Ok(self.raft_status())),
             Route::Healthz => ready(Ok(Answer::text(200, "ok"))),
             Route::Livez => ready(Ok(self.livez())),
+            Route::Cluster(page) if is_look_back(page) => Box::pin(self.look_back(page, call)),
             Route::Cluster(page) => ready(self.get_cluster(page)),
             Route::Join => Box::pin(self.join(call)),
             Route::Question(path) => ready(self.question(path)),
