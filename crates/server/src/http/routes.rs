@@ -106,7 +106,8 @@ pub(crate) fn allowed(path: &str) -> &'static str {
     match (takes(&Method::GET), takes(&Method::POST)) {
         (true, true) => "GET, HEAD, POST",
         (true, false) => "GET, HEAD",
-        (false, false) => "DELETE",
+        (false, false) if takes(&Method::DELETE) => "DELETE",
+        (false, false) => "",
         (false, true) => "POST",
     }
 }
