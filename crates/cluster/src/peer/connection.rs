@@ -20,6 +20,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{interval, sleep, timeout};
 
 use crate::forming::{ClusterId, Greeting};
+use crate::health;
 use crate::inbox::Control;
 use crate::lane::ReplyTo;
 use crate::node::Cluster;
@@ -347,6 +348,7 @@ async fn keep_connected<S: StateMachine>(shared: Arc<Shared<S>>, link: Arc<Link<
                 tracing::info!(target: "raft", event = "raft.peer.connected", peer = %member.name, "connected to {}", member.name);
                 let socket = Arc::new(met.writer);
                 link.connected(socket.clone());
+                link.put_report(health::report(&shared));
                 shared.common.routes.bump();
                 let ended = tokio::select! {
                     ended = talk(&shared, &link, met.reader, &socket) => ended,
@@ -637,6 +639,7 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
             match kind {
                 Kind::Messages => take_messages(&shared, id, &body)?,
                 Kind::Forward => take_forwards(&shared, &answers, &body)?,
+                Kind::Report => shared.on_report(id, health::Report::decode(&body)?),
                 Kind::Chunk => shared.take_piece(Piece { body, answer: receipt.clone() }),
                 Kind::Forget => {
                     if let Some((shard, wait)) = answers.unpark(Reader::new(&body).varint()?) {

@@ -15,6 +15,7 @@
 //! ask      nothing: whoever has introduced itself wants to become a member
 //! act      number of an action, and what is asked of the leader
 //! acted    number of an action, and what it has come to
+//! report   how the sender is, see `Report`
 //! admitted id and incarnation of the cluster
 //! ```
 //!
@@ -53,9 +54,10 @@ pub(crate) enum Kind {
     Admitted = 13,
     Act = 14,
     Acted = 15,
+    Report = 16,
 }
 
-const KINDS: [Kind; 15] = [
+const KINDS: [Kind; 16] = [
     Kind::Hello,
     Kind::Proof,
     Kind::Refused,
@@ -71,6 +73,7 @@ const KINDS: [Kind; 15] = [
     Kind::Admitted,
     Kind::Act,
     Kind::Acted,
+    Kind::Report,
 ];
 
 /// Frames that wait to be written, one behind the other.
