@@ -302,6 +302,7 @@ impl<S: StateMachine> Builder<S> {
             admits_anybody: self.admits_anybody,
             promote_lag: 1_000,
             promote_after: Millis(1_000),
+            health_interval: Millis(5_000),
         }))
     }
 }

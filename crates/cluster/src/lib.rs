@@ -13,9 +13,8 @@
 //! Reading order: `builder` and `simple` (what one begins with), `node` (all that a user of this crate sees), `driver` (the loop), then the
 //! parts: `inbox` where threads meet, `lane` for replies, `checkpoints` and `rows` for two of the other threads, `clock`. For several nodes:
 //! [`forming`] and `founding` (how a cluster begins), `peer` (the connections), `routes` (who leads), `leadership` (who should), `operate` and
-//! `guard` (what operators ask for, and what is refused), [`http`] (what a node says of all this), [`events`] (what happens, and the story
-//! of each election).
-//! For data that must not be lost: [`backup`] and [`recovery`].
+//! `guard` (what operators ask for, and what is refused), `health` (how the members are), [`http`] (what a node says of all this),
+//! [`events`] (what happens, and the story of each election). For data that must not be lost: [`backup`] and [`recovery`].
 
 pub mod backup;
 mod builder;
@@ -26,6 +25,7 @@ pub mod events;
 pub mod forming;
 mod founding;
 mod guard;
+mod health;
 mod histogram;
 pub mod http;
 mod inbox;
@@ -46,6 +46,7 @@ pub use base::rows as checkpoint;
 pub use base::{Incarnation, Index, LeaseTime, Millis, Position, ScheduleTime, ShardId, Stamps, Term, codec};
 pub use builder::Builder;
 pub use guard::Numbers;
+pub use health::Report;
 pub use histogram::Histogram;
 pub use http::view;
 pub use lane::{Lane, LaneId};

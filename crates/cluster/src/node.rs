@@ -378,6 +378,9 @@ pub(crate) struct Common<S: StateMachine> {
     pub(crate) elections: Mutex<BTreeMap<ShardId, Elections>>,
     pub(crate) saving: Saving,
     pub(crate) status: watch::Sender<NodeStatus>,
+    /// What this node's data is kept in, and where.
+    pub(crate) kind: String,
+    pub(crate) paths: Vec<String>,
     /// Whoever was not heard of for longer is taken for dead.
     pub(crate) contact_max: Millis,
     /// It is this node that wants to be a member no more.
@@ -491,6 +494,11 @@ impl<S: StateMachine> Node<S> {
             elections: Mutex::new(BTreeMap::new()),
             saving: Saving::default(),
             status: watch::Sender::new(status),
+            kind: identity.provider.clone(),
+            paths: match &config.data {
+                Data::Directory(path) => vec![path.display().to_string()],
+                Data::Memory => Vec::new(),
+            },
             contact_max: Millis(config.election_timeout.0 * 2),
             leaving: AtomicBool::new(false),
             retired: watch::Sender::new(None),
@@ -522,10 +530,7 @@ impl<S: StateMachine> Node<S> {
                 boot,
                 started_at: clock.now().wall,
                 listens: peers.as_ref().map(|(peers, _)| peers.addr),
-                paths: match &config.data {
-                    Data::Directory(path) => vec![path.display().to_string()],
-                    Data::Memory => Vec::new(),
-                },
+                paths: common.paths.clone(),
                 is_single: config.is_single,
                 is_buffered: config.durability != Durability::Fsync,
             }),
@@ -836,6 +841,8 @@ impl<S: StateMachine> Handle<S> {
             shards,
             progress,
             members: self.members(),
+            reports: self.common.peers.get().map(|peers| peers.reports()).unwrap_or_default(),
+            report_interval: self.common.peers.get().map(|peers| peers.config.health_interval).unwrap_or_default(),
             contacts: links.iter().map(|link| (link.id, link.contact(now))).collect(),
             confirmed,
             uptime: now - Mono(0),

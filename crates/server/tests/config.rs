@@ -205,6 +205,7 @@ fn another(setting: &Setting, file: &str) -> (String, Vec<(&'static str, String)
         "cluster.join" => ("127.0.0.1:7002".into(), vec![("raft-addr", "127.0.0.1:7001".into())]),
         "cluster.promoteLag" => ("5".into(), three()),
         "cluster.promoteAfter" => ("5s".into(), three()),
+        "cluster.healthInterval" => ("1s".into(), three()),
         "cluster.electionTimeout" => ("700ms".into(), Vec::new()),
         "cluster.heartbeat" => ("50ms".into(), Vec::new()),
         "queue.backoff.max" => ("20m".into(), Vec::new()),

@@ -9,6 +9,7 @@ use base::{Millis, ScheduleTime, ShardId};
 use replica::{Members, Progress, Role, ShardStatus};
 use serde::Serialize;
 
+use crate::health::Report;
 use crate::node::{Cluster, Stage};
 use crate::peer::PROTOCOL;
 
@@ -63,6 +64,10 @@ pub struct Inspection {
     pub members: Members,
     /// By member.
     pub contacts: BTreeMap<u64, Contact>,
+    /// What the other members have said of themselves, and how long ago.
+    pub reports: BTreeMap<u64, (Millis, Report)>,
+    /// How often they say so.
+    pub report_interval: Millis,
     /// How long ago a quorum was asked that has answered, by group that it leads.
     pub confirmed: BTreeMap<ShardId, Millis>,
     /// Since it started.
@@ -126,7 +131,7 @@ pub struct NodeView {
     pub public_url: String,
     /// It is there, and lacks little.
     pub healthy: bool,
-    /// The age of its last report of its health; members send none.
+    /// The age of its last report of its health, where it is not this node.
     pub last_report_ms: Option<u64>,
     /// How long ago it was last heard of.
     pub last_contact_ms: Option<u64>,
@@ -141,7 +146,7 @@ pub struct NodeView {
     /// Groups that it leads, as far as this node knows.
     pub groups_led: Vec<u16>,
     /// The program it runs.
-    pub build: Option<&'static str>,
+    pub build: Option<String>,
     /// The version of the peer protocol that it speaks.
     pub protocol: Option<u16>,
     /// Since it started.
@@ -343,6 +348,34 @@ pub struct IndexesView {
     pub pending: u64,
 }
 
+/// An element of `GET /cluster/health-reports`
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ReportView {
+    /// Who says so.
+    pub member: String,
+    /// How long ago.
+    pub age_ms: u64,
+    /// It comes as often as it should.
+    pub fresh: bool,
+    /// The program it runs.
+    pub build: String,
+    /// The version of the peer protocol that it speaks.
+    pub protocol: u16,
+    /// Since it started.
+    pub uptime_ms: u64,
+    /// What its data is kept in: `sqlite` or `memory`.
+    pub storage: String,
+    /// Where.
+    pub paths: Vec<String>,
+    /// Bytes of its log on disk.
+    pub log_bytes: u64,
+    /// Of group 0.
+    pub term: u64,
+    /// What it has applied, by group.
+    pub applied: Vec<u64>,
+}
+
 /// `GET /cluster/health`
 #[derive(Clone, Debug, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -398,6 +431,8 @@ impl Inspection {
             progress: BTreeMap::new(),
             members: Members::default(),
             contacts: BTreeMap::new(),
+            reports: BTreeMap::new(),
+            report_interval: Millis(5_000),
             confirmed: BTreeMap::new(),
             uptime: Millis(0),
             contact_max: Millis(1_000),
@@ -529,6 +564,8 @@ impl Inspection {
             () if learner => "learner",
             () => "follower",
         };
+        let (age, report) = self.reports.get(&id).map(|(age, report)| (*age, report)).unzip();
+        let is_late = age.is_some_and(|age| crate::health::is_late(age, self.report_interval));
         let message = match (&self.stage, status, lag) {
             (Stage::Unjoined(what), "unjoined", _) => format!("belongs to no cluster yet: {what}"),
             (_, "failed", _) => match contact.heard {
@@ -536,6 +573,7 @@ impl Inspection {
                 None => "not heard of since this node started".into(),
             },
             (_, _, Some(lag)) if lag > LAG_MAX => format!("there, but lacks {lag} entries"),
+            _ if is_late => format!("there, but has not said how it is for {} s", age.unwrap_or_default().0 / 1000),
             _ => "there".into(),
         };
         let url = self.url_of(id);
@@ -559,23 +597,24 @@ impl Inspection {
             },
             http_addr: host_of(&url),
             public_url: url,
-            healthy: there && status != "unjoined" && lag.is_none_or(|lag| lag <= LAG_MAX),
-            last_report_ms: None,
+            healthy: there && !is_late && status != "unjoined" && lag.is_none_or(|lag| lag <= LAG_MAX),
+            last_report_ms: age.map(|age| age.0),
             last_contact_ms: if own { Some(0) } else { contact.heard.map(|heard| heard.0) },
-            term: first.filter(|_| own).map(|first| first.consensus.term.0),
+            term: first.filter(|_| own).map(|first| first.consensus.term.0).or(report.map(|report| report.term.0)),
             match_index: known.map(|member| member.matched.0),
-            applied_index: first.filter(|_| own).map(|first| first.applied.0),
+            applied_index: first
+                .filter(|_| own)
+                .map(|first| first.applied.0)
+                .or(report.and_then(|report| Some(report.applied.first()?.0))),
             lag,
             groups_led: self.groups_led(id),
-            build: own.then_some(BUILD),
-            protocol: own.then_some(PROTOCOL),
-            uptime_ms: own.then_some(self.uptime.0),
-            storage: own.then(|| StorageView {
-                kind: self.provider.clone(),
-                paths: self.about.paths.clone(),
-                bytes: None,
-                free_bytes: None,
-            }),
+            build: own.then(|| BUILD.to_owned()).or(report.map(|report| report.build.clone())),
+            protocol: own.then_some(PROTOCOL).or(report.map(|report| report.protocol)),
+            uptime_ms: own.then_some(self.uptime.0).or(report.map(|report| report.uptime.0)),
+            storage: own
+                .then(|| (self.provider.clone(), self.about.paths.clone()))
+                .or(report.map(|report| (report.kind.clone(), report.paths.clone())))
+                .map(|(kind, paths)| StorageView { kind, paths, bytes: None, free_bytes: None }),
             name,
             message,
         }
@@ -591,6 +630,24 @@ impl Inspection {
             Some(shard.consensus.last.0.saturating_sub(progress.matched.0))
         });
         lags.max()
+    }
+
+    /// What the other members have said of themselves last.
+    pub fn reports(&self) -> Vec<ReportView> {
+        let view = |(id, (age, report)): (&u64, &(Millis, Report))| ReportView {
+            member: self.name_of(*id),
+            age_ms: age.0,
+            fresh: !crate::health::is_late(*age, self.report_interval),
+            build: report.build.clone(),
+            protocol: report.protocol,
+            uptime_ms: report.uptime.0,
+            storage: report.kind.clone(),
+            paths: report.paths.clone(),
+            log_bytes: report.log_bytes,
+            term: report.term.0,
+            applied: report.applied.iter().map(|index| index.0).collect(),
+        };
+        self.reports.iter().map(view).collect()
     }
 
     /// The groups.
@@ -794,6 +851,8 @@ mod tests {
             shards: vec![shard(leader)],
             progress: BTreeMap::new(),
             members: Members::of_voters([member(1, "a"), member(2, "b"), member(3, "c")]),
+            reports: BTreeMap::new(),
+            report_interval: Millis(5_000),
             contacts: BTreeMap::from([(2, contact(heard[0])), (3, contact(heard[1]))]),
             confirmed: BTreeMap::from([(ShardId(0), Millis(100))]),
             uptime: Millis(5_000),
@@ -825,6 +884,27 @@ mod tests {
         assert!(one.leader().is_none());
         assert_eq!(one.quorum().summary, "1 of 3 voters are there, 2 are needed: nothing can be decided");
         assert!(!one.status(Millis(400)).part_of_quorum);
+    }
+
+    /// A member is shown with what it has said of itself, and is not healthy when it says nothing any more, however well it is connected.
+    #[test]
+    fn a_member_that_reports_no_more_is_not_healthy() {
+        let report = Report { build: "9.9".into(), uptime: Millis(7), applied: vec![Index(4)], ..Report::default() };
+        let mut look = look(2, [Some(10), Some(10)]);
+        look.reports = BTreeMap::from([(2, (Millis(10_000), report.clone())), (3, (Millis(10_001), report))]);
+        let nodes = look.nodes().nodes;
+        assert_eq!(
+            (nodes[1].build.as_deref(), nodes[1].uptime_ms, nodes[1].applied_index),
+            (Some("9.9"), Some(7), Some(4))
+        );
+        assert_eq!((nodes[1].healthy, nodes[1].last_report_ms), (true, Some(10_000)));
+        assert_eq!(
+            (nodes[2].healthy, nodes[2].message.as_str()),
+            (false, "there, but has not said how it is for 10 s")
+        );
+        let fresh: Vec<(String, bool)> =
+            look.reports().into_iter().map(|report| (report.member, report.fresh)).collect();
+        assert_eq!(fresh, [("b".into(), true), ("c".into(), false)]);
     }
 
     #[test]

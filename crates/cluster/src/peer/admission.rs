@@ -101,6 +101,7 @@ mod tests {
             admits_anybody: false,
             promote_lag: 0,
             promote_after: Millis(0),
+            health_interval: Millis(200),
         }
     }
 

@@ -21,6 +21,7 @@ use tokio::time::{interval, sleep, timeout};
 
 use crate::events::{Draft, Level};
 use crate::forming::{ClusterId, Greeting};
+use crate::health;
 use crate::inbox::Control;
 use crate::lane::ReplyTo;
 use crate::node::Cluster;
@@ -350,6 +351,7 @@ async fn keep_connected<S: StateMachine>(shared: Arc<Shared<S>>, link: Arc<Link<
                 shared.common.events.tell(up.with("peer", &*member.name).with("addr", &*member.peer));
                 let socket = Arc::new(met.writer);
                 link.connected(socket.clone());
+                link.put_report(health::report(&shared));
                 shared.common.routes.bump();
                 let ended = tokio::select! {
                     ended = talk(&shared, &link, met.reader, &socket) => ended,
@@ -654,6 +656,7 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
             match kind {
                 Kind::Messages => take_messages(&shared, id, &body)?,
                 Kind::Forward => take_forwards(&shared, &answers, &body)?,
+                Kind::Report => shared.on_report(id, health::Report::decode(&body)?),
                 Kind::Chunk => shared.take_piece(Piece { body, answer: receipt.clone() }),
                 Kind::Collect => {
                     // The receiver ends with this task.

@@ -237,6 +237,14 @@ impl<S: StateMachine> Link<S> {
         }
     }
 
+    /// Tells the member how this node is, if it can be reached.
+    pub(crate) fn put_report(&self, report: Vec<u8>) {
+        if self.is_up() {
+            self.outbox().report = Some(report);
+            self.wake.notify_one();
+        }
+    }
+
     /// Queues a piece of a snapshot.
     pub(crate) fn put_chunk(&self, chunk: Vec<u8>) {
         self.outbox().chunks.push(chunk);

@@ -14,7 +14,7 @@ mod handshake;
 mod links;
 mod outgoing;
 pub(crate) mod snapshots;
-mod wire;
+pub(crate) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -36,6 +36,7 @@ pub(crate) use wire::PROTOCOL;
 
 use crate::clock::Clock;
 use crate::forming::{Forming, Greeting, Plan, Proposal, Step};
+use crate::health::{Report, report_for_ever};
 use crate::node::{Cluster, Common};
 use crate::open::random_incarnation;
 use crate::operate::{ACTIONS_MAX, Retired};
@@ -65,6 +66,8 @@ pub struct PeerConfig {
     pub promote_lag: u64,
     /// For how long it must have lacked no more.
     pub promote_after: Millis,
+    /// How often it says how it is; more than 0.
+    pub health_interval: Millis,
 }
 
 /// How a node has come to belong to a cluster.
@@ -99,6 +102,8 @@ pub(crate) struct Shared<S: StateMachine> {
     runtime: OnceLock<tokio::runtime::Handle>,
     /// Places for the actions that this node does for others and itself.
     pub(crate) actions: Semaphore,
+    /// What members have said of themselves, and when.
+    reports: Mutex<BTreeMap<u64, (Mono, Report)>>,
     /// Counts changes of the members.
     changes: watch::Sender<u64>,
     /// What keeps this node from founding or joining, in words.
@@ -167,6 +172,26 @@ impl<S: StateMachine> Shared<S> {
         self.links.follow(members.iter().filter(|member| member.id != me && !member.peer.is_empty()));
         *self.members.lock().expect("nothing panics while it holds this lock") = members;
         self.changes.send_modify(|count| *count += 1);
+        let members = self.members();
+        let mut reports = self.reports.lock().expect("nothing panics while it holds this lock");
+        reports.retain(|id, _| members.get(*id).is_some());
+    }
+
+    /// What the other members have said of themselves, and how long ago.
+    pub(crate) fn reports(&self) -> BTreeMap<u64, (Millis, Report)> {
+        let now = self.clock.now().mono;
+        let reports = self.reports.lock().expect("nothing panics while it holds this lock");
+        reports.iter().map(|(id, (at, report))| (*id, (now - *at, report.clone()))).collect()
+    }
+
+    /// A member says how it is. Of others nothing is kept.
+    fn on_report(&self, from: u64, report: Report) {
+        let members = self.members();
+        let mut reports = self.reports.lock().expect("nothing panics while it holds this lock");
+        reports.retain(|id, _| members.get(*id).is_some());
+        if members.get(from).is_some() {
+            reports.insert(from, (self.clock.now().mono, report));
+        }
     }
 
     /// Waits until a member is none any more.
@@ -236,6 +261,7 @@ impl<S: StateMachine> Peers<S> {
             pieces: Mutex::new(None),
             runtime: OnceLock::new(),
             actions: Semaphore::new(ACTIONS_MAX),
+            reports: Mutex::default(),
             changes: watch::Sender::new(0),
             waiting: Mutex::new(String::new()),
         });
@@ -251,6 +277,7 @@ impl<S: StateMachine> Peers<S> {
                 let listener = tokio::net::TcpListener::from_std(listener).expect("it does not block");
                 tokio::spawn(connection::accept(context.clone(), listener));
                 tokio::spawn(connection::dial_members(context.clone()));
+                tokio::spawn(report_for_ever(context.clone()));
                 if context.greeting().cluster.is_none() {
                     tokio::spawn(form_cluster(context, received, accept, form));
                 }

@@ -34,6 +34,8 @@ pub(crate) struct Outbox {
     /// By the number of the request, with how long it may wait in milliseconds.
     pub(crate) forwards: Vec<(u64, ShardId, u64, Operations)>,
     pub(crate) forgets: Vec<u64>,
+    /// How this node is; a later report takes the place of one that waits.
+    pub(crate) report: Option<Vec<u8>>,
     /// Actions that the member is asked for, by number.
     pub(crate) actions: Vec<(u64, Vec<u8>)>,
     /// What the member is asked about what has happened.
@@ -88,6 +90,9 @@ impl Outbox {
                     operations.encode(body);
                 }
             });
+        }
+        if let Some(report) = &self.report {
+            frames.put(Kind::Report, |body| body.extend_from_slice(report));
         }
         for (request, action) in self.actions {
             frames.put(Kind::Act, |body| {

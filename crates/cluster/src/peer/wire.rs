@@ -15,6 +15,7 @@
 //! ask      nothing: whoever has introduced itself wants to become a member
 //! act      number of an action, and what is asked of the leader
 //! acted    number of an action, and what it has come to
+//! report   how the sender is, see `Report`
 //! admitted id and incarnation of the cluster
 //! collect  number of a question, and a reading of the hybrid logical clock: what has happened since
 //! events   number of the question, and events
@@ -55,11 +56,12 @@ pub(crate) enum Kind {
     Admitted = 13,
     Act = 14,
     Acted = 15,
+    Report = 16,
     Collect = 20,
     Events = 21,
 }
 
-const KINDS: [Kind; 17] = [
+const KINDS: [Kind; 18] = [
     Kind::Hello,
     Kind::Proof,
     Kind::Refused,
@@ -75,6 +77,7 @@ const KINDS: [Kind; 17] = [
     Kind::Admitted,
     Kind::Act,
     Kind::Acted,
+    Kind::Report,
     Kind::Collect,
     Kind::Events,
 ];

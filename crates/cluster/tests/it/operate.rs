@@ -56,6 +56,21 @@ async fn leadership_moves_under_load() {
     assert_eq!(nobody, Err(Refused::UnknownMember("z".into())));
 }
 
+/// Goal: every member knows from every other one how it is, and the reports go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_report_how_they_are() {
+    let three = Three::begin().await;
+    for place in 0..3 {
+        let node = three.node(place).clone();
+        let all =
+            || node.inspect().reports.into_values().filter(|(_, report)| report.uptime > Millis(500)).count() == 2;
+        eventually("later reports of both others", &node, all).await;
+        let shown = cluster::http::serve(&node, "/cluster/health-reports", "", None).expect("there is such a page");
+        assert!(shown.status == 200 && shown.text().matches("\"fresh\":true").count() == 2, "{}", shown.text());
+        assert!(node.inspect().nodes().nodes.iter().all(|node| node.build.is_some() && node.storage.is_some()));
+    }
+}
+
 /// Goal: three become one while writes go on: a follower is removed, then the leader leaves. Both are told and never start again; the last
 /// one stays.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

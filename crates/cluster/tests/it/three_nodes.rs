@@ -44,6 +44,7 @@ pub(crate) fn config(folder: &Path, place: usize, addrs: &[SocketAddr]) -> NodeC
             admits_anybody: false,
             promote_lag: 100,
             promote_after: Millis(100),
+            health_interval: Millis(200),
         }),
         url: String::new(),
         shards: 1,

@@ -85,6 +85,7 @@ pub(crate) fn decide(
         admits_anybody: access.auth.open.is_some() && (is_open_on_purpose || listen.ip().is_loopback()),
         promote_lag: values.number("cluster.promoteLag"),
         promote_after: values.duration("cluster.promoteAfter"),
+        health_interval: values.duration("cluster.healthInterval"),
     };
     Meeting { name, url, peers: Some(peers) }
 }

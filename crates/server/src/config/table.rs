@@ -669,6 +669,14 @@ pub static SECTIONS: &[Section] = &[
                 meaning: "for how long it must have lacked no more",
             },
             Setting {
+                name: "cluster.healthInterval",
+                flag: None,
+                kind: Kind::Duration(100, 10 * MINUTE),
+                default: Default::Is("5s"),
+                scope: Scope::Node,
+                meaning: "how often a member tells the others how it is",
+            },
+            Setting {
                 name: "raft.maxEntryOps",
                 flag: None,
                 kind: Kind::Int(1, ENTRY_OPERATIONS_MAX as u64),
