@@ -5,14 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base::machine::StateMachine;
 use base::{Incarnation, Index, ScheduleTime, ShardId};
 use storage::StorageError;
-pub use storage::backup::NewFile;
-use storage::backup::{Backup, BackupFile, Content};
+use storage::backup::{Backup, BackupFile, Content, kept_name};
+pub use storage::backup::{NewFile, kept, trim};
 use storage::checkpoint::{CheckpointFile, Outgoing, Snapshots};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -58,12 +58,14 @@ impl Taken {
         self.backup.left()
     }
 
-    /// Writes it to a new file, durably.
+    /// Writes it to a new file in a directory, durably, under a name that [`kept`] knows. Returns where it is and its size in bytes.
     ///
     /// # Errors
-    /// A file of that name is there already, or the disk failed or is full.
-    pub fn write_to(self, path: &Path) -> Result<u64, StorageError> {
-        self.backup.write_to(path)
+    /// The disk failed or is full.
+    pub fn keep_in(self, directory: &Path) -> Result<(PathBuf, u64), StorageError> {
+        let path = directory.join(kept_name(self.manifest.created_at_ms));
+        let bytes = self.backup.write_to(&path)?;
+        Ok((path, bytes))
     }
 }
 

@@ -167,6 +167,34 @@ fn a_damaged_backup_is_refused_by_the_name_of_its_part() {
     succeed(&["snapshot", "restore", &path("backup.tar"), "--data-dir", &path("never")]);
 }
 
+/// A server with a directory for backups fills it by itself, says how old the last one is, and what it saves can be restored. A second start
+/// finds a recent one and makes none.
+#[test]
+fn a_server_saves_by_itself() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let path = |name: &str| shown(&folder.path().join(name));
+    std::fs::create_dir(path("backups")).expect("it can be made");
+    let (server, addr, ..) = with_tasks(&path("data"));
+    stop(server);
+    let listed = || -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(path("backups")).expect("it can be listed");
+        entries.map(|entry| entry.expect("it can be listed").path()).collect()
+    };
+    let flags = ["--shards", "2", "--backup-dir", &path("backups"), "--backup-interval", "1h", "--backup-keep", "2"];
+    let (mut server, _) = Codeq::serve(&path("data"), &flags);
+    server.wait_for("backup.made");
+    stop(server);
+    let [file] = &listed()[..] else { panic!("there is one file: {:?}", listed()) };
+    assert!(succeed(&["snapshot", "restore", &shown(file), "--data-dir", &path("new")]).contains("3 tasks"), "{addr}");
+    let (server, addr) = Codeq::serve(&path("data"), &flags);
+    eventually("it tells the age", || {
+        let metrics = ask(&addr, "/metrics", None).body;
+        metrics.lines().any(|line| line.starts_with("codeq_backup_age_seconds ")).then_some(())
+    });
+    stop(server);
+    assert_eq!(listed().len(), 1);
+}
+
 /// Three nodes of one cluster.
 struct Three {
     folder: tempfile::TempDir,
