@@ -25,6 +25,7 @@ use crate::node::Cluster;
 use crate::peer::answers::Answers;
 use crate::peer::handshake::{CODES, Guest, Refusal, is_proof, judge, proof};
 use crate::peer::links::Link;
+use crate::peer::saves;
 use crate::peer::snapshots::{Piece, Receipt, put_receipt, read_receipt};
 use crate::peer::wire::{FrameReader, Frames, Hello, Kind, PROTOCOL};
 use crate::peer::{GREETING_INTERVAL, Heard, Shared};
@@ -397,6 +398,10 @@ async fn talk<S: StateMachine>(
                     let now = started.elapsed().as_micros() as u64;
                     link.rtt.store((now.saturating_sub(sent)).max(1), Ordering::Relaxed);
                 }
+                Kind::Saved => {
+                    let (request, indexes) = saves::read(&body)?;
+                    link.on_saved(request, indexes);
+                }
                 Kind::Refused => return Err(refused(&body)),
                 _ => return Err(Malformed.into()),
             }
@@ -599,6 +604,7 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
     let answers = Arc::new(Answers::new());
     let (pong, pongs) = tokio::sync::mpsc::unbounded_channel();
     let (receipt, receipts) = tokio::sync::mpsc::unbounded_channel();
+    let may_save = Arc::new(tokio::sync::Semaphore::new(saves::SAVES_MAX));
     let receive = async {
         loop {
             let (kind, body) =
@@ -617,7 +623,22 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
                 }
                 Kind::Ping => {
                     // The receiver ends with this task.
-                    let _ = pong.send(body);
+                    let _ = pong.send((Kind::Pong, body));
+                }
+                Kind::Save => {
+                    let (request, first) = saves::read(&body)?;
+                    if let Ok(permit) = may_save.clone().try_acquire_owned() {
+                        let (shared, saved) = (shared.clone(), pong.clone());
+                        tokio::spawn(async move {
+                            if let Some(indexes) = saves::save(&shared.common, &first).await {
+                                let mut body = Vec::new();
+                                saves::put(request, &indexes, &mut body);
+                                // The connection may have ended meanwhile.
+                                let _ = saved.send((Kind::Saved, body.into()));
+                            }
+                            drop(permit);
+                        });
+                    }
                 }
                 _ => return Err(Malformed.into()),
             }
@@ -679,7 +700,7 @@ async fn send_answers<S: StateMachine>(
     shared: &Shared<S>,
     answers: &Answers<S>,
     mut writer: OwnedWriteHalf,
-    mut pongs: tokio::sync::mpsc::UnboundedReceiver<Bytes>,
+    mut pongs: tokio::sync::mpsc::UnboundedReceiver<(Kind, Bytes)>,
     mut receipts: tokio::sync::mpsc::UnboundedReceiver<(ShardId, Receipt)>,
 ) -> std::io::Result<()> {
     let mut frames = Frames::default();
@@ -687,7 +708,7 @@ async fn send_answers<S: StateMachine>(
     loop {
         tokio::select! {
             () = answers.wake.notified() => {}
-            Some(pong) = pongs.recv() => frames.put(Kind::Pong, |body| body.extend_from_slice(&pong)),
+            Some((kind, pong)) = pongs.recv() => frames.put(kind, |body| body.extend_from_slice(&pong)),
             Some((shard, receipt)) = receipts.recv() => frames.put(Kind::Received, |body| put_receipt(shard, receipt, body)),
         }
         let replies = answers.take();

@@ -11,11 +11,12 @@ use base::{Mono, ShardId};
 use replica::{Member, Message, Operations, Unavailable};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::http::view::Contact;
 use crate::lane::ReplyTo;
 use crate::peer::outgoing::{Outbox, Writing};
+use crate::peer::saves::{Indexes, SAVES_MAX};
 use crate::peer::snapshots::{Receipt, Receipts};
 
 /// Requests waiting for answers from one member; more are refused.
@@ -45,6 +46,8 @@ pub(crate) struct Link<S: StateMachine> {
     pending: Mutex<BTreeMap<u64, Pending<S>>>,
     /// Who sends a snapshot, by shard.
     transfers: Mutex<BTreeMap<ShardId, UnboundedSender<Receipt>>>,
+    /// Who waits for the member's checkpoints, by request.
+    saves: Mutex<BTreeMap<u64, oneshot::Sender<Indexes>>>,
     pub(crate) wake: Notify,
     /// The member has connected to this node.
     pub(crate) called: Notify,
@@ -66,6 +69,7 @@ impl<S: StateMachine> Link<S> {
             writing: Mutex::new(None),
             pending: Mutex::new(BTreeMap::new()),
             transfers: Mutex::new(BTreeMap::new()),
+            saves: Mutex::new(BTreeMap::new()),
             wake: Notify::new(),
             called: Notify::new(),
             up: AtomicBool::new(false),
@@ -199,6 +203,35 @@ impl<S: StateMachine> Link<S> {
         }
     }
 
+    fn saves(&self) -> MutexGuard<'_, BTreeMap<u64, oneshot::Sender<Indexes>>> {
+        self.saves.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// Asks the member to write its checkpoints, once it has applied this much. Nothing: it cannot be reached, or was asked too often.
+    pub(crate) fn save(&self, first: &Indexes) -> Option<oneshot::Receiver<Indexes>> {
+        let mut waiting = self.saves();
+        // Who has given up does not count.
+        waiting.retain(|_, waiting| !waiting.is_closed());
+        if !self.is_up() || waiting.len() >= SAVES_MAX {
+            return None;
+        }
+        let request = self.next_request.fetch_add(1, Ordering::Relaxed);
+        let (sender, saved) = oneshot::channel();
+        waiting.insert(request, sender);
+        drop(waiting);
+        self.outbox().saves.push((request, first.clone()));
+        self.wake.notify_one();
+        Some(saved)
+    }
+
+    /// The member has written them.
+    pub(crate) fn on_saved(&self, request: u64, indexes: Indexes) {
+        if let Some(waiting) = self.saves().remove(&request) {
+            // Who asked may have gone.
+            let _ = waiting.send(indexes);
+        }
+    }
+
     /// Queues a piece of a snapshot.
     pub(crate) fn put_chunk(&self, chunk: Vec<u8>) {
         self.outbox().chunks.push(chunk);
@@ -241,6 +274,7 @@ impl<S: StateMachine> Link<S> {
         drop(self.take());
         // Whoever sends a snapshot hears that nothing comes any more.
         self.transfers().clear();
+        self.saves().clear();
         let why = |sent: bool| if sent { Unavailable::Unknown } else { Unavailable::NoLeader };
         waiting.into_values().map(|pending| (pending.client, why(pending.sent))).collect()
     }

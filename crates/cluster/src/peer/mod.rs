@@ -12,6 +12,7 @@ mod connection;
 mod handshake;
 mod links;
 mod outgoing;
+pub(crate) mod saves;
 pub(crate) mod snapshots;
 mod wire;
 

@@ -11,6 +11,7 @@ use base::codec::Write;
 use replica::{Message, Operations};
 use tokio::net::tcp::OwnedWriteHalf;
 
+use crate::peer::saves::{self, Indexes};
 use crate::peer::wire::{Frames, Kind};
 
 /// Messages waiting for one member, in bytes; more are dropped, and Raft sends them again.
@@ -31,6 +32,8 @@ pub(crate) struct Outbox {
     /// By the number of the request, with how long it may wait in milliseconds.
     pub(crate) forwards: Vec<(u64, ShardId, u64, Operations)>,
     pub(crate) forgets: Vec<u64>,
+    /// Checkpoints that the member is to write, by the number of the request.
+    pub(crate) saves: Vec<(u64, Indexes)>,
     /// Pieces of snapshots, sent behind everything else.
     pub(crate) chunks: Vec<Vec<u8>>,
 }
@@ -83,6 +86,9 @@ impl Outbox {
         }
         for chunk in self.chunks {
             frames.put(Kind::Chunk, |body| body.extend_from_slice(&chunk));
+        }
+        for (request, first) in &self.saves {
+            frames.put(Kind::Save, |body| saves::put(*request, first, body));
         }
         for request in self.forgets {
             frames.put(Kind::Forget, |body| body.put_varint(request));

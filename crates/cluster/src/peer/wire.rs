@@ -14,6 +14,8 @@
 //! ping     a number that a pong brings back
 //! ask      nothing: whoever has introduced itself wants to become a member
 //! admitted id and incarnation of the cluster
+//! save     checkpoints that the receiver is to write, see `saves`
+//! saved    that it has written them
 //! ```
 //!
 //! All numbers are little-endian or varints. A frame that does not fit closes the connection, never the node.
@@ -49,9 +51,11 @@ pub(crate) enum Kind {
     Pong = 11,
     Ask = 12,
     Admitted = 13,
+    Save = 14,
+    Saved = 15,
 }
 
-const KINDS: [Kind; 13] = [
+const KINDS: [Kind; 15] = [
     Kind::Hello,
     Kind::Proof,
     Kind::Refused,
@@ -65,6 +69,8 @@ const KINDS: [Kind; 13] = [
     Kind::Pong,
     Kind::Ask,
     Kind::Admitted,
+    Kind::Save,
+    Kind::Saved,
 ];
 
 /// Frames that wait to be written, one behind the other.
