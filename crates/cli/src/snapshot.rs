@@ -34,7 +34,7 @@ pub(crate) enum SnapshotCommand {
     /// Ids of tasks stay what they were. Leases that were held when the backup was made are over: their tasks are delivered again.
     #[command(after_help = "Example:\n  codeq snapshot restore backup.tar --data-dir /var/lib/codeq")]
     Restore(RestoreArgs),
-    /// Lets a server write its checkpoints now, and prints the index each is of.
+    /// Lets all members write their checkpoints now, and prints the index each is of. Exit status 1 if one of them did not.
     #[command(after_help = "Example:\n  codeq snapshot trigger")]
     Trigger(EndpointArgs),
 }
@@ -242,6 +242,15 @@ pub(crate) fn now() -> ScheduleTime {
 /// The answer of `/cluster/snapshot/trigger`.
 #[derive(Deserialize)]
 struct Triggered {
+    ok: bool,
+    members: Vec<TriggeredMember>,
+}
+
+#[derive(Deserialize)]
+struct TriggeredMember {
+    name: String,
+    error: Option<String>,
+    #[serde(default)]
     groups: Vec<TriggeredGroup>,
 }
 
@@ -260,10 +269,15 @@ fn trigger(endpoint: &EndpointArgs) -> ExitCode {
     };
     match serde_json::from_str::<Triggered>(&answer.body) {
         Ok(triggered) => {
-            for TriggeredGroup { group, applied_index } in triggered.groups {
-                output::data(&format!("group {group}: applied index {applied_index}"));
+            for TriggeredMember { name, error, groups } in triggered.members {
+                for TriggeredGroup { group, applied_index } in groups {
+                    output::data(&format!("{name}: group {group}: applied index {applied_index}"));
+                }
+                if let Some(error) = error {
+                    output::note(&format!("{name}: {error}"));
+                }
             }
-            ExitCode::SUCCESS
+            if triggered.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => data::failed(&format!("the answer is not understood: {error}")),
     }

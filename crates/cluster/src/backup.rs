@@ -5,14 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::machine::StateMachine;
 use base::{Incarnation, Index, ScheduleTime, ShardId};
 use storage::StorageError;
-pub use storage::backup::NewFile;
-use storage::backup::{Backup, BackupFile, Content};
+use storage::backup::{Backup, BackupFile, Content, kept_name};
+pub use storage::backup::{NewFile, kept, trim};
 use storage::checkpoint::{CheckpointFile, Outgoing, Snapshots};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -27,6 +28,9 @@ const SUMS: &str = "SHA256SUMS";
 
 /// A manifest is not longer; it is read as a whole.
 const MANIFEST_BYTES_MAX: u64 = 64 << 20;
+
+/// How long each member may take to write its checkpoints.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// Backups that a node makes at a time: each takes as much disk as the checkpoints, while it is made.
 const BACKUPS_MAX: usize = 1;
@@ -58,12 +62,14 @@ impl Taken {
         self.backup.left()
     }
 
-    /// Writes it to a new file, durably.
+    /// Writes it to a new file in a directory, durably, under a name that [`kept`] knows. Returns where it is and its size in bytes.
     ///
     /// # Errors
-    /// A file of that name is there already, or the disk failed or is full.
-    pub fn write_to(self, path: &Path) -> Result<u64, StorageError> {
-        self.backup.write_to(path)
+    /// The disk failed or is full.
+    pub fn keep_in(self, directory: &Path) -> Result<(PathBuf, u64), StorageError> {
+        let path = directory.join(kept_name(self.manifest.created_at_ms));
+        let bytes = self.backup.write_to(&path)?;
+        Ok((path, bytes))
     }
 }
 
@@ -97,6 +103,30 @@ impl<S: StateMachine> Handle<S> {
         let (done, saved) = oneshot::channel();
         self.common().inbox.control(Control::Save(done));
         saved.await.map_err(|_| NoBackup::NotRunning)
+    }
+
+    /// Lets every member write its checkpoints, once it has applied this much of each group. Answers for each of them, by name, which index
+    /// each checkpoint is of; nothing: it cannot be reached, or did not catch up in time.
+    ///
+    /// # Errors
+    /// This node does not run.
+    pub async fn checkpoint_all(
+        &self,
+        first: &BTreeMap<ShardId, Index>,
+    ) -> Result<Vec<(String, Option<BTreeMap<ShardId, Index>>)>, NoBackup> {
+        let others = self.common().peers.get().map(|peers| peers.links.all()).unwrap_or_default();
+        let asked: Vec<_> = others.iter().map(|link| (link.id, link.save(first))).collect();
+        let mut answers = vec![(self.identity().node.clone(), Some(self.checkpoint().await?))];
+        for (id, saved) in asked {
+            let Some(member) = self.member(id) else { continue };
+            let saved = match saved {
+                Some(saved) => tokio::time::timeout(ANSWER_MAX, saved).await.ok().and_then(Result::ok),
+                None => None,
+            };
+            answers.push((member.name, saved));
+        }
+        answers.sort();
+        Ok(answers)
     }
 
     /// A backup of what this node has applied, in a new checkpoint. `local`: it is marked as possibly behind the others. Needs a runtime of

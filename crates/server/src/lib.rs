@@ -5,6 +5,7 @@
 //! What a server runs with ([`settings`]) is made from flags, variables and a file by [`config`].
 
 pub mod auth;
+mod backups;
 pub mod config;
 pub mod http;
 pub mod metrics;
@@ -12,6 +13,7 @@ pub mod offline;
 mod serve;
 pub mod settings;
 
+pub use backups::BackupSettings;
 pub use serve::{Exit, Server};
 
 /// What a server's settings and end say of its node: whoever starts a server needs no other crate for them.

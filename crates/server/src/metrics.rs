@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
+use base::Millis;
 use cluster::{Handle, Histogram, Role};
 use queue::outcome::QueueStats;
 use queue::{QueueMachine, Signal, State};
@@ -75,11 +76,22 @@ impl Metrics {
     }
 
     /// Everything in Prometheus' text format.
-    pub(crate) fn render(&self, queues: &[QueueStats], node: &Handle<QueueMachine>, waiting: usize) -> String {
+    pub(crate) fn render(
+        &self,
+        queues: &[QueueStats],
+        node: &Handle<QueueMachine>,
+        waiting: usize,
+        backup: Option<Millis>,
+    ) -> String {
         let mut out = String::with_capacity(16 << 10);
         self.render_commands(&mut out);
         self.render_depths(&mut out, queues);
         render_node(&mut out, node, waiting);
+        if let Some(age) = backup {
+            let name = "codeq_backup_age_seconds";
+            head(&mut out, name, "gauge", "Since everything was saved last in this node's directory of backups.");
+            line(&mut out, name, "", age.0 as f64 / 1e3);
+        }
         out
     }
 

@@ -10,6 +10,7 @@ use hyper::header::HeaderValue;
 use queue::QueueMachine;
 
 use crate::auth::Authenticator;
+use crate::backups::Backups;
 use crate::http::{Epochs, Listener, Shared, Threads, give_back};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
@@ -19,6 +20,7 @@ pub struct Server {
     node: Node<QueueMachine>,
     shared: Arc<Shared>,
     threads: Option<Threads>,
+    backups: Option<Backups>,
     addr: SocketAddr,
     drain_timeout: Duration,
 }
@@ -91,13 +93,20 @@ impl Server {
             metrics,
             waiting: Default::default(),
             epochs,
+            last_backup: Arc::default(),
             node: node.handle().clone(),
             name,
             draining: AtomicBool::new(false),
             settings,
         });
         let threads = listener.start(&shared).map_err(|cause| Exit::Bind(addr, cause))?;
-        Ok(Server { node, shared, threads: Some(threads), addr, drain_timeout })
+        let settings = &shared.settings.backup;
+        let backups = settings
+            .directory
+            .is_some()
+            .then(|| Backups::start(settings.clone(), node.handle().clone(), shared.last_backup.clone()));
+        let backups = backups.transpose().map_err(|cause| Exit::Start(StartError::Thread(cause)))?;
+        Ok(Server { node, shared, backups, threads: Some(threads), addr, drain_timeout })
     }
 
     /// Where it listens.
@@ -125,6 +134,7 @@ impl Server {
     /// The node failed meanwhile.
     pub async fn stop(mut self) -> Result<(), Exit> {
         self.shared.draining.store(true, Ordering::Relaxed);
+        self.backups = None;
         self.node.handle().drain();
         // The connections' threads need the node until their requests are finished.
         if let Some(threads) = self.threads.take() {

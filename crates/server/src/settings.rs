@@ -7,6 +7,7 @@ use cluster::NodeConfig;
 use queue::Policy;
 
 use crate::auth::AuthSettings;
+use crate::backups::BackupSettings;
 
 /// Everything a server is told.
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ pub struct Settings {
     pub follower_redirects: bool,
     /// How long a leader is trusted after a quorum has answered it; below the election timeout.
     pub leader_lease: Millis,
+    /// Backups that the server makes by itself.
+    pub backup: BackupSettings,
     /// How long a planned stop may take.
     pub drain_timeout: Millis,
     /// Whether there is `/metrics`.

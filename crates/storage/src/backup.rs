@@ -182,6 +182,52 @@ impl Read for Backup {
     }
 }
 
+/// The backups that are kept in a directory, with the time each was made at in milliseconds since the Unix epoch; the oldest comes first.
+/// They are told by their names, as [`kept_name`] makes them.
+///
+/// # Errors
+/// The directory cannot be listed.
+pub fn kept(directory: &Path) -> Result<Vec<(u64, PathBuf)>, StorageError> {
+    let mut found = Vec::new();
+    for (name, path) in listed(directory)? {
+        let made_at = name.strip_prefix(KEPT).and_then(|rest| rest.strip_suffix(".tar"));
+        found.extend(made_at.and_then(|digits| digits.parse().ok()).map(|made_at| (made_at, path)));
+    }
+    found.sort();
+    Ok(found)
+}
+
+const KEPT: &str = "codeq-backup-";
+
+/// The name under which a backup is kept.
+pub fn kept_name(made_at: u64) -> String {
+    format!("{KEPT}{made_at}.tar")
+}
+
+/// Removes the oldest backups but for so many, and what is left of those that were never finished.
+///
+/// # Errors
+/// The directory cannot be listed, or a file cannot be removed.
+pub fn trim(directory: &Path, keep: usize) -> Result<(), StorageError> {
+    let all = kept(directory)?;
+    let old = all.len().saturating_sub(keep);
+    all[..old].iter().try_for_each(|(_, path)| crate::aside::discard(path))?;
+    let unfinished = |name: &str| name.starts_with(KEPT) && name.ends_with(".tar.partial");
+    let mut files = listed(directory)?.into_iter();
+    files.try_for_each(|(name, path)| if unfinished(&name) { crate::aside::discard(&path) } else { Ok(()) })
+}
+
+fn listed(directory: &Path) -> Result<Vec<(String, PathBuf)>, StorageError> {
+    let list = || -> io::Result<Vec<(String, PathBuf)>> {
+        let entry = |entry: io::Result<std::fs::DirEntry>| {
+            let entry = entry?;
+            Ok((entry.file_name().to_string_lossy().into_owned(), entry.path()))
+        };
+        std::fs::read_dir(directory)?.map(entry).collect()
+    };
+    list().map_err(|cause| StorageError::failed("list", &directory.display().to_string(), cause))
+}
+
 /// A part of a backup file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
@@ -362,6 +408,19 @@ mod tests {
         std::fs::write(&path, &damaged).expect("it can be written");
         let damaged = BackupFile::open(&path).expect("it opens");
         assert!(damaged.broken().is_some_and(|why| why.contains("follows first")), "{:?}", damaged.broken());
+    }
+
+    /// The newest backups stay, by the time in their names; other files are left alone.
+    #[test]
+    fn the_oldest_backups_go() {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let partial = format!("{}.partial", kept_name(7));
+        let names = [kept_name(900), kept_name(1_000), kept_name(20), partial, "codeq-backup-x.tar".into()];
+        names.iter().for_each(|name| std::fs::write(folder.path().join(name), b"x").expect("it can be written"));
+        trim(folder.path(), 2).expect("they can be removed");
+        let times: Vec<u64> = kept(folder.path()).expect("it can be listed").iter().map(|(time, _)| *time).collect();
+        assert_eq!(times, [900, 1_000]);
+        assert_eq!(std::fs::read_dir(folder.path()).expect("it can be listed").count(), 3);
     }
 
     /// A backup does not write over another one, and leaves nothing behind when it cannot be written.

@@ -167,6 +167,34 @@ fn a_damaged_backup_is_refused_by_the_name_of_its_part() {
     succeed(&["snapshot", "restore", &path("backup.tar"), "--data-dir", &path("never")]);
 }
 
+/// A server with a directory for backups fills it by itself, says how old the last one is, and what it saves can be restored. A second start
+/// finds a recent one and makes none.
+#[test]
+fn a_server_saves_by_itself() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let path = |name: &str| shown(&folder.path().join(name));
+    std::fs::create_dir(path("backups")).expect("it can be made");
+    let (server, addr, ..) = with_tasks(&path("data"));
+    stop(server);
+    let listed = || -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(path("backups")).expect("it can be listed");
+        entries.map(|entry| entry.expect("it can be listed").path()).collect()
+    };
+    let flags = ["--shards", "2", "--backup-dir", &path("backups"), "--backup-interval", "1h", "--backup-keep", "2"];
+    let (mut server, _) = Codeq::serve(&path("data"), &flags);
+    server.wait_for("backup.made");
+    stop(server);
+    let [file] = &listed()[..] else { panic!("there is one file: {:?}", listed()) };
+    assert!(succeed(&["snapshot", "restore", &shown(file), "--data-dir", &path("new")]).contains("3 tasks"), "{addr}");
+    let (server, addr) = Codeq::serve(&path("data"), &flags);
+    eventually("it tells the age", || {
+        let metrics = ask(&addr, "/metrics", None).body;
+        metrics.lines().any(|line| line.starts_with("codeq_backup_age_seconds ")).then_some(())
+    });
+    stop(server);
+    assert_eq!(listed().len(), 1);
+}
+
 /// Three nodes of one cluster.
 struct Three {
     folder: tempfile::TempDir,
@@ -224,22 +252,20 @@ fn checkpoints_of_three_nodes_are_the_same() {
         (0..3).for_each(|place| assert_ne!(status(&three.addr((number + place) % 3), id), "FAILED"));
     }
     let dump = |place: usize| {
-        let triggered = succeed(&["snapshot", "trigger", "--endpoints", &three.addr(place)]);
-        assert_eq!(triggered.lines().count(), 2, "{triggered}");
         let data = shown(&three.data(place));
         assert!(succeed(&["debug", "db", "check", "--data-dir", &data]).contains("shard 1: ok"), "it is checked");
         succeed(&["debug", "db", "dump", "--data-dir", &data])
     };
-    let dumps: Vec<String> = eventually("all have saved the same index", || {
-        let dumps: Vec<String> = (0..3).map(dump).collect();
-        let heads = |dump: &String| dump.lines().filter(|line| line.starts_with("-- ")).collect::<Vec<_>>().join("\n");
-        (heads(&dumps[0]) == heads(&dumps[1]) && heads(&dumps[0]) == heads(&dumps[2])).then_some(dumps)
-    });
-    assert!(
-        dumps[0].contains("INSERT INTO live VALUES(") && dumps[0].contains("INSERT INTO completed_"),
-        "{}",
-        dumps[0]
-    );
+    let triggered = succeed(&["snapshot", "trigger", "--endpoints", &three.addr(1)]);
+    let indexes = |name: &str| -> Vec<String> {
+        let lines = triggered.lines().filter_map(|line| line.strip_prefix(name)).map(str::to_owned);
+        lines.collect()
+    };
+    assert!(indexes("node-0").len() == 2 && indexes("node-0") == indexes("node-1"), "{triggered}");
+    assert_eq!(indexes("node-0"), indexes("node-2"));
+    let dumps: Vec<String> = (0..3).map(dump).collect();
+    let has = |text: &str| dumps[0].contains(text);
+    assert!(has("INSERT INTO live VALUES(") && has("INSERT INTO completed_"), "{}", dumps[0]);
     assert!(dumps[0] == dumps[1] && dumps[0] == dumps[2], "{}\n---\n{}\n---\n{}", dumps[0], dumps[1], dumps[2]);
 
     let data = shown(&three.data(0));
@@ -297,4 +323,49 @@ fn the_last_of_three_nodes_is_recovered() {
         assert_eq!(status(&three.addr(place), &after[0]), "PENDING");
     }
     nodes.into_iter().for_each(stop);
+}
+
+/// Each of two directories is ahead in another group: no one of them is recommended, nothing is done without `--merge`, and with it the new
+/// cluster has what either had.
+#[test]
+fn groups_are_merged_when_no_directory_is_ahead_in_all() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let path = |name: &str| shown(&folder.path().join(name));
+    let (server, ..) = with_tasks(&path("one"));
+    stop(server);
+    std::fs::create_dir_all(path("two/wal")).expect("it can be made");
+    for part in ["", "wal"] {
+        for entry in std::fs::read_dir(folder.path().join("one").join(part)).expect("it can be listed") {
+            let entry = entry.expect("it can be listed");
+            if entry.file_type().expect("it is known").is_file() {
+                let to = folder.path().join("two").join(part).join(entry.file_name());
+                std::fs::copy(entry.path(), to).expect("it can be copied");
+            }
+        }
+    }
+    // The shard stands in an id behind the version.
+    let shard = |id: &str| id[15..18].to_owned();
+    let mut created: Vec<String> = Vec::new();
+    for (name, wanted) in [("one", "000"), ("two", "001")] {
+        let (server, addr) = Codeq::serve(&path(name), &["--shards", "2"]);
+        ready(&addr);
+        let names = (0..).map(|number| format!("queue-{number}"));
+        let found = names.map(|name| create(&addr, &name)).find(|id| shard(id) == wanted);
+        created.extend(found);
+        let id = created.last().expect("there is one");
+        // Far more in this group than a few misses have put into the other one.
+        let command = ask(&addr, &format!("{TASKS}/{id}"), None).json()["command"].as_str().map(str::to_owned);
+        (0..50).for_each(|_| drop(create(&addr, command.as_deref().expect("it has a queue"))));
+        stop(server);
+    }
+    let plan = succeed(&["recover", "plan", &path("one"), &path("two")]);
+    assert!(plan.contains("with --merge: group 0 from") && plan.contains("group 1 from"), "{plan}");
+    let refused = run(&["recover", "apply", &path("one"), &path("two")], &[]);
+    assert!(refused.status == Some(1) && refused.output.contains("add --merge"), "{refused:?}");
+    let applied = succeed(&["recover", "apply", &path("one"), &path("two"), "--merge"]);
+    assert!(applied.contains("move") && applied.contains(&path("two")), "{applied}");
+    let (server, addr) = Codeq::serve(&path("one"), &["--shards", "2"]);
+    ready(&addr);
+    created.iter().for_each(|id| assert_eq!(status(&addr, id), "PENDING", "{id}"));
+    stop(server);
 }

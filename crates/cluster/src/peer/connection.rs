@@ -30,6 +30,7 @@ use crate::peer::answers::Answers;
 use crate::peer::collecting::Question;
 use crate::peer::handshake::{CODES, Guest, REMOVED, Refusal, is_proof, judge, proof};
 use crate::peer::links::Link;
+use crate::peer::saves;
 use crate::peer::snapshots::{Piece, Receipt, put_receipt, read_receipt};
 use crate::peer::wire::{FrameReader, Frames, Hello, Kind, PROTOCOL};
 use crate::peer::{GREETING_INTERVAL, Heard, Shared};
@@ -424,6 +425,10 @@ async fn talk<S: StateMachine>(
                     let mut fields = Reader::new(&body);
                     link.on_acted(fields.varint()?, fields.rest());
                 }
+                Kind::Saved => {
+                    let (request, indexes) = saves::read(&body)?;
+                    link.on_saved(request, indexes);
+                }
                 _ => return Err(Malformed.into()),
             }
         }
@@ -646,6 +651,7 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
     let (receipt, receipts) = tokio::sync::mpsc::unbounded_channel();
     let (acted, outcomes) = tokio::sync::mpsc::unbounded_channel();
     let (tell, told) = tokio::sync::mpsc::unbounded_channel();
+    let may_save = Arc::new(tokio::sync::Semaphore::new(saves::SAVES_MAX));
     let receive = async {
         loop {
             let (kind, body) =
@@ -679,7 +685,22 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
                 }
                 Kind::Ping => {
                     // The receiver ends with this task.
-                    let _ = pong.send(body);
+                    let _ = pong.send((Kind::Pong, body));
+                }
+                Kind::Save => {
+                    let (request, first) = saves::read(&body)?;
+                    if let Ok(permit) = may_save.clone().try_acquire_owned() {
+                        let (shared, saved) = (shared.clone(), pong.clone());
+                        tokio::spawn(async move {
+                            if let Some(indexes) = saves::save(&shared.common, &first).await {
+                                let mut body = Vec::new();
+                                saves::put(request, &indexes, &mut body);
+                                // The connection may have ended meanwhile.
+                                let _ = saved.send((Kind::Saved, body.into()));
+                            }
+                            drop(permit);
+                        });
+                    }
                 }
                 _ => return Err(Malformed.into()),
             }
@@ -744,7 +765,7 @@ fn take_forwards<S: StateMachine>(shared: &Shared<S>, answers: &Arc<Answers<S>>,
 
 /// What goes back to a member besides replies.
 struct Results {
-    pongs: UnboundedReceiver<Bytes>,
+    pongs: UnboundedReceiver<(Kind, Bytes)>,
     receipts: UnboundedReceiver<(ShardId, Receipt)>,
     /// Of actions, by number.
     outcomes: UnboundedReceiver<(u64, Vec<u8>)>,
@@ -768,8 +789,8 @@ async fn send_answers<S: StateMachine>(
                 body.extend_from_slice(&outcome);
             }),
             () = answers.wake.notified() => {}
-            Some(pong) = pongs.recv() => frames.put(Kind::Pong, |body| body.extend_from_slice(&pong)),
             Some(events) = told.recv() => frames.put(Kind::Events, |body| body.extend_from_slice(&events)),
+            Some((kind, pong)) = pongs.recv() => frames.put(kind, |body| body.extend_from_slice(&pong)),
             Some((shard, receipt)) = receipts.recv() => frames.put(Kind::Received, |body| put_receipt(shard, receipt, body)),
         }
         let replies = answers.take();

@@ -18,6 +18,7 @@ use crate::lane::ReplyTo;
 use crate::operate::ACTIONS_MAX;
 use crate::peer::collecting::{Question, Questions, Waiting};
 use crate::peer::outgoing::{Outbox, Writing};
+use crate::peer::saves::{Indexes, SAVES_MAX};
 use crate::peer::snapshots::{Receipt, Receipts};
 
 /// Requests waiting for answers from one member; more are refused.
@@ -50,6 +51,8 @@ pub(crate) struct Link<S: StateMachine> {
     /// Who waits for the outcome of an action, by number.
     acting: Mutex<BTreeMap<u64, oneshot::Sender<Vec<u8>>>>,
     questions: Waiting,
+    /// Who waits for the member's checkpoints, by request.
+    saves: Mutex<BTreeMap<u64, oneshot::Sender<Indexes>>>,
     pub(crate) wake: Notify,
     /// The member has connected to this node.
     pub(crate) called: Notify,
@@ -73,6 +76,7 @@ impl<S: StateMachine> Link<S> {
             transfers: Mutex::new(BTreeMap::new()),
             acting: Mutex::default(),
             questions: Waiting::default(),
+            saves: Mutex::new(BTreeMap::new()),
             wake: Notify::new(),
             called: Notify::new(),
             up: AtomicBool::new(false),
@@ -245,6 +249,35 @@ impl<S: StateMachine> Link<S> {
         }
     }
 
+    fn saves(&self) -> MutexGuard<'_, BTreeMap<u64, oneshot::Sender<Indexes>>> {
+        self.saves.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// Asks the member to write its checkpoints, once it has applied this much. Nothing: it cannot be reached, or was asked too often.
+    pub(crate) fn save(&self, first: &Indexes) -> Option<oneshot::Receiver<Indexes>> {
+        let mut waiting = self.saves();
+        // Who has given up does not count.
+        waiting.retain(|_, waiting| !waiting.is_closed());
+        if !self.is_up() || waiting.len() >= SAVES_MAX {
+            return None;
+        }
+        let request = self.next_request.fetch_add(1, Ordering::Relaxed);
+        let (sender, saved) = oneshot::channel();
+        waiting.insert(request, sender);
+        drop(waiting);
+        self.outbox().saves.push((request, first.clone()));
+        self.wake.notify_one();
+        Some(saved)
+    }
+
+    /// The member has written them.
+    pub(crate) fn on_saved(&self, request: u64, indexes: Indexes) {
+        if let Some(waiting) = self.saves().remove(&request) {
+            // Who asked may have gone.
+            let _ = waiting.send(indexes);
+        }
+    }
+
     /// Queues a piece of a snapshot.
     pub(crate) fn put_chunk(&self, chunk: Vec<u8>) {
         self.outbox().chunks.push(chunk);
@@ -298,6 +331,7 @@ impl<S: StateMachine> Link<S> {
         // Whoever sends a snapshot hears that nothing comes any more.
         self.transfers().clear();
         self.acting().clear();
+        self.saves().clear();
         let why = |sent: bool| if sent { Unavailable::Unknown } else { Unavailable::NoLeader };
         waiting.into_values().map(|pending| (pending.client, why(pending.sent))).collect()
     }

@@ -13,6 +13,7 @@ mod connection;
 mod handshake;
 mod links;
 mod outgoing;
+pub(crate) mod saves;
 pub(crate) mod snapshots;
 pub(crate) mod wire;
 

@@ -12,6 +12,7 @@ use replica::{Message, Operations};
 use tokio::net::tcp::OwnedWriteHalf;
 
 use crate::peer::collecting::Question;
+use crate::peer::saves::{self, Indexes};
 use crate::peer::wire::{Frames, Kind};
 
 /// Messages waiting for one member, in bytes; more are dropped, and Raft sends them again.
@@ -40,6 +41,8 @@ pub(crate) struct Outbox {
     pub(crate) actions: Vec<(u64, Vec<u8>)>,
     /// What the member is asked about what has happened.
     pub(crate) questions: Vec<Question>,
+    /// Checkpoints that the member is to write, by the number of the request.
+    pub(crate) saves: Vec<(u64, Indexes)>,
     /// Pieces of snapshots, sent behind everything else.
     pub(crate) chunks: Vec<Vec<u8>>,
 }
@@ -105,6 +108,9 @@ impl Outbox {
         }
         for chunk in self.chunks {
             frames.put(Kind::Chunk, |body| body.extend_from_slice(&chunk));
+        }
+        for (request, first) in &self.saves {
+            frames.put(Kind::Save, |body| saves::put(*request, first, body));
         }
         for request in self.forgets {
             frames.put(Kind::Forget, |body| body.put_varint(request));

@@ -19,6 +19,8 @@
 //! admitted id and incarnation of the cluster
 //! collect  number of a question, and a reading of the hybrid logical clock: what has happened since
 //! events   number of the question, and events
+//! save     checkpoints that the receiver is to write, see `saves`
+//! saved    that it has written them
 //! ```
 //!
 //! All numbers are little-endian or varints. A frame that does not fit closes the connection, never the node.
@@ -57,11 +59,13 @@ pub(crate) enum Kind {
     Act = 14,
     Acted = 15,
     Report = 16,
+    Save = 17,
+    Saved = 18,
     Collect = 20,
     Events = 21,
 }
 
-const KINDS: [Kind; 18] = [
+const KINDS: [Kind; 20] = [
     Kind::Hello,
     Kind::Proof,
     Kind::Refused,
@@ -80,6 +84,8 @@ const KINDS: [Kind; 18] = [
     Kind::Report,
     Kind::Collect,
     Kind::Events,
+    Kind::Save,
+    Kind::Saved,
 ];
 
 /// Frames that wait to be written, one behind the other.

@@ -5,6 +5,7 @@ use cluster::{Data, Durability, Identity, NodeConfig};
 use queue::policy::{LeaseBounds, Retention};
 use queue::{Backoff, BackoffPolicy, Policy};
 
+use crate::backups::BackupSettings;
 use crate::config::access::{self, Access};
 use crate::config::cluster::{self as cluster_settings, Meeting};
 use crate::config::kinds::{KIB, LEVELS};
@@ -120,6 +121,11 @@ fn settings_of(values: &Values, Access { addr, auth }: Access, meeting: Meeting)
         },
         follower_redirects: values.text("followerWrites") == "redirect",
         leader_lease: leader_lease(values),
+        backup: BackupSettings {
+            directory: values.maybe_text("backup.dir").map(Into::into),
+            interval: values.duration("backup.interval"),
+            keep: values.count("backup.keep"),
+        },
         drain_timeout: values.duration("drainTimeout"),
         metrics_enabled: values.flag("metrics.enabled"),
         metrics_commands_max: values.count("metrics.maxCommands"),

@@ -18,6 +18,7 @@ use hyper::{HeaderMap, Method, Request};
 use queue::{QueueMachine, TaskId};
 
 use crate::auth::{Access, Authenticator, Principal};
+use crate::backups::LastBackup;
 use crate::http::answer::{Answer, HttpResponse, problem_response};
 use crate::http::call::{Call, Outcome, request_id};
 use crate::http::cluster::is_look_back;
@@ -37,6 +38,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) waiting: Waiting,
     pub(crate) epochs: Arc<Epochs>,
+    pub(crate) last_backup: Arc<LastBackup>,
     pub(crate) node: Handle<QueueMachine>,
     /// The node's name as a header value.
     pub(crate) name: HeaderValue,

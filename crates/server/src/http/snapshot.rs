@@ -1,10 +1,11 @@
 //! Backups and checkpoints over HTTP.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 
 use api::json::Writer;
 use api::{Code, Problem};
-use base::ShardId;
+use base::{Index, ShardId};
 use bytes::Bytes;
 use cluster::Freshness;
 use cluster::backup::NoBackup;
@@ -27,11 +28,7 @@ impl Edge {
         self.check_running()?;
         let local = call.query("local").is_some_and(|value| value != "false");
         if !local {
-            for number in 0..self.node.identity().shards {
-                let asked =
-                    self.node.ask(ShardId(number), Query::Policy, Freshness::Linearizable, None, Some(self.lane));
-                asked.await.map_err(unavailable)?;
-            }
+            self.confirm().await?;
         }
         let mut backup = self.node.backup(local).await.map_err(no_backup)?;
         let left = backup.left();
@@ -61,28 +58,56 @@ impl Edge {
         Ok(Answer::file(&name, Pieces { left: Some(left), pieces, held: None }))
     }
 
-    /// Writes a checkpoint of every group, here.
+    /// Lets every member write a checkpoint of every group, with all that was acknowledged when this was asked for.
     pub(crate) async fn trigger(&self) -> Outcome<Answer> {
         self.check_running()?;
-        let saved = self.node.checkpoint().await.map_err(no_backup)?;
+        let first = self.confirm().await?;
+        let members = self.node.checkpoint_all(&first).await.map_err(no_backup)?;
         Ok(Answer::json(200, |out| {
             let mut body = Writer::object(out);
-            body.flag("ok", true);
-            body.value("groups", |out| {
-                let mut groups = Writer::array(out);
-                for (shard, index) in &saved {
-                    groups.element(|out| {
-                        let mut group = Writer::object(out);
-                        group.number("group", u64::from(shard.0));
-                        group.number("appliedIndex", index.0);
-                        group.end();
-                    });
+            body.flag("ok", members.iter().all(|(_, saved)| saved.is_some()));
+            body.value("members", |out| {
+                let mut list = Writer::array(out);
+                for (name, saved) in &members {
+                    list.element(|out| write_member(name, saved.as_ref(), out));
                 }
-                groups.end();
+                list.end();
             });
             body.end();
         }))
     }
+
+    /// Catches up with all that is acknowledged; answers which index of each group that is.
+    async fn confirm(&self) -> Outcome<BTreeMap<ShardId, Index>> {
+        let mut confirmed = BTreeMap::new();
+        for shard in (0..self.node.identity().shards).map(ShardId) {
+            let asked = self.node.ask(shard, Query::Policy, Freshness::Linearizable, None, Some(self.lane));
+            let (position, _) = asked.await.map_err(unavailable)?;
+            confirmed.insert(shard, position.index);
+        }
+        Ok(confirmed)
+    }
+}
+
+fn write_member(name: &str, saved: Option<&BTreeMap<ShardId, Index>>, out: &mut Vec<u8>) {
+    let mut member = Writer::object(out);
+    member.text("name", name);
+    match saved {
+        None => member.text("error", "it cannot be reached, or has not caught up in time"),
+        Some(saved) => member.value("groups", |out| {
+            let mut groups = Writer::array(out);
+            for (shard, index) in saved {
+                groups.element(|out| {
+                    let mut group = Writer::object(out);
+                    group.number("group", u64::from(shard.0));
+                    group.number("appliedIndex", index.0);
+                    group.end();
+                });
+            }
+            groups.end();
+        }),
+    }
+    member.end();
 }
 
 fn no_backup(why: NoBackup) -> Box<Problem> {

@@ -30,6 +30,11 @@ impl Edge {
                 }
             }
         }
-        Ok(Answer::metrics(self.shared.metrics.render(&queues, &self.node, self.shared.waiting.len())))
+        Ok(Answer::metrics(self.shared.metrics.render(
+            &queues,
+            &self.node,
+            self.shared.waiting.len(),
+            self.shared.last_backup.age(),
+        )))
     }
 }

@@ -9,7 +9,7 @@ use queue::policy::LeaseBounds;
 use queue::{Backoff, BackoffPolicy, Policy};
 use server::auth::{AuthSettings, OpenMode, StaticTokens};
 use server::settings::{HttpSettings, Limits, Settings};
-use server::{Exit, Server};
+use server::{BackupSettings, Exit, Server};
 
 use crate::client::Client;
 use crate::faults;
@@ -125,6 +125,7 @@ pub(crate) fn settings() -> Settings {
             payload_cache_bytes: 64 << 20,
         },
         leader_lease: Millis(400),
+        backup: BackupSettings { directory: None, interval: Millis(60_000), keep: 1 },
         follower_redirects: false,
         drain_timeout: Millis(5_000),
         metrics_enabled: true,
