@@ -172,8 +172,9 @@ fn advertised(values: &Values, own: Option<&Address>, problems: &mut Vec<String>
         return Some(given.clone());
     }
     if values.is_auto(ADVERTISE) {
-        let port = listen.or(own).map_or(PEER_PORT, |address| address.port);
-        return Some(Address { host: host_name(), port });
+        // Whoever has the list dials what it says, and a container's host name may mean nothing elsewhere.
+        let port = listen.map_or(PEER_PORT, |address| address.port);
+        return Some(own.cloned().unwrap_or_else(|| Address { host: host_name(), port }));
     }
     if let Some(known) = own.or(listen.filter(|listen| !listen.is_unspecified())) {
         return Some(known.clone());
