@@ -170,7 +170,7 @@ fn follow(endpoint: &EndpointArgs, query: &str, first: u64, json: bool) -> ExitC
                         output::data(&if json { event.to_string() } else { line(&event) });
                     }
                 }
-                let oldest = newest.saturating_sub(2 * LATE_MS << 16);
+                let oldest = newest.saturating_sub((2 * LATE_MS) << 16);
                 printed = printed.split_off(&(oldest, String::new(), 0));
             }
             Ok(answer) if is_first => return refused(&answer),
