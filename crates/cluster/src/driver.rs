@@ -27,7 +27,7 @@ use crate::checkpoints::{Background, Job, Saved};
 use crate::clock::Clock;
 use crate::events::elections::Elections;
 use crate::events::story::{Scene, configuration};
-use crate::events::{Draft, Level};
+use crate::events::{Draft, Level, role_name};
 use crate::inbox::Control;
 use crate::lane::{Replies, ReplyTo};
 use crate::leadership::{Leadership, Promotion};
@@ -98,6 +98,7 @@ pub(crate) struct Driver<S: StateMachine, D: Disk> {
     leader_since: BTreeMap<ShardId, Mono>,
     /// How long elections take.
     elections: Elections,
+    next_status: Mono,
     /// Groups whose configuration was told.
     configured: BTreeSet<ShardId>,
     stopping: bool,
@@ -177,6 +178,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             first_until: None,
             leader_since: BTreeMap::new(),
             elections: Elections::default(),
+            next_status: now.mono,
             configured: BTreeSet::new(),
             stopping: false,
             saved_since_stop: false,
@@ -272,6 +274,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         self.replica.stay_out(self.leadership.is_out(now));
         self.replica.on_event(now, Event::Tick, &mut self.effects);
         self.lead_first(now);
+        self.log_status(now);
         let stage = if self.stopping { Stage::Draining } else { Stage::Running };
         self.publish(stage);
     }
@@ -500,6 +503,23 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             .with("voters", voters)
             .with("learners", configuration.learners.len());
         self.common.events.tell(started.of(shard, term, role));
+    }
+
+    /// Says from time to time who leads and how far this node is.
+    fn log_status(&mut self, now: Now) {
+        if self.config.status_log == Millis(0) || now.mono < self.next_status {
+            return;
+        }
+        self.next_status = now.mono + self.config.status_log;
+        let group = ShardId(0);
+        let Some(status) = self.replica.status().into_iter().find(|status| status.shard == group) else { return };
+        let leader = match self.replica.members(group).get(status.consensus.leader) {
+            Some(leader) => format!("{} at {}", leader.name, leader.peer),
+            None => "unknown".into(),
+        };
+        let own = if status.consensus.leader == self.common.me { " (this node)" } else { "" };
+        let (state, applied) = (role_name(status.consensus.role), status.applied.0);
+        tracing::info!(target: "raft", event = "raft.status", leader, state, applied, "leader is {leader}{own}; state {state}, applied {applied}");
     }
 
     fn part(&self, shard: ShardId) -> (Term, Role) {

@@ -93,6 +93,8 @@ pub struct NodeConfig {
     pub election_timeout: Millis,
     /// Time between a leader's heartbeats.
     pub heartbeat: Millis,
+    /// How often the log says who leads and how far this node is; 0: never.
+    pub status_log: Millis,
     /// Operations in one entry.
     pub entry_operations_max: usize,
     /// Bytes of operations in one entry.
@@ -121,6 +123,7 @@ impl NodeConfig {
             propose_timeout: Millis(10_000),
             election_timeout: Millis(500),
             heartbeat: Millis(100),
+            status_log: Millis(0),
             entry_operations_max: 512,
             entry_bytes_max: 256 << 10,
         }
@@ -848,6 +851,7 @@ impl<S: StateMachine> Handle<S> {
             uptime: now - Mono(0),
             contact_max: self.common.contact_max,
             last_turn: now - at,
+            last_election: self.elections(ShardId(0)).iter().next_back().cloned(),
             leader_since: leader_since.into_iter().map(|(shard, since)| (shard, now - since)).collect(),
             provider: self.identity.provider.clone(),
             about: self.about.clone(),

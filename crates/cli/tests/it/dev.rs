@@ -133,11 +133,18 @@ fn one_node_becomes_three_and_one_of_them_may_be_killed() {
     let end = run(&["dev", "--http-addr", "127.0.0.1:0", "--data-dir", &directory], &[]);
     assert!(end.status == Some(1) && end.output.contains("codeq dev --nodes 3"), "{end:?}");
 
+    let node_2 = three.processes[1];
     kill(Pid::from_raw(three.processes[1]), Signal::SIGKILL).expect("it runs");
     let line = three.parent.wait_for("To start it again: ");
     let told = format!("node-2 (process {}) ended: signal: 9 (SIGKILL); 2 run on. ", three.processes[1]);
     assert!(line.starts_with(&told), "{line}");
     let id = create(&three.addrs[2], "without");
+    // What was seen of it is told by any other node, which names the one that is gone.
+    let endpoint = format!("http://{}", three.addrs[2]);
+    let timeline = run(&["cluster", "timeline", "--endpoints", &endpoint], &[]);
+    assert!(timeline.status == Some(0) && timeline.output.contains("no data from: node-2"), "{timeline:?}");
+    let events = run(&["cluster", "events", "--node", "node-1", "--endpoints", &endpoint], &[]);
+    assert!(events.status == Some(0) && events.output.contains("peer node-2 down"), "{events:?}");
     let command = line.split_once("To start it again: ").expect("it was waited for").1;
     let mut again = Command::new("sh").arg("-c").arg(format!("exec {command}")).spawn().expect("there is a shell");
     ready(&three.addrs[1]);

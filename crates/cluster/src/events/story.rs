@@ -169,6 +169,7 @@ impl Scene<'_> {
             .with("to", to)
             .with("granted", granted)
             .with("pre", pre)
+            .with("inTerm", term.0)
             .with("reason", reason_name(reason))
     }
 }

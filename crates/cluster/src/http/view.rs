@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use base::{Millis, ScheduleTime, ShardId};
-use replica::{Members, Progress, Role, ShardStatus};
+use replica::{Election, Members, Progress, Role, ShardStatus};
 use serde::Serialize;
 
 use crate::health::Report;
+use crate::http::elections::ElectionView;
 use crate::node::{Cluster, Stage};
 use crate::peer::PROTOCOL;
 
@@ -78,6 +79,8 @@ pub struct Inspection {
     pub leader_since: BTreeMap<ShardId, Millis>,
     /// How long ago its loop turned last.
     pub last_turn: Millis,
+    /// The last election of group 0 that is recorded.
+    pub last_election: Option<Election>,
     /// What its data is kept in.
     pub provider: String,
     /// What does not change while it runs.
@@ -310,6 +313,9 @@ pub struct StatusView {
     pub lease_clock_ms: Option<u64>,
     /// How far its clock is from the leader's; not measured.
     pub clock_skew_ms: Option<i64>,
+    /// The last election of group 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_election: Option<ElectionView>,
 }
 
 /// Where a node is reached.
@@ -438,6 +444,7 @@ impl Inspection {
             contact_max: Millis(1_000),
             leader_since: BTreeMap::new(),
             last_turn: Millis(0),
+            last_election: None,
             provider: "memory".into(),
             about: Arc::default(),
         }
@@ -750,6 +757,7 @@ impl Inspection {
             last_contact_ms: if leads { Some(0) } else { contact.map(|heard| heard.0) },
             lease_clock_ms: first.map(|first| first.lease_clock.0),
             clock_skew_ms: None,
+            last_election: self.last_election.as_ref().map(|election| ElectionView::of(ShardId(0), election)),
         }
     }
 
@@ -859,6 +867,7 @@ mod tests {
             contact_max: Millis(1_000),
             leader_since: BTreeMap::new(),
             last_turn: Millis(0),
+            last_election: None,
             provider: "sqlite".into(),
             about: Arc::default(),
         }

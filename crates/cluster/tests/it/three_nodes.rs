@@ -58,6 +58,7 @@ pub(crate) fn config(folder: &Path, place: usize, addrs: &[SocketAddr]) -> NodeC
         propose_timeout: Millis(10_000),
         election_timeout: Millis(300),
         heartbeat: Millis(60),
+        status_log: Millis(0),
         entry_operations_max: 512,
         entry_bytes_max: 256 << 10,
     }

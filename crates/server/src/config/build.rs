@@ -9,7 +9,7 @@ use crate::backups::BackupSettings;
 use crate::config::access::{self, Access};
 use crate::config::cluster::{self as cluster_settings, Meeting};
 use crate::config::kinds::{KIB, LEVELS};
-use crate::config::values::Values;
+use crate::config::values::{Origin, Values};
 use crate::config::{Notice, Reading, Refused};
 use crate::settings::{HttpSettings, Limits, Settings};
 
@@ -133,7 +133,15 @@ fn settings_of(values: &Values, Access { addr, auth }: Access, meeting: Meeting)
     }
 }
 
+/// How often the log says who leads, where `BIND` is given: as the program does that it comes from.
+const STATUS_LOG: Millis = Millis(5_000);
+
 fn node_of(values: &Values, meeting: Meeting) -> NodeConfig {
+    let is_beside_bind = match &values.get("cluster.raftAddr").origin {
+        Origin::Codeq(name) => *name == "BIND",
+        Origin::Environment(name) => name == "BIND",
+        _ => false,
+    };
     NodeConfig {
         name: meeting.name,
         name_is_given: values.is_given("cluster.nodeId"),
@@ -158,6 +166,11 @@ fn node_of(values: &Values, meeting: Meeting) -> NodeConfig {
         propose_timeout: values.duration("cluster.proposeTimeout"),
         election_timeout: values.duration("cluster.electionTimeout"),
         heartbeat: values.duration("cluster.heartbeat"),
+        status_log: values.maybe_duration("cluster.raftStatusLog").unwrap_or(if is_beside_bind {
+            STATUS_LOG
+        } else {
+            Millis(0)
+        }),
         entry_operations_max: values.count("raft.maxEntryOps"),
         entry_bytes_max: values.count("raft.maxEntryBytes"),
     }

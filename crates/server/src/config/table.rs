@@ -701,6 +701,14 @@ pub static SECTIONS: &[Section] = &[
                 meaning: "how often a member tells the others how it is",
             },
             Setting {
+                name: "cluster.raftStatusLog",
+                flag: None,
+                kind: Kind::Duration(0, 60 * MINUTE),
+                default: Default::Computed("5s beside BIND, else 0s: never"),
+                scope: Scope::Node,
+                meaning: "how often the log says who leads and how far this node is",
+            },
+            Setting {
                 name: "raft.maxEntryOps",
                 flag: None,
                 kind: Kind::Int(1, ENTRY_OPERATIONS_MAX as u64),

@@ -92,6 +92,7 @@ pub(crate) fn settings() -> Settings {
             propose_timeout: Millis(10_000),
             election_timeout: Millis(500),
             heartbeat: Millis(100),
+            status_log: Millis(0),
             entry_operations_max: 512,
             entry_bytes_max: 256 << 10,
         },
