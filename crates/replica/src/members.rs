@@ -30,6 +30,8 @@ pub struct Members {
     known: BTreeMap<u64, Member>,
     /// By the order in which they were removed.
     removed: Vec<u64>,
+    /// Learners that were voters: they wait to be promoted by hand.
+    demoted: BTreeSet<u64>,
 }
 
 impl Members {
@@ -37,7 +39,7 @@ impl Members {
     pub fn of_voters(voters: impl IntoIterator<Item = Member>) -> Members {
         let known: BTreeMap<u64, Member> = voters.into_iter().map(|member| (member.id, member)).collect();
         let configuration = Configuration { voters: known.keys().copied().collect(), ..Configuration::default() };
-        Members { configuration, known, removed: Vec::new() }
+        Members { configuration, known, ..Members::default() }
     }
 
     /// What is known of a member.
@@ -60,10 +62,25 @@ impl Members {
         self.removed.contains(&id)
     }
 
+    /// Whether this one is a learner because its vote was taken from it. A change that makes it a learner once more ends that.
+    pub fn is_demoted(&self, id: u64) -> bool {
+        self.demoted.contains(&id)
+    }
+
     /// Takes over what an entry says of members, after consensus has made its changes.
     pub(crate) fn apply(&mut self, changes: &[MemberChange], records: Vec<Member>, configuration: Configuration) {
         for member in records {
             self.known.insert(member.id, member);
+        }
+        for change in changes {
+            match *change {
+                MemberChange::AddLearner(id) if self.configuration.voters.contains(&id) => {
+                    self.demoted.insert(id);
+                }
+                MemberChange::AddLearner(id) | MemberChange::AddVoter(id) | MemberChange::Remove(id) => {
+                    self.demoted.remove(&id);
+                }
+            }
         }
         let present: BTreeSet<u64> = configuration.members().into_iter().collect();
         for change in changes {
@@ -90,6 +107,8 @@ impl Members {
         bytes.put_bytes(&encode_records(self.known.values()));
         bytes.put_varint(self.removed.len() as u64);
         self.removed.iter().for_each(|id| bytes.put_u64(*id));
+        // Left out where it is empty, as it mostly is.
+        self.demoted.iter().for_each(|id| bytes.put_u64(*id));
         bytes
     }
 
@@ -102,8 +121,11 @@ impl Members {
         let configuration = Configuration::decode(reader.bytes()?)?;
         let known = decode_records(reader.bytes()?)?.into_iter().map(|member| (member.id, member)).collect();
         let removed = (0..reader.varint()?).map(|_| reader.u64()).collect::<Result<_, _>>()?;
-        reader.finish()?;
-        Ok(Members { configuration, known, removed })
+        let mut demoted = BTreeSet::new();
+        while !reader.is_empty() {
+            demoted.insert(reader.u64()?);
+        }
+        Ok(Members { configuration, known, removed, demoted })
     }
 }
 
@@ -155,6 +177,22 @@ mod tests {
         let bytes = members.encode();
         assert_eq!(Members::decode(&bytes), Ok(members));
         assert!((0..bytes.len()).all(|length| Members::decode(&bytes[..length]).is_err()));
+    }
+
+    /// Whose vote is taken waits until it is made a learner once more, or a voter.
+    #[test]
+    fn who_is_demoted_waits() {
+        let mut members = Members::of_voters([member(1, "a"), member(2, "b")]);
+        let both = configuration(&[1], &[2]);
+        members.apply(&[MemberChange::AddLearner(2)], vec![], both.clone());
+        assert!(members.is_demoted(2) && !members.is_demoted(1));
+        assert_eq!(Members::decode(&members.encode()), Ok(members.clone()));
+        members.apply(&[MemberChange::AddLearner(2)], vec![], both.clone());
+        assert!(!members.is_demoted(2));
+        members.apply(&[MemberChange::AddVoter(2)], vec![], configuration(&[1, 2], &[]));
+        members.apply(&[MemberChange::AddLearner(2)], vec![], both);
+        members.apply(&[MemberChange::Remove(2)], vec![], configuration(&[1], &[]));
+        assert!(!members.is_demoted(2));
     }
 
     #[test]

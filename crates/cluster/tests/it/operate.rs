@@ -56,6 +56,31 @@ async fn leadership_moves_under_load() {
     assert_eq!(nobody, Err(Refused::UnknownMember("z".into())));
 }
 
+/// Goal: the leader's vote is taken: another one leads, nobody gives the vote back but an operator, and then it counts again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vote_is_taken_and_given_back_under_load() {
+    let three = Three::begin().await;
+    let demoted = three.leader();
+    let (stop, writing) = load(three.node(demoted));
+    let id = three.node(demoted).id();
+    let done = three.node(demoted).demote(NAMES[demoted], false).await.expect("two of two are there");
+    assert_ne!(done.leader, NAMES[demoted]);
+    let other = three.node((demoted + 1) % 3).clone();
+    let votes = || other.members().configuration.voters.contains(&id);
+    eventually("it votes no more", &other, || !votes()).await;
+    // Longer than a learner waits for its promotion.
+    let seen = other.inspect().uptime;
+    eventually("time has passed", &other, || other.inspect().uptime.0 > seen.0 + 1_000).await;
+    assert!(!votes(), "it waits for an operator");
+    let leads = three.node(demoted).hand_over(None, Some(NAMES[demoted]), TRANSFER_MAX).await;
+    assert_eq!(leads, Err(Refused::NotVoter(NAMES[demoted].into())));
+    three.node(demoted).promote(NAMES[demoted]).await.expect("it has caught up");
+    eventually("it votes again", &other, votes).await;
+    stop.store(true, Ordering::Relaxed);
+    let written = writing.await.expect("no write fails");
+    assert_eq!(read(&other).await, written);
+}
+
 /// Goal: every member knows from every other one how it is, and the reports go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_report_how_they_are() {
