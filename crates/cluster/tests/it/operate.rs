@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cluster::{HOLD, Handle, Millis, Node, Numbers, Refused, Retired, StartError, TRANSFER_MAX};
+use cluster::{HOLD, Handle, Millis, Node, Numbers, Refused, Retired, ShardId, StartError, TRANSFER_MAX};
 
 use crate::register::Register;
 use crate::three_nodes::{NAMES, SHARD, Three, eventually, hooks, read, write};
@@ -124,6 +124,34 @@ async fn three_become_one_under_load() {
     assert!(matches!(refused, Err(Refused::Guard(Numbers { voters: 0, .. }))), "{refused:?}");
     let unknown = three.node(last).remove(NAMES[gone], false).await;
     assert_eq!(unknown, Err(Refused::UnknownMember(NAMES[gone].into())));
+}
+
+/// Goal: of four groups with different leaders each is handed over, and a member that leads some of them is taken out of all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_group_follows() {
+    let mut three = Three::with_shards(4).await;
+    let groups: Vec<ShardId> = (0..4).map(ShardId).collect();
+    let leads = |node: &Handle<Register>, id: u64| groups.iter().all(|group| node.leader(*group) == id);
+    three.node(0).hand_over(None, Some("b"), TRANSFER_MAX).await.expect("it is there");
+    let (first, gone) = (three.node(0).clone(), three.node(2).id());
+    eventually("one leads all", &first, || leads(&first, three.node(1).id())).await;
+    for group in &groups[2..] {
+        first.hand_over(Some(*group), Some("c"), TRANSFER_MAX).await.expect("it is there");
+    }
+    let unknown = first.hand_over(Some(ShardId(4)), None, TRANSFER_MAX).await;
+    assert_eq!(unknown, Err(Refused::UnknownGroup(4)));
+    let done = first.remove("c", false).await.expect("two of two are there");
+    assert!(!done.note.contains("not every group"), "{done:?}");
+    assert_eq!(retired(three.node(2)).await, Retired::Removed);
+    let is_out = || first.status().voters.values().all(|voters| voters.len() == 2 && !voters.contains(&gone));
+    eventually("no group has it", &first, is_out).await;
+    three.stop(2).await;
+    let led = || groups.iter().all(|group| ![0, gone].contains(&first.leader(*group)));
+    eventually("every group is led by another", &first, led).await;
+    first.leave(false).await.expect("one of one is there");
+    three.stop(0).await;
+    let last = three.node(1).clone();
+    eventually("the last one leads all", &last, || last.is_ready() && leads(&last, last.id())).await;
 }
 
 /// Goal: with a voter down, what would leave no majority is refused with the numbers, and what helps is done: the one that is down is
