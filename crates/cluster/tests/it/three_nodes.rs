@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Millis, ShardId};
@@ -36,7 +37,7 @@ pub(crate) fn config(folder: &Path, place: usize, addrs: &[SocketAddr]) -> NodeC
             listen: addrs[place],
             advertise: addrs[place].to_string(),
             label: "test".into(),
-            secret: None,
+            secret: Some(Arc::from(*b"secret")),
             plan: Plan::List(NAMES.iter().map(|name| name.to_string()).collect()),
             addresses: addrs.iter().map(SocketAddr::to_string).collect(),
             bootstrap: false,
