@@ -64,7 +64,7 @@ enum Command {
         after_help = "Examples:\n  codeq leader\n  codeq leader transfer node-c\n  codeq leader step-down --hold 5m"
     )]
     Leader(operate::LeaderArgs),
-    /// Adds a member to a cluster, or removes one. Exit status 4 if the cluster would lose its majority.
+    /// Adds a member to a cluster or removes one, takes a vote or gives it back. Exit status 4 if the cluster would lose its majority.
     #[command(subcommand, after_help = "Example:\n  codeq member remove node-c")]
     Member(operate::MemberCommand),
     /// Takes the server that is asked out of its cluster for good; then it ends. Exit status 4 if the cluster would lose its majority.

@@ -66,6 +66,25 @@ pub(crate) enum MemberCommand {
         #[command(flatten)]
         endpoint: EndpointArgs,
     },
+    /// Takes a member's vote, unless the others could not decide any more; it keeps up, and waits to be promoted.
+    #[command(after_help = "Example:\n  codeq member demote node-c")]
+    Demote {
+        /// Its name or id.
+        member: String,
+        /// Also if the others cannot decide any more.
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        endpoint: EndpointArgs,
+    },
+    /// Lets a member vote as soon as it has caught up.
+    #[command(after_help = "Example:\n  codeq member promote node-c")]
+    Promote {
+        /// Its name or id.
+        member: String,
+        #[command(flatten)]
+        endpoint: EndpointArgs,
+    },
     /// Takes a member out of the cluster for good, unless the others could not decide any more.
     #[command(after_help = "Example:\n  codeq member remove node-c")]
     Remove {
@@ -215,6 +234,14 @@ pub(crate) fn member(command: &MemberCommand) -> ExitCode {
             let said =
                 |Added { name, note }: &Added| format!("{name} is a member, and votes when it has caught up: {note}");
             act(endpoint, &Method::POST, "/cluster/members", &body, ACTION_MAX, said)
+        }
+        MemberCommand::Demote { member, force, endpoint } => {
+            let (path, body) = (format!("/cluster/members/{member}/demote"), serde_json::json!({ "force": force }));
+            act(endpoint, &Method::POST, &path, &body, ACTION_MAX, |done: &Done| done.note.clone())
+        }
+        MemberCommand::Promote { member, endpoint } => {
+            let (path, body) = (format!("/cluster/members/{member}/promote"), serde_json::json!({}));
+            act(endpoint, &Method::POST, &path, &body, ACTION_MAX, |done: &Done| done.note.clone())
         }
         MemberCommand::Remove { member, force, endpoint } => {
             let path = format!("/cluster/members/{member}{}", if *force { "?force=true" } else { "" });

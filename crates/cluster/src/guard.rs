@@ -4,13 +4,15 @@ use std::fmt;
 
 use base::ShardId;
 
-/// What is to become of a voter.
+/// What is to become of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Loss {
+pub(crate) enum Step {
     /// It votes no more.
-    Vote(u64),
+    Unvote(u64),
     /// It votes on and is not there for a while.
     Stop(u64),
+    /// It votes from then on.
+    Vote(u64),
 }
 
 /// How a group would stand after a change; of several groups, the worst.
@@ -55,12 +57,16 @@ impl fmt::Display for Numbers {
     }
 }
 
-/// How the worst of these groups would stand after the loss. `groups`: each with its voters; there is at least one.
-pub(crate) fn after(groups: &[(ShardId, Vec<u64>)], loss: Loss, is_alive: impl Fn(u64) -> bool) -> Numbers {
+/// How the worst of these groups would stand after the step. `groups`: each with its voters; there is at least one.
+pub(crate) fn after(groups: &[(ShardId, Vec<u64>)], step: Step, is_alive: impl Fn(u64) -> bool) -> Numbers {
     let numbers = |(group, voters): &(ShardId, Vec<u64>)| {
-        let stays = |id: &&u64| loss != Loss::Vote(**id);
-        let alive = |id: &&u64| loss != Loss::Stop(**id) && is_alive(**id);
-        let voters: Vec<&u64> = voters.iter().filter(stays).collect();
+        let stays = |id: &&u64| step != Step::Unvote(**id);
+        let alive = |id: &&u64| step != Step::Stop(**id) && is_alive(**id);
+        let comes = match &step {
+            Step::Vote(id) if !voters.contains(id) => Some(id),
+            _ => None,
+        };
+        let voters: Vec<&u64> = voters.iter().filter(stays).chain(comes).collect();
         let there = voters.iter().filter(|id| alive(id)).count();
         Numbers { group: group.0, voters: voters.len(), alive: there, needed: voters.len() / 2 + 1 }
     };
@@ -72,41 +78,44 @@ pub(crate) fn after(groups: &[(ShardId, Vec<u64>)], loss: Loss, is_alive: impl F
 mod tests {
     use super::*;
 
-    fn check(voters: &[u64], alive: &[u64], loss: Loss, expected: (usize, usize, usize)) {
-        let numbers = after(&[(ShardId(0), voters.to_vec())], loss, |id| alive.contains(&id));
-        assert_eq!((numbers.voters, numbers.alive, numbers.needed), expected, "{voters:?} {alive:?} {loss:?}");
+    fn check(voters: &[u64], alive: &[u64], step: Step, expected: (usize, usize, usize)) {
+        let numbers = after(&[(ShardId(0), voters.to_vec())], step, |id| alive.contains(&id));
+        assert_eq!((numbers.voters, numbers.alive, numbers.needed), expected, "{voters:?} {alive:?} {step:?}");
     }
 
     /// Who goes takes a vote along, and who is down counts as a voter and not as alive.
     #[test]
     fn a_loss_is_counted_in_voters_and_in_who_is_there() {
-        check(&[1, 2, 3], &[1, 2, 3], Loss::Vote(3), (2, 2, 2));
-        check(&[1, 2, 3], &[1, 2], Loss::Vote(3), (2, 2, 2));
-        check(&[1, 2, 3], &[1, 2], Loss::Vote(2), (2, 1, 2));
-        check(&[1, 2], &[1, 2], Loss::Vote(2), (1, 1, 1));
-        check(&[1, 2], &[1], Loss::Vote(1), (1, 0, 1));
-        check(&[1], &[1], Loss::Vote(1), (0, 0, 1));
-        check(&[1, 2, 3, 4, 5], &[1, 2, 3], Loss::Vote(4), (4, 3, 3));
-        check(&[1, 2, 3], &[1, 2, 3], Loss::Vote(9), (3, 3, 2));
-        check(&[1, 2, 3], &[1, 2, 3], Loss::Stop(3), (3, 2, 2));
-        check(&[1, 2, 3], &[1, 2], Loss::Stop(2), (3, 1, 2));
-        check(&[1, 2, 3], &[1, 2], Loss::Stop(3), (3, 2, 2));
+        check(&[1, 2, 3], &[1, 2, 3], Step::Unvote(3), (2, 2, 2));
+        check(&[1, 2, 3], &[1, 2], Step::Unvote(3), (2, 2, 2));
+        check(&[1, 2, 3], &[1, 2], Step::Unvote(2), (2, 1, 2));
+        check(&[1, 2], &[1, 2], Step::Unvote(2), (1, 1, 1));
+        check(&[1, 2], &[1], Step::Unvote(1), (1, 0, 1));
+        check(&[1], &[1], Step::Unvote(1), (0, 0, 1));
+        check(&[1, 2, 3, 4, 5], &[1, 2, 3], Step::Unvote(4), (4, 3, 3));
+        check(&[1, 2, 3], &[1, 2, 3], Step::Unvote(9), (3, 3, 2));
+        check(&[1, 2, 3], &[1, 2, 3], Step::Stop(3), (3, 2, 2));
+        check(&[1], &[1], Step::Vote(2), (2, 1, 2));
+        check(&[1], &[1, 2], Step::Vote(2), (2, 2, 2));
+        check(&[1, 2], &[1, 2], Step::Vote(2), (2, 2, 2));
+        check(&[1, 2, 3], &[1, 2], Step::Stop(2), (3, 1, 2));
+        check(&[1, 2, 3], &[1, 2], Step::Stop(3), (3, 2, 2));
     }
 
     /// A cluster is as well as its worst group, and says so in words with the numbers.
     #[test]
     fn the_worst_group_counts() {
         let groups = [(ShardId(0), vec![1, 2, 3, 4, 5]), (ShardId(1), vec![1, 3])];
-        let numbers = after(&groups, Loss::Vote(3), |id| id != 1);
+        let numbers = after(&groups, Step::Unvote(3), |id| id != 1);
         assert_eq!(numbers, Numbers { group: 1, voters: 1, alive: 0, needed: 1 });
         assert!(!numbers.decides());
         assert_eq!(
             numbers.to_string(),
             "group 1: 0 of 1 voters would be there, and 1 are needed: nothing could be decided"
         );
-        let fine = after(&groups[..1], Loss::Vote(2), |_| true);
+        let fine = after(&groups[..1], Step::Unvote(2), |_| true);
         assert_eq!(fine.to_string(), "4 of 4 voters would be there, 3 are needed: 1 more may fail");
-        let last = after(&[(ShardId(0), vec![1])], Loss::Vote(1), |_| true);
+        let last = after(&[(ShardId(0), vec![1])], Step::Unvote(1), |_| true);
         assert_eq!(last.to_string(), "group 0 would have no voter left");
     }
 }

@@ -130,9 +130,9 @@ impl Leadership {
         }
         if now.mono >= self.next_change {
             self.next_change = now.mono + CHANGE_PAUSE;
-            // Whoever is no member any more hands over what it leads; the next leader takes it out of the group.
-            let is_member = replica.members(RECORDS).configuration.members().contains(&me);
-            if !is_member {
+            // Whoever is no member any more, or votes no more, hands over what it leads; the next leader changes the group.
+            let records = replica.members(RECORDS);
+            if !records.configuration.members().contains(&me) || records.is_demoted(me) {
                 return transfers(me, replica, |shard| successor(me, &replica.progress(shard), u64::MAX));
             }
             let changes = self.member_changes(now, replica);
@@ -168,17 +168,19 @@ impl Leadership {
             let missing = wanted.iter().find(|id| !present.contains(id) && !replaced(**id));
             let missing = missing.map(|id| vec![MemberChange::AddLearner(*id)]);
             let extra = present.iter().find(|id| !wanted.contains(id)).map(|id| vec![MemberChange::Remove(*id)]);
+            let demoted =
+                voters.iter().find(|id| records.is_demoted(**id)).map(|id| vec![MemberChange::AddLearner(*id)]);
             let votes_elsewhere = |id: u64| {
                 let others = replica.shards().into_iter().filter(|other| *other != RECORDS);
                 others.map(|other| replica.members(other)).all(|members| members.configuration.voters.contains(&id))
             };
             let promoted = || {
                 self.caught_up(now, shard, &progress).into_iter().find_map(|id| {
-                    let may = shard != RECORDS || votes_elsewhere(id);
+                    let may = (shard != RECORDS || votes_elsewhere(id)) && !records.is_demoted(id);
                     may.then(|| promotion(id, records, &members.configuration.voters))
                 })
             };
-            all.extend(missing.or(extra).or_else(promoted).map(|changes| (shard, changes)));
+            all.extend(missing.or(extra).or(demoted).or_else(promoted).map(|changes| (shard, changes)));
         }
         all
     }

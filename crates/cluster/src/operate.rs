@@ -13,7 +13,7 @@ use replica::{Member, MemberChange, Members, Reply, Unavailable};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::guard::{Loss, Numbers, after};
+use crate::guard::{Numbers, Step, after};
 use crate::inbox::Control;
 use crate::lane::ReplyTo;
 use crate::leadership::successor;
@@ -68,11 +68,28 @@ impl Retired {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Take a member, by name or id, out of every group.
-    Remove { member: String, force: bool },
+    Remove {
+        member: String,
+        force: bool,
+    },
+    /// Take a member's vote, or let it vote again.
+    Demote {
+        member: String,
+        force: bool,
+    },
+    Promote {
+        member: String,
+    },
     /// Hand the group over, to this voter or to the best one.
-    Transfer { group: ShardId, to: Option<String>, longest: Millis },
+    Transfer {
+        group: ShardId,
+        to: Option<String>,
+        longest: Millis,
+    },
     /// Give every group away, and neither ask for one nor keep one for this long.
-    StepDown { hold: Millis },
+    StepDown {
+        hold: Millis,
+    },
     /// Leave the groups where they are: an operator has just put one there.
     Settle,
 }
@@ -82,7 +99,11 @@ impl Action {
     fn group(&self) -> ShardId {
         match self {
             Action::Transfer { group, .. } => *group,
-            Action::Remove { .. } | Action::StepDown { .. } | Action::Settle => RECORDS,
+            Action::Remove { .. }
+            | Action::Demote { .. }
+            | Action::Promote { .. }
+            | Action::StepDown { .. }
+            | Action::Settle => RECORDS,
         }
     }
 
@@ -105,6 +126,15 @@ impl Action {
                 bytes.put_varint(hold.0);
             }
             Action::Settle => bytes.put_u8(3),
+            Action::Demote { member, force } => {
+                bytes.put_u8(4);
+                bytes.put_bytes(member.as_bytes());
+                bytes.put_u8(u8::from(*force));
+            }
+            Action::Promote { member } => {
+                bytes.put_u8(5);
+                bytes.put_bytes(member.as_bytes());
+            }
         }
         bytes
     }
@@ -119,6 +149,8 @@ impl Action {
             },
             2 => Action::StepDown { hold: Millis(reader.varint()?) },
             3 => Action::Settle,
+            4 => Action::Demote { member: reader.text()?.into(), force: reader.u8()? != 0 },
+            5 => Action::Promote { member: reader.text()?.into() },
             _ => return Err(Malformed),
         })
     }
@@ -268,7 +300,24 @@ impl<S: StateMachine> Handle<S> {
         self.act(Action::Remove { member: member.into(), force }).await
     }
 
-    /// The same for this node. When it is done, stop the node.
+    /// Takes a member's vote, by its name or id: it gets the log and does not count, until it is promoted by hand. What would cost a group
+    /// its majority is done with `force` only.
+    ///
+    /// # Errors
+    /// It was not done.
+    pub async fn demote(&self, member: &str, force: bool) -> Result<Done, Refused> {
+        self.act(Action::Demote { member: member.into(), force }).await
+    }
+
+    /// Lets a member vote, by its name or id, as soon as it has caught up; waits for that as long as for an admission.
+    ///
+    /// # Errors
+    /// It was not done.
+    pub async fn promote(&self, member: &str) -> Result<Done, Refused> {
+        self.act(Action::Promote { member: member.into() }).await
+    }
+
+    /// Removes this node. When it is done, stop the node.
     ///
     /// # Errors
     /// It was not done: the node is a member as before.
@@ -370,7 +419,7 @@ impl<S: StateMachine> Handle<S> {
         if groups.is_empty() {
             return Err(Refused::NoLeader);
         }
-        Ok(after(&groups, Loss::Stop(member.id), |id| is_alive(peers, id)))
+        Ok(after(&groups, Step::Stop(member.id), |id| is_alive(peers, id)))
     }
 
     fn name_of(&self, id: u64) -> String {
@@ -426,6 +475,8 @@ pub(crate) async fn perform<S: StateMachine>(peers: &Arc<Shared<S>>, action: &Ac
     let begun = Instant::now();
     let outcome = match action {
         Action::Remove { member, force } => remove(peers, member, *force).await,
+        Action::Demote { member, force } => demote(peers, member, *force).await,
+        Action::Promote { member } => promote(peers, member).await,
         Action::Transfer { group, to, longest } => transfer(peers, *group, to.as_deref(), *longest).await,
         Action::StepDown { hold } => step_down(peers, *hold).await,
         Action::Settle => Ok(Done::default()),
@@ -450,7 +501,7 @@ async fn remove<S: StateMachine>(peers: &Arc<Shared<S>>, text: &str, force: bool
     };
     let (name, id) = (&member.name, member.id);
     let groups = voters(&common.status.borrow());
-    let numbers = after(&groups, Loss::Vote(id), |id| is_alive(peers, id));
+    let numbers = after(&groups, Step::Unvote(id), |id| is_alive(peers, id));
     if numbers.voters == 0 || !(numbers.decides() || force) {
         return Err(Refused::Guard(numbers));
     }
@@ -474,9 +525,55 @@ async fn remove<S: StateMachine>(peers: &Arc<Shared<S>>, text: &str, force: bool
     let followed = wait_until(peers, CHANGE_MAX, is_out).await;
     let rest = if followed { String::new() } else { "; not every group has followed yet".into() };
     let warning = if numbers.tolerance() == 0 { "; nothing may fail from now on" } else { "" };
-    let numbers = after(&voters(&common.status.borrow()), Loss::Vote(id), |id| is_alive(peers, id));
+    let numbers = after(&voters(&common.status.borrow()), Step::Unvote(id), |id| is_alive(peers, id));
     let note = format!("{name} was removed: {} voters, {} are needed{warning}{rest}", numbers.voters, numbers.needed);
     Ok(Done { position: Some(position), ..done(peers, RECORDS, note) })
+}
+
+async fn demote<S: StateMachine>(peers: &Arc<Shared<S>>, text: &str, force: bool) -> Result<Done, Refused> {
+    let members = peers.members();
+    let member = find(&members, text).ok_or_else(|| Refused::UnknownMember(text.into()))?;
+    let (name, id) = (&member.name, member.id);
+    if !members.configuration.voters.contains(&id) {
+        return Ok(done(peers, RECORDS, format!("{name} does not vote")));
+    }
+    let numbers = after(&voters(&peers.common.status.borrow()), Step::Unvote(id), |id| is_alive(peers, id));
+    if numbers.voters == 0 || !(numbers.decides() || force) {
+        return Err(Refused::Guard(numbers));
+    }
+    if id == peers.common.me {
+        // The next leader does it.
+        transfer(peers, RECORDS, None, TRANSFER_MAX).await?;
+        return Err(Refused::NoLeader);
+    }
+    let position = change(peers, MemberChange::AddLearner(id)).await?;
+    let is_out = |status: &NodeStatus| voters(status).iter().all(|(_, voters)| !voters.contains(&id));
+    let followed = wait_until(peers, CHANGE_MAX, is_out).await;
+    let rest = if followed { "" } else { "; not every group has followed yet" };
+    let note = format!("{name} votes no more, until it is promoted: {numbers}{rest}");
+    Ok(Done { position: Some(position), ..done(peers, RECORDS, note) })
+}
+
+async fn promote<S: StateMachine>(peers: &Arc<Shared<S>>, text: &str) -> Result<Done, Refused> {
+    let members = peers.members();
+    let member = find(&members, text).ok_or_else(|| Refused::UnknownMember(text.into()))?;
+    let (name, id) = (&member.name, member.id);
+    if members.configuration.voters.contains(&id) {
+        return Ok(done(peers, RECORDS, format!("{name} votes already")));
+    }
+    let numbers = after(&voters(&peers.common.status.borrow()), Step::Vote(id), |id| is_alive(peers, id));
+    if !numbers.decides() {
+        return Err(Refused::Guard(numbers));
+    }
+    let mut position = None;
+    if members.is_demoted(id) {
+        // It is a learner like others again, and those vote by themselves when they have caught up.
+        position = Some(change(peers, MemberChange::AddLearner(id)).await?);
+    }
+    let is_in = |status: &NodeStatus| voters(status).iter().all(|(_, voters)| voters.contains(&id));
+    let votes = wait_until(peers, ADMISSION_MAX, is_in).await;
+    let how = if votes { "votes" } else { "will vote when it has caught up" };
+    Ok(Done { position, ..done(peers, RECORDS, format!("{name} {how}: {numbers}")) })
 }
 
 /// Changes the members in group 0, whose leader this is; the others follow.
@@ -628,6 +725,8 @@ mod tests {
             Action::Transfer { group: ShardId(3), to: None, longest: Millis(5) },
             Action::StepDown { hold: Millis(9) },
             Action::Settle,
+            Action::Demote { member: "a".into(), force: true },
+            Action::Promote { member: "a".into() },
         ];
         for action in actions {
             assert_eq!(Action::decode(&mut Reader::new(&action.encode())), Ok(action));

@@ -192,6 +192,35 @@ fn leaders_change_and_every_member_applies_the_same() {
     }
 }
 
+/// Goal: a member that stays out never asks for votes, gives its own to another one at once, and still takes over when a leader hands over.
+#[test]
+fn who_stays_out_votes_and_does_not_campaign() {
+    for seed in 0..20 {
+        let mut cluster = Cluster::new(seed);
+        cluster.tick(40);
+        let leader = cluster.leader().expect("a leader within two election timeouts");
+        let (out, other) = ((leader + 1) % 3, (leader + 2) % 3);
+        cluster.members[out].group.stay_out(true);
+        cluster.cut_off = Some(leader as u64 + 1);
+        cluster.tick(60);
+        assert_eq!(cluster.leader(), Some(other), "seed {seed}");
+        cluster.cut_off = None;
+        cluster.tick(40);
+        // With nobody who campaigns it waits for as long as it takes.
+        cluster.cut_off = Some(other as u64 + 1);
+        cluster.members[leader].group.stay_out(true);
+        cluster.tick(200);
+        let roles = [out, leader].map(|member| cluster.members[member].group.status().role);
+        assert_eq!(roles, [Role::Follower, Role::Follower], "seed {seed}");
+        cluster.cut_off = None;
+        cluster.tick(60);
+        assert_eq!(cluster.leader(), Some(other), "seed {seed}");
+        cluster.members[other].group.transfer_to(out as u64 + 1);
+        cluster.settle();
+        assert_eq!(cluster.leader(), Some(out), "seed {seed}: it was handed over to");
+    }
+}
+
 #[test]
 fn a_seed_replays_every_message() {
     let traces: Vec<Vec<Bytes>> = [7, 7, 8].map(|seed| Cluster::run(seed).trace).to_vec();

@@ -34,6 +34,8 @@ pub struct Members {
     removed: Vec<u64>,
     /// Which elections the group remembers.
     pub(crate) elections: Elections,
+    /// Learners that were voters: they wait to be promoted by hand.
+    demoted: BTreeSet<u64>,
 }
 
 impl Members {
@@ -69,10 +71,25 @@ impl Members {
         self.removed.contains(&id)
     }
 
+    /// Whether this one is a learner because its vote was taken from it. A change that makes it a learner once more ends that.
+    pub fn is_demoted(&self, id: u64) -> bool {
+        self.demoted.contains(&id)
+    }
+
     /// Takes over what an entry says of members, after consensus has made its changes.
     pub(crate) fn apply(&mut self, changes: &[MemberChange], records: Vec<Member>, configuration: Configuration) {
         for member in records {
             self.known.insert(member.id, member);
+        }
+        for change in changes {
+            match *change {
+                MemberChange::AddLearner(id) if self.configuration.voters.contains(&id) => {
+                    self.demoted.insert(id);
+                }
+                MemberChange::AddLearner(id) | MemberChange::AddVoter(id) | MemberChange::Remove(id) => {
+                    self.demoted.remove(&id);
+                }
+            }
         }
         let present: BTreeSet<u64> = configuration.members().into_iter().collect();
         for change in changes {
@@ -100,6 +117,8 @@ impl Members {
         bytes.put_varint(self.removed.len() as u64);
         self.removed.iter().for_each(|id| bytes.put_u64(*id));
         self.elections.encode(&mut bytes);
+        // Left out where it is empty, as it mostly is.
+        self.demoted.iter().for_each(|id| bytes.put_u64(*id));
         bytes
     }
 
@@ -114,8 +133,11 @@ impl Members {
         let removed = (0..reader.varint()?).map(|_| reader.u64()).collect::<Result<_, _>>()?;
         // Checkpoints of earlier builds end here.
         let elections = if reader.is_empty() { Elections::default() } else { Elections::decode(&mut reader)? };
-        reader.finish()?;
-        Ok(Members { configuration, known, removed, elections })
+        let mut demoted = BTreeSet::new();
+        while !reader.is_empty() {
+            demoted.insert(reader.u64()?);
+        }
+        Ok(Members { configuration, known, removed, elections, demoted })
     }
 }
 
@@ -169,6 +191,22 @@ mod tests {
         let without_elections = bytes.len() - 2;
         let cut = |length: usize| Members::decode(&bytes[..length]);
         assert!((0..bytes.len()).all(|length| cut(length).is_ok() == (length == without_elections)));
+    }
+
+    /// Whose vote is taken waits until it is made a learner once more, or a voter.
+    #[test]
+    fn who_is_demoted_waits() {
+        let mut members = Members::of_voters([member(1, "a"), member(2, "b")]);
+        let both = configuration(&[1], &[2]);
+        members.apply(&[MemberChange::AddLearner(2)], vec![], both.clone());
+        assert!(members.is_demoted(2) && !members.is_demoted(1));
+        assert_eq!(Members::decode(&members.encode()), Ok(members.clone()));
+        members.apply(&[MemberChange::AddLearner(2)], vec![], both.clone());
+        assert!(!members.is_demoted(2));
+        members.apply(&[MemberChange::AddVoter(2)], vec![], configuration(&[1, 2], &[]));
+        members.apply(&[MemberChange::AddLearner(2)], vec![], both);
+        members.apply(&[MemberChange::Remove(2)], vec![], configuration(&[1], &[]));
+        assert!(!members.is_demoted(2));
     }
 
     #[test]

@@ -580,6 +580,7 @@ impl Inspection {
                 None => "not heard of since this node started".into(),
             },
             (_, _, Some(lag)) if lag > LAG_MAX => format!("there, but lacks {lag} entries"),
+            _ if learner && self.members.is_demoted(id) => "there, and votes when it is promoted by hand".into(),
             _ if is_late => format!("there, but has not said how it is for {} s", age.unwrap_or_default().0 / 1000),
             _ => "there".into(),
         };

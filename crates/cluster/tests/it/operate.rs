@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cluster::{HOLD, Handle, Millis, Node, Numbers, Refused, Retired, StartError, TRANSFER_MAX};
+use cluster::{HOLD, Handle, Millis, Node, Numbers, Refused, Retired, ShardId, StartError, TRANSFER_MAX};
 
 use crate::register::Register;
 use crate::three_nodes::{NAMES, SHARD, Three, eventually, hooks, read, write};
@@ -56,6 +56,31 @@ async fn leadership_moves_under_load() {
     assert_eq!(nobody, Err(Refused::UnknownMember("z".into())));
 }
 
+/// Goal: the leader's vote is taken: another one leads, nobody gives the vote back but an operator, and then it counts again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vote_is_taken_and_given_back_under_load() {
+    let three = Three::begin().await;
+    let demoted = three.leader();
+    let (stop, writing) = load(three.node(demoted));
+    let id = three.node(demoted).id();
+    let done = three.node(demoted).demote(NAMES[demoted], false).await.expect("two of two are there");
+    assert_ne!(done.leader, NAMES[demoted]);
+    let other = three.node((demoted + 1) % 3).clone();
+    let votes = || other.members().configuration.voters.contains(&id);
+    eventually("it votes no more", &other, || !votes()).await;
+    // Longer than a learner waits for its promotion.
+    let seen = other.inspect().uptime;
+    eventually("time has passed", &other, || other.inspect().uptime.0 > seen.0 + 1_000).await;
+    assert!(!votes(), "it waits for an operator");
+    let leads = three.node(demoted).hand_over(None, Some(NAMES[demoted]), TRANSFER_MAX).await;
+    assert_eq!(leads, Err(Refused::NotVoter(NAMES[demoted].into())));
+    three.node(demoted).promote(NAMES[demoted]).await.expect("it has caught up");
+    eventually("it votes again", &other, votes).await;
+    stop.store(true, Ordering::Relaxed);
+    let written = writing.await.expect("no write fails");
+    assert_eq!(read(&other).await, written);
+}
+
 /// Goal: every member knows from every other one how it is, and the reports go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_report_how_they_are() {
@@ -99,6 +124,34 @@ async fn three_become_one_under_load() {
     assert!(matches!(refused, Err(Refused::Guard(Numbers { voters: 0, .. }))), "{refused:?}");
     let unknown = three.node(last).remove(NAMES[gone], false).await;
     assert_eq!(unknown, Err(Refused::UnknownMember(NAMES[gone].into())));
+}
+
+/// Goal: of four groups with different leaders each is handed over, and a member that leads some of them is taken out of all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_group_follows() {
+    let mut three = Three::with_shards(4).await;
+    let groups: Vec<ShardId> = (0..4).map(ShardId).collect();
+    let leads = |node: &Handle<Register>, id: u64| groups.iter().all(|group| node.leader(*group) == id);
+    three.node(0).hand_over(None, Some("b"), TRANSFER_MAX).await.expect("it is there");
+    let (first, gone) = (three.node(0).clone(), three.node(2).id());
+    eventually("one leads all", &first, || leads(&first, three.node(1).id())).await;
+    for group in &groups[2..] {
+        first.hand_over(Some(*group), Some("c"), TRANSFER_MAX).await.expect("it is there");
+    }
+    let unknown = first.hand_over(Some(ShardId(4)), None, TRANSFER_MAX).await;
+    assert_eq!(unknown, Err(Refused::UnknownGroup(4)));
+    let done = first.remove("c", false).await.expect("two of two are there");
+    assert!(!done.note.contains("not every group"), "{done:?}");
+    assert_eq!(retired(three.node(2)).await, Retired::Removed);
+    let is_out = || first.status().voters.values().all(|voters| voters.len() == 2 && !voters.contains(&gone));
+    eventually("no group has it", &first, is_out).await;
+    three.stop(2).await;
+    let led = || groups.iter().all(|group| ![0, gone].contains(&first.leader(*group)));
+    eventually("every group is led by another", &first, led).await;
+    first.leave(false).await.expect("one of one is there");
+    three.stop(0).await;
+    let last = three.node(1).clone();
+    eventually("the last one leads all", &last, || last.is_ready() && leads(&last, last.id())).await;
 }
 
 /// Goal: with a voter down, what would leave no majority is refused with the numbers, and what helps is done: the one that is down is

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Millis, ShardId};
@@ -16,6 +17,7 @@ pub(crate) const NAMES: [&str; 3] = ["a", "b", "c"];
 pub(crate) struct Three {
     folder: tempfile::TempDir,
     addrs: Vec<SocketAddr>,
+    shards: u16,
     pub(crate) nodes: Vec<Option<Node<Register>>>,
 }
 
@@ -36,7 +38,7 @@ pub(crate) fn config(folder: &Path, place: usize, addrs: &[SocketAddr]) -> NodeC
             listen: addrs[place],
             advertise: addrs[place].to_string(),
             label: "test".into(),
-            secret: None,
+            secret: Some(Arc::from(*b"secret")),
             plan: Plan::List(NAMES.iter().map(|name| name.to_string()).collect()),
             addresses: addrs.iter().map(SocketAddr::to_string).collect(),
             bootstrap: false,
@@ -85,16 +87,20 @@ pub(crate) async fn read(node: &Handle<Register>) -> Vec<String> {
 
 impl Three {
     pub(crate) async fn begin() -> Three {
+        Three::with_shards(1).await
+    }
+
+    pub(crate) async fn with_shards(shards: u16) -> Three {
         crate::log();
         let folder = tempfile::tempdir().expect("a folder can be made");
-        let mut three = Three { folder, addrs: free_addrs(3), nodes: vec![None, None, None] };
+        let mut three = Three { folder, addrs: free_addrs(3), shards, nodes: vec![None, None, None] };
         (0..3).for_each(|place| three.start(place));
         three.ready().await;
         three
     }
 
     pub(crate) fn start(&mut self, place: usize) {
-        self.nodes[place] = Some(start(config(self.folder.path(), place, &self.addrs)));
+        self.nodes[place] = Some(start(self.config(place)));
     }
 
     pub(crate) fn node(&self, place: usize) -> &Handle<Register> {
@@ -116,7 +122,7 @@ impl Three {
 
     /// What a node is started with.
     pub(crate) fn config(&self, place: usize) -> NodeConfig {
-        config(self.folder.path(), place, &self.addrs)
+        NodeConfig { shards: self.shards, ..config(self.folder.path(), place, &self.addrs) }
     }
 
     pub(crate) fn running(&self) -> Vec<usize> {
@@ -204,7 +210,7 @@ async fn who_was_away_too_long_gets_a_snapshot() {
 async fn one_node_grows_to_three() {
     crate::log();
     let folder = tempfile::tempdir().expect("a folder can be made");
-    let mut three = Three { folder, addrs: free_addrs(3), nodes: vec![None, None, None] };
+    let mut three = Three { folder, addrs: free_addrs(3), shards: 1, nodes: vec![None, None, None] };
     let of = |three: &Three, place: usize| {
         let mut config = config(three.folder.path(), place, &three.addrs);
         let peers = config.peers.as_mut().expect("it has peers");

@@ -193,6 +193,8 @@ impl Edge {
             Route::Leave => Box::pin(self.leave(call)),
             Route::AddMember => Box::pin(self.add_member(call)),
             Route::RemoveMember(member) => Box::pin(self.remove_member(call, member)),
+            Route::Demote(member) => Box::pin(self.demote(call, member)),
+            Route::Promote(member) => Box::pin(self.promote(member)),
             Route::Transfer => Box::pin(self.transfer(call)),
             Route::StepDown => Box::pin(self.step_down(call)),
             Route::CheckQuorum => ready(self.check_quorum(call)),

@@ -14,7 +14,7 @@ use crate::http::error::invalid_body;
 /// Longest time that a transfer may be given, and that a node may stay out.
 const TIME_MAX: Millis = Millis(3_600_000);
 
-/// The body of `POST /cluster/leave`.
+/// The body of `POST /cluster/leave` and `POST /cluster/members/{id}/demote`.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Leave {
@@ -81,6 +81,19 @@ impl Edge {
         let force = call.query("force").is_some_and(|force| force != "false");
         self.check_running()?;
         told(self.node.remove(member, force).await)
+    }
+
+    /// A member votes no more.
+    pub(crate) async fn demote(&self, call: &Call, member: &str) -> Outcome<Answer> {
+        let Leave { force } = body(call)?;
+        self.check_running()?;
+        told(self.node.demote(member, force).await)
+    }
+
+    /// A member votes, as soon as it has caught up.
+    pub(crate) async fn promote(&self, member: &str) -> Outcome<Answer> {
+        self.check_running()?;
+        told(self.node.promote(member).await)
     }
 
     /// Another node leads.

@@ -38,6 +38,8 @@ pub(crate) enum Route<'a> {
     Leave,
     AddMember,
     RemoveMember(Cow<'a, str>),
+    Demote(Cow<'a, str>),
+    Promote(Cow<'a, str>),
     Transfer,
     StepDown,
     CheckQuorum,
@@ -71,6 +73,8 @@ impl Route<'_> {
             | Route::Leave
             | Route::AddMember
             | Route::RemoveMember(_)
+            | Route::Demote(_)
+            | Route::Promote(_)
             | Route::Transfer
             | Route::StepDown => Access::Operator,
             Route::Healthz | Route::Livez | Route::Readyz(_) | Route::Metrics => Access::Open,
@@ -131,8 +135,14 @@ fn of_path<'a>(path: &'a str, method: &Method) -> Option<(Route<'a>, Method)> {
         "/cluster/leader/step-down" => return Some((Route::StepDown, post)),
         "/cluster/check/quorum" => return Some((Route::CheckQuorum, get)),
         _ if path.starts_with(MEMBERS) => {
-            let member = path.strip_prefix(MEMBERS).filter(|member| !member.contains('/'))?;
-            return Some((Route::RemoveMember(decode(member)?), Method::DELETE));
+            let mut parts = path.strip_prefix(MEMBERS)?.split('/');
+            let member = decode(parts.next()?)?;
+            return match (parts.next(), parts.next()) {
+                (None, _) => Some((Route::RemoveMember(member), Method::DELETE)),
+                (Some("demote"), None) => Some((Route::Demote(member), post)),
+                (Some("promote"), None) => Some((Route::Promote(member), post)),
+                _ => None,
+            };
         }
         _ if path.starts_with("/cluster/") => return Some((Route::Cluster(path), get)),
         _ => {}
@@ -227,6 +237,7 @@ mod tests {
         check(get, "/healthz", &Ok(Route::Healthz));
         check(post, "/cluster/leader/step-down", &Ok(Route::StepDown));
         check(&Method::DELETE, "/cluster/members/node-a", &Ok(Route::RemoveMember("node-a".into())));
+        check(post, "/cluster/members/node-a/demote", &Ok(Route::Demote("node-a".into())));
         check(get, "/cluster/members/node-a", &Err(Code::MethodNotAllowed));
         check(&Method::DELETE, "/cluster/members/a/b", &Err(Code::RouteNotFound));
     }

@@ -4,11 +4,13 @@ use serde_json::json;
 
 use crate::server::{Running, settings_with_tokens};
 
-const ACTIONS: [(&str, &str); 6] = [
+const ACTIONS: [(&str, &str); 8] = [
     ("POST", "/cluster/join"),
     ("POST", "/cluster/leave"),
     ("POST", "/cluster/members"),
     ("DELETE", "/cluster/members/node-a?force=true"),
+    ("POST", "/cluster/members/node-a/demote"),
+    ("POST", "/cluster/members/node-a/promote"),
     ("POST", "/cluster/leader/transfer"),
     ("POST", "/cluster/leader/step-down"),
 ];
