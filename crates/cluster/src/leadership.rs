@@ -61,6 +61,11 @@ impl Leadership {
         self.giving_away.get_or_insert(now.mono);
     }
 
+    /// Whether the node gives its groups away because it stops.
+    pub(crate) fn gives_away(&self) -> bool {
+        self.giving_away.is_some()
+    }
+
     /// A group has another leader.
     pub(crate) fn changed(&mut self, now: Now) {
         self.calm_since = now.mono;
