@@ -458,6 +458,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             group: shard,
             name_of: &name_of,
             tick: tick(&self.config),
+            stops: self.leadership.gives_away(),
             since_contact: self.elections.since_contact(now, shard),
             asking_for: self.elections.asking_for(now, shard),
         };

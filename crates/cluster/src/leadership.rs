@@ -81,6 +81,11 @@ impl Leadership {
         self.next_spread = now.mono + LEFT_ALONE;
     }
 
+    /// Whether the node gives its groups away because it stops.
+    pub(crate) fn gives_away(&self) -> bool {
+        self.giving_away.is_some()
+    }
+
     /// A group has another leader.
     pub(crate) fn changed(&mut self, now: Now) {
         self.calm_since = now.mono;

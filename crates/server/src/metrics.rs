@@ -253,6 +253,8 @@ fn render_groups(out: &mut String, node: &Handle<QueueMachine>) {
     one("codeq_raft_failure_tolerance", "gauge", "Voters that may fail now, and a majority remains.", tolerance);
     let changes = node.counters().leader_changes.load(Relaxed) as f64;
     one("codeq_raft_leader_changes_total", "counter", "Leaders elected since the start, of all groups.", changes);
+    let lost = node.events_lost() as f64;
+    one("codeq_events_lost_total", "counter", "Events that their file did not take in time.", lost);
 }
 
 /// The parts that a node can play in a group.

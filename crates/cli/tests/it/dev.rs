@@ -133,7 +133,6 @@ fn one_node_becomes_three_and_one_of_them_may_be_killed() {
     let end = run(&["dev", "--http-addr", "127.0.0.1:0", "--data-dir", &directory], &[]);
     assert!(end.status == Some(1) && end.output.contains("codeq dev --nodes 3"), "{end:?}");
 
-    let node_2 = three.processes[1];
     kill(Pid::from_raw(three.processes[1]), Signal::SIGKILL).expect("it runs");
     let line = three.parent.wait_for("To start it again: ");
     let told = format!("node-2 (process {}) ended: signal: 9 (SIGKILL); 2 run on. ", three.processes[1]);

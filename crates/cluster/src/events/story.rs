@@ -13,6 +13,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) name_of: &'a dyn Fn(u64) -> String,
     /// The unit of consensus time.
     pub(crate) tick: Millis,
+    /// The node stops.
+    pub(crate) stops: bool,
     /// How long ago the leader before was heard of.
     pub(crate) since_contact: Option<Millis>,
     /// Since this node first asked for votes.
@@ -120,6 +122,7 @@ impl Scene<'_> {
                 let (level, reason, words) = match reason {
                     StepDown::QuorumLost => (Warn, "quorum-lost", "a majority does not answer"),
                     StepDown::HigherTerm => (Warn, "higher-term", "there is a later term"),
+                    StepDown::Transfer if self.stops => (Info, "shutdown", "it stops, and has handed over"),
                     StepDown::Transfer => (Info, "transfer", "it has handed over"),
                 };
                 Draft::new(level, "raft.leader.stepdown", format!("steps down: {words}")).with("reason", reason)
@@ -151,7 +154,10 @@ impl Scene<'_> {
             }
             Happening::TransferStarted { to } => {
                 let to = self.name(*to);
-                Draft::new(Info, "raft.transfer.started", format!("hands over to {to}")).with("to", to)
+                let (why, reason) = if self.stops { (", because it stops", "shutdown") } else { ("", "asked") };
+                Draft::new(Info, "raft.transfer.started", format!("hands over to {to}{why}"))
+                    .with("to", to)
+                    .with("reason", reason)
             }
         }
     }

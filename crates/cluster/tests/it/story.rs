@@ -145,6 +145,9 @@ async fn every_node_tells_the_same_timeline() {
     let election = &told["elections"][0];
     assert_eq!(election["election"]["cause"], "transfer", "{election}");
     assert_eq!(election["election"]["number"], 2);
+    let told_by = election["events"].as_array().into_iter().flatten();
+    let mut handed_over = told_by.filter(|event| event["event"] == "raft.transfer.started");
+    assert!(handed_over.any(|event| event["reason"] == "shutdown"), "{election}");
     let names: Vec<&str> =
         election["events"].as_array().expect("a list").iter().filter_map(|event| event["event"].as_str()).collect();
     let order = ["raft.transfer.started", "raft.candidate", "raft.vote.cast", "raft.election.won", "raft.leader.ready"];
