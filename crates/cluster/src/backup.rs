@@ -22,6 +22,7 @@ use crate::http::manifest::FORMAT;
 pub use crate::http::manifest::{Manifest, SavedGroup, Verdict};
 use crate::inbox::Control;
 use crate::node::{Handle, Stage};
+use crate::peer::saves;
 
 const MANIFEST: &str = "manifest.json";
 const SUMS: &str = "SHA256SUMS";
@@ -115,12 +116,15 @@ impl<S: StateMachine> Handle<S> {
         first: &BTreeMap<ShardId, Index>,
     ) -> Result<Vec<(String, Option<BTreeMap<ShardId, Index>>)>, NoBackup> {
         let others = self.common().peers.get().map(|peers| peers.links.all()).unwrap_or_default();
-        let asked: Vec<_> = others.iter().map(|link| (link.id, link.save(first))).collect();
+        let asked: Vec<_> = others.iter().map(|link| (link.id, saves::ask(link, first))).collect();
         let mut answers = vec![(self.identity().node.clone(), Some(self.checkpoint().await?))];
         for (id, saved) in asked {
             let Some(member) = self.member(id) else { continue };
             let saved = match saved {
-                Some(saved) => tokio::time::timeout(ANSWER_MAX, saved).await.ok().and_then(Result::ok),
+                Some(saved) => {
+                    let body = tokio::time::timeout(ANSWER_MAX, saved).await.ok().and_then(Result::ok);
+                    body.and_then(|body| saves::read(&body).ok())
+                }
                 None => None,
             };
             answers.push((member.name, saved));

@@ -20,6 +20,7 @@ use crate::leadership::successor;
 use crate::node::{Handle, NodeStatus, Patience};
 use crate::peer::Shared;
 use crate::peer::admission::RECORDS;
+use crate::peer::requests::What;
 
 /// Longest time for the answer to an action that another node does: longer than any of them takes.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -706,7 +707,7 @@ async fn step_down<S: StateMachine>(peers: &Arc<Shared<S>>, hold: Millis) -> Res
 impl<S: StateMachine> crate::peer::Link<S> {
     /// Has an action done by the member at the other end.
     async fn act(&self, action: &Action) -> Result<Done, Refused> {
-        let answer = self.ask_to_act(action.encode()).ok_or(Refused::NoLeader)?;
+        let answer = self.request(What::Act, action.encode()).ok_or(Refused::NoLeader)?;
         let answered = timeout(ANSWER_MAX, answer).await;
         let bytes = answered.map_err(|_| Refused::Unknown)?.map_err(|_| Refused::Unknown)?;
         decode_outcome(&bytes).unwrap_or(Err(Refused::Unknown))

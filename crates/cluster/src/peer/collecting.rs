@@ -1,15 +1,14 @@
 //! Asking other nodes what has happened there. Whoever does not answer in time is left out, and named.
 
-use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use base::codec::{Malformed, Reader, Write};
 use base::machine::StateMachine;
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::events::{Event, Events, codec};
+use crate::peer::requests::What;
 use crate::peer::{Link, Shared};
 
 /// How long others may take to answer.
@@ -19,81 +18,34 @@ const ANSWER_MAX: Duration = Duration::from_secs(1);
 const EVENTS_MAX: usize = crate::events::EVENTS_MAX;
 const BYTES_MAX: usize = 8 << 20;
 
-/// Questions to one member that have not been answered.
-#[derive(Default)]
-pub(crate) struct Questions {
-    next: u64,
-    waiting: BTreeMap<u64, oneshot::Sender<Vec<Event>>>,
+/// The answer to whoever wants to know what happened later than a reading of the hybrid logical clock (8 bytes): events.
+pub(crate) fn tell(body: &Bytes, events: &Events) -> Result<Vec<u8>, Malformed> {
+    let after = Reader::new(body).u64()?;
+    let mut answer = Vec::new();
+    for event in events.after(0, EVENTS_MAX, |event| event.hlc > after) {
+        let mut bytes = Vec::new();
+        codec::encode(&event, &mut bytes);
+        if answer.len() + bytes.len() > BYTES_MAX {
+            break;
+        }
+        answer.put_bytes(&bytes);
+    }
+    Ok(answer)
 }
 
-impl Questions {
-    fn add(&mut self, asked: oneshot::Sender<Vec<Event>>) -> u64 {
-        self.next += 1;
-        self.waiting.insert(self.next, asked);
-        self.next
+fn read(body: &Bytes) -> Result<Vec<Event>, Malformed> {
+    let mut reader = Reader::new(body);
+    let mut events = Vec::new();
+    while !reader.is_empty() {
+        events.push(codec::decode(reader.bytes()?)?);
     }
+    Ok(events)
 }
 
-/// What a node is asked: everything later than this reading of the hybrid logical clock.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Question {
-    pub(crate) number: u64,
-    pub(crate) after: u64,
-}
-
-impl Question {
-    pub(crate) fn encode(self, body: &mut Vec<u8>) {
-        body.put_u64(self.number);
-        body.put_u64(self.after);
-    }
-
-    /// The answer to a question that has come, as a body.
-    pub(crate) fn answer(body: &Bytes, events: &Events) -> Result<Vec<u8>, Malformed> {
-        let mut reader = Reader::new(body);
-        let (number, after) = (reader.u64()?, reader.u64()?);
-        let mut answer = Vec::new();
-        answer.put_u64(number);
-        for event in events.after(0, EVENTS_MAX, |event| event.hlc > after) {
-            let mut bytes = Vec::new();
-            codec::encode(&event, &mut bytes);
-            if answer.len() + bytes.len() > BYTES_MAX {
-                break;
-            }
-            answer.put_bytes(&bytes);
-        }
-        Ok(answer)
-    }
-}
-
-impl<S: StateMachine> Link<S> {
-    /// An answer has come.
-    pub(crate) fn on_collected(&self, body: &Bytes) -> Result<(), Malformed> {
-        let mut reader = Reader::new(body);
-        let number = reader.u64()?;
-        let mut events = Vec::new();
-        while !reader.is_empty() {
-            events.push(codec::decode(reader.bytes()?)?);
-        }
-        let asked = self.questions().waiting.remove(&number);
-        if let Some(asked) = asked {
-            // Whoever asked may have given up.
-            let _ = asked.send(events);
-        }
-        Ok(())
-    }
-
-    /// Asks for everything later than `after`; nothing: the member does not answer in time.
-    async fn collect(&self, after: u64) -> Option<Vec<Event>> {
-        if !self.is_up() {
-            return None;
-        }
-        let (sender, answer) = oneshot::channel();
-        let number = self.questions().add(sender);
-        self.ask(Question { number, after });
-        let answer = tokio::time::timeout(ANSWER_MAX, answer).await;
-        self.questions().waiting.remove(&number);
-        answer.ok()?.ok()
-    }
+/// What one member has to tell; nothing: it does not answer in time.
+async fn ask<S: StateMachine>(link: &Link<S>, after: u64) -> Option<Vec<Event>> {
+    let answer = link.request(What::Tell, after.to_le_bytes().to_vec())?;
+    read(&timeout(ANSWER_MAX, answer).await.ok()?.ok()?).ok()
 }
 
 /// What the other members have to tell of what is later than `after`, and the names of those who do not answer.
@@ -104,7 +56,7 @@ pub(crate) async fn collect<S: StateMachine>(shared: &Shared<S>, after: u64) -> 
         .iter()
         .map(|member| {
             let link = shared.links.get(member.id);
-            async move { link?.collect(after).await }
+            async move { ask(&*link?, after).await }
         })
         .collect();
     let (mut events, mut missing) = (Vec::new(), Vec::new());
@@ -136,6 +88,3 @@ async fn join_all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
     .await;
     running.into_iter().filter_map(|(_, done)| done).collect()
 }
-
-/// Questions under way, to be kept in a link.
-pub(crate) type Waiting = Mutex<Questions>;

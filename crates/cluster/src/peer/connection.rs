@@ -25,12 +25,10 @@ use crate::health;
 use crate::inbox::Control;
 use crate::lane::ReplyTo;
 use crate::node::Cluster;
-use crate::operate::{Action, encode_outcome, perform};
 use crate::peer::answers::Answers;
-use crate::peer::collecting::Question;
 use crate::peer::handshake::{CODES, Guest, REMOVED, Refusal, is_proof, judge, proof};
 use crate::peer::links::Link;
-use crate::peer::saves;
+use crate::peer::requests::{self, REQUESTS_MAX};
 use crate::peer::snapshots::{Piece, Receipt, put_receipt, read_receipt};
 use crate::peer::wire::{FrameReader, Frames, Hello, Kind, PROTOCOL};
 use crate::peer::{GREETING_INTERVAL, Heard, Shared};
@@ -404,7 +402,6 @@ async fn talk<S: StateMachine>(
             answered.store(started.elapsed().as_millis() as u64, Ordering::Relaxed);
             match kind {
                 Kind::Answer => take_answers(shared, link, &body)?,
-                Kind::Events => link.on_collected(&body)?,
                 Kind::Received => {
                     let (shard, receipt) = read_receipt(&body)?;
                     link.on_receipt(shard, receipt);
@@ -421,14 +418,7 @@ async fn talk<S: StateMachine>(
                     }
                     return Err(failure);
                 }
-                Kind::Acted => {
-                    let mut fields = Reader::new(&body);
-                    link.on_acted(fields.varint()?, fields.rest());
-                }
-                Kind::Saved => {
-                    let (request, indexes) = saves::read(&body)?;
-                    link.on_saved(request, indexes);
-                }
+                Kind::Response => link.on_response(&body)?,
                 _ => return Err(Malformed.into()),
             }
         }
@@ -649,9 +639,8 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
     let answers = Arc::new(Answers::new());
     let (pong, pongs) = tokio::sync::mpsc::unbounded_channel();
     let (receipt, receipts) = tokio::sync::mpsc::unbounded_channel();
-    let (acted, outcomes) = tokio::sync::mpsc::unbounded_channel();
-    let (tell, told) = tokio::sync::mpsc::unbounded_channel();
-    let may_save = Arc::new(tokio::sync::Semaphore::new(saves::SAVES_MAX));
+    let (respond, responses) = tokio::sync::mpsc::unbounded_channel();
+    let places = Arc::new(tokio::sync::Semaphore::new(REQUESTS_MAX));
     let receive = async {
         loop {
             let (kind, body) =
@@ -664,43 +653,28 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
                 Kind::Forward => take_forwards(&shared, &answers, &body)?,
                 Kind::Report => shared.on_report(id, health::Report::decode(&body)?),
                 Kind::Chunk => shared.take_piece(Piece { body, answer: receipt.clone() }),
-                Kind::Collect => {
-                    // The receiver ends with this task.
-                    let _ = tell.send(Question::answer(&body, &shared.common.events)?);
-                }
                 Kind::Forget => {
                     if let Some((shard, wait)) = answers.unpark(Reader::new(&body).varint()?) {
                         shared.common.inbox.control(Control::Forget(shard, wait));
                     }
                 }
-                Kind::Act => {
-                    let mut fields = Reader::new(&body);
-                    let (request, action) = (fields.varint()?, Action::decode(&mut fields)?);
-                    let (shared, acted) = (shared.clone(), acted.clone());
-                    tokio::spawn(async move {
-                        let outcome = perform(&shared, &action).await;
-                        // The connection may have ended.
-                        let _ = acted.send((request, encode_outcome(&outcome)));
-                    });
+                Kind::Request => {
+                    let (number, what, body) = requests::read(&body)?;
+                    // Whoever asks for more does not wait for ever.
+                    if let Ok(place) = places.clone().try_acquire_owned() {
+                        let (shared, respond) = (shared.clone(), respond.clone());
+                        tokio::spawn(async move {
+                            if let Some(answer) = requests::answer(&shared, what, &body).await {
+                                // The connection may have ended meanwhile.
+                                let _ = respond.send((number, answer));
+                            }
+                            drop(place);
+                        });
+                    }
                 }
                 Kind::Ping => {
                     // The receiver ends with this task.
-                    let _ = pong.send((Kind::Pong, body));
-                }
-                Kind::Save => {
-                    let (request, first) = saves::read(&body)?;
-                    if let Ok(permit) = may_save.clone().try_acquire_owned() {
-                        let (shared, saved) = (shared.clone(), pong.clone());
-                        tokio::spawn(async move {
-                            if let Some(indexes) = saves::save(&shared.common, &first).await {
-                                let mut body = Vec::new();
-                                saves::put(request, &indexes, &mut body);
-                                // The connection may have ended meanwhile.
-                                let _ = saved.send((Kind::Saved, body.into()));
-                            }
-                            drop(permit);
-                        });
-                    }
+                    let _ = pong.send(body);
                 }
                 _ => return Err(Malformed.into()),
             }
@@ -708,7 +682,7 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
     };
     let ended: Result<(), Failure> = tokio::select! {
         ended = receive => ended,
-        ended = send_answers(&shared, &answers, &mut writer, Results { pongs, receipts, outcomes, told }) => ended.map_err(Failure::from),
+        ended = send_answers(&shared, &answers, &mut writer, Results { pongs, receipts, responses }) => ended.map_err(Failure::from),
         () = shared.removed(id) => Err(Failure::Refused(removed(&other.me.name))),
     };
     if let Err(Failure::Refused(refusal)) = &ended {
@@ -765,12 +739,10 @@ fn take_forwards<S: StateMachine>(shared: &Shared<S>, answers: &Arc<Answers<S>>,
 
 /// What goes back to a member besides replies.
 struct Results {
-    pongs: UnboundedReceiver<(Kind, Bytes)>,
+    pongs: UnboundedReceiver<Bytes>,
     receipts: UnboundedReceiver<(ShardId, Receipt)>,
-    /// Of actions, by number.
-    outcomes: UnboundedReceiver<(u64, Vec<u8>)>,
-    /// What was collected for those who look back.
-    told: tokio::sync::mpsc::UnboundedReceiver<Vec<u8>>,
+    /// To requests, by number.
+    responses: UnboundedReceiver<(u64, Vec<u8>)>,
 }
 
 async fn send_answers<S: StateMachine>(
@@ -779,18 +751,17 @@ async fn send_answers<S: StateMachine>(
     writer: &mut OwnedWriteHalf,
     results: Results,
 ) -> std::io::Result<()> {
-    let Results { mut pongs, mut receipts, mut outcomes, mut told } = results;
+    let Results { mut pongs, mut receipts, mut responses } = results;
     let mut frames = Frames::default();
     let mut bytes = Vec::new();
     loop {
         tokio::select! {
-            Some((request, outcome)) = outcomes.recv() => frames.put(Kind::Acted, |body| {
-                body.put_varint(request);
-                body.extend_from_slice(&outcome);
+            Some((number, response)) = responses.recv() => frames.put(Kind::Response, |body| {
+                body.put_varint(number);
+                body.extend_from_slice(&response);
             }),
             () = answers.wake.notified() => {}
-            Some(events) = told.recv() => frames.put(Kind::Events, |body| body.extend_from_slice(&events)),
-            Some((kind, pong)) = pongs.recv() => frames.put(kind, |body| body.extend_from_slice(&pong)),
+            Some(pong) = pongs.recv() => frames.put(Kind::Pong, |body| body.extend_from_slice(&pong)),
             Some((shard, receipt)) = receipts.recv() => frames.put(Kind::Received, |body| put_receipt(shard, receipt, body)),
         }
         let replies = answers.take();

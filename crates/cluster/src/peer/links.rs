@@ -11,14 +11,12 @@ use base::{Mono, ShardId};
 use replica::{Member, Message, Operations, Unavailable};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, watch};
 
 use crate::http::view::Contact;
 use crate::lane::ReplyTo;
-use crate::operate::ACTIONS_MAX;
-use crate::peer::collecting::{Question, Questions, Waiting};
 use crate::peer::outgoing::{Outbox, Writing};
-use crate::peer::saves::{Indexes, SAVES_MAX};
+use crate::peer::requests::{Request, Waiting};
 use crate::peer::snapshots::{Receipt, Receipts};
 
 /// Requests waiting for answers from one member; more are refused.
@@ -48,11 +46,8 @@ pub(crate) struct Link<S: StateMachine> {
     pending: Mutex<BTreeMap<u64, Pending<S>>>,
     /// Who sends a snapshot, by shard.
     transfers: Mutex<BTreeMap<ShardId, UnboundedSender<Receipt>>>,
-    /// Who waits for the outcome of an action, by number.
-    acting: Mutex<BTreeMap<u64, oneshot::Sender<Vec<u8>>>>,
-    questions: Waiting,
-    /// Who waits for the member's checkpoints, by request.
-    saves: Mutex<BTreeMap<u64, oneshot::Sender<Indexes>>>,
+    /// Requests that wait for their answers.
+    waiting: Mutex<Waiting>,
     pub(crate) wake: Notify,
     /// The member has connected to this node.
     pub(crate) called: Notify,
@@ -74,9 +69,7 @@ impl<S: StateMachine> Link<S> {
             writing: Mutex::new(None),
             pending: Mutex::new(BTreeMap::new()),
             transfers: Mutex::new(BTreeMap::new()),
-            acting: Mutex::default(),
-            questions: Waiting::default(),
-            saves: Mutex::new(BTreeMap::new()),
+            waiting: Mutex::default(),
             wake: Notify::new(),
             called: Notify::new(),
             up: AtomicBool::new(false),
@@ -167,34 +160,13 @@ impl<S: StateMachine> Link<S> {
         Ok(request)
     }
 
-    /// Asks the member for an action; its outcome comes as bytes, or not at all if the connection ends. Nothing: the member cannot be reached,
-    /// or is asked for much already.
-    pub(crate) fn ask_to_act(&self, action: Vec<u8>) -> Option<oneshot::Receiver<Vec<u8>>> {
-        let mut acting = self.acting();
-        acting.retain(|_, waits| !waits.is_closed());
-        if !self.is_up() || acting.len() >= ACTIONS_MAX {
-            return None;
-        }
-        let (sender, outcome) = oneshot::channel();
-        let request = self.next_request.fetch_add(1, Ordering::Relaxed);
-        acting.insert(request, sender);
-        // Both under one lock, as in `forward`.
-        self.outbox().actions.push((request, action));
-        drop(acting);
+    pub(crate) fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().expect("nothing panics while it holds this lock")
+    }
+
+    pub(crate) fn put_request(&self, request: Request) {
+        self.outbox().requests.push(request);
         self.wake.notify_one();
-        Some(outcome)
-    }
-
-    fn acting(&self) -> MutexGuard<'_, BTreeMap<u64, oneshot::Sender<Vec<u8>>>> {
-        self.acting.lock().expect("nothing panics while it holds this lock")
-    }
-
-    /// The outcome of an action has come.
-    pub(crate) fn on_acted(&self, request: u64, outcome: &[u8]) {
-        if let Some(waits) = self.acting().remove(&request) {
-            // It has given up meanwhile.
-            let _ = waits.send(outcome.to_vec());
-        }
     }
 
     /// Nobody waits for the answer any longer.
@@ -249,48 +221,9 @@ impl<S: StateMachine> Link<S> {
         }
     }
 
-    fn saves(&self) -> MutexGuard<'_, BTreeMap<u64, oneshot::Sender<Indexes>>> {
-        self.saves.lock().expect("nothing panics while it holds this lock")
-    }
-
-    /// Asks the member to write its checkpoints, once it has applied this much. Nothing: it cannot be reached, or was asked too often.
-    pub(crate) fn save(&self, first: &Indexes) -> Option<oneshot::Receiver<Indexes>> {
-        let mut waiting = self.saves();
-        // Who has given up does not count.
-        waiting.retain(|_, waiting| !waiting.is_closed());
-        if !self.is_up() || waiting.len() >= SAVES_MAX {
-            return None;
-        }
-        let request = self.next_request.fetch_add(1, Ordering::Relaxed);
-        let (sender, saved) = oneshot::channel();
-        waiting.insert(request, sender);
-        drop(waiting);
-        self.outbox().saves.push((request, first.clone()));
-        self.wake.notify_one();
-        Some(saved)
-    }
-
-    /// The member has written them.
-    pub(crate) fn on_saved(&self, request: u64, indexes: Indexes) {
-        if let Some(waiting) = self.saves().remove(&request) {
-            // Who asked may have gone.
-            let _ = waiting.send(indexes);
-        }
-    }
-
     /// Queues a piece of a snapshot.
     pub(crate) fn put_chunk(&self, chunk: Vec<u8>) {
         self.outbox().chunks.push(chunk);
-        self.wake.notify_one();
-    }
-
-    pub(crate) fn questions(&self) -> MutexGuard<'_, Questions> {
-        self.questions.lock().expect("nothing panics while it holds this lock")
-    }
-
-    /// Asks the member what has happened there.
-    pub(crate) fn ask(&self, question: Question) {
-        self.outbox().questions.push(question);
         self.wake.notify_one();
     }
 
@@ -330,8 +263,7 @@ impl<S: StateMachine> Link<S> {
         drop(self.take());
         // Whoever sends a snapshot hears that nothing comes any more.
         self.transfers().clear();
-        self.acting().clear();
-        self.saves().clear();
+        self.waiting().clear();
         let why = |sent: bool| if sent { Unavailable::Unknown } else { Unavailable::NoLeader };
         waiting.into_values().map(|pending| (pending.client, why(pending.sent))).collect()
     }

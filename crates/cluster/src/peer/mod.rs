@@ -4,7 +4,7 @@
 //! of clients for the leader, pieces of snapshots; only the answers to those come back on it. A connection that breaks is dialled again,
 //! its name resolved anew; whoever waits for an answer on it learns that the outcome is unknown, or that nothing was sent.
 //!
-//! Reading order: `wire` (the bytes), `handshake` (who may talk), `links`, `outgoing` and `answers` (the queues), `connection` (the tasks).
+//! Reading order: `wire` (the bytes), `handshake` (who may talk), `links`, `outgoing`, `requests` and `answers` (the queues), `connection` (the tasks).
 
 pub(crate) mod admission;
 mod answers;
@@ -13,6 +13,7 @@ mod connection;
 mod handshake;
 mod links;
 mod outgoing;
+pub(crate) mod requests;
 pub(crate) mod saves;
 pub(crate) mod snapshots;
 pub(crate) mod wire;

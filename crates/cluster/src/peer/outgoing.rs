@@ -11,8 +11,7 @@ use base::codec::Write;
 use replica::{Message, Operations};
 use tokio::net::tcp::OwnedWriteHalf;
 
-use crate::peer::collecting::Question;
-use crate::peer::saves::{self, Indexes};
+use crate::peer::requests::Request;
 use crate::peer::wire::{Frames, Kind};
 
 /// Messages waiting for one member, in bytes; more are dropped, and Raft sends them again.
@@ -37,12 +36,7 @@ pub(crate) struct Outbox {
     pub(crate) forgets: Vec<u64>,
     /// How this node is; a later report takes the place of one that waits.
     pub(crate) report: Option<Vec<u8>>,
-    /// Actions that the member is asked for, by number.
-    pub(crate) actions: Vec<(u64, Vec<u8>)>,
-    /// What the member is asked about what has happened.
-    pub(crate) questions: Vec<Question>,
-    /// Checkpoints that the member is to write, by the number of the request.
-    pub(crate) saves: Vec<(u64, Indexes)>,
+    pub(crate) requests: Vec<Request>,
     /// Pieces of snapshots, sent behind everything else.
     pub(crate) chunks: Vec<Vec<u8>>,
 }
@@ -97,20 +91,11 @@ impl Outbox {
         if let Some(report) = &self.report {
             frames.put(Kind::Report, |body| body.extend_from_slice(report));
         }
-        for (request, action) in self.actions {
-            frames.put(Kind::Act, |body| {
-                body.put_varint(request);
-                body.extend_from_slice(&action);
-            });
-        }
-        for question in self.questions {
-            frames.put(Kind::Collect, |body| question.encode(body));
+        for request in &self.requests {
+            frames.put(Kind::Request, |body| request.encode(body));
         }
         for chunk in self.chunks {
             frames.put(Kind::Chunk, |body| body.extend_from_slice(&chunk));
-        }
-        for (request, first) in &self.saves {
-            frames.put(Kind::Save, |body| saves::put(*request, first, body));
         }
         for request in self.forgets {
             frames.put(Kind::Forget, |body| body.put_varint(request));

@@ -13,14 +13,10 @@
 //! received how much of a snapshot has arrived
 //! ping     a number that a pong brings back
 //! ask      nothing: whoever has introduced itself wants to become a member
-//! act      number of an action, and what is asked of the leader
-//! acted    number of an action, and what it has come to
-//! report   how the sender is, see `Report`
 //! admitted id and incarnation of the cluster
-//! collect  number of a question, and a reading of the hybrid logical clock: what has happened since
-//! events   number of the question, and events
-//! save     checkpoints that the receiver is to write, see `saves`
-//! saved    that it has written them
+//! report   how the sender is, see `Report`
+//! request  what the sender wants beside that, see `requests`
+//! response the answer to it
 //! ```
 //!
 //! All numbers are little-endian or varints. A frame that does not fit closes the connection, never the node.
@@ -56,16 +52,12 @@ pub(crate) enum Kind {
     Pong = 11,
     Ask = 12,
     Admitted = 13,
-    Act = 14,
-    Acted = 15,
-    Report = 16,
-    Save = 17,
-    Saved = 18,
-    Collect = 20,
-    Events = 21,
+    Report = 14,
+    Request = 15,
+    Response = 16,
 }
 
-const KINDS: [Kind; 20] = [
+const KINDS: [Kind; 16] = [
     Kind::Hello,
     Kind::Proof,
     Kind::Refused,
@@ -79,13 +71,9 @@ const KINDS: [Kind; 20] = [
     Kind::Pong,
     Kind::Ask,
     Kind::Admitted,
-    Kind::Act,
-    Kind::Acted,
     Kind::Report,
-    Kind::Collect,
-    Kind::Events,
-    Kind::Save,
-    Kind::Saved,
+    Kind::Request,
+    Kind::Response,
 ];
 
 /// Frames that wait to be written, one behind the other.
