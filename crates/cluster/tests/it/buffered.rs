@@ -9,13 +9,6 @@ use crate::register::Register;
 
 fn config(data: Data) -> NodeConfig {
     NodeConfig {
-        name: "a".into(),
-        name_is_given: true,
-        data,
-        peers: None,
-        is_single: false,
-        url: String::new(),
-        shards: 1,
         durability: Durability::Buffered(Millis(3_600_000)),
         segment_bytes: 1 << 20,
         checkpoint_interval: Millis(3_600_000),
@@ -23,12 +16,9 @@ fn config(data: Data) -> NodeConfig {
         inbox_depth: 1024,
         leader_wait: Millis(5_000),
         trailing_log_bytes: 1 << 20,
-        propose_timeout: Millis(10_000),
         election_timeout: Millis(300),
         heartbeat: Millis(60),
-        status_log: Millis(0),
-        entry_operations_max: 512,
-        entry_bytes_max: 256 << 10,
+        ..NodeConfig::new("a", data)
     }
 }
 
@@ -41,9 +31,8 @@ fn syncs(node: &Handle<Register>) -> u64 {
 async fn a_vote_is_synced_and_entries_are_not() {
     crate::log();
     let folder = tempfile::tempdir().expect("a folder can be made");
-    let hooks = Hooks { prepare: Box::new(|_| {}), observe: Box::new(|_| {}), undelivered: Box::new(|_| Vec::new()) };
     let data = Data::Directory(folder.path().join("a"));
-    let mut node = Node::<Register>::start(config(data), hooks).expect("the node starts");
+    let mut node = Node::<Register>::start(config(data), Hooks::default()).expect("the node starts");
     node.handle().ready().await;
     let before = syncs(node.handle());
     assert!(before > 0, "it has voted");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base::{Millis, ShardId};
 use cluster::forming::Plan;
-use cluster::{Data, Durability, Freshness, Handle, Hooks, Node, NodeConfig, Operations, PeerConfig, Unavailable};
+use cluster::{Data, Freshness, Handle, Hooks, Node, NodeConfig, Operations, PeerConfig, Unavailable};
 
 use crate::register::Register;
 
@@ -30,10 +30,6 @@ pub(crate) fn free_addrs(count: usize) -> Vec<SocketAddr> {
 
 pub(crate) fn config(folder: &Path, place: usize, addrs: &[SocketAddr]) -> NodeConfig {
     NodeConfig {
-        name: NAMES[place].into(),
-        name_is_given: true,
-        data: Data::Directory(folder.join(NAMES[place])),
-        is_single: false,
         peers: Some(PeerConfig {
             listen: addrs[place],
             advertise: addrs[place].to_string(),
@@ -48,21 +44,15 @@ pub(crate) fn config(folder: &Path, place: usize, addrs: &[SocketAddr]) -> NodeC
             promote_after: Millis(100),
             health_interval: Millis(200),
         }),
-        url: String::new(),
-        shards: 1,
-        durability: Durability::Fsync,
         segment_bytes: 1 << 20,
         checkpoint_interval: Millis(500),
         checkpoint_log_bytes: 1 << 20,
         inbox_depth: 1024,
         leader_wait: Millis(5_000),
         trailing_log_bytes: 1 << 20,
-        propose_timeout: Millis(10_000),
         election_timeout: Millis(300),
         heartbeat: Millis(60),
-        status_log: Millis(0),
-        entry_operations_max: 512,
-        entry_bytes_max: 256 << 10,
+        ..NodeConfig::new(NAMES[place], Data::Directory(folder.join(NAMES[place])))
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use base::Millis;
-use cluster::{Data, Durability, NodeConfig};
+use cluster::{Data, NodeConfig};
 use queue::policy::LeaseBounds;
 use queue::{Backoff, BackoffPolicy, Policy};
 use server::auth::{AuthSettings, OpenMode, StaticTokens};
@@ -75,26 +75,12 @@ impl Running {
 pub(crate) fn settings() -> Settings {
     Settings {
         node: NodeConfig {
-            name: "n1".into(),
-            name_is_given: true,
-            data: Data::Memory,
-            shards: 1,
-            durability: Durability::Fsync,
             segment_bytes: 1 << 20,
             checkpoint_interval: Millis(200),
             checkpoint_log_bytes: 1 << 20,
-            peers: None,
-            is_single: false,
             url: "http://127.0.0.1:0".into(),
-            leader_wait: Millis(2000),
             trailing_log_bytes: 64 << 20,
-            inbox_depth: 4_096,
-            propose_timeout: Millis(10_000),
-            election_timeout: Millis(500),
-            heartbeat: Millis(100),
-            status_log: Millis(0),
-            entry_operations_max: 512,
-            entry_bytes_max: 256 << 10,
+            ..NodeConfig::new("n1", Data::Memory)
         },
         policy: Policy {
             lease: LeaseBounds { min: Millis(50), ..Policy::default().lease },
