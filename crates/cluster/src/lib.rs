@@ -45,6 +45,7 @@ pub use base::machine::{Admission, Effects, EntryInfo, NextDue, ShardInfo, State
 pub use base::rows as checkpoint;
 pub use base::{Incarnation, Index, LeaseTime, Millis, Position, ScheduleTime, ShardId, Stamps, Term, codec};
 pub use builder::Builder;
+pub use clock::Clock;
 pub use guard::Numbers;
 pub use health::Report;
 pub use histogram::Histogram;

@@ -99,6 +99,8 @@ pub struct NodeConfig {
     pub entry_operations_max: usize,
     /// Bytes of operations in one entry.
     pub entry_bytes_max: usize,
+    /// What it decides by.
+    pub clock: Clock,
 }
 
 impl NodeConfig {
@@ -126,6 +128,7 @@ impl NodeConfig {
             status_log: Millis(0),
             entry_operations_max: 512,
             entry_bytes_max: 256 << 10,
+            clock: Clock::default(),
         }
     }
 }
@@ -435,7 +438,7 @@ impl<S: StateMachine> Node<S> {
     /// # Errors
     /// The directory cannot be used, or does not fit the configuration.
     pub fn start(config: NodeConfig, hooks: Hooks<S>) -> Result<Node<S>, StartError> {
-        let clock = Clock::start();
+        let clock = config.clock.clone();
         let directory = match &config.data {
             Data::Memory => None,
             Data::Directory(path) => Some(Arc::new(DataDir::open(path).map_err(StartError::Storage)?)),
@@ -484,7 +487,7 @@ impl<S: StateMachine> Node<S> {
         let events = Events::new(who, kept.unwrap_or_default());
         let keeper = file.map(|file| keep::start(file, events.to_file())).transpose().map_err(StartError::Thread)?;
         let common = Arc::new(Common {
-            clock,
+            clock: clock.clone(),
             me: me.id,
             routes: Routes::new(config.shards),
             cluster: OnceLock::new(),
@@ -515,7 +518,7 @@ impl<S: StateMachine> Node<S> {
             greeting.cluster = (identity.cluster != 0).then_some(ClusterId(identity.cluster));
             let keeper = directory.clone();
             let keep = Box::new(move |proposal: &Proposal| accept(keeper.as_deref(), proposal));
-            let started = Peers::start(config.clone(), greeting, clock, common.clone(), keep)
+            let started = Peers::start(config.clone(), greeting, clock.clone(), common.clone(), keep)
                 .map_err(|cause| StartError::Listen(config.listen, cause))?;
             let set = common.peers.set(started.0.shared.clone());
             assert!(set.is_ok(), "a node has one thread for its peers");

@@ -17,4 +17,4 @@ pub use backups::BackupSettings;
 pub use serve::{Exit, Server};
 
 /// What a server's settings and end say of its node: whoever starts a server needs no other crate for them.
-pub use cluster::{Data, Durability, NodeError, Retired, Stage, StartError, StorageError};
+pub use cluster::{Clock, Data, Durability, NodeError, Retired, Stage, StartError, StorageError};

@@ -57,7 +57,10 @@ const ARROWS: &[Arrows] = &[
     Arrows { from: "api", to: &["base"], tests: &[] },
     // Its tests look into data directories as an operator does.
     Arrows { from: "server", to: &["base", "api", "queue", "cluster"], tests: &["client", "history", "storage"] },
-    Arrows { from: "client", to: &["base", "api"], tests: &[] },
+    // Its tests and examples run against a real server.
+    Arrows { from: "client", to: &["base", "api"], tests: &["testserver"] },
+    // For users' tests: the server they talk to, and the client they do it with.
+    Arrows { from: "testserver", to: &["base", "client", "server"], tests: &[] },
     Arrows { from: "cli", to: &["base", "api", "server", "client"], tests: &[] },
     Arrows { from: "sim", to: &["base", "consensus", "storage", "replica", "queue", "history"], tests: &[] },
     // What a stranger's application may see: the crate `cluster`, whole, and nothing beside it.
@@ -133,7 +136,7 @@ const HOMES: &[Home] = &[
     },
     Home {
         of: &["getrandom"],
-        homes: &["cluster", "server"],
+        homes: &["cluster", "server", "client"],
         because: "the core draws no random number that was not handed to it",
     },
 ];

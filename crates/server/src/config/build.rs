@@ -1,7 +1,7 @@
 //! From values to what a server runs with, once it is known that they go together.
 
 use base::Millis;
-use cluster::{Data, Durability, Identity, NodeConfig};
+use cluster::{Clock, Data, Durability, Identity, NodeConfig};
 use queue::policy::{LeaseBounds, Retention};
 use queue::{Backoff, BackoffPolicy, Policy};
 
@@ -173,6 +173,7 @@ fn node_of(values: &Values, meeting: Meeting) -> NodeConfig {
         }),
         entry_operations_max: values.count("raft.maxEntryOps"),
         entry_bytes_max: values.count("raft.maxEntryBytes"),
+        clock: Clock::default(),
     }
 }
 

@@ -1,0 +1,43 @@
+//! The Rust SDK of codeq: producers, workers, and every question a program asks a server.
+//!
+//! | to | use |
+//! |---|---|
+//! | create tasks, one or many at a time | [`Client::create`], [`Client::create_all`] |
+//! | create tasks as they come up, without waiting for each | [`Client::producer`] |
+//! | work on tasks | [`Client::worker`] |
+//! | see how a task ended | [`Client::finished`] |
+//! | test all that | the crate `testserver` |
+//!
+//! **What may have happened.** An [`Error`] says whether the call can have had an effect. Calls are made again by themselves wherever that is
+//! safe, for [`Builder::patience`]: what no server took, in any case; what was sent and not answered, if a second time does what the first
+//! one did. So that this holds for creations, each task has an idempotency key; one is drawn where you give none. Claims are not made again
+//! after a lost answer: what was claimed comes back when its lease ends.
+//!
+//! **Several servers.** Give the URLs of all nodes. A call goes to the one that answered last, and at once to the next one if that cannot be
+//! reached or cannot take it.
+//!
+//! **Bounds.** Nothing here grows without one: calls under way ([`Builder::calls_max`]), bytes of tasks that a producer has under way, tasks
+//! that a worker has in hand ([`WorkerBuilder::slots`]), bytes of an answer.
+//!
+//! Reading order: `client` (one call, from the first try to the last), `repeat` (when there is another one), `error`, `routes` (what can be
+//! asked), `task`, `producer`, `worker`; `connection` beneath.
+
+mod client;
+mod connection;
+mod error;
+mod key;
+mod producer;
+mod repeat;
+mod routes;
+mod task;
+mod worker;
+
+pub use api::Code;
+pub use client::{Builder, Client};
+pub use connection::Answer;
+pub use error::{Error, Problem};
+pub use producer::{Producer, Ticket};
+pub use repeat::Repeat;
+pub use routes::{Claim, Extended, Outcome, QueueCounts, Settled};
+pub use task::{Created, Finished, NewTask, ResultRecord, State, Task};
+pub use worker::{Failure, Job, Stop, Summary, WorkerBuilder};

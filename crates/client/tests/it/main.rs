@@ -1,0 +1,5 @@
+//! The client against a real server inside the test, and against what can stand between the two.
+
+mod between;
+mod calls;
+mod worker;
