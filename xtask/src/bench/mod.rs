@@ -32,6 +32,8 @@ pub(crate) struct BenchArgs {
 enum Section {
     /// Against the same HTTP server with canned replies.
     Ratio,
+    /// The SDK's worker and producer against the load generator's plain connections.
+    Sdk,
     /// By connections, queues and shards.
     Table,
     /// Claims from a long queue against claims from a short one.
@@ -71,6 +73,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     for section in all.iter().filter(|section| args.only.is_empty() || args.only.contains(section)) {
         let table = match section {
             Section::Ratio => sections::ratio(&bench)?,
+            Section::Sdk => sections::sdk(&bench)?,
             Section::Table => sections::table(&bench)?,
             Section::Backlog => sections::backlog(&bench)?,
             Section::Memory => sections::memory(&bench)?,

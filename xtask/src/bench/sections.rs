@@ -70,6 +70,32 @@ pub(super) fn ratio(bench: &Bench) -> Result<String> {
     ))
 }
 
+/// Cycles by the SDK and by plain connections, in turns.
+pub(super) fn sdk(bench: &Bench) -> Result<String> {
+    let server = bench.start("sdk", &[])?;
+    let plain = Load { duration: bench.duration(CYCLES.duration), ..CYCLES };
+    let sdk = Load { workload: "sdk", ..plain };
+    let mut rows = String::new();
+    let mut ratios = Vec::new();
+    for number in 1..=if bench.quick { 1 } else { PAIRS } {
+        note(&format!("sdk: pair {number}"));
+        let connections = plain.run(&bench.codeq, &server.url())?.cycles_per_second()?;
+        let slots = sdk.run(&bench.codeq, &server.url())?.cycles_per_second()?;
+        ratios.push(slots / connections);
+        writeln!(rows, "| {number} | {connections:.0} | {slots:.0} | {:.0} % |", 100.0 * slots / connections)?;
+    }
+    bench.forget("sdk");
+    Ok(format!(
+        "### The SDK against plain connections\n\n\
+         Cycles (create, claim, complete) per second in alternating runs of {:?}: {} connections that make one call each at a time, and the SDK's producer \
+         and worker with as many slots, which put what comes up meanwhile into one call. Median of the ratios: **{:.0} %** (bar: at least 80 %).\n\n\
+         | pair | connections, cycles/s | SDK, cycles/s | ratio |\n|---|---|---|---|\n{rows}",
+        plain.duration,
+        plain.connections,
+        100.0 * median(ratios),
+    ))
+}
+
 /// By connections, queues and shards; everything acknowledged is read back after each run.
 pub(super) fn table(bench: &Bench) -> Result<String> {
     let mut rows = String::new();

@@ -14,7 +14,7 @@ use tokio::task::LocalSet;
 use crate::bench::connection::{As, Connection, RECONNECT, Target};
 use crate::bench::report::{Measured, Report};
 use crate::bench::verify::{Ledger, verify};
-use crate::bench::{BenchArgs, Workload};
+use crate::bench::{BenchArgs, Workload, sdk};
 
 /// What one thread has measured and was told.
 pub(super) struct Log {
@@ -33,18 +33,18 @@ pub(super) struct Log {
 }
 
 /// What the threads share while they run.
-struct Shared {
+pub(super) struct Shared {
     targets: Vec<Target>,
-    args: BenchArgs,
-    payload: String,
-    requests: AtomicU64,
+    pub(super) args: BenchArgs,
+    pub(super) payload: String,
+    pub(super) requests: AtomicU64,
     errors: AtomicU64,
     /// The measurement is over.
-    stop: AtomicBool,
+    pub(super) stop: AtomicBool,
 }
 
 impl Log {
-    fn new() -> Log {
+    pub(super) fn new() -> Log {
         let histogram = || Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are in order");
         Log {
             create: histogram(),
@@ -183,6 +183,9 @@ fn show_progress(shared: &Shared, start: Instant) {
 }
 
 async fn one_thread(shared: &Arc<Shared>, number: u32, start: Instant) -> Result<Log> {
+    if shared.args.workload == Workload::Sdk {
+        return sdk::one_thread(shared, number).await;
+    }
     let log = Rc::new(RefCell::new(Log::new()));
     let mut tasks = Vec::new();
     for connection in (number..shared.args.connections).step_by(shared.args.threads as usize) {
@@ -223,6 +226,7 @@ impl Worker {
                 },
                 Workload::Read => self.read(&mut connection, &mut own).await,
                 Workload::LongPoll => self.long_poll(&mut connection).await,
+                Workload::Sdk => unreachable!("its threads have no connections of their own"),
             };
             if let Err(error) = done {
                 self.shared.errors.fetch_add(1, Ordering::Relaxed);

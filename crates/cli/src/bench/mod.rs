@@ -7,6 +7,7 @@
 mod connection;
 mod load;
 mod report;
+mod sdk;
 mod verify;
 
 use std::time::Duration;
@@ -76,6 +77,8 @@ pub(crate) enum Workload {
     Read,
     /// Wait for a task that another connection creates; measures from its commit to the worker's answer.
     LongPoll,
+    /// The cycle by the SDK: its producer, and its worker with as many slots as there are connections.
+    Sdk,
 }
 
 /// Runs the load and prints the figures.

@@ -114,6 +114,7 @@ fn name(workload: Workload) -> &'static str {
         Workload::Cycle => "cycle",
         Workload::Read => "read",
         Workload::LongPoll => "long-poll",
+        Workload::Sdk => "sdk",
     }
 }
 
