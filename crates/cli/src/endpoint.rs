@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::Args;
+use client::Client;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{Connection, SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, HOST};
@@ -18,14 +19,14 @@ use server::config::kinds::Value;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::output;
+use crate::{output, profile};
 
 /// No leader, or no quorum.
 pub(crate) const UNAVAILABLE: u8 = 3;
 /// The change would leave the cluster without a majority.
 const GUARDED: u8 = 4;
 /// Not allowed.
-const FORBIDDEN: u8 = 5;
+pub(crate) const FORBIDDEN: u8 = 5;
 
 /// A server copies its data before it sends the first piece of a backup.
 const SLOWEST: Duration = Duration::from_secs(120);
@@ -33,16 +34,20 @@ const SLOWEST: Duration = Duration::from_secs(120);
 /// Which server to ask, and how.
 #[derive(Args)]
 pub(crate) struct EndpointArgs {
-    /// Servers to ask, as URLs separated by commas: the first that answers. Without it, the one on this machine as the settings in the
-    /// environment have it.
+    /// Servers to ask, as URLs separated by commas: the first that answers. Without it, those of the profile, else the one on this machine as
+    /// the settings in the environment have it.
     #[arg(long, value_name = "URL,…", env = "CODEQ_ENDPOINTS", hide_env_values = true, value_delimiter = ',')]
     endpoints: Vec<String>,
     /// How long a server may take to answer.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = crate::flags::duration)]
     timeout: Duration,
-    /// File with a token, for servers that ask for one. Without it, the variable CODEQ_TOKEN.
+    /// File with a token, for servers that ask for one. Without it, the variable CODEQ_TOKEN, else the profile's.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Name of a profile: a table with `endpoints` and `token-file` in the file profiles.toml in ~/.config/codeq, or in the folder
+    /// CODEQ_CONFIG_DIR.
+    #[arg(long, value_name = "NAME", env = "CODEQ_PROFILE", hide_env_values = true)]
+    profile: Option<String>,
 }
 
 /// A server's answer.
@@ -53,6 +58,18 @@ pub(crate) struct Answer {
 }
 
 impl EndpointArgs {
+    /// Who asks the servers for tasks.
+    ///
+    /// # Errors
+    /// An address or the token cannot be used.
+    pub(crate) fn client(&self) -> Result<Client> {
+        let mut builder = Client::builder(self.endpoints()?).timeout(self.timeout).patience(self.timeout);
+        if let Some(token) = self.token()? {
+            builder = builder.token(&token);
+        }
+        Ok(builder.build()?)
+    }
+
     /// Asks the first server that answers. With a body it is a POST.
     ///
     /// # Errors
@@ -88,7 +105,7 @@ impl EndpointArgs {
     pub(crate) fn download(&self, path: &str, to: &mut dyn Write) -> Result<Answer> {
         let token = self.token()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (mut failures, endpoints) = (Vec::new(), self.endpoints());
+        let (mut failures, endpoints) = (Vec::new(), self.endpoints()?);
         for endpoint in &endpoints {
             // Once a part of the body is written, another server's would not follow it.
             match runtime.block_on(download(endpoint, path, token.as_deref(), to, self.timeout.max(SLOWEST))) {
@@ -115,7 +132,7 @@ impl EndpointArgs {
         let token = self.token()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut answers = Vec::new();
-        for endpoint in self.endpoints() {
+        for endpoint in self.endpoints()? {
             let asked = send(method, &endpoint, path, token.as_deref(), body);
             let answer = runtime.block_on(async { tokio::time::timeout(longest, asked).await });
             let is_late = answer.is_err();
@@ -131,15 +148,30 @@ impl EndpointArgs {
     }
 
     fn token(&self) -> Result<Option<String>> {
-        let Some(path) = &self.token_file else { return Ok(std::env::var("CODEQ_TOKEN").ok()) };
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let variable = || std::env::var("CODEQ_TOKEN").ok().filter(|token| !token.is_empty());
+        let path = match (&self.token_file, variable()) {
+            (Some(path), _) => path.clone(),
+            (None, Some(token)) => return Ok(Some(token)),
+            (None, None) => match profile::read(self.profile.as_deref())?.token_file {
+                Some(path) => path,
+                None => return Ok(None),
+            },
+        };
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Some(text.trim().into()))
     }
 
     /// The servers that are asked, in turn.
-    pub(crate) fn endpoints(&self) -> Vec<String> {
+    ///
+    /// # Errors
+    /// The profile cannot be read.
+    pub(crate) fn endpoints(&self) -> Result<Vec<String>> {
         let given: Vec<String> = self.endpoints.iter().filter(|endpoint| !endpoint.is_empty()).cloned().collect();
-        if given.is_empty() { vec![own()] } else { given }
+        if !given.is_empty() {
+            return Ok(given);
+        }
+        let of_profile = profile::read(self.profile.as_deref())?.endpoints;
+        Ok(if of_profile.is_empty() { vec![own()] } else { of_profile })
     }
 }
 

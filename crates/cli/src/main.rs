@@ -1,6 +1,7 @@
 //! `codeq`: the server and its command line. Each subcommand is a file of its own; this one only leads to them.
 
 mod bench;
+mod calls;
 mod config;
 mod data;
 mod debug;
@@ -12,13 +13,18 @@ mod logs;
 mod members;
 mod operate;
 mod output;
+mod profile;
+mod queue;
 mod recover;
 mod serve;
+mod shell;
 mod snapshot;
+mod task;
+mod worker;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::flags::SettingFlags;
 
@@ -53,6 +59,15 @@ enum Command {
     /// reads no variables and no file.
     #[command(after_help = "Examples:\n  codeq dev --http-addr 127.0.0.1:9090\n  codeq dev --nodes 3")]
     Dev(dev::DevArgs),
+    /// Creates tasks, looks at them, and works on them by hand.
+    #[command(subcommand, after_help = "Example:\n  codeq task create greet '{\"name\":\"Ada\"}'")]
+    Task(task::TaskCommand),
+    /// Looks at queues.
+    #[command(subcommand, after_help = "Example:\n  codeq queue stats greet")]
+    Queue(queue::QueueCommand),
+    /// Works on tasks with any program.
+    #[command(subcommand, after_help = "Example:\n  codeq worker run --queue greet -- ./greet")]
+    Worker(worker::WorkerCommand),
     /// Prints the members of a cluster, and whether it works.
     #[command(after_help = "Example:\n  codeq members --endpoints http://127.0.0.1:8080,http://127.0.0.1:8081")]
     Members(members::MembersArgs),
@@ -103,6 +118,12 @@ enum Command {
     /// Shows, checks or explains settings, without starting anything.
     #[command(subcommand, after_help = "Example:\n  codeq config template > codeq.yaml")]
     Config(config::ConfigCommand),
+    /// Prints a script that makes a shell complete these commands.
+    #[command(after_help = "Example:\n  codeq completion bash > /etc/bash_completion.d/codeq")]
+    Completion(shell::CompletionArgs),
+    /// Writes manual pages.
+    #[command(after_help = "Example:\n  codeq man --out /usr/local/share/man/man1")]
+    Man(shell::ManArgs),
     /// Prints the version.
     #[command(after_help = "Example:\n  codeq version")]
     Version,
@@ -112,6 +133,11 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(flags) => serve::serve(flags),
         Command::Dev(args) => dev::dev(&args),
+        Command::Task(command) => task::run(command),
+        Command::Queue(command) => queue::run(&command),
+        Command::Worker(command) => worker::run(command),
+        Command::Completion(args) => shell::completion(&args, Cli::command()),
+        Command::Man(args) => shell::man(&args, Cli::command()),
         Command::Members(args) => members::members(&args),
         Command::Join(args) => members::join(&args),
         Command::Leader(args) => operate::leader(&args),

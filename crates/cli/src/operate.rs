@@ -361,7 +361,7 @@ pub(crate) fn which_endpoint(args: &WhichArgs) -> ExitCode {
 }
 
 fn asked_of(endpoint: &EndpointArgs) -> usize {
-    endpoint.endpoints().len()
+    endpoint.endpoints().map_or(1, |endpoints| endpoints.len())
 }
 
 impl Answer {

@@ -8,6 +8,12 @@ pub(crate) fn data(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
+/// What another program says meanwhile, as it says it.
+pub(crate) fn pass(bytes: &[u8]) {
+    // There is no better place to complain.
+    let _ = std::io::stderr().write_all(bytes);
+}
+
 /// What happens meanwhile.
 pub(crate) fn note(text: &str) {
     // There is no better place to complain.

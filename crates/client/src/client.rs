@@ -65,6 +65,16 @@ pub struct Builder {
     calls_max: usize,
 }
 
+/// A request to any route.
+#[derive(Clone, Debug)]
+pub struct AnyRequest {
+    method: Method,
+    path: String,
+    body: Bytes,
+    repeat: Repeat,
+    wait: Duration,
+}
+
 /// A call to be made.
 pub(crate) struct Call {
     request: Request<Bytes>,
@@ -80,6 +90,26 @@ pub(crate) struct Called {
     pub(crate) outcome: Result<Answer, Error>,
     /// A try before the last one may have had an effect.
     pub(crate) maybe_done: bool,
+}
+
+impl AnyRequest {
+    /// A question. The path begins with a slash and may have a query.
+    pub fn get(path: &str) -> AnyRequest {
+        let (method, path) = (Method::GET, path.to_owned());
+        AnyRequest { method, path, body: Bytes::new(), repeat: Repeat::Always, wait: Duration::ZERO }
+    }
+
+    /// A POST. Whether it may be made again after a lost answer depends on what it does.
+    pub fn post(path: &str, body: impl Into<Bytes>, repeat: Repeat) -> AnyRequest {
+        let (method, path) = (Method::POST, path.to_owned());
+        AnyRequest { method, path, body: body.into(), repeat, wait: Duration::ZERO }
+    }
+
+    /// The server was asked to wait so long before it answers.
+    #[must_use]
+    pub fn waiting(self, wait: Duration) -> AnyRequest {
+        AnyRequest { wait, ..self }
+    }
 }
 
 impl Builder {
@@ -188,14 +218,13 @@ impl Client {
         &self.shared.endpoints[self.shared.preferred.load(Ordering::Relaxed)].url
     }
 
-    /// Any request, for routes that have no method here; `path` begins with a slash and may have a query. A body makes it a POST. The answer
-    /// has a status below 300.
+    /// Any request, for routes that have no method here. The answer has a status below 300.
     ///
     /// # Errors
     /// As every call.
-    pub async fn request(&self, path: &str, body: Option<Bytes>, repeat: Repeat) -> Result<Answer, Error> {
-        let method = if body.is_some() { Method::POST } else { Method::GET };
-        self.call(&self.prepare(method, path, body.unwrap_or_default(), repeat)?).await.outcome
+    pub async fn send(&self, request: AnyRequest) -> Result<Answer, Error> {
+        let AnyRequest { method, path, body, repeat, wait } = request;
+        self.call(&self.prepare(method, &path, body, repeat)?.waiting(wait)).await.outcome
     }
 
     pub(crate) fn prepare(&self, method: Method, path: &str, body: Bytes, repeat: Repeat) -> Result<Call, Error> {

@@ -1,7 +1,7 @@
 //! Chance: keys that nobody else draws, and the spread of repeats.
 
-/// An idempotency key of 128 random bits.
-pub(crate) fn draw() -> String {
+/// An idempotency key that nobody else draws: 128 random bits.
+pub fn draw() -> String {
     let mut bits = [0; 16];
     getrandom::fill(&mut bits).expect("the operating system has random numbers");
     let digits = bits.iter().flat_map(|byte| [byte >> 4, byte & 15]);

@@ -33,11 +33,13 @@ mod task;
 mod worker;
 
 pub use api::Code;
-pub use client::{Builder, Client};
+pub use client::{AnyRequest, Builder, Client};
 pub use connection::Answer;
 pub use error::{Error, Problem};
+pub use key::draw as idempotency_key;
 pub use producer::{Producer, Ticket};
 pub use repeat::Repeat;
+pub use routes::escaped as path_segment;
 pub use routes::{Claim, Extended, Outcome, QueueCounts, Settled};
 pub use task::{Created, Finished, NewTask, ResultRecord, State, Task};
 pub use worker::{Failure, Job, Stop, Summary, WorkerBuilder};

@@ -483,8 +483,8 @@ pub(crate) fn body(value: &impl Serialize) -> Bytes {
     serde_json::to_vec(value).expect("what is sent has text as its keys").into()
 }
 
-/// A segment of a path.
-pub(crate) fn escaped(segment: &str) -> String {
+/// What stands for this text as one segment of a path.
+pub fn escaped(segment: &str) -> String {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:".contains(byte);
     let bytes = segment.bytes();
     bytes.map(|byte| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()

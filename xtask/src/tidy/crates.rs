@@ -65,6 +65,9 @@ const ARROWS: &[Arrows] = &[
     Arrows { from: "sim", to: &["base", "consensus", "storage", "replica", "queue", "history"], tests: &[] },
     // What a stranger's application may see: the crate `cluster`, whole, and nothing beside it.
     Arrows { from: "hello-cluster", to: &["cluster"], tests: &[] },
+    // What a program that uses codeq may see: the SDK, and a server for its tests.
+    Arrows { from: "checksum_tree", to: &["client"], tests: &["testserver"] },
+    Arrows { from: "render_service", to: &["client"], tests: &["testserver"] },
     // A tool: it looks at the crates from outside. Seeds come from base.
     Arrows { from: "xtask", to: &["base"], tests: &[] },
 ];
@@ -121,7 +124,7 @@ const HOMES: &[Home] = &[
     },
     Home {
         of: &["http", "http-body", "http-body-util", "hyper", "hyper-util", "axum", "tonic", "h2"],
-        homes: &["server", "client", "cli", "cluster", "hello-cluster"],
+        homes: &["server", "client", "cli", "cluster", "hello-cluster", "render_service"],
         because: "HTTP is for the faces",
     },
     Home {

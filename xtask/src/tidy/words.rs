@@ -111,6 +111,8 @@ const FILES_IN_STORAGE: Ban = Ban {
     except: &[
         ("crates/server/src/config/", "settings and tokens may stand in files, which are read once at start"),
         ("crates/cli/src/endpoint.rs", "the same holds for the token of a command"),
+        ("crates/cli/src/profile.rs", "the same holds for where commands find servers"),
+        ("crates/cli/src/shell.rs", "manual pages go where whoever installs wants them"),
         ("crates/cli/src/dev/", "who starts several nodes keeps beside their directories where they reach each other"),
     ],
 };

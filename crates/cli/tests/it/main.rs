@@ -7,3 +7,4 @@ mod dev;
 mod operate;
 mod process;
 mod serve;
+mod task;

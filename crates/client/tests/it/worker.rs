@@ -123,7 +123,7 @@ async fn leases_are_kept_while_handlers_work() {
 
 /// How many operations the server has taken.
 async fn operations(client: &Client) -> u64 {
-    let answer = client.request("/metrics", None, client::Repeat::Always).await.expect("the server answers");
+    let answer = client.send(client::AnyRequest::get("/metrics")).await.expect("the server answers");
     let text = String::from_utf8_lossy(&answer.body).into_owned();
     let count = text.lines().find_map(|line| line.strip_prefix("codeq_operations_total "));
     count.and_then(|count| count.parse().ok()).expect("there is a count of operations")
