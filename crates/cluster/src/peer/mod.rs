@@ -32,7 +32,6 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 pub(crate) use answers::Answers;
 pub(crate) use links::{Forward, Link, Links};
-pub(crate) use snapshots::Arrived;
 use snapshots::{Copies, Piece, start_receiver};
 pub(crate) use wire::PROTOCOL;
 

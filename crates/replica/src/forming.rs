@@ -9,10 +9,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::Member;
 use base::codec::{Malformed, Reader, Write};
 use base::rng::mix_all;
 use base::{Incarnation, Millis, Mono};
-use replica::Member;
 
 /// Greetings older than this do not count as contact.
 const CONTACT: Millis = Millis(2_000);
@@ -281,7 +281,7 @@ impl Forming {
 }
 
 /// The id of the cluster of these founders.
-pub(crate) fn cluster_id(label: &str, founders: impl Iterator<Item = u64>) -> ClusterId {
+pub fn cluster_id(label: &str, founders: impl Iterator<Item = u64>) -> ClusterId {
     let mut words: Vec<u64> = label.bytes().map(u64::from).collect();
     let mut founders: Vec<u64> = founders.collect();
     founders.sort_unstable();
