@@ -51,7 +51,7 @@ pub use lane::{Lane, LaneId};
 pub use node::{
     Cluster, Counters, Data, Durability, Handle, Hooks, Node, NodeConfig, NodeError, NodeStatus, Stage, StartError,
 };
-pub use operate::{Done, HOLD, Refused, Retired, TRANSFER_MAX};
+pub use operate::{Done, HOLD, Refused, Retired, TRANSFER_MAX, Target};
 pub use peer::PeerConfig;
 pub use replica::forming;
 pub use replica::{

@@ -69,6 +69,8 @@ pub struct PeerConfig {
     pub promote_after: Millis,
     /// How often it says how it is; more than 0.
     pub health_interval: Millis,
+    /// The label of its data centre.
+    pub zone: String,
 }
 
 /// How a node has come to belong to a cluster.
