@@ -327,7 +327,7 @@ fn draw(told: &Value, missing: &[&str], ink: &Ink, drawing: &mut Vec<String>) {
         let indent = |place: usize| " ".repeat(place * LANE);
         let cells = match event["event"].as_str().unwrap_or_default() {
             "raft.vote.cast" => {
-                let Some(candidate) = event["to"].as_str().and_then(lane) else { continue };
+                let Some(candidate) = event["for"].as_str().and_then(lane) else { continue };
                 let kind = if event["pre"] == true { "pre-vote" } else { "vote" };
                 let said =
                     if event["granted"] == true { "granted".into() } else { format!("no: {}", text(event, "reason")) };
@@ -359,7 +359,7 @@ fn cell(event: &Value, ink: &Ink) -> Option<String> {
         "raft.candidate" => format!("candidate, term {}", get("term")),
         "raft.election.won" => format!("{} won {}, {} needed", ink.won, get("tally"), get("needed")),
         "raft.election.timeout" => "no majority".into(),
-        "raft.leader.ready" => format!("ready at {}", get("index")),
+        "raft.leader.ready" => format!("ready at {}", get("firstIndex")),
         "raft.leader.stepdown" => format!("steps down: {}", get("reason")),
         "raft.transfer.started" => format!("hands over to {}", get("to")),
         "raft.append.first" => format!("follows {}", get("from")),
@@ -389,10 +389,10 @@ mod tests {
         let events = [
             event(611, "node-b", "raft.heartbeat.timeout", &json(r#"{"sinceContactMs": 611, "term": 7}"#)),
             event(620, "node-b", "raft.candidate", &json("{}")),
-            event(630, "node-c", "raft.vote.cast", &json(r#"{"to": "node-b", "granted": true, "pre": false}"#)),
+            event(630, "node-c", "raft.vote.cast", &json(r#"{"for": "node-b", "granted": true, "pre": false}"#)),
             event(649, "node-b", "raft.election.won", &json(r#"{"tally": 2, "needed": 2}"#)),
             event(650, "node-c", "raft.append.first", &json(r#"{"from": "node-b"}"#)),
-            event(702, "node-b", "raft.leader.ready", &json(r#"{"index": 4183}"#)),
+            event(702, "node-b", "raft.leader.ready", &json(r#"{"firstIndex": 4183}"#)),
         ];
         let votes = [serde_json::json!({"granted": true}), serde_json::json!({"granted": true})];
         let body = serde_json::json!({

@@ -6,8 +6,9 @@ use std::io::IsTerminal;
 use server::config::{LogFormat, LogSettings};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
+use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::prelude::*;
@@ -28,7 +29,9 @@ impl Log {
         let registry = tracing_subscriber::registry().with(filter);
         let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         match format {
-            LogFormat::Text => registry.with(layer.with_ansi(is_terminal)).init(),
+            LogFormat::Text => {
+                registry.with(layer.with_ansi(is_terminal).fmt_fields(debug_fn(text_field).delimited(" "))).init()
+            }
             LogFormat::Json => registry.with(layer.event_format(JsonLines)).init(),
         }
         Log(format)
@@ -40,6 +43,18 @@ impl Log {
             LogFormat::Text => output::note(&format!("error: {why}")),
             LogFormat::Json => tracing::error!(event = "server.failed", "{why}"),
         }
+    }
+}
+
+/// The field of an event of the cluster that has all that is its own: text, or, asked for the other form, the members of a JSON object, each
+/// with a comma in front.
+const OWN: &str = "own";
+
+/// A field in a line of text.
+fn text_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    match field.name() {
+        "message" | OWN => write!(writer, "{value:?}"),
+        name => write!(writer, "{name}={value:?}"),
     }
 }
 
@@ -102,7 +117,10 @@ impl Visit for Fields {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.record_str(field, &format!("{value:?}"));
+        match field.name() {
+            OWN => write!(self.others, "{value:#?}").expect("a string takes all"),
+            _ => self.record_str(field, &format!("{value:?}")),
+        }
     }
 }
 

@@ -218,7 +218,6 @@ impl Leadership {
             return None;
         }
         let record = self.corrections.values().next()?.clone();
-        tracing::info!(target: "raft", event = "raft.member.address", member = %record.name, "{} is reached at {} now", record.name, record.peer);
         Some(change(RECORDS, Vec::new(), vec![record]))
     }
 }

@@ -51,7 +51,8 @@ pub use histogram::Histogram;
 pub use http::view;
 pub use lane::{Lane, LaneId};
 pub use node::{
-    Cluster, Counters, Data, Durability, Handle, Hooks, Node, NodeConfig, NodeError, NodeStatus, Stage, StartError,
+    AdminAction, Cluster, Counters, Data, Durability, Handle, Hooks, Node, NodeConfig, NodeError, NodeStatus, Stage,
+    StartError,
 };
 pub use operate::{Done, HOLD, Refused, Retired, TRANSFER_MAX};
 pub use peer::PeerConfig;

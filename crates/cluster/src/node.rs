@@ -393,6 +393,21 @@ pub(crate) struct Common<S: StateMachine> {
     next_wait: AtomicU64,
 }
 
+/// What an operator has wanted of a node.
+#[derive(Clone, Copy, Debug)]
+pub struct AdminAction<'a> {
+    /// Whose token it was.
+    pub who: &'a str,
+    /// The address it came from.
+    pub from: &'a str,
+    /// What was asked for.
+    pub action: &'a str,
+    /// The member it was about.
+    pub target: &'a str,
+    /// What has come of it.
+    pub result: &'a str,
+}
+
 /// A running node.
 pub struct Node<S: StateMachine> {
     handle: Handle<S>,
@@ -545,6 +560,14 @@ impl<S: StateMachine> Node<S> {
             let told = common.clone();
             let start = Start { config, clock, common, hooks, identity, founding, fresh: false };
             let mut outcome = run_node(directory.as_deref(), start, &mut peers);
+            if let Err(NodeError::Storage(failure)) = &outcome {
+                let mut failed = Draft::new(Level::Error, "storage.failed", failure.to_string());
+                if let StorageError::Failed { doing, cause, .. } = failure {
+                    let errno = cause.raw_os_error().unwrap_or_default();
+                    failed = failed.with("op", *doing).with("errno", u64::from(errno.unsigned_abs()));
+                }
+                told.events.tell(failed);
+            }
             if let (Some(directory), Some(retired)) = (&directory, *ending.retired.borrow()) {
                 let marked = directory.retire(retired.word()).map_err(NodeError::Storage);
                 outcome = outcome.and(marked);
@@ -955,6 +978,15 @@ impl<S: StateMachine> Handle<S> {
         (crate::events::timeline::merged(events), missing)
     }
 
+    /// An operator has wanted something of this node: an event tells of it.
+    pub fn tell_action(&self, told: &AdminAction<'_>) {
+        let AdminAction { who, from, action, target, result } = *told;
+        let draft =
+            Draft::new(Level::Info, "admin.action", format!("{who} from {from}: {action} at {target}: {result}"));
+        let draft = draft.with("who", who).with("from", from).with("action", action);
+        self.common.events.tell(draft.with("target", target).with("result", result));
+    }
+
     /// Events that are kept in memory only, because their file did not take them in time.
     pub fn events_lost(&self) -> u64 {
         self.common.events.lost()
@@ -1196,7 +1228,8 @@ fn run_node<S: StateMachine>(
                 start.fresh = true;
             }
             Joined::Admitted(_) => {
-                tracing::info!(target: "raft", event = "raft.joined", %cluster, "admitted to cluster {cluster}");
+                let admitted = Draft::new(Level::Info, "raft.joined", format!("admitted to cluster {cluster}"));
+                start.common.events.tell(admitted);
             }
         }
     }

@@ -15,6 +15,8 @@ struct Moments {
     contact: Option<Mono>,
     /// When this node first asked for votes since.
     asked: Option<Mono>,
+    /// When it asked for votes in its present term.
+    requested: Option<Mono>,
     won: Option<Mono>,
     /// What was recorded.
     record: Option<Election>,
@@ -42,6 +44,11 @@ impl Elections {
         Some(now.mono - self.0.get(&group)?.asked?)
     }
 
+    /// Since when this node waits for votes in its present term.
+    pub(crate) fn requested_for(&self, now: Now, group: ShardId) -> Option<Millis> {
+        Some(now.mono - self.0.get(&group)?.requested?)
+    }
+
     /// Takes note of what has happened. Returns what is to be recorded.
     pub(crate) fn on_told(
         &mut self,
@@ -58,8 +65,12 @@ impl Elections {
                 moments.contact = Some(now.mono);
                 moments.asked = None;
             }
-            Happening::PreVoteStarted { .. } | Happening::Candidate { .. } => {
+            Happening::PreVoteStarted { .. } => {
                 moments.asked.get_or_insert(now.mono);
+            }
+            Happening::Candidate { .. } => {
+                moments.asked.get_or_insert(now.mono);
+                moments.requested = Some(now.mono);
             }
             Happening::Won(won) => {
                 moments.won = Some(now.mono);

@@ -301,15 +301,19 @@ pub fn event_json(event: &Event) -> Json {
     put("seq", event.seq.into());
     put("hlc", event.hlc.to_string().into());
     for (name, value) in &event.fields {
-        let value = match value {
-            Value::Number(number) => (*number).into(),
-            Value::Flag(flag) => (*flag).into(),
-            Value::Text(text) => text.as_str().into(),
-            Value::List(texts) => texts.clone().into(),
-        };
-        put(name, value);
+        put(name, value_json(value));
     }
     Json::Object(json)
+}
+
+/// A field of an event as JSON.
+pub(crate) fn value_json(value: &Value) -> Json {
+    match value {
+        Value::Number(number) => (*number).into(),
+        Value::Flag(flag) => (*flag).into(),
+        Value::Text(text) => text.as_str().into(),
+        Value::List(texts) => texts.clone().into(),
+    }
 }
 
 /// `2023-11-14T22:13:20.000123Z`

@@ -22,6 +22,7 @@ use base::Millis;
 use base::machine::StateMachine;
 use serde::Serialize;
 
+pub(crate) use crate::http::elections::value_json;
 pub use crate::http::elections::{
     ElectionView, ElectionsView, TimelineView, ToldView, VoteView, event_json, look_back,
 };

@@ -142,7 +142,9 @@ impl Edge {
         let call = Call { head, body, principal };
         // Each route's future is as large as that route needs, instead of as large as the largest one. A fault while one request is served
         // must not take the others with it.
-        catch_panic(AssertUnwindSafe(self.dispatch(&route, &call))).await.map_err(plain)
+        let outcome = catch_panic(AssertUnwindSafe(self.dispatch(&route, &call))).await;
+        self.record_action(&route, &call, from, &outcome);
+        outcome.map_err(plain)
     }
 
     fn identify(&self, route: &Route<'_>, head: &Parts, from: IpAddr) -> Outcome<Arc<Principal>> {

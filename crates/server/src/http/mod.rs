@@ -5,6 +5,7 @@
 //! said when something cannot be done is decided in `error`.
 
 mod answer;
+mod audit;
 mod batch;
 mod body;
 mod call;
