@@ -153,6 +153,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             lease_renewal: config.heartbeat,
             leader_wait: config.leader_wait,
             trailing_bytes: config.trailing_log_bytes,
+            elections_max: config.elections_max,
         };
         common.saving.snapshots.get_or_init(|| snapshots.clone());
         if let Some(peers) = common.peers.get() {

@@ -56,6 +56,7 @@ pub use node::{
 };
 pub use operate::{Done, HOLD, Refused, Retired, TRANSFER_MAX};
 pub use peer::PeerConfig;
+pub use replica::elections::ELECTIONS_MAX;
 pub use replica::{
     Cause, Configuration, Election, Elections, Fault, Freshness, Member, MemberChange, Members, Operations, Progress,
     Reason, Reply, Role, ShardStatus, Status, Unavailable,

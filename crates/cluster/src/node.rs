@@ -24,6 +24,7 @@ use crate::backup::Saving;
 use crate::builder::Builder;
 use crate::clock::Clock;
 use crate::driver::Driver;
+use crate::events::cursor::Cursor;
 use crate::events::{Draft, Event as TimedEvent, Events, Level, Who, keep};
 use crate::forming::{ClusterId, Proposal};
 use crate::founding::{accept, accepted, found_alone, identify, join};
@@ -95,6 +96,10 @@ pub struct NodeConfig {
     pub heartbeat: Millis,
     /// How often the log says who leads and how far this node is; 0: never.
     pub status_log: Millis,
+    /// Events that are kept; older ones are forgotten.
+    pub events_max: usize,
+    /// Elections that each group remembers; 1 to [`crate::ELECTIONS_MAX`].
+    pub elections_max: usize,
     /// Operations in one entry.
     pub entry_operations_max: usize,
     /// Bytes of operations in one entry.
@@ -124,6 +129,8 @@ impl NodeConfig {
             election_timeout: Millis(500),
             heartbeat: Millis(100),
             status_log: Millis(0),
+            events_max: 10_000,
+            elections_max: 500,
             entry_operations_max: 512,
             entry_bytes_max: 256 << 10,
         }
@@ -493,10 +500,10 @@ impl<S: StateMachine> Node<S> {
             at: clock.now().mono,
         };
         let boot = getrandom::u64().expect("the operating system has random numbers");
-        let kept = directory.as_ref().map(|directory| keep::open(directory.path())).transpose();
+        let kept = directory.as_ref().map(|directory| keep::open(directory.path(), config.events_max)).transpose();
         let (file, kept) = kept.map_err(StartError::Storage)?.unzip();
         let who = Who { node: me.name.clone(), id: me.id, boot };
-        let events = Events::new(who, kept.unwrap_or_default());
+        let events = Events::new(who, kept.unwrap_or_default(), config.events_max);
         let keeper = file.map(|file| keep::start(file, events.to_file())).transpose().map_err(StartError::Thread)?;
         let common = Arc::new(Common {
             clock,
@@ -969,11 +976,16 @@ impl<S: StateMachine> Handle<S> {
     /// What has happened on all nodes later than this reading of the hybrid logical clock, as far as they have kept it, in one order; and
     /// the names of the nodes that did not answer within a second.
     pub async fn collect_events(&self, after: u64) -> (Vec<TimedEvent>, Vec<String>) {
+        self.collect_events_behind(&Cursor::from(after)).await
+    }
+
+    /// The same, for whoever has events of each node up to some point.
+    pub async fn collect_events_behind(&self, cursor: &Cursor) -> (Vec<TimedEvent>, Vec<String>) {
         let (mut events, missing) = match self.common.peers.get() {
-            Some(peers) => crate::peer::collecting::collect(peers, after).await,
+            Some(peers) => crate::peer::collecting::collect(peers, cursor).await,
             None => Default::default(),
         };
-        let own = self.common.events.after(0, usize::MAX, |event| event.hlc > after);
+        let own = self.common.events.later(cursor.of(self.common.me));
         events.extend(own.iter().map(|event| TimedEvent::clone(event)));
         (crate::events::timeline::merged(events), missing)
     }

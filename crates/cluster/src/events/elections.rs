@@ -74,12 +74,10 @@ impl Elections {
             }
             Happening::Won(won) => {
                 moments.won = Some(now.mono);
-                // Whoever is alone has elected nobody.
-                if won.needed > 1 {
-                    let record = moments.record(now, me, told.term, won, name_of);
-                    moments.record = Some(record.clone());
-                    return Some(record);
-                }
+                let record = moments.record(now, me, told.term, won, name_of);
+                moments.record = Some(record.clone());
+                // Whoever is alone takes writes at once, and then records all of it.
+                return (won.needed > 1).then_some(record);
             }
             _ => {}
         }

@@ -4,10 +4,11 @@
 //! goes on after a restart, and a reading of a hybrid logical clock that every message to a peer carries, so that events of several nodes
 //! can be put in an order in which no effect stands before its cause.
 //!
-//! Every event is a line of the log with the target `raft`. The last [`EVENTS_MAX`] are kept in memory, and in a small file that a
+//! Every event is a line of the log with the target `raft`. The last ones ([`crate::NodeConfig::events_max`]) are kept in memory, and in a small file that a
 //! thread of its own writes ([`keep`]): nobody waits for it, and what it cannot take is counted.
 
 pub(crate) mod codec;
+pub mod cursor;
 pub(crate) mod elections;
 pub(crate) mod keep;
 pub(crate) mod lasting;
@@ -30,9 +31,6 @@ use tokio::sync::watch;
 
 use crate::forming::ClusterId;
 use crate::http::value_json;
-
-/// Events that a node keeps; older ones are forgotten.
-pub const EVENTS_MAX: usize = 10_000;
 
 /// Events that may wait to be written to the file; more are only counted.
 const UNWRITTEN_MAX: usize = 1_024;
@@ -259,6 +257,8 @@ pub(crate) struct Events {
     who: Who,
     pub(crate) hlc: Hlc,
     ring: Mutex<Ring>,
+    /// Events kept.
+    max: usize,
     /// The number of the last event, for those who wait for the next one.
     last: watch::Sender<u64>,
     /// Events that the file could not take.
@@ -275,13 +275,13 @@ struct Ring {
 
 impl Events {
     /// Goes on behind those that were kept.
-    pub(crate) fn new(who: Who, kept: Vec<Event>) -> Events {
+    pub(crate) fn new(who: Who, kept: Vec<Event>, max: usize) -> Events {
         let next_seq = kept.last().map_or(1, |last| last.seq + 1);
         let hlc = Hlc::default();
         hlc.0.store(kept.iter().map(|event| event.hlc).max().unwrap_or_default(), Ordering::Relaxed);
         let kept = kept.into_iter().map(Arc::new).collect();
         let ring = Mutex::new(Ring { next_seq, kept, ..Ring::default() });
-        Events { who, hlc, ring, last: watch::Sender::new(next_seq - 1), lost: AtomicU64::new(0) }
+        Events { who, hlc, ring, max, last: watch::Sender::new(next_seq - 1), lost: AtomicU64::new(0) }
     }
 
     /// Events that may wait for the file: what [`keep`] takes them out of.
@@ -332,7 +332,7 @@ impl Events {
         let event = Arc::new(event);
         ring.next_seq += 1;
         ring.kept.push_back(event.clone());
-        if ring.kept.len() > EVENTS_MAX {
+        if ring.kept.len() > self.max {
             ring.kept.pop_front();
         }
         if let Some(file) = &ring.file
@@ -350,6 +350,17 @@ impl Events {
         let ring = self.lock();
         let newest = ring.kept.iter().rev().take_while(|event| event.seq > seq);
         let mut found: Vec<Arc<Event>> = newest.filter(|event| wanted(event)).take(max).cloned().collect();
+        drop(ring);
+        found.reverse();
+        found
+    }
+
+    /// All that is later than a reading of the hybrid logical clock, the oldest first.
+    pub(crate) fn later(&self, after: u64) -> Vec<Arc<Event>> {
+        let ring = self.lock();
+        // Under the lock each event has a later reading than the one before.
+        let mut found: Vec<Arc<Event>> =
+            ring.kept.iter().rev().take_while(|event| event.hlc > after).cloned().collect();
         drop(ring);
         found.reverse();
         found
@@ -392,6 +403,7 @@ fn log(event: &Event) {
                 term = event.group.map(|_| event.term.0),
                 role = event.role.map(role_name),
                 seq = (event.seq > 0).then_some(event.seq),
+                hlc = event.hlc,
                 own = %Own(&event.fields),
                 "{}",
                 event.text

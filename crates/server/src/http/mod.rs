@@ -27,6 +27,7 @@ mod result;
 mod routes;
 mod snapshot;
 mod status;
+mod streams;
 mod tasks;
 mod waiting;
 
@@ -34,3 +35,4 @@ pub(crate) use claim::give_back;
 pub(crate) use edge::Shared;
 pub(crate) use epochs::Epochs;
 pub(crate) use listener::{Listener, Threads};
+pub(crate) use streams::STREAMS_MAX;
