@@ -15,6 +15,7 @@ mod output;
 mod recover;
 mod serve;
 mod snapshot;
+mod stream;
 
 use std::process::ExitCode;
 

@@ -40,5 +40,5 @@ pub use members::{Member, Members};
 pub use replay::replay;
 pub use replica::{Replica, ReplicaConfig, RestoreShard};
 pub use restore::{FIRST, lost_log, restore};
-pub use runner::{Arrived, Job, Jobs, Runner, RunnerConfig, TellSaved};
+pub use runner::{Arrived, Installed, Job, Jobs, Runner, RunnerConfig, TellSaved};
 pub use shard::Fault;
