@@ -9,6 +9,7 @@ mod disk;
 mod elections;
 mod figures;
 mod links;
+mod members;
 mod netsplits;
 mod newcomer;
 mod pauses;
@@ -43,12 +44,15 @@ pub(crate) struct FaultsArgs {
     /// Connections that create tasks and work on them, spread over the nodes.
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u16).range(1..=1000))]
     connections: u16,
+    /// The program to run. Absent: it is built as it is shipped.
+    #[arg(long)]
+    program: Option<PathBuf>,
 }
 
 impl FaultsArgs {
     /// All scenarios, briefly, for every change.
     pub(crate) fn quick() -> FaultsArgs {
-        FaultsArgs { only: Vec::new(), rounds: None, quick: true, seed: None, connections: 12 }
+        FaultsArgs { only: Vec::new(), rounds: None, quick: true, seed: None, connections: 12, program: None }
     }
 }
 
@@ -71,6 +75,12 @@ enum Scenario {
     TakeOver,
     /// A node loses its disk and comes back while there are many tasks.
     Snapshot,
+    /// Each node in turn loses its disk and comes back.
+    Wipe,
+    /// Members are removed, demoted, promoted, made to lead, at random and with kills.
+    Members,
+    /// Leadership is handed over by hand, again and again.
+    Transfers,
 }
 
 /// What scenarios need to know.
@@ -90,7 +100,7 @@ const COMMANDS: u64 = 6;
 /// # Errors
 /// Something that a scenario asserts does not hold.
 pub(crate) fn run(args: &FaultsArgs) -> Result<()> {
-    let codeq = build_codeq()?;
+    let codeq = args.program.clone().map_or_else(build_codeq, Ok)?;
     let seed = args.seed.unwrap_or_else(|| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         now.map_or(1, |since| base::rng::mix(since.as_nanos() as u64) >> 32)
@@ -111,6 +121,9 @@ pub(crate) fn run(args: &FaultsArgs) -> Result<()> {
             Scenario::DiskFull => disk::disk_full(&run),
             Scenario::TakeOver => takeover::take_over(&run),
             Scenario::Snapshot => newcomer::snapshot(&run),
+            Scenario::Wipe => members::wipe(&run),
+            Scenario::Members => members::members_at_random(&run),
+            Scenario::Transfers => members::transfers(&run),
         };
         done.with_context(|| {
             let logs = Cluster::logs(&name);
