@@ -9,6 +9,7 @@ mod cq;
 mod files;
 mod nodes;
 mod os;
+mod os_operate;
 mod page;
 mod pull_request;
 mod rb;

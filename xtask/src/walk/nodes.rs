@@ -382,6 +382,27 @@ impl Nodes {
         Ok(begun.elapsed())
     }
 
+    /// Waits until a node has ended by itself. Returns its exit status.
+    ///
+    /// # Errors
+    /// It goes on for longer than `longest`.
+    pub(crate) fn ended(&mut self, place: usize, longest: Duration) -> Result<Option<i32>> {
+        match (self.take(place)?, &self.host) {
+            (Running::Process(process), _) => Ok(process.end(longest)?.status.code()),
+            (Running::Container, Host::Containers(project)) => {
+                // It may have been started again since, and have ended again.
+                let status = eventually(longest, || {
+                    let status: i32 = project.look(self.name(place), "{{.State.ExitCode}}")?.parse()?;
+                    ensure!(status != 0, "{} goes on", self.name(place));
+                    Ok(status)
+                })?;
+                project.run(&["stop", self.name(place)])?;
+                Ok(Some(status))
+            }
+            (Running::Container, Host::Processes(_)) => bail!("processes run in no container"),
+        }
+    }
+
     /// `docker compose kill`
     ///
     /// # Errors
