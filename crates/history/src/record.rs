@@ -666,8 +666,8 @@ pub struct Body {
 /// An operation in the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Logged {
-    /// The number of the `op` line that asked for it, where the log keeps it (in payloads, reasons, errors); else 0: then it is known
-    /// by what it asks for.
+    /// The number of the `op` line that asked for it, where the log keeps it: in payloads, reasons, errors. Else 0, and it is known by
+    /// what it asks for; so are creations with a key, which repeat their payload.
     #[serde(default)]
     pub number: u64,
     /// The part of that operation.
