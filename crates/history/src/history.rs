@@ -260,7 +260,7 @@ impl History {
             let from = self.bytes.len();
             for logged in &body.operations {
                 // The length of what follows stands before it, so that it can be skipped and compared without being decoded.
-                let call = postcard::to_stdvec(&logged.call).expect("memory takes everything");
+                let call = encode(&logged.call);
                 self.keep(&(logged.number, logged.part, call.len() as u32));
                 self.bytes.extend_from_slice(&call);
             }
@@ -397,6 +397,10 @@ impl History {
         let length = self.bytes.len() - from;
         Span { from: from as u64, length: u32::try_from(length).expect("no record is 4 GiB long") }
     }
+}
+
+pub(crate) fn encode(value: &impl Serialize) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("memory takes everything")
 }
 
 /// Reads back something that this crate has encoded.

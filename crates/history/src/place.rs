@@ -1,10 +1,11 @@
 //! What in the log is whose operation? Every acknowledged operation stands in the log at its position; an operation of unknown outcome has
 //! happened if the log has it; what was refused before the log is not in it; and what is in it, somebody has asked for.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::History;
-use crate::history::{Came, Kind, LoggedBytes, Row, decode};
+use crate::history::{Came, Kind, LoggedBytes, Row, decode, encode};
 use crate::judge::{Finding, Stop, Summary};
 use crate::record::{Answer, Call, Outcome, Redrive};
 
@@ -115,11 +116,13 @@ fn shard_log(
         by_call.sort_unstable();
         for logged in history.logged(&body) {
             places.summary.logged += 1;
+            let call = as_asked(&logged);
+            let call = call.as_ref();
             let found = if logged.number == 0 {
-                let first = by_call.partition_point(|(call, _)| *call < logged.call);
-                let equal = by_call[first..].iter().take_while(|(call, _)| *call == logged.call);
+                let first = by_call.partition_point(|(known, _)| *known < call);
+                let equal = by_call[first..].iter().take_while(|(known, _)| *known == call);
                 let mut free = equal.map(|(_, place)| *place).filter(|place| !places.in_log[*place as usize]);
-                free.next().or_else(|| unplaced.by_call.get_mut(logged.call)?.pop_front())
+                free.next().or_else(|| unplaced.by_call.get_mut(call)?.pop_front())
             } else {
                 let name = (logged.number, logged.part);
                 let known = here.binary_search_by_key(&name, |place| (row(*place).number, row(*place).part));
@@ -166,6 +169,14 @@ fn must_be_in_log(history: &History, row: &Row, found: bool) -> bool {
     }
 }
 
+/// What the client asked for: it does not know which entry ended the task that it wants back.
+fn as_asked<'a>(logged: &LoggedBytes<'a>) -> Cow<'a, [u8]> {
+    match decode(logged.call) {
+        Call::Redrive(redrive) => Cow::Owned(encode(&Call::Redrive(Redrive { ended_at: 0, ..redrive }))),
+        _ => Cow::Borrowed(logged.call),
+    }
+}
+
 /// What the server proposes by itself: settings, and the return of a grant that could not be delivered.
 fn is_the_servers(call: &[u8]) -> bool {
     matches!(decode(call), Call::Configure(_) | Call::Release { .. })
@@ -190,16 +201,10 @@ fn check_asker(history: &History, place: u32, logged: &LoggedBytes<'_>, places: 
     if places.in_log[place as usize] {
         return Err(Finding::new("S8", format!("the log has {number} twice")).by(place as usize));
     }
-    if history.call_bytes(row) != logged.call {
-        let differs = match (history.call(row), decode(logged.call)) {
-            (Call::Redrive(asked), Call::Redrive(logged)) => Redrive { ended_at: logged.ended_at, ..asked } != logged,
-            _ => true,
-        };
-        if differs {
-            let logged: Call = decode(logged.call);
-            let what = format!("{number} asked for {:?}, and the log has {logged:?}", history.call(row));
-            return Err(Finding::new("S2", what).by(place as usize));
-        }
+    if history.call_bytes(row) != as_asked(logged).as_ref() {
+        let logged: Call = decode(logged.call);
+        let what = format!("{number} asked for {:?}, and the log has {logged:?}", history.call(row));
+        return Err(Finding::new("S2", what).by(place as usize));
     }
     Ok(())
 }
@@ -207,7 +212,7 @@ fn check_asker(history: &History, place: u32, logged: &LoggedBytes<'_>, places: 
 /// No operation that may stand here has asked for this: somebody else's, or nobody's.
 fn asked_by_nobody(history: &History, logged: &LoggedBytes<'_>, shard: u16, index: u64) -> Finding {
     let is_it = |row: &&Row| match logged.number {
-        0 => history.call_bytes(row) == logged.call,
+        0 => history.call_bytes(row) == as_asked(logged).as_ref(),
         number => (row.number, row.part) == (number, logged.part),
     };
     let call: Call = decode(logged.call);

@@ -288,9 +288,13 @@ impl Replay<'_> {
     }
 }
 
+/// Clocks are read in whole milliseconds, once when a delay begins and once when it ends, and again when the leader changes.
+const READING_MS: u64 = 2;
+
 /// The moment after `from` µs when `delay` ms are over at the earliest, by a clock that runs fast by so many millionths.
 fn later(from: u64, delay: u64, drift_ppm: u64) -> u64 {
-    let micros = u128::from(delay) * u128::from(1_000_000 - drift_ppm.min(1_000_000)) / 1_000;
+    let micros =
+        u128::from(delay.saturating_sub(READING_MS)) * u128::from(1_000_000 - drift_ppm.min(1_000_000)) / 1_000;
     from.saturating_add(u64::try_from(micros).unwrap_or(u64::MAX))
 }
 
