@@ -35,7 +35,10 @@ pub(crate) fn answer(
             | Call::Fail { lease, .. },
             ..,
         ) => held(model, call, lease, answer, expected, &closed, &told),
-        (Call::Cancel { task, .. }, ..) => ("S20", told("a cancellation"), Some(*task)),
+        (Call::Cancel { tenant, task, .. }, ..) => {
+            let foreign = model.view(*task).is_some_and(|view| view.tenant != *tenant);
+            (if foreign { "S18" } else { "S20" }, told("a cancellation"), Some(*task))
+        }
         (Call::Redrive(redrive), Answer::Redriven(found), Answer::Redriven(expected)) => {
             (view(found, expected), told("a redrive"), Some(redrive.task))
         }
@@ -118,8 +121,12 @@ fn held(
                 Call::Complete { .. } | Call::Fail { .. } => "S3",
                 _ => "S8",
             },
-            Some(_) => match lease.by {
-                Right::Token(token) if closed(lease.task) == Some((token.attempt, token.index)) => "S8",
+            Some(_) => match (call, lease.by) {
+                (Call::Nack { .. } | Call::Release { .. }, Right::Token(token))
+                    if closed(lease.task) == Some((token.attempt, token.index)) =>
+                {
+                    "S8"
+                }
                 _ => "S4",
             },
         },

@@ -69,6 +69,8 @@ struct Client {
     busy: bool,
     /// Grants it knows of, among them closed ones.
     grants: Vec<(Task, Name, Token, u64)>,
+    /// The grant that it gave back or ended last.
+    closed: Option<(Task, Name, Token, u64)>,
     session: u32,
 }
 
@@ -254,7 +256,9 @@ impl World<'_> {
             return None;
         }
         let place = self.rng.below(known as u64) as usize;
-        let (task, tenant, token, t1) = self.clients[client as usize].grants[place];
+        // Now and then one comes again with what it has closed.
+        let again = self.clients[client as usize].closed.take().filter(|_| self.rng.one_in(4));
+        let grant @ (task, tenant, token, t1) = again.unwrap_or(self.clients[client as usize].grants[place]);
         let by = match self.rng.below(20) {
             0 => Right::Forged,
             1 | 2 => Right::Worker(worker(client)),
@@ -271,8 +275,8 @@ impl World<'_> {
         };
         if closes {
             (self.sink)(Line::Work(Work { worker: worker(client), task, token, from: t1, to: t1 + 1 }));
-            // A zombie comes again with the same grant.
-            if !self.chance(8) {
+            self.clients[client as usize].closed = Some(grant);
+            if again.is_none() && !self.chance(8) {
                 self.clients[client as usize].grants.swap_remove(place);
             }
         }
@@ -288,7 +292,7 @@ impl World<'_> {
         {
             let logged = self.logged(&pending);
             let late = self.body(shard, vec![logged]);
-            self.log(shard, Some(Body { proposed_in: late.proposed_in - 1, ..late }));
+            self.log(shard, Some(&Body { proposed_in: late.proposed_in - 1, ..late }));
             self.end(pending, Outcome::Unknown);
         }
         (self.sink)(Line::Fault(Event { t: self.now, what: format!("shard {shard} gets another leader") }));
@@ -300,7 +304,7 @@ impl World<'_> {
         Body { proposed_in: this.term, lease, schedule, operations }
     }
 
-    fn log(&mut self, shard: u16, body: Option<Body>) {
+    fn log(&mut self, shard: u16, body: Option<&Body>) {
         let this = &mut self.shards[usize::from(shard)];
         this.index += 1;
         let (index, term) = (this.index, this.term);
@@ -308,7 +312,7 @@ impl World<'_> {
         for node in 1..=3 {
             // The third node once got a snapshot.
             if node < 3 || index > 20 {
-                (self.sink)(Line::Log(Box::new(Entry { node, shard, index, term, digest, body: body.clone() })));
+                (self.sink)(Line::Log(Box::new(Entry { node, shard, index, term, digest, body: body.cloned() })));
             }
         }
     }
@@ -381,7 +385,7 @@ impl World<'_> {
             kept.push((logged, pending, answer));
         }
         let operations = kept.iter().map(|(logged, ..)| logged.clone()).collect();
-        self.log(shard, Some(Body { operations, ..body }));
+        self.log(shard, Some(&Body { operations, ..body }));
         for (_, pending, answer) in kept {
             if !self.draining && self.chance(3) {
                 let outcome = if self.chance(20) { Outcome::Silent } else { Outcome::Unknown };
