@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::record::{
-    Body, Call, Digest, Entry, Event, Export, Level, Line, Logged, Name, NameText, Op, Outcome, Run, Work,
+    Body, Call, Digest, Entry, Event, Export, Held, Level, Line, Logged, Name, NameText, Op, Outcome, Run, Work,
 };
 
 /// A history: lines go in one by one, [`crate::judge::judge`] says what they show.
@@ -94,6 +94,8 @@ pub(crate) struct StoredEntry {
     pub(crate) term: u32,
     digest: Digest,
     body: Option<StoredBody>,
+    /// Nobody has shown yet what it says.
+    pub(crate) unseen: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -202,6 +204,7 @@ impl History {
             Line::Op(op) => self.push_op(&op),
             Line::Work(work) => self.work.push(work),
             Line::Log(entry) => self.push_entry(&entry),
+            Line::Held(held) => drop(self.hold(held)),
             Line::Export(export) => self.push_export(*export),
             Line::Fault(event) => self.events.push((true, event)),
             Line::Note(event) => self.events.push((false, event)),
@@ -243,17 +246,26 @@ impl History {
         self.rows.push(row);
     }
 
+    /// Takes note that a node has an entry. Whether it is to be shown what the entry says.
+    fn hold(&mut self, held: Held) -> bool {
+        let Held { node, shard, index, term, digest } = held;
+        let log = self.logs.entry(shard).or_default();
+        let new = StoredEntry { node, term, digest, body: None, unseen: true };
+        let known = *log.entries.entry(index).or_insert(new);
+        let same = (known.term, known.digest) == (term, digest);
+        if !same && log.conflict.as_ref().is_none_or(|(first, _)| index < *first) {
+            let what = format!(
+                "nodes {} and {node} applied different entries at {shard}:{index}: terms {} and {term}",
+                known.node, known.term
+            );
+            log.conflict = Some((index, what));
+        }
+        same && known.unseen
+    }
+
     fn push_entry(&mut self, entry: &Entry) {
-        let log = self.logs.entry(entry.shard).or_default();
-        if let Some(known) = log.entries.get(&entry.index) {
-            let same = (known.term, known.digest) == (entry.term, entry.digest);
-            if !same && log.conflict.as_ref().is_none_or(|(index, _)| entry.index < *index) {
-                let what = format!(
-                    "nodes {} and {} applied different entries at {}:{}: terms {} and {}",
-                    known.node, entry.node, entry.shard, entry.index, known.term, entry.term
-                );
-                log.conflict = Some((entry.index, what));
-            }
+        let Entry { node, shard, index, term, digest, .. } = *entry;
+        if !self.hold(Held { node, shard, index, term, digest }) {
             return;
         }
         let body = entry.body.as_ref().map(|body| {
@@ -272,8 +284,8 @@ impl History {
                 operations: self.since(from),
             }
         });
-        let stored = StoredEntry { node: entry.node, term: entry.term, digest: entry.digest, body };
-        self.logs.entry(entry.shard).or_default().entries.insert(entry.index, stored);
+        let stored = StoredEntry { node, term, digest, body, unseen: false };
+        self.logs.entry(shard).or_default().entries.insert(index, stored);
     }
 
     fn push_export(&mut self, mut export: Export) {

@@ -2,7 +2,7 @@
 //! happened if the log has it; what was refused before the log is not in it; and what is in it, somebody has asked for.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use crate::History;
 use crate::history::{Came, Kind, LoggedBytes, Row, decode, encode};
@@ -25,13 +25,14 @@ pub(crate) const NOBODY: u32 = u32::MAX;
 /// Operations that have no position: what may turn up anywhere in the log, or must not.
 struct Unplaced<'a> {
     by_number: BTreeMap<(u64, u16), u32>,
-    /// Of unknown outcome, the oldest first.
-    by_call: BTreeMap<&'a [u8], VecDeque<u32>>,
+    /// Of unknown outcome, the oldest first. Which of equal ones an operation of the log is cannot be known. The first one that is free is
+    /// taken, and so began before it was committed, which is all that anybody builds on.
+    by_call: BTreeMap<&'a [u8], Vec<u32>>,
 }
 
 pub(crate) fn check(history: &History) -> Result<Places, Stop> {
     let mut places = Places { in_log: vec![false; history.rows.len()], ..Places::default() };
-    let mut unplaced = unplaced(history);
+    let unplaced = unplaced(history);
     let mut placed: BTreeMap<u16, Vec<u32>> = BTreeMap::new();
     for (place, row) in history.rows.iter().enumerate() {
         if row.came == Came::Answered {
@@ -47,7 +48,7 @@ pub(crate) fn check(history: &History) -> Result<Places, Stop> {
             let row = &history.rows[*place as usize];
             (row.index, row.number, row.part)
         });
-        let asked = shard_log(history, *shard, &placed, &mut unplaced, &mut places)?;
+        let asked = shard_log(history, *shard, &placed, &unplaced, &mut places)?;
         places.asked.insert(*shard, asked);
     }
     if let Some((shard, rows)) = placed.into_iter().next() {
@@ -76,7 +77,7 @@ fn unplaced(history: &History) -> Unplaced<'_> {
     unknown.sort_unstable();
     for (_, place) in unknown {
         let call = history.call_bytes(&history.rows[place as usize]);
-        unplaced.by_call.entry(call).or_default().push_back(place);
+        unplaced.by_call.entry(call).or_default().push(place);
     }
     unplaced
 }
@@ -86,18 +87,22 @@ fn shard_log(
     history: &History,
     shard: u16,
     placed: &[u32],
-    unplaced: &mut Unplaced<'_>,
+    unplaced: &Unplaced<'_>,
     places: &mut Places,
 ) -> Result<Vec<u32>, Stop> {
     let log = &history.logs[&shard];
     let row = |place: u32| &history.rows[place as usize];
     let (mut asked, mut next, mut expected) = (Vec::new(), 0, None);
+    let mut taken: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
     for (index, entry) in &log.entries {
         if *index != expected.unwrap_or(*index.min(&2)) {
             let missing = expected.unwrap_or(1);
             return Err(Stop::Inconclusive(format!("no node has entry {shard}:{missing}")));
         }
         expected = Some(index + 1);
+        if entry.unseen {
+            return Err(Stop::Inconclusive(format!("no node shows what entry {shard}:{index} says")));
+        }
         let from = next;
         while next < placed.len() && row(placed[next]).index <= *index {
             next += 1;
@@ -122,7 +127,12 @@ fn shard_log(
                 let first = by_call.partition_point(|(known, _)| *known < call);
                 let equal = by_call[first..].iter().take_while(|(known, _)| *known == call);
                 let mut free = equal.map(|(_, place)| *place).filter(|place| !places.in_log[*place as usize]);
-                free.next().or_else(|| unplaced.by_call.get_mut(call)?.pop_front())
+                free.next().or_else(|| {
+                    let equal = unplaced.by_call.get(call)?;
+                    let taken = taken.entry(call.to_vec()).or_default();
+                    *taken += 1;
+                    equal.get(*taken - 1).copied()
+                })
             } else {
                 let name = (logged.number, logged.part);
                 let known = here.binary_search_by_key(&name, |place| (row(*place).number, row(*place).part));
@@ -198,7 +208,7 @@ fn check_asker(history: &History, place: u32, logged: &LoggedBytes<'_>, places: 
             Finding::new("S17", format!("{number} was refused for certain, and the log has it")).by(place as usize)
         );
     }
-    if places.in_log[place as usize] {
+    if logged.number != 0 && places.in_log[place as usize] {
         return Err(Finding::new("S8", format!("the log has {number} twice")).by(place as usize));
     }
     if history.call_bytes(row) != as_asked(logged).as_ref() {

@@ -23,6 +23,8 @@ pub enum Line {
     Work(Work),
     /// An entry that a node has applied.
     Log(Box<Entry>),
+    /// An entry that a node has applied, and of which another node's line says more.
+    Held(Held),
     /// What a node holds of a shard at the end.
     Export(Box<Export>),
     /// What was done to the cluster; for reports only.
@@ -648,6 +650,21 @@ pub struct Entry {
     pub digest: Digest,
     /// What it says about tasks; absent: nothing, as the first entry of a leader, or a change of members.
     pub body: Option<Body>,
+}
+
+/// An entry of a node's log, without what it says. It must be the one that a `log` line of another node shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The node.
+    pub node: u16,
+    /// The shard.
+    pub shard: u16,
+    /// Index.
+    pub index: u64,
+    /// Term.
+    pub term: u32,
+    /// Of the entry's bytes.
+    pub digest: Digest,
 }
 
 /// Operations of an entry.

@@ -440,10 +440,10 @@ pub(crate) const WAYS: &[Way] = &[
     }),
     ("two nodes applied different entries", "R4", |lines| {
         let entry = lines.iter_mut().find_map(|line| match line {
-            Line::Log(entry) if entry.node == 2 && entry.index == 30 => Some(entry),
+            Line::Held(held) if held.node == 2 && held.index == 30 => Some(held),
             _ => None,
         });
-        entry.map(|entry| entry.digest.0 ^= 1).is_some()
+        entry.map(|held| held.digest.0 ^= 1).is_some()
     }),
     ("a counter has drifted", "I6", |lines| {
         exports(lines, |export| export.queues[0].totals.completed += 1);
@@ -529,7 +529,14 @@ pub(crate) const WAYS: &[Way] = &[
 /// What makes a history no history, or too little of one.
 pub(crate) const FAULTS: &[(&str, fn(&mut Vec<Line>))] = &[
     ("an entry that no node has", |lines| {
-        lines.retain(|line| !matches!(line, Line::Log(entry) if entry.shard == 0 && entry.index == 40));
+        lines.retain(|line| match line {
+            Line::Log(entry) => (entry.shard, entry.index) != (0, 40),
+            Line::Held(held) => (held.shard, held.index) != (0, 40),
+            _ => true,
+        });
+    }),
+    ("an entry that no node shows", |lines| {
+        lines.retain(|line| !matches!(line, Line::Log(entry) if (entry.shard, entry.index) == (1, 40)));
     }),
     ("a shard that nobody exports", |lines| {
         lines.retain(|line| !matches!(line, Line::Export(export) if export.at.shard == 1));

@@ -4,7 +4,7 @@
 use base::rng::{SplitMix, mix_all};
 use history::model::Model;
 use history::record::{
-    Answer, Backoff, Body, Call, Claim, Create, Digest, Entry, Event, Export, Lease, Level, Line, Logged, Name,
+    Answer, Backoff, Body, Call, Claim, Create, Digest, Entry, Event, Export, Held, Lease, Level, Line, Logged, Name,
     NameText, Op, Order, Outcome, Policy, Position, Redrive, Refusal, Right, Run, Schedule, State, Task, Token, Work,
 };
 
@@ -309,11 +309,11 @@ impl World<'_> {
         this.index += 1;
         let (index, term) = (this.index, this.term);
         let digest = Digest(mix_all(&[u64::from(shard), index, u64::from(term)]));
-        for node in 1..=3 {
-            // The third node once got a snapshot.
-            if node < 3 || index > 20 {
-                (self.sink)(Line::Log(Box::new(Entry { node, shard, index, term, digest, body: body.cloned() })));
-            }
+        (self.sink)(Line::Log(Box::new(Entry { node: 1, shard, index, term, digest, body: body.cloned() })));
+        (self.sink)(Line::Held(Held { node: 2, shard, index, term, digest }));
+        // The third node once got a snapshot.
+        if index > 20 {
+            (self.sink)(Line::Held(Held { node: 3, shard, index, term, digest }));
         }
     }
 
