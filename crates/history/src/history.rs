@@ -37,8 +37,9 @@ pub(crate) struct Row {
     pub(crate) t1: u64,
     /// Of its answer's position; 0: it has none.
     pub(crate) index: u64,
-    call: Span,
-    outcome: Span,
+    /// Where its call stands, encoded; its outcome stands behind that.
+    call_from: u64,
+    call_length: u32,
     pub(crate) client: u32,
     pub(crate) session: u32,
     pub(crate) term: u32,
@@ -58,8 +59,7 @@ pub(crate) enum Kind {
     /// A claim: stands in the log, or found nothing without it.
     Claim,
     Linearizable,
-    /// A read that asks for an entry at least.
-    AtLeast(u64),
+    AtLeast,
     Stale,
 }
 
@@ -216,7 +216,7 @@ impl History {
             Call::Claim(_) => Kind::Claim,
             Call::Read { level, .. } | Call::Stats { level, .. } => match level {
                 Level::Linearizable => Kind::Linearizable,
-                Level::AtLeast(index) => Kind::AtLeast(index),
+                Level::AtLeast(_) => Kind::AtLeast,
                 Level::Stale => Kind::Stale,
             },
             _ => Kind::Write,
@@ -227,13 +227,15 @@ impl History {
             Outcome::Unknown => (Came::Unknown, Default::default()),
             Outcome::Silent => (Came::Silent, Default::default()),
         };
+        let call = self.keep(&op.call);
+        self.keep(&op.outcome);
         let row = Row {
             number: op.number,
             t0: op.t0,
             t1: op.t1.unwrap_or(u64::MAX),
             index: at.index,
-            call: self.keep(&op.call),
-            outcome: self.keep(&op.outcome),
+            call_from: call.from,
+            call_length: call.length,
             client: op.client,
             session: op.session,
             term: at.term,
@@ -326,16 +328,17 @@ impl History {
 
     /// What an operation asked for.
     pub(crate) fn call(&self, row: &Row) -> Call {
-        decode(self.slice(row.call))
+        decode(self.call_bytes(row))
     }
 
     pub(crate) fn call_bytes(&self, row: &Row) -> &[u8] {
-        self.slice(row.call)
+        self.slice(Span { from: row.call_from, length: row.call_length })
     }
 
     /// What came of an operation.
     pub(crate) fn outcome(&self, row: &Row) -> Outcome {
-        decode(self.slice(row.outcome))
+        let from = row.call_from as usize + row.call_length as usize;
+        postcard::take_from_bytes(&self.bytes[from..]).expect("it was encoded here").0
     }
 
     pub(crate) fn op(&self, row: &Row) -> Op {

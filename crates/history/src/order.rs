@@ -33,7 +33,7 @@ pub(crate) fn check(history: &History, places: &Places) -> Result<(), Stop> {
             let in_log = places.in_log[place as usize];
             let id = match this.kind {
                 _ if in_log => (this.index <= seen).then_some("S16"),
-                Kind::AtLeast(_) | Kind::Stale => None,
+                Kind::AtLeast | Kind::Stale => None,
                 Kind::Linearizable | Kind::Claim | Kind::Write => (this.index < seen).then_some("S14"),
             };
             if let Some(id) = id {

@@ -175,7 +175,7 @@ fn must_be_in_log(history: &History, row: &Row, found: bool) -> bool {
         _ if found => false,
         Kind::Write => true,
         Kind::Claim => !empty(history.outcome(row)),
-        Kind::Linearizable | Kind::AtLeast(_) | Kind::Stale => false,
+        Kind::Linearizable | Kind::AtLeast | Kind::Stale => false,
     }
 }
 

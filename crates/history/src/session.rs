@@ -8,7 +8,7 @@ use base::map::IdMap;
 use crate::History;
 use crate::history::{Came, Kind, Row};
 use crate::judge::{Finding, Stop};
-use crate::record::{Answer, Outcome};
+use crate::record::{Answer, Call, Level, Outcome};
 
 pub(crate) fn check(history: &History) -> Result<(), Stop> {
     positions(history)?;
@@ -42,13 +42,15 @@ fn positions(history: &History) -> Result<(), Finding> {
             }
         }
         parts.push(place);
-        if let Kind::AtLeast(asked) = kind
+        if kind == Kind::AtLeast
+            && let Call::Read { level: Level::AtLeast(asked), .. } | Call::Stats { level: Level::AtLeast(asked), .. } =
+                history.call(row(place))
             && index < asked
         {
             let what = format!("{number} asked for {shard}:{asked} at least, and was answered from {index}");
             return Err(Finding::new("S15", what).by(place as usize));
         }
-        if matches!(kind, Kind::AtLeast(_) | Kind::Linearizable)
+        if matches!(kind, Kind::AtLeast | Kind::Linearizable)
             && let Some((latest, before)) = seen.get(&shard).filter(|(latest, _)| index < *latest)
         {
             let what =
