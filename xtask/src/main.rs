@@ -11,6 +11,7 @@ mod documents;
 mod faults;
 mod http;
 mod image;
+mod judge;
 mod kill;
 mod load;
 mod process;
@@ -50,6 +51,8 @@ enum Chore {
     Chart(chart::ChartArgs),
     /// Runs the systemd unit on three machines, which are containers with Debian's systemd.
     Systemd(systemd::SystemdArgs),
+    /// Says what a recorded history shows: what clients saw, against the log and the rules.
+    Judge(judge::JudgeArgs),
     /// Measures what the benchmark page shows, and prints it as Markdown.
     Bench(bench::BenchArgs),
 }
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Chore::Image(args) => image::run(&args),
         Chore::Chart(args) => chart::run(&args),
         Chore::Systemd(args) => systemd::run(&args),
+        Chore::Judge(args) => judge::run(&args),
         Chore::Bench(args) => bench::run(&args),
     };
     match done {
