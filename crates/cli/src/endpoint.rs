@@ -147,7 +147,16 @@ impl EndpointArgs {
         Ok(answers)
     }
 
-    fn token(&self) -> Result<Option<String>> {
+    /// How long a server may take to answer.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The token to show, if there is one.
+    ///
+    /// # Errors
+    /// Its file cannot be read.
+    pub(crate) fn token(&self) -> Result<Option<String>> {
         let variable = || std::env::var("CODEQ_TOKEN").ok().filter(|token| !token.is_empty());
         let path = match (&self.token_file, variable()) {
             (Some(path), _) => path.clone(),
@@ -214,7 +223,10 @@ async fn send(method: &Method, endpoint: &str, path: &str, token: Option<&str>, 
 }
 
 /// A connection of its own, and what to ask on it.
-async fn begin(
+///
+/// # Errors
+/// The server cannot be reached.
+pub(crate) async fn begin(
     method: &Method,
     endpoint: &str,
     path: &str,

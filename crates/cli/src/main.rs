@@ -19,6 +19,7 @@ mod recover;
 mod serve;
 mod shell;
 mod snapshot;
+mod stream;
 mod task;
 mod worker;
 
@@ -124,9 +125,9 @@ enum Command {
     /// Writes manual pages.
     #[command(after_help = "Example:\n  codeq man --out /usr/local/share/man/man1")]
     Man(shell::ManArgs),
-    /// Prints the version.
-    #[command(after_help = "Example:\n  codeq version")]
-    Version,
+    /// Prints the version, or those of all members of a cluster.
+    #[command(after_help = "Example:\n  codeq version --all")]
+    Version(members::VersionArgs),
 }
 
 fn main() -> ExitCode {
@@ -160,9 +161,6 @@ fn main() -> ExitCode {
         Command::Recover(command) => recover::run(&command),
         Command::Debug(command) => debug::run(command),
         Command::Config(command) => config::run(command),
-        Command::Version => {
-            output::data(concat!("codeq ", env!("CARGO_PKG_VERSION")));
-            ExitCode::SUCCESS
-        }
+        Command::Version(args) => members::version(&args),
     }
 }
