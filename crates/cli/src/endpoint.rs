@@ -63,8 +63,9 @@ impl EndpointArgs {
     /// # Errors
     /// An address or the token cannot be used.
     pub(crate) fn client(&self) -> Result<Client> {
-        let mut builder = Client::builder(self.endpoints()?).timeout(self.timeout).patience(self.timeout);
-        if let Some(token) = self.token()? {
+        let token = self.token()?;
+        let mut builder = Client::builder(self.endpoints()).timeout(self.timeout).patience(self.timeout);
+        if let Some(token) = token {
             builder = builder.token(&token);
         }
         Ok(builder.build()?)
@@ -105,7 +106,7 @@ impl EndpointArgs {
     pub(crate) fn download(&self, path: &str, to: &mut dyn Write) -> Result<Answer> {
         let token = self.token()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (mut failures, endpoints) = (Vec::new(), self.endpoints()?);
+        let (mut failures, endpoints) = (Vec::new(), self.endpoints());
         for endpoint in &endpoints {
             // Once a part of the body is written, another server's would not follow it.
             match runtime.block_on(download(endpoint, path, token.as_deref(), to, self.timeout.max(SLOWEST))) {
@@ -132,7 +133,7 @@ impl EndpointArgs {
         let token = self.token()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut answers = Vec::new();
-        for endpoint in self.endpoints()? {
+        for endpoint in self.endpoints() {
             let asked = send(method, &endpoint, path, token.as_deref(), body);
             let answer = runtime.block_on(async { tokio::time::timeout(longest, asked).await });
             let is_late = answer.is_err();
@@ -155,13 +156,14 @@ impl EndpointArgs {
     /// The token to show, if there is one.
     ///
     /// # Errors
-    /// Its file cannot be read.
+    /// Its file, or the profile, cannot be read.
     pub(crate) fn token(&self) -> Result<Option<String>> {
+        let profile = profile::read(self.profile.as_deref())?;
         let variable = || std::env::var("CODEQ_TOKEN").ok().filter(|token| !token.is_empty());
         let path = match (&self.token_file, variable()) {
             (Some(path), _) => path.clone(),
             (None, Some(token)) => return Ok(Some(token)),
-            (None, None) => match profile::read(self.profile.as_deref())?.token_file {
+            (None, None) => match profile.token_file {
                 Some(path) => path,
                 None => return Ok(None),
             },
@@ -171,16 +173,14 @@ impl EndpointArgs {
     }
 
     /// The servers that are asked, in turn.
-    ///
-    /// # Errors
-    /// The profile cannot be read.
-    pub(crate) fn endpoints(&self) -> Result<Vec<String>> {
+    pub(crate) fn endpoints(&self) -> Vec<String> {
         let given: Vec<String> = self.endpoints.iter().filter(|endpoint| !endpoint.is_empty()).cloned().collect();
         if !given.is_empty() {
-            return Ok(given);
+            return given;
         }
-        let of_profile = profile::read(self.profile.as_deref())?.endpoints;
-        Ok(if of_profile.is_empty() { vec![own()] } else { of_profile })
+        // A profile that cannot be read has been told of with the token.
+        let of_profile = profile::read(self.profile.as_deref()).unwrap_or_default().endpoints;
+        if of_profile.is_empty() { vec![own()] } else { of_profile }
     }
 }
 

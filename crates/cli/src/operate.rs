@@ -379,7 +379,7 @@ pub(crate) fn which_endpoint(args: &WhichArgs) -> ExitCode {
 }
 
 fn asked_of(endpoint: &EndpointArgs) -> usize {
-    endpoint.endpoints().map_or(1, |endpoints| endpoints.len())
+    endpoint.endpoints().len()
 }
 
 impl Answer {

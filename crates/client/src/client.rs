@@ -8,6 +8,7 @@ use bytes::Bytes;
 use hyper::header::{AUTHORIZATION, HeaderValue};
 use hyper::{Method, Request};
 use serde::de::DeserializeOwned;
+use tls::ClientTls;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
@@ -59,6 +60,7 @@ pub struct Builder {
     endpoints: Vec<String>,
     token: Option<String>,
     user: Option<String>,
+    tls: Option<ClientTls>,
     connect_timeout: Duration,
     timeout: Duration,
     patience: Duration,
@@ -127,6 +129,13 @@ impl Builder {
         self
     }
 
+    /// Whom to trust at `https://`, and which certificate to show: what the system trusts is never asked.
+    #[must_use]
+    pub fn tls(mut self, tls: ClientTls) -> Builder {
+        self.tls = Some(tls);
+        self
+    }
+
     /// How long a connection may take to be there. Left out: 3 s.
     #[must_use]
     pub fn connect_timeout(mut self, longest: Duration) -> Builder {
@@ -161,7 +170,8 @@ impl Builder {
     /// # Errors
     /// There is no server, or what is given cannot be used.
     pub fn build(self) -> Result<Client, Error> {
-        let endpoints = self.endpoints.iter().map(|url| Endpoint::new(url)).collect::<Result<Vec<_>, _>>()?;
+        let endpoints = self.endpoints.iter().map(|url| Endpoint::new(url, self.tls.as_ref()));
+        let endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
         if endpoints.is_empty() {
             return Err(Error::Unusable("a client needs an endpoint".into()));
         }
@@ -199,13 +209,14 @@ impl Client {
         Client::builder([url]).build()
     }
 
-    /// Asks these servers, nodes of one cluster: `http://host:port`. Each call goes to the one that answered last, and to the next one if
+    /// Asks these servers, nodes of one cluster: `http://host:port`, or `https://` with [`Builder::tls`]. Each call goes to the one that answered last, and to the next one if
     /// that does not answer or cannot take it.
     pub fn builder<U: Into<String>>(endpoints: impl IntoIterator<Item = U>) -> Builder {
         Builder {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
             token: None,
             user: None,
+            tls: None,
             connect_timeout: Duration::from_secs(3),
             timeout: Duration::from_secs(15),
             patience: Duration::from_secs(30),

@@ -11,6 +11,8 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{HOST, HeaderValue};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use tls::ClientTls;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
@@ -27,6 +29,8 @@ pub(crate) struct Endpoint {
     /// `http://host:port` and what stands before each path.
     pub(crate) url: String,
     address: String,
+    /// The name that its certificate must have, and whom to trust for that; nothing: it is not encrypted.
+    tls: Option<(String, ClientTls)>,
     host: HeaderValue,
     prefix: String,
     idle: Mutex<Vec<Idle>>,
@@ -53,21 +57,29 @@ pub struct Answer {
 impl Endpoint {
     /// # Errors
     /// It is not an address that can be reached from here.
-    pub(crate) fn new(url: &str) -> Result<Endpoint, Error> {
+    pub(crate) fn new(url: &str, tls: Option<&ClientTls>) -> Result<Endpoint, Error> {
         let bad = |why: &str| Error::unusable(&format!("the endpoint {url:?} cannot be used"), why);
         let whole = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         let uri: hyper::Uri = whole.parse().map_err(|_| bad("it is not a URL"))?;
-        if uri.scheme_str() != Some("http") {
-            return Err(bad("it begins with http://"));
-        }
+        let (scheme, port) = match uri.scheme_str() {
+            Some("http") => ("http", 80),
+            Some("https") => ("https", 443),
+            _ => return Err(bad("it begins with http:// or https://")),
+        };
         let authority = uri.authority().ok_or_else(|| bad("it names no host"))?;
         if authority.as_str().contains('@') {
             return Err(bad("credentials are given beside it, not in it"));
         }
-        let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
+        let tls = match (scheme, tls) {
+            ("http", _) => None,
+            (_, Some(tls)) => Some((authority.host().trim_matches(['[', ']']).to_owned(), tls.clone())),
+            (_, None) => return Err(bad("it must be said who vouches for it (its authority)")),
+        };
+        let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(port));
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| bad("it is not a URL"))?;
         let prefix = uri.path().trim_end_matches('/').to_owned();
-        Ok(Endpoint { url: format!("http://{authority}{prefix}"), address, host, prefix, idle: Mutex::default() })
+        let url = format!("{scheme}://{authority}{prefix}");
+        Ok(Endpoint { url, address, tls, host, prefix, idle: Mutex::default() })
     }
 
     /// Sends a request and reads its answer to the end. `connect_timeout` is for the connection, `longest` for the rest.
@@ -146,11 +158,24 @@ impl Endpoint {
         let not_sent = |why: &dyn std::fmt::Display| Miss::NotSent(format!("{}: {why}", self.url));
         let stream = TcpStream::connect(&self.address).await.map_err(|cause| not_sent(&cause))?;
         stream.set_nodelay(true).map_err(|cause| not_sent(&cause))?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|cause| not_sent(&cause))?;
-        // Ends with the connection; what goes wrong shows at the request that is under way.
-        tokio::spawn(async move { drop(connection.await) });
-        Ok(sender)
+        let sender = match &self.tls {
+            None => speak(stream).await,
+            Some((name, tls)) => {
+                let stream = tls.connect(name, stream).await.map_err(|cause| not_sent(&cause))?;
+                speak(stream).await
+            }
+        };
+        sender.map_err(|cause| not_sent(&cause))
     }
+}
+
+async fn speak(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> hyper::Result<SendRequest<Full<Bytes>>> {
+    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+    // Ends with the connection; what goes wrong shows at the request that is under way.
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(sender)
 }
 
 async fn read(response: Response<hyper::body::Incoming>) -> Result<Answer, String> {
@@ -177,11 +202,11 @@ mod tests {
             ("http://a/queue/", "http://a/queue", "a:80", "/queue"),
             ("http://[::1]:80", "http://[::1]:80", "[::1]:80", ""),
         ] {
-            let endpoint = Endpoint::new(given).expect("it can be used");
+            let endpoint = Endpoint::new(given, None).expect("it can be used");
             assert_eq!((&*endpoint.url, &*endpoint.address, &*endpoint.prefix), (url, address, prefix));
         }
-        for bad in ["", "ftp://a", "http://", "http://me:secret@a", "a b"] {
-            assert!(matches!(Endpoint::new(bad), Err(Error::Unusable(_))), "{bad:?}");
+        for bad in ["", "ftp://a", "https://a", "http://", "http://me:secret@a", "a b"] {
+            assert!(matches!(Endpoint::new(bad, None), Err(Error::Unusable(_))), "{bad:?}");
         }
     }
 }

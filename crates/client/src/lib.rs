@@ -42,4 +42,15 @@ pub use repeat::Repeat;
 pub use routes::escaped as path_segment;
 pub use routes::{Claim, Extended, Outcome, QueueCounts, Settled};
 pub use task::{Created, Finished, NewTask, ResultRecord, State, Task};
+/// Whom a client trusts, and the certificate it shows: made of PEM.
+pub use tls::ClientTls;
 pub use worker::{Failure, Job, Stop, Summary, WorkerBuilder};
+
+/// The programs of the guides compile, and run where they say what they do.
+#[cfg(doctest)]
+mod guides {
+    #[doc = include_str!("../../../docs/guides/producers.md")]
+    struct Producers;
+    #[doc = include_str!("../../../docs/guides/workers.md")]
+    struct Workers;
+}

@@ -4,6 +4,7 @@ mod backup;
 mod cluster;
 mod config;
 mod dev;
+mod documents;
 mod operate;
 mod process;
 mod serve;

@@ -2,4 +2,5 @@
 
 mod between;
 mod calls;
+mod encrypted;
 mod worker;
