@@ -6,7 +6,8 @@
 //!
 //! Reading order: [`event`] says what goes in and comes out, `shard` joins the parts, and the parts are one file each: `batch` forms
 //! entries, `stamp` keeps the clocks, `deadlines` says when to wake up, `waiters` holds requests open, `reads` confirms questions, `members`
-//! says who is in the group, `elections` who was elected when. `replay` applies entries where there is no group any more.
+//! says who is in the group, `elections` who was elected when. `restores` says how a backup takes the place of all data,
+//! `replay` applies entries where there is no group any more.
 
 mod batch;
 mod deadlines;
@@ -16,6 +17,7 @@ pub mod members;
 mod reads;
 mod replay;
 mod replica;
+pub mod restores;
 mod shard;
 mod stamp;
 mod waiters;
@@ -27,10 +29,11 @@ pub use consensus::{
 };
 pub use elections::{Election, Elections, Vote};
 pub use event::{
-    AfterSync, Client, Effects, Event, Freshness, Install, MustSync, Now, Reply, ShardStatus, Transition, Unavailable,
-    Wait, Write,
+    AfterSync, Client, Effects, Event, Freshness, Install, MustSync, Now, Reply, ShardStatus, Swap, Transition,
+    Unavailable, Wait, Write,
 };
 pub use members::{Member, Members};
 pub use replay::replay;
 pub use replica::{Replica, ReplicaConfig, RestoreShard};
+pub use restores::{RestoreId, RestoreStep, Restores};
 pub use shard::Fault;

@@ -7,6 +7,7 @@ use base::codec::{Malformed, Reader, Write};
 use consensus::{Configuration, MemberChange};
 
 use crate::elections::Elections;
+use crate::restores::Restores;
 
 /// A member as people and peers know it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +25,9 @@ pub struct Member {
 /// Removed members remembered; older ones are forgotten and are then unknown rather than removed.
 const REMOVED_MAX: usize = 1_000;
 
+/// Stands where another demoted member could: nobody has this id.
+const RESTORES_FOLLOW: u64 = 0;
+
 /// The members of a group at some index.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Members {
@@ -36,6 +40,8 @@ pub struct Members {
     pub(crate) elections: Elections,
     /// Learners that were voters: they wait to be promoted by hand.
     demoted: BTreeSet<u64>,
+    /// What the group knows of restores.
+    pub(crate) restores: Restores,
 }
 
 impl Members {
@@ -64,6 +70,23 @@ impl Members {
     /// Which elections the group remembers.
     pub fn elections(&self) -> &Elections {
         &self.elections
+    }
+
+    /// What the group knows of restores.
+    pub fn restores(&self) -> &Restores {
+        &self.restores
+    }
+
+    /// How many entries the state has counted that the log does not have: its state machine sees indexes that are higher by so many.
+    pub fn ahead(&self) -> i64 {
+        self.restores.ahead
+    }
+
+    /// The same members, of a state that is ahead of the log by so many entries.
+    #[must_use]
+    pub fn ahead_by(mut self, entries: i64) -> Members {
+        self.restores.ahead = entries;
+        self
     }
 
     /// Whether this one was a member once.
@@ -117,8 +140,12 @@ impl Members {
         bytes.put_varint(self.removed.len() as u64);
         self.removed.iter().for_each(|id| bytes.put_u64(*id));
         self.elections.encode(&mut bytes);
-        // Left out where it is empty, as it mostly is.
+        // Left out where there is nothing to say, as there mostly is not.
         self.demoted.iter().for_each(|id| bytes.put_u64(*id));
+        if !self.restores.is_initial() {
+            bytes.put_u64(RESTORES_FOLLOW);
+            self.restores.encode(&mut bytes);
+        }
         bytes
     }
 
@@ -134,10 +161,19 @@ impl Members {
         // Checkpoints of earlier builds end here.
         let elections = if reader.is_empty() { Elections::default() } else { Elections::decode(&mut reader)? };
         let mut demoted = BTreeSet::new();
+        let mut restores = Restores::default();
         while !reader.is_empty() {
-            demoted.insert(reader.u64()?);
+            match reader.u64()? {
+                RESTORES_FOLLOW => {
+                    restores = Restores::decode(&mut reader)?;
+                    if !reader.is_empty() {
+                        return Err(Malformed);
+                    }
+                }
+                id => drop(demoted.insert(id)),
+            }
         }
-        Ok(Members { configuration, known, removed, elections, demoted })
+        Ok(Members { configuration, known, removed, elections, demoted, restores })
     }
 }
 
