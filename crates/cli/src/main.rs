@@ -7,6 +7,7 @@ mod debug;
 mod dev;
 mod elections;
 mod endpoint;
+mod file_body;
 mod flags;
 mod logs;
 mod members;

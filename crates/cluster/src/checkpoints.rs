@@ -2,6 +2,7 @@
 //! nobody waits for.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
@@ -9,12 +10,14 @@ use std::time::{Duration, Instant};
 use base::machine::StateMachine;
 use base::rows::Changes;
 use base::{Index, ShardId};
+use replica::Swap;
 use storage::StorageError;
 use storage::checkpoint::{BUSY_MAX, Checkpoint, Meta, Staged};
 use storage::disk::Disk;
 use storage::wal::SpareJob;
 
 use crate::inbox::{Control, Inbox};
+use crate::restoring;
 
 /// What the thread is asked to do, in order.
 pub(crate) enum Job<D: Disk> {
@@ -24,6 +27,8 @@ pub(crate) enum Job<D: Disk> {
     Commit(ShardId, Meta),
     /// A snapshot takes the place of the checkpoint, and of what was written to it and not completed.
     Install(ShardId, Box<Staged>),
+    /// What was staged for a restore takes the place of the checkpoint.
+    Restore(PathBuf, Box<Swap>),
     /// Something that takes time to drop.
     Drop(Box<dyn Send>),
     /// A file for a later segment of the log.
@@ -100,6 +105,11 @@ fn run<S: StateMachine, D: Disk>(
                 let checkpoint = checkpoints.get_mut(&shard).expect("every shard has a checkpoint");
                 checkpoint.install(*staged)?;
                 inbox.control(Control::Installed(shard, checkpoint.reader()?));
+            }
+            Job::Restore(path, swap) => {
+                let checkpoint = checkpoints.get_mut(&swap.shard).expect("every shard has a checkpoint");
+                let members = restoring::install::<S>(&mut **checkpoint, &path, &swap)?;
+                inbox.control(Control::Restored(swap.shard, members, checkpoint.reader()?));
             }
             Job::Drop(garbage) => drop(garbage),
             Job::MakeSpare(job) => inbox.control(Control::Spare(job.run()?)),

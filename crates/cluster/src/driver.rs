@@ -14,8 +14,8 @@ use base::machine::StateMachine;
 use base::rows::Changes;
 use base::{Incarnation, Index, Millis, Mono, ShardId, Term};
 use replica::{
-    Effects, Election, Event, Happening, Members, Message, MustSync, Now, Replica, ReplicaConfig, Role, Told,
-    Transition, Write,
+    Effects, Election, Event, Happening, Members, Message, MustSync, Now, Replica, ReplicaConfig, RestoreStep, Role,
+    Told, Transition, Write,
 };
 use storage::checkpoint::Meta;
 use storage::checkpoint::RowReader;
@@ -34,6 +34,7 @@ use crate::leadership::{Leadership, Promotion};
 use crate::node::{Common, Durability, LoopHooks, NodeConfig, NodeError, NodeStatus, Observe, Stage, Start};
 use crate::open::{Opened, lost_log, open};
 use crate::peer::Arrived;
+use crate::restoring::SILENCE_MAX;
 use crate::rows::Rows;
 
 /// Rows collected for a checkpoint in one turn: about 0.2 ms.
@@ -70,6 +71,10 @@ pub(crate) struct Driver<S: StateMachine, D: Disk> {
     observe: Observe<S>,
     /// Snapshots that consensus is asked about in this turn.
     arrived: BTreeMap<ShardId, Box<Arrived<S>>>,
+    /// States that were staged for a restore and take their places just now.
+    swapping: BTreeMap<ShardId, S>,
+    /// When somebody last said that the restore under way is looked after.
+    restore_heard: Mono,
     /// Snapshots that become checkpoints just now.
     installing: BTreeMap<ShardId, Installing<S>>,
     replica: Replica<S, ReplyTo<S>>,
@@ -134,6 +139,8 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             leader_wait: config.leader_wait,
             trailing_bytes: config.trailing_log_bytes,
         };
+        let members = shards.iter().map(|(shard, restored)| (*shard, restored.members.clone())).collect();
+        common.staging.load(&members).map_err(NodeError::Storage)?;
         common.saving.snapshots.get_or_init(|| snapshots.clone());
         if let Some(peers) = common.peers.get() {
             peers.snapshots.get_or_init(|| snapshots);
@@ -159,6 +166,8 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             prepare,
             observe,
             arrived: BTreeMap::new(),
+            swapping: BTreeMap::new(),
+            restore_heard: now.mono,
             installing: BTreeMap::new(),
             replica,
             wal,
@@ -188,6 +197,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             let names: Vec<&str> = records.iter().map(|member| member.name.as_str()).collect();
             tracing::warn!(target: "raft", event = "raft.no_peers", "this node belongs to a cluster of {}, but no setting names an address for peers: it cannot reach them", names.join(", "));
         }
+        driver.follow_incarnation();
         for shard in driver.replica.shards() {
             let (status, members) = (driver.replica.leader(shard), driver.replica.members(shard).clone());
             driver.common.routes.set(shard, status);
@@ -274,6 +284,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         self.replica.stay_out(self.leadership.is_out(now));
         self.replica.on_event(now, Event::Tick, &mut self.effects);
         self.lead_first(now);
+        self.give_up_restore(now);
         self.log_status(now);
         let stage = if self.stopping { Stage::Draining } else { Stage::Running };
         self.publish(stage);
@@ -297,6 +308,46 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let asks = status.iter().all(|shard| shard.consensus.role == Role::Candidate);
         if !asks && 2 * voters.iter().filter(|id| is_there(id)).count() > voters.len() {
             self.replica.campaign();
+        }
+    }
+
+    /// Aborts a restore that nobody looks after any more, if this node leads group 0.
+    fn give_up_restore(&mut self, now: Now) {
+        let restores = *self.replica.members(ShardId(0)).restores();
+        let Some(id) = restores.last.filter(|_| restores.pending) else {
+            self.restore_heard = now.mono;
+            return;
+        };
+        if self.replica.leader(ShardId(0)) != self.common.me {
+            // A new leader waits as long as the one before.
+            self.restore_heard = now.mono;
+        } else if now.mono - self.restore_heard >= SILENCE_MAX {
+            self.restore_heard = now.mono;
+            tracing::warn!(target: "raft", event = "restore.given_up", "nobody looks after the restore any more: it is given up");
+            let (sender, _nobody) = oneshot::channel();
+            let client = ReplyTo::Local { sender, lane: None };
+            let event = Event::Restore { shard: ShardId(0), step: RestoreStep::Abort(id), client };
+            self.replica.on_event(now, event, &mut self.effects);
+        }
+    }
+
+    fn follow_incarnation(&self) {
+        if let Some(id) = self.replica.members(ShardId(0)).restores().done {
+            self.common.restored.store(id.incarnation.0, Ordering::Relaxed);
+        }
+    }
+
+    /// Drops what is staged and not needed any more.
+    fn forget_staged(&self) {
+        let first = *self.replica.members(ShardId(0)).restores();
+        let needs = |id, shard: ShardId| {
+            self.swapping.contains_key(&shard) || first.needs(id, self.replica.members(shard).restores())
+        };
+        match self.common.staging.forget(needs) {
+            Ok(states) if states.is_empty() => {}
+            Ok(states) => self.background.queue(Job::Drop(Box::new(states))),
+            // It is tried again at the next start.
+            Err(error) => tracing::warn!(event = "restore.leftover", %error, "what was staged cannot be removed"),
         }
     }
 
@@ -349,6 +400,16 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                     let event = Event::SnapshotSent { shard, to, arrived };
                     self.replica.on_event(now, event, &mut self.effects);
                 }
+                Control::Restore(step, client) => {
+                    let event = Event::Restore { shard: ShardId(0), step, client };
+                    self.replica.on_event(now, event, &mut self.effects);
+                }
+                Control::StillRestoring(id) => {
+                    if self.replica.members(ShardId(0)).restores().last == Some(id) {
+                        self.restore_heard = now.mono;
+                    }
+                }
+                Control::Restored(shard, members, reader) => self.on_restored(now, shard, members, reader)?,
                 Control::StepDown(hold) => self.leadership.stay_out(now, hold),
                 Control::Settle => self.leadership.settle(now),
                 Control::Heard(member) => self.leadership.heard(member),
@@ -432,6 +493,8 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                     Transition::Elections { shard, .. } => self.remember_elections(shard),
                     Transition::Members { shard, members } => {
                         self.tell_configuration(shard);
+                        self.follow_incarnation();
+                        self.forget_staged();
                         if let (ShardId(0), Some(peers)) = (shard, self.common.peers.get()) {
                             peers.follow(members);
                         }
@@ -630,6 +693,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         if self.saving.is_none()
             && let Some(shard) = self.to_save.pop()
             && !self.installing.contains_key(&shard)
+            && !self.swapping.contains_key(&shard)
         {
             let (index, term, configuration) = self.replica.freeze(shard);
             let meta = Meta { index, term, configuration };
@@ -677,6 +741,44 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         }
         // The others were not wanted; whoever waits for them is told.
         self.arrived.clear();
+        for swap in std::mem::take(&mut self.effects.swaps) {
+            let shard = swap.shard;
+            let Some((path, machine)) = self.common.staging.claim(swap.id, shard) else {
+                tracing::warn!(target: "raft", event = "restore.missed", shard = shard.0, "shard {shard} was restored while nothing was staged here: it is asked for as a snapshot");
+                self.replica.ask_for_snapshot(shard);
+                continue;
+            };
+            if self.saving.as_ref().is_some_and(|saving| saving.shard == shard) {
+                self.saving = None;
+            }
+            self.swapping.insert(shard, machine);
+            self.background.queue(Job::Restore(path, Box::new(swap)));
+        }
+    }
+
+    fn on_restored(
+        &mut self,
+        now: Now,
+        shard: ShardId,
+        members: Members,
+        reader: Box<dyn RowReader>,
+    ) -> Result<(), NodeError> {
+        let mut machine = self.swapping.remove(&shard).expect("it was being restored");
+        (self.prepare)(&mut machine);
+        if let Some(rows) = &*self.common.rows.lock().expect("nothing panics while it holds this lock") {
+            rows.replace(shard, reader);
+        }
+        let before = self.replica.restored(now, shard, machine, members, &mut self.effects);
+        let index = self.replica.applied(shard);
+        self.kept_from.insert(shard, index.next());
+        self.background.queue(Job::Drop(Box::new(before)));
+        self.wal.release(&self.kept_from).map_err(NodeError::Storage)?;
+        let (term, role) = self.part(shard);
+        let text = format!("shard {shard} was restored from a backup, at entry {index}");
+        self.common
+            .events
+            .tell(Draft::new(Level::Info, "raft.restored", text).with("index", index.0).of(shard, term, role));
+        Ok(())
     }
 
     fn on_installed(&mut self, now: Now, shard: ShardId, reader: Box<dyn RowReader>) {
@@ -718,8 +820,10 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let voters = |shard: ShardId| self.replica.members(shard).configuration.voters.clone();
         let voters = self.replica.shards().into_iter().map(|shard| (shard, voters(shard))).collect();
         let leader_since = self.leader_since.clone();
+        let restores = self.replica.shards().into_iter();
+        let restores = restores.map(|shard| (shard, *self.replica.members(shard).restores())).collect();
         let at = self.clock.now().mono;
-        self.common.status.send_replace(NodeStatus { stage, shards, progress, voters, leader_since, at });
+        self.common.status.send_replace(NodeStatus { stage, shards, progress, voters, restores, leader_since, at });
     }
 
     /// Asked to stop, everything taken is finished, and a checkpoint holds it.

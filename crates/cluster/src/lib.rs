@@ -14,7 +14,7 @@
 //! parts: `inbox` where threads meet, `lane` for replies, `checkpoints` and `rows` for two of the other threads, `clock`. For several nodes:
 //! [`forming`] and `founding` (how a cluster begins), `peer` (the connections), `routes` (who leads), `leadership` (who should), `operate` and
 //! `guard` (what operators ask for, and what is refused), `health` (how the members are), [`http`] (what a node says of all this),
-//! [`events`] (what happens, and the story of each election). For data that must not be lost: [`backup`] and [`recovery`].
+//! [`events`] (what happens, and the story of each election). For data that must not be lost: [`backup`], [`recovery`] and `restoring`.
 
 pub mod backup;
 mod builder;
@@ -36,6 +36,7 @@ mod open;
 mod operate;
 mod peer;
 pub mod recovery;
+mod restoring;
 mod routes;
 mod rows;
 mod simple;
@@ -59,6 +60,7 @@ pub use replica::{
     Cause, Configuration, Election, Elections, Fault, Freshness, Member, MemberChange, Members, Operations, Progress,
     Reason, Reply, Role, ShardStatus, Status, Unavailable,
 };
+pub use restoring::{NotRestored, Upload};
 pub use rows::RowsUnavailable;
 pub use simple::{Simple, SimpleMachine};
 pub use storage::StorageError;

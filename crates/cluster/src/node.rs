@@ -11,8 +11,8 @@ use base::machine::StateMachine;
 use base::rows::TableId;
 use base::{Incarnation, Millis, Mono, Position, ShardId};
 use replica::{
-    Elections, Event, Fault, Freshness, Member, MemberChange, Members, Operations, Progress, Reply, ShardStatus,
-    Unavailable, Wait,
+    Elections, Event, Fault, Freshness, Member, MemberChange, Members, Operations, Progress, Reply, Restores,
+    ShardStatus, Unavailable, Wait,
 };
 use storage::StorageError;
 use storage::checkpoint::StoredRow;
@@ -34,6 +34,7 @@ use crate::lane::{Lane, LaneId, Replies, ReplyTo, Shared};
 use crate::operate::Retired;
 use crate::peer::Shared as PeerShared;
 use crate::peer::{Forward, Heard, Joined, Link, PeerConfig, Peers, own_greeting};
+use crate::restoring::Staging;
 use crate::routes::Routes;
 use crate::rows::{Rows, RowsUnavailable};
 
@@ -284,6 +285,8 @@ pub struct NodeStatus {
     pub progress: BTreeMap<ShardId, Vec<Progress>>,
     /// Members whose votes count, by group.
     pub voters: BTreeMap<ShardId, Vec<u64>>,
+    /// What is known of restores, by group.
+    pub restores: BTreeMap<ShardId, Restores>,
     /// Since when each shard has its leader, or none, on this process's clock; nothing: since the start.
     pub leader_since: BTreeMap<ShardId, Mono>,
     /// When its loop said this, on this process's clock: at the latest after a unit of consensus time, while it runs.
@@ -371,6 +374,10 @@ pub(crate) struct Common<S: StateMachine> {
     pub(crate) me: u64,
     pub(crate) routes: Routes,
     pub(crate) cluster: OnceLock<Cluster>,
+    /// The incarnation that the last restore has brought; 0: there was none.
+    pub(crate) restored: AtomicU64,
+    /// What waits to take the checkpoints' places.
+    pub(crate) staging: Staging<S>,
     pub(crate) peers: OnceLock<Arc<PeerShared<S>>>,
     pub(crate) inbox: Arc<Inbox<S>>,
     pub(crate) lanes: Mutex<Vec<Arc<Shared<S>>>>,
@@ -474,6 +481,7 @@ impl<S: StateMachine> Node<S> {
             shards: Vec::new(),
             progress: BTreeMap::new(),
             voters: BTreeMap::new(),
+            restores: BTreeMap::new(),
             leader_since: BTreeMap::new(),
             at: clock.now().mono,
         };
@@ -488,6 +496,8 @@ impl<S: StateMachine> Node<S> {
             me: me.id,
             routes: Routes::new(config.shards),
             cluster: OnceLock::new(),
+            restored: AtomicU64::new(0),
+            staging: Staging::new(directory.as_deref().map(DataDir::path)),
             peers: OnceLock::new(),
             inbox: Arc::new(Inbox::new(config.shards, config.inbox_depth)),
             lanes: Mutex::new(Vec::new()),
@@ -978,7 +988,7 @@ impl<S: StateMachine> Handle<S> {
 
     /// The cluster that the node belongs to; nothing if it has none yet.
     pub fn cluster(&self) -> Option<Cluster> {
-        self.common.cluster.get().copied()
+        self.common.cluster()
     }
 
     /// The name and addresses of a member, as far as this node knows.
@@ -1104,6 +1114,15 @@ enum Waiting<S: StateMachine> {
 }
 
 impl<S: StateMachine> Common<S> {
+    /// The cluster that the node belongs to, in its present incarnation.
+    pub(crate) fn cluster(&self) -> Option<Cluster> {
+        let cluster = *self.cluster.get()?;
+        match self.restored.load(Ordering::Relaxed) {
+            0 => Some(cluster),
+            restored => Some(Cluster { incarnation: Incarnation(restored), ..cluster }),
+        }
+    }
+
     /// This node is no member any more. Whoever wants to leave has left, however it learns that it is out.
     pub(crate) fn retire(&self, how: Retired) {
         let how = if self.leaving.load(Ordering::Relaxed) { Retired::Left } else { how };

@@ -95,10 +95,10 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
         };
         let damaged =
             |what: String| NodeError::Storage(StorageError::Damaged { file: name.clone(), offset: None, what });
-        let info = ShardInfo { shard, incarnation: identity.cluster_incarnation };
-        let machine = S::restore(info, &mut *checkpoint.rows()).map_err(|Unreadable(what)| damaged(what))?;
         let members = Members::decode(&meta.configuration)
             .map_err(|_| damaged("the members in table checkpoint do not read back".into()))?;
+        let info = ShardInfo { shard, incarnation: incarnation_of(&members, identity.cluster_incarnation) };
+        let machine = S::restore(info, &mut *checkpoint.rows()).map_err(|Unreadable(what)| damaged(what))?;
         log.drop_until(meta.index, meta.term);
         opened.readers.insert(shard, checkpoint.reader().map_err(NodeError::Storage)?);
         opened.snapshots.insert(shard, checkpoint.snapshots());
@@ -116,6 +116,11 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
         );
     }
     Ok(opened)
+}
+
+/// The incarnation of a cluster with these members: that of its last restore, or the one it was founded with.
+pub(crate) fn incarnation_of(members: &Members, founded: Incarnation) -> Incarnation {
+    members.restores().done.map_or(founded, |id| id.incarnation)
 }
 
 fn checkpoint_file(folder: &Path, shard: ShardId) -> PathBuf {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use base::codec::{Malformed, Reader, Write};
 use base::machine::StateMachine;
 use base::{Incarnation, Index, Millis, Position, ShardId, Term};
-use replica::{Member, MemberChange, Members, Reply, Unavailable};
+use replica::{Member, MemberChange, Members, Reply, RestoreId, RestoreStep, Unavailable};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -21,6 +21,7 @@ use crate::node::{Handle, NodeStatus, Patience};
 use crate::peer::Shared;
 use crate::peer::admission::RECORDS;
 use crate::peer::requests::What;
+use crate::restoring;
 
 /// Longest time for the answer to an action that another node does: longer than any of them takes.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -93,6 +94,10 @@ pub(crate) enum Action {
     },
     /// Leave the groups where they are: an operator has just put one there.
     Settle,
+    /// Take a step of a restore.
+    Restore(RestoreStep),
+    /// Not give up on a restore: somebody looks after it.
+    StillRestoring(RestoreId),
 }
 
 impl Action {
@@ -104,7 +109,9 @@ impl Action {
             | Action::Demote { .. }
             | Action::Promote { .. }
             | Action::StepDown { .. }
-            | Action::Settle => RECORDS,
+            | Action::Settle
+            | Action::Restore(_)
+            | Action::StillRestoring(_) => RECORDS,
         }
     }
 
@@ -136,6 +143,15 @@ impl Action {
                 bytes.put_u8(5);
                 bytes.put_bytes(member.as_bytes());
             }
+            Action::Restore(step) => {
+                bytes.put_u8(6);
+                bytes.put_bytes(&step.entry());
+            }
+            Action::StillRestoring(id) => {
+                bytes.put_u8(7);
+                bytes.put_u64(id.begun.0);
+                bytes.put_u64(id.incarnation.0);
+            }
         }
         bytes
     }
@@ -152,6 +168,11 @@ impl Action {
             3 => Action::Settle,
             4 => Action::Demote { member: reader.text()?.into(), force: reader.u8()? != 0 },
             5 => Action::Promote { member: reader.text()?.into() },
+            6 => Action::Restore(RestoreStep::decode(reader.bytes()?.get(1..).ok_or(Malformed)?)?),
+            7 => Action::StillRestoring(RestoreId {
+                begun: Index(reader.u64()?),
+                incarnation: Incarnation(reader.u64()?),
+            }),
             _ => return Err(Malformed),
         })
     }
@@ -428,7 +449,7 @@ impl<S: StateMachine> Handle<S> {
     }
 
     /// Has an action done by whoever leads its group.
-    async fn act(&self, action: Action) -> Result<Done, Refused> {
+    pub(crate) async fn act(&self, action: Action) -> Result<Done, Refused> {
         let peers = self.common.peers.get().ok_or(Refused::SingleMode)?;
         let mut patience = Patience::new(self);
         loop {
@@ -473,6 +494,10 @@ pub(crate) async fn perform<S: StateMachine>(peers: &Arc<Shared<S>>, action: &Ac
     if peers.common.routes.leader(action.group()) != peers.common.me {
         return Err(Refused::NoLeader);
     }
+    if let Action::StillRestoring(id) = action {
+        peers.common.inbox.control(Control::StillRestoring(*id));
+        return Ok(Done::default());
+    }
     let begun = Instant::now();
     let outcome = match action {
         Action::Remove { member, force } => remove(peers, member, *force).await,
@@ -480,7 +505,11 @@ pub(crate) async fn perform<S: StateMachine>(peers: &Arc<Shared<S>>, action: &Ac
         Action::Promote { member } => promote(peers, member).await,
         Action::Transfer { group, to, longest } => transfer(peers, *group, to.as_deref(), *longest).await,
         Action::StepDown { hold } => step_down(peers, *hold).await,
-        Action::Settle => Ok(Done::default()),
+        Action::Restore(step) => {
+            let position = restoring::propose(&peers.common, *step).await;
+            position.map(|position| Done { position: Some(position), ..done(peers, RECORDS, String::new()) })
+        }
+        Action::Settle | Action::StillRestoring(_) => Ok(Done::default()),
     };
     let result = match &outcome {
         // It is asked of the next leader.

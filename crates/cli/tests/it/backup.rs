@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 
-use crate::process::{Answer, Codeq, End, eventually, free_ports, ready, request, run};
+use crate::process::{Answer, Codeq, End, eventually, free_ports, put, ready, request, run};
 
 const TASKS: &str = "/v1/codeq/tasks";
 
@@ -371,4 +371,81 @@ fn groups_are_merged_when_no_directory_is_ahead_in_all() {
     ready(&addr);
     created.iter().for_each(|id| assert_eq!(status(&addr, id), "PENDING", "{id}"));
     stop(server);
+}
+
+/// A backup is restored into the cluster that runs, through any node: ids and states are those of the backup, old leases count no more, and
+/// what came later is unknown. It is not done without a confirmation, nor for another cluster.
+#[test]
+fn a_backup_is_restored_into_a_running_cluster() {
+    let three = Three::new();
+    let nodes = three.start_all();
+    let done = create(&three.addr(0), "mail");
+    assert_eq!(complete(&three.addr(1), &claim(&three.addr(2), "mail")).status, 200);
+    create(&three.addr(1), "held");
+    let held = claim(&three.addr(0), "held");
+    let waiting = create(&three.addr(2), "greet");
+    let file = shown(&three.folder.path().join("backup.tar"));
+    succeed(&["snapshot", "save", &file, "--endpoints", &three.addr(0)]);
+    let late: Vec<String> = (0..20).map(|number| create(&three.addr(number % 3), "greet")).collect();
+    let unconfirmed = put(&three.addr(1), "/cluster/snapshot?confirm=0123");
+    assert_eq!((unconfirmed.status, &unconfirmed.json()["code"]), (409, &"wrong_cluster".into()), "{unconfirmed:?}");
+    let restored = succeed(&["snapshot", "restore", &file, "--yes", "--endpoints", &three.addr(1)]);
+    assert!(restored.contains("3 tasks in 2 groups") && restored.contains("into cluster"), "{restored}");
+    for place in 0..3 {
+        let addr = three.addr(place);
+        assert_eq!((status(&addr, &done), status(&addr, &waiting)), ("COMPLETED".into(), "PENDING".into()));
+        late.iter().for_each(|id| assert_eq!(ask(&addr, &format!("{TASKS}/{id}"), None).status, 404, "{id}"));
+    }
+    let refused = complete(&three.addr(2), &held);
+    assert_eq!((refused.status, &refused.json()["code"]), (409, &"lease_lost".into()), "{refused:?}");
+    let fresh = create(&three.addr(0), "greet");
+    assert!(!late.contains(&fresh));
+    for _ in 0..2 {
+        assert_eq!(complete(&three.addr(1), &claim(&three.addr(2), "greet")).status, 200);
+    }
+    assert_eq!(status(&three.addr(2), &fresh), "COMPLETED");
+    nodes.into_iter().for_each(stop);
+}
+
+/// Nodes are killed while a backup is restored, each time another one at another moment: afterwards all groups have what was before or what is
+/// in the backup, the same on all nodes, and the cluster takes writes.
+#[test]
+fn a_crash_during_a_restore_leaves_the_old_or_the_new() {
+    let three = Three::new();
+    let mut nodes: Vec<Option<Codeq>> = three.start_all().into_iter().map(Some).collect();
+    // Queues of both shards.
+    let names: Vec<String> = (0..8).map(|number| format!("queue-{number}")).collect();
+    let all = |addr: &str| -> Vec<String> { names.iter().map(|name| create(addr, name)).collect() };
+    let saved = all(&three.addr(0));
+    let file = shown(&three.folder.path().join("backup.tar"));
+    succeed(&["snapshot", "save", &file, "--endpoints", &three.addr(0)]);
+    let (begun, first, second) = ("a restore has begun", "shard 0 was restored", "shard 1 was restored");
+    for (victim, moment) in [(0, begun), (0, first), (0, second), (1, first), (2, second)] {
+        let later = all(&three.addr(0));
+        let node = nodes[victim].as_mut().expect("it runs");
+        node.skip();
+        // Whoever looks after a restore says when it begins.
+        let asked = three.addr(if moment == begun { victim } else { (victim + 1) % 3 });
+        let args = ["snapshot", "restore", &file, "--yes", "--endpoints", &asked].map(str::to_owned);
+        let restoring = std::thread::spawn(move || run(&args.each_ref().map(String::as_str), &[]));
+        node.wait_for(moment);
+        drop(nodes[victim].take().map(|node| node.stop(Signal::SIGKILL)));
+        let end = restoring.join().expect("it does not panic");
+        nodes[victim] = Some(three.start(victim, &[]));
+        (0..3).for_each(|place| ready(&three.addr(place)));
+        eventually("the restore is decided", || {
+            let body = r#"{"command":"other","payload":{}}"#;
+            (request(&three.addr(victim), TASKS, None, Some(body)).ok()?.status == 202).then_some(())
+        });
+        let found = |place: usize, id: &String| ask(&three.addr(place), &format!("{TASKS}/{id}"), None).status;
+        let is_old = found(0, &later[0]) == 200;
+        for place in 0..3 {
+            saved.iter().for_each(|id| assert_eq!(found(place, id), 200, "{moment}: {id} was there before: {end:?}"));
+            let expected = if is_old { 200 } else { 404 };
+            later.iter().for_each(|id| assert_eq!(found(place, id), expected, "{moment}, at {place}: {id}: {end:?}"));
+        }
+        // What was decided is done; what was said to be done as well.
+        assert!(!is_old || (moment == begun && end.status != Some(0)), "{moment}: {end:?}");
+    }
+    nodes.into_iter().flatten().for_each(stop);
 }

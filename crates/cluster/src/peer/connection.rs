@@ -499,12 +499,13 @@ fn take_answers<S: StateMachine>(shared: &Shared<S>, link: &Link<S>, body: &Byte
 const APPLIED: u8 = 0;
 const UNAVAILABLE: u8 = 1;
 
-const UNAVAILABLES: [Unavailable; 5] = [
+const UNAVAILABLES: [Unavailable; 6] = [
     Unavailable::NoLeader,
     Unavailable::Overloaded,
     Unavailable::Draining,
     Unavailable::TooStale,
     Unavailable::Unknown,
+    Unavailable::Restoring,
 ];
 
 fn encode_reply<S: StateMachine>(reply: &Reply<S>, body: &mut Vec<u8>) {

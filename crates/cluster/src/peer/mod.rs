@@ -16,6 +16,7 @@ mod outgoing;
 pub(crate) mod requests;
 pub(crate) mod saves;
 pub(crate) mod snapshots;
+pub(crate) mod stages;
 pub(crate) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
