@@ -40,11 +40,13 @@ pub struct Report {
     pub term: Term,
     /// What it has applied, by group.
     pub applied: Vec<Index>,
+    /// The label of its data centre.
+    pub zone: String,
 }
 
 impl Report {
     /// How this node is.
-    fn of<S: StateMachine>(common: &Common<S>, now: Mono) -> Report {
+    fn of<S: StateMachine>(common: &Common<S>, zone: &str, now: Mono) -> Report {
         let status = common.status.borrow();
         Report {
             build: BUILD.into(),
@@ -55,6 +57,7 @@ impl Report {
             log_bytes: common.counters.log_size.load(Ordering::Relaxed),
             term: status.shards.first().map_or(Term(0), |shard| shard.consensus.term),
             applied: status.shards.iter().map(|shard| shard.applied).collect(),
+            zone: zone.into(),
         }
     }
 
@@ -70,6 +73,7 @@ impl Report {
         bytes.put_varint(self.term.0);
         bytes.put_varint(self.applied.len() as u64);
         self.applied.iter().for_each(|index| bytes.put_varint(index.0));
+        bytes.put_bytes(self.zone.as_bytes());
         bytes
     }
 
@@ -80,8 +84,9 @@ impl Report {
         let paths = (0..count(&mut reader)?).map(|_| reader.text().map(str::to_owned)).collect::<Result<_, _>>()?;
         let (log_bytes, term) = (reader.varint()?, Term(reader.varint()?));
         let applied = (0..count(&mut reader)?).map(|_| reader.varint().map(Index)).collect::<Result<_, _>>()?;
+        let zone = reader.text()?.to_owned();
         reader.finish()?;
-        Ok(Report { build, protocol, uptime, kind, paths, log_bytes, term, applied })
+        Ok(Report { build, protocol, uptime, kind, paths, log_bytes, term, applied, zone })
     }
 }
 
@@ -96,7 +101,7 @@ pub(crate) fn is_late(age: Millis, interval: Millis) -> bool {
 
 /// This node's report, for the connection that begins or the interval that ends.
 pub(crate) fn report<S: StateMachine>(shared: &Shared<S>) -> Vec<u8> {
-    Report::of(&shared.common, shared.clock.now().mono).encode()
+    Report::of(&shared.common, &shared.config.zone, shared.clock.now().mono).encode()
 }
 
 /// Reports for ever, and says once of each member that its reports have stopped, and once that they are back.
@@ -139,6 +144,7 @@ mod tests {
             log_bytes: 1 << 20,
             term: Term(7),
             applied: vec![Index(9), Index(0)],
+            zone: "dc2".into(),
         };
         let bytes = report.encode();
         assert_eq!(Report::decode(&bytes), Ok(report));

@@ -16,14 +16,13 @@ use base::codec::{Malformed, Reader, Write};
 use base::machine::{ShardInfo, StateMachine};
 use base::{Index, ShardId, Term};
 use bytes::Bytes;
-use replica::{Members, Message, SnapshotOf};
+use replica::{Arrived, Members, Message, SnapshotOf};
 use storage::StorageError;
-use storage::checkpoint::{Incoming, Meta, Outgoing, Snapshot, Snapshots, Staged};
+use storage::checkpoint::{Incoming, Meta, Outgoing, Snapshot, Snapshots};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::timeout;
 
 use crate::inbox::Control;
-use crate::open::incarnation_of;
 use crate::peer::{Link, Shared};
 
 /// Bytes of a snapshot in one frame.
@@ -48,19 +47,6 @@ pub(crate) enum Receipt {
     Installed,
     /// It cannot be used.
     Refused,
-}
-
-/// A snapshot that has arrived and was read: consensus decides whether it is wanted.
-pub(crate) struct Arrived<S> {
-    pub(crate) shard: ShardId,
-    /// What consensus has sent with it.
-    pub(crate) message: Message,
-    pub(crate) meta: Meta,
-    pub(crate) staged: Staged,
-    pub(crate) machine: S,
-    pub(crate) members: Members,
-    /// Told when it is installed, or not wanted.
-    pub(crate) done: tokio::sync::oneshot::Sender<()>,
 }
 
 // Sending.
@@ -252,10 +238,14 @@ fn take_chunk<S: StateMachine>(
     let members =
         Members::decode(&staged.meta().configuration).map_err(|_| damaged("its members do not read back".into()))?;
     let founded = shared.common.cluster().map(|cluster| cluster.incarnation).unwrap_or_default();
-    let info = ShardInfo { shard, incarnation: incarnation_of(&members, founded) };
+    let info = ShardInfo { shard, incarnation: members.incarnation(founded) };
     let machine = S::restore(info, &mut staged).map_err(|error| damaged(error.0))?;
     let (done, installed) = tokio::sync::oneshot::channel();
     let meta = snapshot.meta;
+    // The connection may have ended meanwhile.
+    let done = Box::new(|| {
+        let _ = done.send(());
+    });
     let arrived = Arrived { shard, message, meta, staged, machine, members, done };
     shared.common.inbox.control(Control::Arrived(Box::new(arrived)));
     // The next snapshot waits: one at a time is enough for a disk. An error: it was not wanted, or the node stops.
