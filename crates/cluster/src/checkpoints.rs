@@ -91,7 +91,7 @@ fn run<S: StateMachine, D: Disk>(
             Job::Restore(path, swap) => {
                 let checkpoint = checkpoints.get_mut(&swap.shard).expect("every shard has a checkpoint");
                 let members = restoring::install::<S>(&mut **checkpoint, &path, &swap)?;
-                inbox.control(Control::Restored(swap.shard, members, checkpoint.reader()?));
+                inbox.control(Control::Restored(swap.shard, Box::new(members), checkpoint.reader()?));
             }
             Job::Drop(garbage) => drop(garbage),
             Job::MakeSpare(job) => inbox.control(Control::Spare(job.run()?)),

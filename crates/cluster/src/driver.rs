@@ -20,15 +20,18 @@ use replica::{
 use storage::checkpoint::RowReader;
 use storage::disk::Disk;
 
+use crate::alarms::{AlarmKind, Slowness};
 use crate::checkpoints::{Background, Saved};
 use crate::clock::Clock;
 use crate::events::elections::Elections;
 use crate::events::story::{Scene, configuration};
 use crate::events::{Draft, Level, role_name};
+use crate::health::Report;
 use crate::inbox::Control;
 use crate::lane::{Replies, ReplyTo};
 use crate::node::{Common, Durability, LoopHooks, NodeConfig, NodeError, NodeStatus, Observe, Stage, Start};
 use crate::open::{Opened, lost_log, open};
+use crate::operate::HOLD;
 use crate::restoring::SILENCE_MAX;
 use crate::rows::Rows;
 
@@ -41,6 +44,7 @@ pub(crate) struct Driver<S: StateMachine, D: Disk> {
     common: Arc<Common<S>>,
     prepare: Box<dyn Fn(&mut S) + Send>,
     observe: Observe<S>,
+    slowness: Slowness,
     /// When somebody last said that the restore under way is looked after.
     restore_heard: Mono,
     runner: Runner<S, ReplyTo<S>, D>,
@@ -125,6 +129,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             common,
             prepare,
             observe,
+            slowness: Slowness::default(),
             restore_heard: now.mono,
             runner: Runner::new(runner_config, now, replica, wal, kept_from),
             background,
@@ -228,6 +233,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let tick = tick(&self.config);
         // After a pause only one tick is made up for: the others did not pass for anybody who could have acted.
         self.next_tick = now.mono + tick;
+        self.leadership.bar(self.common.alarms.is_raised(AlarmKind::SpaceCritical));
         self.runner.replica.stay_out(self.leadership.is_out(now));
         self.runner.on_event(now, Event::Tick);
         self.lead_first(now);
@@ -350,7 +356,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                         self.restore_heard = now.mono;
                     }
                 }
-                Control::Restored(shard, members, reader) => self.on_restored(now, shard, members, reader)?,
+                Control::Restored(shard, members, reader) => self.on_restored(now, shard, *members, reader)?,
                 Control::StepDown(hold) => self.leadership.stay_out(now, hold),
                 Control::Settle => self.leadership.settle(now),
                 Control::Heard(member) => self.leadership.heard(member),
@@ -584,6 +590,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let messages = self.runner.keep(now).map_err(NodeError::Storage)?;
         if syncs {
             self.common.counters.sync_time.record_duration(begun.elapsed());
+            self.watch_sync(now, begun.elapsed());
         }
         self.send(messages);
         if entries > 0 || syncs {
@@ -628,6 +635,29 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let restored = Draft::new(Level::Info, "raft.restored", text).with("index", index.0);
         self.common.events.tell(restored.of(shard, term, role));
         Ok(())
+    }
+
+    /// A disk that is slow for long lets the groups go elsewhere, if another voter's is not.
+    fn watch_sync(&mut self, now: Now, took: Duration) {
+        let took = Millis(took.as_millis() as u64);
+        let is_slow = self.slowness.on_sync(now.mono, took);
+        let was_slow = self.common.alarms.is_raised(AlarmKind::SlowStorage);
+        if is_slow == was_slow {
+            return;
+        }
+        let text = is_slow.then(|| format!("syncs of the log take longer than a second, the last one {} ms", took.0));
+        self.common.alarms.set(AlarmKind::SlowStorage, text, now.mono, &self.common.events);
+        if !is_slow {
+            return;
+        }
+        let slow = Draft::new(Level::Warn, "storage.slow", format!("a sync of the log took {} ms", took.0));
+        self.common.events.tell(slow.with("op", "sync").with("ms", took.0));
+        let reports = self.common.peers.get().map(|peers| peers.reports()).unwrap_or_default();
+        let voters = &self.runner.replica.members(ShardId(0)).configuration.voters;
+        let is_fast = |report: &Report| report.alarms.iter().all(|(kind, ..)| *kind != AlarmKind::SlowStorage);
+        if reports.iter().any(|(id, (_, report))| voters.contains(id) && is_fast(report)) {
+            self.leadership.stay_out(now, HOLD);
+        }
     }
 
     fn on_installed(&mut self, now: Now, shard: ShardId, reader: Box<dyn RowReader>) {

@@ -7,9 +7,10 @@ use std::sync::atomic::Ordering;
 
 use base::codec::{Malformed, Reader, Write};
 use base::machine::StateMachine;
-use base::{Incarnation, Index, Millis, Mono, Term};
+use base::{Incarnation, Index, Millis, Mono, ScheduleTime, Term};
 use tokio::time::interval;
 
+use crate::alarms::AlarmKind;
 use crate::http::view::BUILD;
 use crate::node::Common;
 use crate::peer::Shared;
@@ -42,6 +43,14 @@ pub struct Report {
     pub applied: Vec<Index>,
     /// The label of its data centre.
     pub zone: String,
+    /// Room on its disk, in bytes; 0: it keeps nothing there, or has not looked yet.
+    pub free_bytes: u64,
+    /// Its wall clock, when it said so.
+    pub wall: ScheduleTime,
+    /// Its alarms: what it says of each, and how long ago it was raised.
+    pub alarms: Vec<(AlarmKind, String, Millis)>,
+    /// By how many milliseconds its wall clock was ahead when the report came. Not a part of what it says.
+    pub ahead_ms: i64,
 }
 
 impl Report {
@@ -58,7 +67,15 @@ impl Report {
             term: status.shards.first().map_or(Term(0), |shard| shard.consensus.term),
             applied: status.shards.iter().map(|shard| shard.applied).collect(),
             zone: zone.into(),
+            free_bytes: common.space.lock().expect("nothing panics while it holds this lock").free,
+            wall: common.clock.now().wall,
+            alarms: common.alarms.all(now),
+            ahead_ms: 0,
         }
+    }
+
+    pub(crate) fn lacks_room(&self) -> bool {
+        self.alarms.iter().any(|(kind, ..)| *kind == AlarmKind::SpaceLow)
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -74,6 +91,14 @@ impl Report {
         bytes.put_varint(self.applied.len() as u64);
         self.applied.iter().for_each(|index| bytes.put_varint(index.0));
         bytes.put_bytes(self.zone.as_bytes());
+        bytes.put_varint(self.free_bytes);
+        bytes.put_varint(self.wall.0);
+        bytes.put_varint(self.alarms.len() as u64);
+        for (kind, text, since) in &self.alarms {
+            bytes.put_u8(*kind as u8);
+            bytes.put_bytes(text.as_bytes());
+            bytes.put_varint(since.0);
+        }
         bytes
     }
 
@@ -85,8 +110,29 @@ impl Report {
         let (log_bytes, term) = (reader.varint()?, Term(reader.varint()?));
         let applied = (0..count(&mut reader)?).map(|_| reader.varint().map(Index)).collect::<Result<_, _>>()?;
         let zone = reader.text()?.to_owned();
+        let (free_bytes, wall) = (reader.varint()?, ScheduleTime(reader.varint()?));
+        let mut alarms = Vec::new();
+        for _ in 0..count(&mut reader)? {
+            let (kind, text, since) = (reader.u8()?, reader.text()?.to_owned(), Millis(reader.varint()?));
+            // Another build may know more.
+            alarms.extend(AlarmKind::of_number(kind).map(|kind| (kind, text, since)));
+        }
         reader.finish()?;
-        Ok(Report { build, protocol, uptime, kind, paths, log_bytes, term, applied, zone })
+        Ok(Report {
+            build,
+            protocol,
+            uptime,
+            kind,
+            paths,
+            log_bytes,
+            term,
+            applied,
+            zone,
+            free_bytes,
+            wall,
+            alarms,
+            ahead_ms: 0,
+        })
     }
 }
 
@@ -145,6 +191,10 @@ mod tests {
             term: Term(7),
             applied: vec![Index(9), Index(0)],
             zone: "dc2".into(),
+            free_bytes: 1 << 30,
+            wall: ScheduleTime(9),
+            alarms: vec![(AlarmKind::SpaceLow, "little".into(), Millis(3))],
+            ahead_ms: 0,
         };
         let bytes = report.encode();
         assert_eq!(Report::decode(&bytes), Ok(report));

@@ -40,7 +40,7 @@ pub(crate) enum Control<S: StateMachine> {
     /// Somebody looks after the restore under way.
     StillRestoring(RestoreId),
     /// What was staged is the shard's checkpoint now, with these members.
-    Restored(ShardId, Members, Box<dyn RowReader>),
+    Restored(ShardId, Box<Members>, Box<dyn RowReader>),
     /// Give every group away, and lead none for this long.
     StepDown(Millis),
     /// Leave the groups where they are for a while.

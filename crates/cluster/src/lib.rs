@@ -13,9 +13,11 @@
 //! Reading order: `builder` and `simple` (what one begins with), `node` (all that a user of this crate sees), `driver` (the loop), then the
 //! parts: `inbox` where threads meet, `lane` for replies, `checkpoints` and `rows` for two of the other threads, `clock`. For several nodes:
 //! [`forming`] and `founding` (how a cluster begins), `peer` (the connections), `routes` (who leads), `operate` and
-//! `guard` (what operators ask for, and what is refused), `health` (how the members are), [`http`] (what a node says of all this),
+//! `guard` (what operators ask for, and what is refused), `health` (how the members are), `alarms` (what somebody
+//! should look after), [`http`] (what a node says of all this),
 //! [`events`] (what happens, and the story of each election). For data that must not be lost: [`backup`], [`recovery`] and `restoring`.
 
+mod alarms;
 pub mod backup;
 mod builder;
 mod checkpoints;
@@ -39,6 +41,7 @@ mod routes;
 mod rows;
 mod simple;
 
+pub use alarms::{AlarmKind, Room};
 pub use base::machine::{Admission, Effects, EntryInfo, NextDue, ShardInfo, StateMachine, UnknownOperation, WaitKey};
 /// The rows of a checkpoint, as a [`StateMachine`] lists them and is restored from them.
 pub use base::rows as checkpoint;

@@ -18,8 +18,10 @@ use storage::StorageError;
 use storage::checkpoint::StoredRow;
 use storage::disk::{MemoryDisk, RealDisk};
 use storage::identity::{DataDir, Identity};
+use storage::space::Space;
 use tokio::sync::{oneshot, watch};
 
+use crate::alarms::{self, AlarmKind, Alarms, Floors, Room, Watch};
 use crate::backup::Saving;
 use crate::builder::Builder;
 use crate::clock::Clock;
@@ -94,6 +96,10 @@ pub struct NodeConfig {
     pub election_timeout: Millis,
     /// Time between a leader's heartbeats.
     pub heartbeat: Millis,
+    /// Room that the disk must have, lest others are asked not to give this node more to keep; 0 asks never.
+    pub disk_low: Room,
+    /// Room that it must have, lest this node leads nothing.
+    pub disk_critical: Room,
     /// How often the log says who leads and how far this node is; 0: never.
     pub status_log: Millis,
     /// Operations in one entry.
@@ -124,6 +130,8 @@ impl NodeConfig {
             propose_timeout: Millis(10_000),
             election_timeout: Millis(500),
             heartbeat: Millis(100),
+            disk_low: Room::Percent(10),
+            disk_critical: Room::Percent(3),
             status_log: Millis(0),
             entry_operations_max: 512,
             entry_bytes_max: 256 << 10,
@@ -376,6 +384,12 @@ pub(crate) struct Common<S: StateMachine> {
     pub(crate) cluster: OnceLock<Cluster>,
     /// The incarnation that the last restore has brought; 0: there was none.
     pub(crate) restored: AtomicU64,
+    /// What somebody should look after.
+    pub(crate) alarms: Alarms,
+    /// Nobody is to be given more to keep, as far as is known.
+    pub(crate) lacks_room: AtomicBool,
+    /// Room on the disk, when it was looked at last.
+    pub(crate) space: Mutex<Space>,
     /// What waits to take the checkpoints' places.
     pub(crate) staging: Staging<S>,
     pub(crate) peers: OnceLock<Arc<PeerShared<S>>>,
@@ -497,6 +511,9 @@ impl<S: StateMachine> Node<S> {
             routes: Routes::new(config.shards),
             cluster: OnceLock::new(),
             restored: AtomicU64::new(0),
+            alarms: Alarms::default(),
+            lacks_room: AtomicBool::new(false),
+            space: Mutex::default(),
             staging: Staging::new(directory.as_deref().map(DataDir::path)),
             peers: OnceLock::new(),
             inbox: Arc::new(Inbox::new(config.shards, config.inbox_depth)),
@@ -554,6 +571,9 @@ impl<S: StateMachine> Node<S> {
             let ending = common.clone();
             let told = common.clone();
             let start = Start { config, clock, common, hooks, identity, founding, fresh: false };
+            let floors = Floors { low: start.config.disk_low, critical: start.config.disk_critical };
+            // Without it nobody looks, and everything else works.
+            let watch = Watch::start(start.common.clone(), directory.as_deref().map(DataDir::path), floors);
             let mut outcome = run_node(directory.as_deref(), start, &mut peers);
             if let (Some(directory), Some(retired)) = (&directory, *ending.retired.borrow()) {
                 let marked = directory.retire(retired.word()).map_err(NodeError::Storage);
@@ -562,6 +582,7 @@ impl<S: StateMachine> Node<S> {
             if let Some((peers, _)) = peers {
                 peers.stop();
             }
+            drop(watch);
             told.events.close();
             // A panic has been logged where it happened.
             let _ = keeper.map(std::thread::JoinHandle::join);
@@ -837,6 +858,21 @@ impl<S: StateMachine> Handle<S> {
         running && status.shards.iter().all(|shard| self.serves(shard))
     }
 
+    /// Raises an alarm of this node, or clears it.
+    pub fn set_alarm(&self, kind: AlarmKind, text: Option<String>) {
+        self.common.alarms.set(kind, text, self.common.clock.now().mono, &self.common.events);
+    }
+
+    /// Why nobody should be given more to keep: the disk of a member has little room.
+    pub fn lacks_room(&self) -> Option<String> {
+        // Every creation asks this.
+        if !self.common.lacks_room.load(Ordering::Relaxed) {
+            return None;
+        }
+        let who = alarms::who_lacks_room(&self.common)?;
+        Some(self.member(who).map_or_else(|| self.identity.node.clone(), |member| member.name))
+    }
+
     /// One look at this node and at what it knows of the others.
     pub fn inspect(&self) -> Inspection {
         let NodeStatus { stage, shards, progress, leader_since, at, .. } = self.common.status.borrow().clone();
@@ -857,6 +893,9 @@ impl<S: StateMachine> Handle<S> {
             reports: self.common.peers.get().map(|peers| peers.reports()).unwrap_or_default(),
             report_interval: self.common.peers.get().map(|peers| peers.config.health_interval).unwrap_or_default(),
             zone: self.common.peers.get().map(|peers| peers.config.zone.clone()).unwrap_or_default(),
+            alarms: self.common.alarms.all(now),
+            free_bytes: Some(self.common.space.lock().expect("nothing panics while it holds this lock").free)
+                .filter(|free| *free > 0),
             contacts: links.iter().map(|link| (link.id, link.contact(now))).collect(),
             confirmed,
             uptime: now - Mono(0),

@@ -6,27 +6,27 @@ use nix::sys::signal::Signal;
 
 use crate::process::{Answer, Codeq, End, eventually, free_ports, put, ready, request, run};
 
-const TASKS: &str = "/v1/codeq/tasks";
+pub(crate) const TASKS: &str = "/v1/codeq/tasks";
 
-fn ask(addr: &str, path: &str, body: Option<&str>) -> Answer {
+pub(crate) fn ask(addr: &str, path: &str, body: Option<&str>) -> Answer {
     request(addr, path, None, body).expect("it answers")
 }
 
-fn create(addr: &str, command: &str) -> String {
+pub(crate) fn create(addr: &str, command: &str) -> String {
     let body = format!(r#"{{"command":"{command}","payload":{{}}}}"#);
     let created = ask(addr, TASKS, Some(&body));
     assert_eq!(created.status, 202, "{created:?}");
     created.json()["id"].as_str().expect("it has an id").to_owned()
 }
 
-fn claim(addr: &str, command: &str) -> serde_json::Value {
+pub(crate) fn claim(addr: &str, command: &str) -> serde_json::Value {
     let body = format!(r#"{{"commands":["{command}"],"leaseSeconds":600,"waitSeconds":10}}"#);
     let claimed = ask(addr, &format!("{TASKS}/claim"), Some(&body));
     assert_eq!(claimed.status, 200, "{claimed:?}");
     claimed.json()
 }
 
-fn complete(addr: &str, task: &serde_json::Value) -> Answer {
+pub(crate) fn complete(addr: &str, task: &serde_json::Value) -> Answer {
     let (id, token) = (task["id"].as_str().expect("it has an id"), &task["leaseToken"]);
     let body = format!(r#"{{"status":"COMPLETED","result":{{"ok":true}},"leaseToken":{token}}}"#);
     ask(addr, &format!("{TASKS}/{id}/result"), Some(&body))
@@ -47,7 +47,7 @@ fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn stop(server: Codeq) {
+pub(crate) fn stop(server: Codeq) {
     let end = server.stop(Signal::SIGTERM);
     assert_eq!(end.status, Some(0), "{}", end.output);
 }
@@ -196,14 +196,14 @@ fn a_server_saves_by_itself() {
 }
 
 /// Three nodes of one cluster.
-struct Three {
+pub(crate) struct Three {
     folder: tempfile::TempDir,
     http: [u16; 3],
     peers: [u16; 3],
 }
 
 impl Three {
-    fn new() -> Three {
+    pub(crate) fn new() -> Three {
         let [a, b, c, d, e, f] = free_ports();
         Three { folder: tempfile::tempdir().expect("a folder can be made"), http: [a, b, c], peers: [d, e, f] }
     }
@@ -212,7 +212,7 @@ impl Three {
         self.folder.path().join(format!("node-{place}"))
     }
 
-    fn addr(&self, place: usize) -> String {
+    pub(crate) fn addr(&self, place: usize) -> String {
         format!("127.0.0.1:{}", self.http[place])
     }
 
@@ -220,7 +220,7 @@ impl Three {
         format!("127.0.0.1:{}", self.peers[place])
     }
 
-    fn start(&self, place: usize, more: &[&str]) -> Codeq {
+    pub(crate) fn start(&self, place: usize, more: &[&str]) -> Codeq {
         let (name, data) = (format!("node-{place}"), shown(&self.data(place)));
         let (http, peer) = (self.addr(place), self.peer(place));
         let own = ["serve", "--node-id", &name, "--data-dir", &data, "--http-addr", &http, "--raft-addr", &peer];
@@ -228,7 +228,7 @@ impl Three {
         Codeq::start(&[&own[..], more].concat(), &[])
     }
 
-    fn start_all(&self) -> Vec<Codeq> {
+    pub(crate) fn start_all(&self) -> Vec<Codeq> {
         let entries = (0..3).map(|place| format!("node-{place}={}", self.peer(place)));
         let list = entries.collect::<Vec<_>>().join(",");
         let nodes = (0..3).map(|place| self.start(place, &["--initial-cluster", &list])).collect();

@@ -21,6 +21,7 @@ pub(crate) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -194,7 +195,12 @@ impl<S: StateMachine> Shared<S> {
         let mut reports = self.reports.lock().expect("nothing panics while it holds this lock");
         reports.retain(|id, _| members.get(*id).is_some());
         if members.get(from).is_some() {
-            reports.insert(from, (self.clock.now().mono, report));
+            if report.lacks_room() {
+                self.common.lacks_room.store(true, Ordering::Relaxed);
+            }
+            let now = self.clock.now();
+            let ahead_ms = report.wall.0.wrapping_sub(now.wall.0).cast_signed();
+            reports.insert(from, (now.mono, Report { ahead_ms, ..report }));
         }
     }
 
