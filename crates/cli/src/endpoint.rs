@@ -154,7 +154,16 @@ impl EndpointArgs {
         Ok(answers)
     }
 
-    fn token(&self) -> Result<Option<String>> {
+    /// How long a server may take to answer.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The token to show, if there is one.
+    ///
+    /// # Errors
+    /// Its file cannot be read.
+    pub(crate) fn token(&self) -> Result<Option<String>> {
         let Some(path) = &self.token_file else { return Ok(std::env::var("CODEQ_TOKEN").ok()) };
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Some(text.trim().into()))
@@ -193,12 +202,13 @@ async fn send(method: &Method, endpoint: &str, path: &str, token: Option<&str>, 
     answer(begin(method, endpoint, path, token, text(body)).await?).await
 }
 
-fn text(body: Option<&str>) -> Full<Bytes> {
+/// A body that is a text, or none.
+pub(crate) fn text(body: Option<&str>) -> Full<Bytes> {
     Full::new(Bytes::from(body.unwrap_or_default().to_owned()))
 }
 
 /// What a connection is asked for, and the connection.
-type Begun<B> = (SendRequest<B>, Connection<TokioIo<TcpStream>, B>, Request<B>);
+pub(crate) type Begun<B> = (SendRequest<B>, Connection<TokioIo<TcpStream>, B>, Request<B>);
 
 async fn answer<B>((mut sender, connection, request): Begun<B>) -> Result<Answer>
 where
@@ -220,7 +230,16 @@ where
 }
 
 /// A connection of its own, and what to ask on it.
-async fn begin<B>(method: &Method, endpoint: &str, path: &str, token: Option<&str>, body: B) -> Result<Begun<B>>
+///
+/// # Errors
+/// The server cannot be reached.
+pub(crate) async fn begin<B>(
+    method: &Method,
+    endpoint: &str,
+    path: &str,
+    token: Option<&str>,
+    body: B,
+) -> Result<Begun<B>>
 where
     B: Body<Data = Bytes> + 'static,
     B::Error: std::error::Error + Send + Sync,

@@ -16,6 +16,7 @@ mod output;
 mod recover;
 mod serve;
 mod snapshot;
+mod stream;
 
 use std::process::ExitCode;
 

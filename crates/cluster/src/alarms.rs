@@ -260,9 +260,9 @@ fn look_at_cluster<S: StateMachine>(common: &Common<S>, learners: &mut BTreeMap<
     let other = reports.iter().find(|(_, (_, report))| report.build != BUILD);
     let mixed = other.map(|(id, (_, report))| format!("{} runs {}, and the leader {BUILD}", name(*id), report.build));
     common.alarms.set(AlarmKind::VersionMix, mixed, now, &common.events);
-    let skewed = reports.iter().find(|(_, (_, report))| report.ahead_ms.unsigned_abs() > SKEW_MAX.0);
-    let skewed = skewed
-        .map(|(id, (_, report))| format!("the clock of {} is {} ms ahead of the leader's", name(*id), report.ahead_ms));
+    let skewed =
+        peers.skews().into_iter().find(|(id, ahead)| reports.contains_key(id) && ahead.unsigned_abs() > SKEW_MAX.0);
+    let skewed = skewed.map(|(id, ahead)| format!("the clock of {} is {ahead} ms ahead of the leader's", name(id)));
     common.alarms.set(AlarmKind::ClockSkew, skewed, now, &common.events);
     let learning = |id: &u64| members.configuration.learners.contains(id) && !members.is_demoted(*id);
     learners.retain(|id, _| learning(id));

@@ -14,8 +14,8 @@ use base::machine::StateMachine;
 use base::{Incarnation, Index, Millis, Mono, ShardId, Term};
 use replica::leadership::{Leadership, Promotion};
 use replica::{
-    Election, Event, Happening, Job, Jobs, Members, Message, Now, Replica, ReplicaConfig, RestoreStep, Role, Runner,
-    RunnerConfig, Told, Transition,
+    Election, Event, Happening, Installed, Job, Jobs, Members, Message, Now, Replica, ReplicaConfig, RestoreStep, Role,
+    Runner, RunnerConfig, Told, Transition,
 };
 use storage::checkpoint::RowReader;
 use storage::disk::Disk;
@@ -24,7 +24,9 @@ use crate::alarms::{AlarmKind, Slowness};
 use crate::checkpoints::{Background, Saved};
 use crate::clock::Clock;
 use crate::events::elections::Elections;
-use crate::events::story::{Scene, configuration};
+use crate::events::lasting::{Lasting, Said};
+use crate::events::members::changes;
+use crate::events::story::{Scene, configuration, handed_over, why};
 use crate::events::{Draft, Level, role_name};
 use crate::health::Report;
 use crate::inbox::Control;
@@ -37,6 +39,17 @@ use crate::rows::Rows;
 
 /// Nothing sleeps longer: the loop shows that it lives.
 const SLEEP_MAX: Duration = Duration::from_millis(1_000);
+
+/// A sync that takes longer is slow.
+const SYNC_SLOW: Duration = Duration::from_millis(1_000);
+
+/// A group being handed over.
+struct HandingOver {
+    to: u64,
+    since: Mono,
+    /// A word of [`why`].
+    why: &'static str,
+}
 
 pub(crate) struct Driver<S: StateMachine, D: Disk> {
     config: NodeConfig,
@@ -62,6 +75,11 @@ pub(crate) struct Driver<S: StateMachine, D: Disk> {
     /// How long elections take.
     elections: Elections,
     next_status: Mono,
+    /// Groups that this node hands over just now.
+    handing_over: BTreeMap<ShardId, HandingOver>,
+    /// Groups that somebody wants to be led elsewhere.
+    asked_over: BTreeSet<ShardId>,
+    slow_sync: Lasting,
     /// Groups whose configuration was told.
     configured: BTreeSet<ShardId>,
     stopping: bool,
@@ -94,6 +112,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             lease_renewal: config.heartbeat,
             leader_wait: config.leader_wait,
             trailing_bytes: config.trailing_log_bytes,
+            elections_max: config.elections_max,
         };
         let members = shards.iter().map(|(shard, restored)| (*shard, restored.members.clone())).collect();
         common.staging.load(&members).map_err(NodeError::Storage)?;
@@ -141,6 +160,9 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             leader_since: BTreeMap::new(),
             elections: Elections::default(),
             next_status: now.mono,
+            handing_over: BTreeMap::new(),
+            asked_over: BTreeSet::new(),
+            slow_sync: Lasting::default(),
             configured: BTreeSet::new(),
             stopping: false,
         };
@@ -339,6 +361,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                     self.runner.on_event(now, change);
                 }
                 Control::Transfer(shard, to) => {
+                    self.asked_over.insert(shard);
                     self.runner.on_event(now, Event::Transfer { shard, to });
                 }
                 Control::Arrived(arrived) => self.runner.on_arrived(now, arrived),
@@ -435,10 +458,23 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                             self.common.counters.leader_changes.fetch_add(1, Ordering::Relaxed);
                         }
                         self.common.routes.set(shard, leader);
+                        self.next_status = now.mono;
                     }
-                    Transition::Ready { shard, term, index } => {
+                    Transition::Ready { shard, term, index, resumed, counted, notice } => {
                         self.common.routes.bump();
                         self.tell_ready(now, shard, term, index);
+                        let text =
+                            format!("the lease clock goes on at {} ms, {} ms were counted", resumed.0, counted.0);
+                        let clock = Draft::new(Level::Info, "raft.clock.resumed", text)
+                            .with("lastStampMs", resumed.0 - counted.0)
+                            .with("resumedAtMs", resumed.0)
+                            .with("countedMs", counted.0);
+                        self.common.events.tell(clock.of(shard, term, Role::Leader));
+                        if let Some(notice) = notice {
+                            let draft = Draft::new(Level::Info, notice.name, notice.text).of(shard, term, Role::Leader);
+                            let with = |draft: Draft, (name, number)| draft.with(name, number);
+                            self.common.events.tell(notice.fields.into_iter().fold(draft, with));
+                        }
                     }
                     Transition::FirstWrite { shard, term, last } => {
                         let record = self.elections.on_first_write(now, shard, term, last);
@@ -450,6 +486,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                         self.follow_incarnation();
                         self.forget_staged();
                         if let (ShardId(0), Some(peers)) = (shard, self.common.peers.get()) {
+                            self.tell_changes(&peers.members(), &members);
                             peers.follow(members);
                         }
                     }
@@ -465,8 +502,55 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         }
     }
 
+    /// Why this node hands a group over, if it does so now.
+    fn reason(&self, now: Now, shard: ShardId) -> &'static str {
+        let records = self.runner.replica.members(ShardId(0));
+        match () {
+            () if self.leadership.gives_away() => why::SHUTDOWN,
+            () if self.leadership.is_out(now) || self.asked_over.contains(&shard) => why::OPERATOR,
+            () if records.is_demoted(self.common.me) || records.get(self.common.me).is_none() => why::REMOVED,
+            () => why::BALANCE,
+        }
+    }
+
+    /// Takes note of who is to lead a group next. What has come of it is told when somebody leads.
+    fn follow_hand_over(&mut self, now: Now, shard: ShardId, told: &Told) {
+        let why = self.reason(now, shard);
+        match &told.happening {
+            Happening::TransferStarted { to } => {
+                self.asked_over.remove(&shard);
+                self.handing_over.insert(shard, HandingOver { to: *to, since: now.mono, why });
+            }
+            Happening::LeaderElected { leader, .. } => {
+                let Some(HandingOver { to, since, why }) = self.handing_over.remove(&shard) else { return };
+                if to == *leader {
+                    let members = self.runner.replica.members(shard);
+                    let name_of = |id: u64| members.get(id).map(|one| one.name.clone()).unwrap_or_default();
+                    let done = handed_over(&name_of(to), &name_of(self.common.me), now.mono - since, why);
+                    self.common.events.tell(done.of(shard, told.term, told.role));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells, as the leader, what has become of the members.
+    fn tell_changes(&self, before: &Members, after: &Members) {
+        let (term, role) = self.part(ShardId(0));
+        // Others hear of it in the configuration. Whoever knew nobody before has only just been told.
+        if role != Role::Leader || before.configuration.voters.is_empty() {
+            return;
+        }
+        let by = after.get(self.common.me).map(|me| me.name.clone()).unwrap_or_default();
+        changes(before, after, &by)
+            .into_iter()
+            .for_each(|draft| self.common.events.tell(draft.of(ShardId(0), term, role)));
+    }
+
     /// Puts what has happened in a group into words.
     fn tell(&mut self, now: Now, shard: ShardId, told: &Told) {
+        let handing = self.handing_over.get(&shard).map(|over| (over.why, now.mono - over.since));
+        let hands_over = handing.map_or_else(|| self.reason(now, shard), |(why, _)| why);
         let members = self.runner.replica.members(shard);
         let name_of = |id: u64| members.get(id).map_or_else(|| Incarnation(id).to_string(), |one| one.name.clone());
         let record = self.elections.on_told(now, self.common.me, shard, told, &name_of);
@@ -475,11 +559,14 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             group: shard,
             name_of: &name_of,
             tick: tick(&self.config),
-            stops: self.leadership.gives_away(),
+            hands_over,
+            handing_for: handing.map(|(_, since)| since),
             since_contact: self.elections.since_contact(now, shard),
             asking_for: self.elections.asking_for(now, shard),
+            requested_for: self.elections.requested_for(now, shard),
         };
         self.common.events.tell(scene.event(told));
+        self.follow_hand_over(now, shard, told);
         if matches!(told.happening, Happening::LeaderElected { .. }) && !self.configured.contains(&shard) {
             self.tell_configuration(shard);
         }
@@ -489,7 +576,9 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
     fn tell_configuration(&mut self, shard: ShardId) {
         let (term, role) = self.part(shard);
         self.configured.insert(shard);
-        self.common.events.tell(configuration(shard, term, role, self.runner.replica.members(shard)));
+        let replica = &self.runner.replica;
+        let configuration = configuration(replica.applied(shard), replica.members(shard));
+        self.common.events.tell(configuration.of(shard, term, role));
     }
 
     fn tell_ready(&mut self, now: Now, shard: ShardId, term: Term, index: Index) {
@@ -497,7 +586,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let outage = record.as_ref().and_then(Election::outage);
         let text = format!("ready after {} ms, writes accepted", since.0);
         let mut ready = Draft::new(Level::Info, "raft.leader.ready", text)
-            .with("index", index.0)
+            .with("firstIndex", index.0)
             .with("sinceElectedMs", since.0)
             .of(shard, term, Role::Leader);
         if let Some(outage) = outage {
@@ -519,7 +608,8 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             .with("lastTerm", status.applied_term.0)
             .with("commit", status.consensus.commit.0)
             .with("voters", voters)
-            .with("learners", configuration.learners.len());
+            .with("learners", configuration.learners.len())
+            .with("storage", &*self.common.kind);
         self.common.events.tell(started.of(shard, term, role));
     }
 
@@ -539,7 +629,14 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         };
         let own = if status.consensus.leader == self.common.me { " (this node)" } else { "" };
         let (state, applied) = (role_name(status.consensus.role), status.applied.0);
-        tracing::info!(target: "raft", event = "raft.status", leader, state, applied, "leader is {leader}{own}; state {state}, applied {applied}");
+        let text = format!("leader is {leader}{own}; state {state}, applied {applied}");
+        let status_line = Draft::new(Level::Info, "raft.status", text)
+            .with("leader", leader)
+            .with("self", !own.is_empty())
+            .with("state", state)
+            .with("applied", applied);
+        let (term, role) = (status.consensus.term, status.consensus.role);
+        self.common.events.tell(status_line.of(group, term, role).unkept());
     }
 
     fn part(&self, shard: ShardId) -> (Term, Role) {
@@ -590,6 +687,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let messages = self.runner.keep(now).map_err(NodeError::Storage)?;
         if syncs {
             self.common.counters.sync_time.record_duration(begun.elapsed());
+            self.tell_slow(now, begun.elapsed());
             self.watch_sync(now, begun.elapsed());
         }
         self.send(messages);
@@ -650,8 +748,6 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         if !is_slow {
             return;
         }
-        let slow = Draft::new(Level::Warn, "storage.slow", format!("a sync of the log took {} ms", took.0));
-        self.common.events.tell(slow.with("op", "sync").with("ms", took.0));
         let reports = self.common.peers.get().map(|peers| peers.reports()).unwrap_or_default();
         let voters = &self.runner.replica.members(ShardId(0)).configuration.voters;
         let is_fast = |report: &Report| report.alarms.iter().all(|(kind, ..)| *kind != AlarmKind::SlowStorage);
@@ -660,12 +756,27 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         }
     }
 
+    /// Tells of a disk that is slow, until a sync is fast again.
+    fn tell_slow(&mut self, now: Now, took: Duration) {
+        if let Some(Said::Began | Said::Lasts(_)) = self.slow_sync.look(now.mono, took > SYNC_SLOW) {
+            let ms = took.as_millis() as u64;
+            let slow = Draft::new(Level::Warn, "storage.slow", format!("writing and syncing the log took {ms} ms"));
+            self.common.events.tell(slow.with("op", "sync").with("ms", ms));
+        }
+    }
+
     fn on_installed(&mut self, now: Now, shard: ShardId, reader: Box<dyn RowReader>) {
         if let Some(rows) = &*self.common.rows.lock().expect("nothing panics while it holds this lock") {
             rows.replace(shard, reader);
         }
-        let index = self.runner.installed(now, shard, &mut self.background);
-        tracing::info!(target: "raft", event = "raft.snapshot.installed", shard = shard.0, index = index.0, "shard {shard} goes on from the snapshot");
+        let Installed { index, term, took } = self.runner.installed(now, shard, &mut self.background);
+        let installed =
+            Draft::new(Level::Info, "raft.snapshot.installed", format!("goes on from a snapshot at {index}"))
+                .with("index", index.0)
+                .with("snapshotTerm", term.0)
+                .with("durationMs", took.0);
+        let (own_term, role) = self.part(shard);
+        self.common.events.tell(installed.of(shard, own_term, role));
     }
 
     fn on_saved(&mut self, saved: &Saved) -> Result<(), NodeError> {
@@ -676,7 +787,11 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let counters = &self.common.counters;
         counters.checkpoints.fetch_add(1, Ordering::Relaxed);
         counters.checkpoint_micros.fetch_add(took.as_micros() as u64, Ordering::Relaxed);
-        tracing::debug!(event = "storage.checkpoint", shard = shard.0, index = index.0, ms = took.as_millis() as u64);
+        let taken = Draft::new(Level::Debug, "raft.snapshot.taken", format!("checkpoint at {index}"))
+            .with("index", index.0)
+            .with("durationMs", took.as_millis() as u64);
+        let (term, role) = self.part(shard);
+        self.common.events.tell(taken.of(shard, term, role).unkept());
         Ok(())
     }
 

@@ -53,10 +53,12 @@ pub use histogram::Histogram;
 pub use http::view;
 pub use lane::{Lane, LaneId};
 pub use node::{
-    Cluster, Counters, Data, Durability, Handle, Hooks, Node, NodeConfig, NodeError, NodeStatus, Stage, StartError,
+    AdminAction, Cluster, Counters, Data, Durability, Handle, Hooks, Node, NodeConfig, NodeError, NodeStatus, Stage,
+    StartError,
 };
 pub use operate::{Done, HOLD, Refused, Retired, TRANSFER_MAX, Target};
 pub use peer::PeerConfig;
+pub use replica::elections::ELECTIONS_MAX;
 pub use replica::forming;
 pub use replica::{
     Cause, Configuration, Election, Elections, Fault, Freshness, Member, MemberChange, Members, Operations, Progress,

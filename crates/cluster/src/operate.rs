@@ -350,7 +350,15 @@ impl<S: StateMachine> Handle<S> {
     /// # Errors
     /// It was not done.
     pub async fn remove(&self, member: &str, force: bool) -> Result<Done, Refused> {
-        self.act(Action::Remove { member: member.into(), force }).await
+        let is_me = member == self.identity().node || member == Incarnation(self.id()).to_string();
+        match self.act(Action::Remove { member: member.into(), force }).await {
+            // The connection ends with the membership, perhaps before the answer has come; then the news comes.
+            Err(Refused::Unknown) if is_me => match timeout(NEWS_MAX, self.retired()).await {
+                Ok(_) => Ok(Done { leader: self.name_of(self.leader(RECORDS)), ..Done::default() }),
+                Err(_) => Err(Refused::Unknown),
+            },
+            outcome => outcome,
+        }
     }
 
     /// Takes a member's vote, by its name or id: it gets the log and does not count, until it is promoted by hand. What would cost a group
@@ -376,15 +384,7 @@ impl<S: StateMachine> Handle<S> {
     /// It was not done: the node is a member as before.
     pub async fn leave(&self, force: bool) -> Result<Done, Refused> {
         self.common.leaving.store(true, Ordering::Relaxed);
-        let me = Incarnation(self.id()).to_string();
-        let outcome = match self.act(Action::Remove { member: me, force }).await {
-            // The connection ends with the membership, perhaps before the answer has come; then the news comes.
-            Err(Refused::Unknown) => match timeout(NEWS_MAX, self.retired()).await {
-                Ok(_) => Ok(Done { leader: self.name_of(self.leader(RECORDS)), ..Done::default() }),
-                Err(_) => Err(Refused::Unknown),
-            },
-            outcome => outcome,
-        };
+        let outcome = self.remove(&Incarnation(self.id()).to_string(), force).await;
         match outcome {
             Ok(_) => self.common.retire(Retired::Left),
             Err(_) => self.common.leaving.store(false, Ordering::Relaxed),
@@ -538,7 +538,7 @@ pub(crate) async fn perform<S: StateMachine>(peers: &Arc<Shared<S>>, action: &Ac
         Err(refused) => refused.to_string(),
         Ok(done) => done.note.clone(),
     };
-    tracing::info!(target: "raft", event = "admin.action", action = ?action, ok = outcome.is_ok(), "{result}");
+    tracing::debug!(target: "raft", event = "admin.done", action = ?action, ok = outcome.is_ok(), "{result}");
     outcome.map(|done| Done { took: Millis(begun.elapsed().as_millis() as u64), ..done })
 }
 
@@ -571,7 +571,6 @@ async fn remove<S: StateMachine>(peers: &Arc<Shared<S>>, text: &str, force: bool
         }
     }
     let position = change(peers, MemberChange::Remove(id)).await?;
-    tracing::info!(target: "raft", event = "raft.member.removed", member = %name, "{name} is no member any more");
     let is_out = |status: &NodeStatus| voters(status).iter().all(|(_, voters)| !voters.contains(&id));
     let followed = wait_until(peers, CHANGE_MAX, is_out).await;
     let rest = if followed { String::new() } else { "; not every group has followed yet".into() };

@@ -1,7 +1,7 @@
 //! What goes into a replica, and what comes out.
 
 use base::log::{Entry, HardState};
-use base::machine::StateMachine;
+use base::machine::{Notice, StateMachine};
 use base::{Index, LeaseTime, Millis, Mono, Position, ScheduleTime, ShardId, Term};
 use consensus::{MemberChange, Message, Role, SnapshotOf, Ticket, Told};
 
@@ -332,6 +332,12 @@ pub enum Transition {
         term: Term,
         /// The first entry of the term.
         index: Index,
+        /// What the lease clock shows now.
+        resumed: LeaseTime,
+        /// What has passed on it since the last entry of the term before was stamped.
+        counted: Millis,
+        /// What the state machine says of it.
+        notice: Option<Notice>,
     },
 }
 

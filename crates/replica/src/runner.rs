@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use base::machine::StateMachine;
 use base::rows::Changes;
-use base::{Index, Millis, Mono, ShardId};
+use base::{Index, Millis, Mono, ShardId, Term};
 use storage::StorageError;
 use storage::checkpoint::{Meta, Staged};
 use storage::disk::Disk;
@@ -97,9 +97,21 @@ struct Saving {
     committed: bool,
 }
 
+/// A snapshot that has become a checkpoint.
+pub struct Installed {
+    /// Everything up to here is in it.
+    pub index: Index,
+    /// The term of that entry.
+    pub term: Term,
+    /// Since consensus accepted it.
+    pub took: Millis,
+}
+
 /// What a shard goes on with when a snapshot has become its checkpoint.
 struct Installing<S> {
     index: Index,
+    term: Term,
+    since: Mono,
     machine: S,
     members: Members,
     done: Box<dyn FnOnce() + Send>,
@@ -209,12 +221,12 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
         jobs: &mut impl Jobs<D>,
     ) -> Result<(), Fault> {
         self.replica.poll(now, seeds, &mut self.effects)?;
-        self.install(prepare, jobs);
+        self.install(now, prepare, jobs);
         Ok(())
     }
 
     /// Lets the snapshots that consensus has accepted become checkpoints.
-    fn install(&mut self, prepare: impl Fn(&mut S), jobs: &mut impl Jobs<D>) {
+    fn install(&mut self, now: Now, prepare: impl Fn(&mut S), jobs: &mut impl Jobs<D>) {
         for install in std::mem::take(&mut self.effects.installs) {
             let shard = install.shard;
             let arrived = self.arrived.remove(&shard).expect("consensus accepts what has arrived");
@@ -224,7 +236,8 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
             if self.saving.as_ref().is_some_and(|saving| saving.shard == shard) {
                 self.saving = None;
             }
-            self.installing.insert(shard, Installing { index: install.index, machine, members, done });
+            let (index, term) = (install.index, install.term);
+            self.installing.insert(shard, Installing { index, term, since: now.mono, machine, members, done });
             jobs.queue(Job::Install(shard, Box::new(staged)));
         }
         // The others were not wanted; whoever waits for them is told.
@@ -363,18 +376,18 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
         Ok(true)
     }
 
-    /// A snapshot is the shard's checkpoint. Returns its index.
+    /// A snapshot is the shard's checkpoint.
     ///
     /// # Panics
     /// It was not being installed.
-    pub fn installed(&mut self, now: Now, shard: ShardId, jobs: &mut impl Jobs<D>) -> Index {
-        let Installing { index, machine, members, done } =
+    pub fn installed(&mut self, now: Now, shard: ShardId, jobs: &mut impl Jobs<D>) -> Installed {
+        let Installing { index, term, since, machine, members, done } =
             self.installing.remove(&shard).expect("it was being installed");
         let before = self.replica.installed(now, shard, machine, members, &mut self.effects);
         self.kept_from.insert(shard, index.next());
         jobs.queue(Job::Drop(Box::new(before)));
         done();
-        index
+        Installed { index, term, took: now.mono - since }
     }
 
     /// What was staged is the shard's checkpoint, with these members. Returns its index.
