@@ -104,13 +104,13 @@ fn fail_over(
     let next = cluster.leader_of(&others)?;
     let asked: Vec<usize> = if fault == Fault::HandOver { vec![0, 1, 2] } else { others.to_vec() };
     let gone: Vec<&str> = if fault == Fault::HandOver { vec![] } else { vec![NAMES[leader]] };
-    let record = complete(cluster, &asked, &gone, term)?;
+    let record = complete(cluster, &asked, &gone, term, fault)?;
     let since_won = milliseconds_since(&record["wonAt"])?;
     figures[2].add(since_won);
     let seen = samples.outage(begun, Instant::now());
     figures[0].add(seen);
     // With several groups a client sees the outage of whichever its queue is in.
-    if groups == 1 && fault != Fault::HandOver {
+    if groups == 1 && fault == Fault::Kill {
         let told =
             Duration::from_millis(record["outageMs"].as_u64().with_context(|| format!("no outage in {record}"))?);
         let difference = told.abs_diff(seen);
@@ -134,10 +134,13 @@ fn fail_over(
 }
 
 /// Waits until all these nodes tell the whole story of the election of group 0 behind a term. Returns its record.
-fn complete(cluster: &Cluster, asked: &[usize], gone: &[&str], term: u64) -> Result<Value> {
+fn complete(cluster: &Cluster, asked: &[usize], gone: &[&str], term: u64, fault: Fault) -> Result<Value> {
     let mut record = Value::Null;
     wait_until("a timeline that is complete on every node", || {
-        let told: Vec<Option<Value>> = asked.iter().map(|place| last_of(cluster, *place, asked, gone, term)).collect();
+        let told: Vec<Option<Value>> = asked
+            .iter()
+            .map(|place| last_of(cluster, *place, asked, gone, term).filter(|record| is_known(record, fault)))
+            .collect();
         let Some(Some(first)) = told.first() else { return Ok(false) };
         record = first.clone();
         Ok(told.iter().all(|one| one.as_ref() == Some(first)))
@@ -159,9 +162,13 @@ fn last_of(cluster: &Cluster, place: usize, asked: &[usize], gone: &[&str], term
         node if node == winner => has(node, "raft.election.won") && has(node, "raft.leader.ready"),
         node => has(node, "raft.leader.elected") && has(node, "raft.append.first"),
     };
-    // With writes going on, the outage is that of the writes, which the record has a moment later.
-    let is_whole = is_new && record["basis"] == "traffic" && asked.iter().all(tells);
-    is_whole.then(|| record.clone())
+    (is_new && asked.iter().all(tells)).then(|| record.clone())
+}
+
+/// With writes going on, the outage is that of the writes, which the record has a moment later. While a leader is held up, so are those who
+/// have sent it something.
+fn is_known(record: &Value, fault: Fault) -> bool {
+    fault == Fault::Pause || record["basis"] == "traffic"
 }
 
 /// How long ago a moment was that a node has told, by the clock that all of them share.
@@ -329,11 +336,12 @@ fn judge_timelines(cluster: &Cluster, groups: u32) -> Result<Counts> {
             let first = place(&|event| event["event"] == "raft.append.first" && event["term"] == term);
             ensure!(first.is_none() || won < first, "somebody follows in term {term} before it is won");
             if !record.is_null() {
-                let is_of_start = |event: &&&Value| {
-                    let name = event["event"].as_str().unwrap_or_default();
-                    name != "raft.started" && event["level"] != "debug"
+                // Whoever comes back later tells the end of it once more.
+                let started = |node: &Value| {
+                    events.iter().any(|event| event["event"] == "raft.started" && event["node"] == *node)
                 };
-                counts.push(events.iter().filter(is_of_start).count());
+                let shown = |event: &&&Value| event["level"] != "debug" && !started(&event["node"]);
+                counts.push(events.iter().filter(shown).count());
             }
         }
     }
