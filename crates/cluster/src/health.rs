@@ -43,13 +43,15 @@ pub struct Report {
     pub term: Term,
     /// What it has applied, by group.
     pub applied: Vec<Index>,
+    /// The label of its data centre.
+    pub zone: String,
     /// Its wall clock when it said so: milliseconds since 1970.
     pub wall: ScheduleTime,
 }
 
 impl Report {
     /// How this node is.
-    fn of<S: StateMachine>(common: &Common<S>, now: Now) -> Report {
+    fn of<S: StateMachine>(common: &Common<S>, zone: &str, now: Now) -> Report {
         let status = common.status.borrow();
         Report {
             build: BUILD.into(),
@@ -60,6 +62,7 @@ impl Report {
             log_bytes: common.counters.log_size.load(Ordering::Relaxed),
             term: status.shards.first().map_or(Term(0), |shard| shard.consensus.term),
             applied: status.shards.iter().map(|shard| shard.applied).collect(),
+            zone: zone.into(),
             wall: now.wall,
         }
     }
@@ -76,6 +79,7 @@ impl Report {
         bytes.put_varint(self.term.0);
         bytes.put_varint(self.applied.len() as u64);
         self.applied.iter().for_each(|index| bytes.put_varint(index.0));
+        bytes.put_bytes(self.zone.as_bytes());
         bytes.put_varint(self.wall.0);
         bytes
     }
@@ -87,9 +91,10 @@ impl Report {
         let paths = (0..count(&mut reader)?).map(|_| reader.text().map(str::to_owned)).collect::<Result<_, _>>()?;
         let (log_bytes, term) = (reader.varint()?, Term(reader.varint()?));
         let applied = (0..count(&mut reader)?).map(|_| reader.varint().map(Index)).collect::<Result<_, _>>()?;
+        let zone = reader.text()?.to_owned();
         let wall = ScheduleTime(reader.varint()?);
         reader.finish()?;
-        Ok(Report { build, protocol, uptime, kind, paths, log_bytes, term, applied, wall })
+        Ok(Report { build, protocol, uptime, kind, paths, log_bytes, term, applied, zone, wall })
     }
 }
 
@@ -104,7 +109,7 @@ pub(crate) fn is_late(age: Millis, interval: Millis) -> bool {
 
 /// This node's report, for the connection that begins or the interval that ends.
 pub(crate) fn report<S: StateMachine>(shared: &Shared<S>) -> Vec<u8> {
-    Report::of(&shared.common, shared.clock.now()).encode()
+    Report::of(&shared.common, &shared.config.zone, shared.clock.now()).encode()
 }
 
 /// Reports for ever, and says of each member that its reports have stopped, and that they are back.
@@ -151,6 +156,7 @@ mod tests {
             log_bytes: 1 << 20,
             term: Term(7),
             applied: vec![Index(9), Index(0)],
+            zone: "dc2".into(),
             wall: ScheduleTime(1_700_000_000_000),
         };
         let bytes = report.encode();

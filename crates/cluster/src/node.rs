@@ -876,6 +876,7 @@ impl<S: StateMachine> Handle<S> {
             members: self.members(),
             reports: self.common.peers.get().map(|peers| peers.reports()).unwrap_or_default(),
             report_interval: self.common.peers.get().map(|peers| peers.config.health_interval).unwrap_or_default(),
+            zone: self.common.peers.get().map(|peers| peers.config.zone.clone()).unwrap_or_default(),
             contacts: links.iter().map(|link| (link.id, link.contact(now))).collect(),
             confirmed,
             uptime: now - Mono(0),

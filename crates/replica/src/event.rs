@@ -100,8 +100,8 @@ pub enum Event<S: StateMachine, C> {
         changes: Vec<MemberChange>,
         /// What is known of members from now on.
         records: Vec<Member>,
-        /// Who waits for the reply.
-        client: C,
+        /// Who waits for the reply, if anybody does.
+        client: Option<C>,
     },
     /// Record an election that this node has won, or what it has learnt of it since. If it leads in that term no longer, nothing is recorded.
     Elected {

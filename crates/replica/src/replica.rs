@@ -130,7 +130,7 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
             }
             Event::Change { shard, changes, records, client } => {
                 if let Some(shard) = self.shards.get_mut(&shard) {
-                    shard.change(&changes, &records, Some(client), fx);
+                    shard.change(&changes, &records, client, fx);
                 }
             }
             Event::Elected { shard, election } => {

@@ -71,9 +71,9 @@ impl Figures {
         self.0.len()
     }
 
-    /// How many are longer.
-    pub(super) fn above(&self, limit: Duration) -> usize {
-        self.0.iter().filter(|took| **took > limit).count()
+    /// How many took longer.
+    pub(super) fn longer_than(&self, longest: Duration) -> usize {
+        self.0.iter().filter(|took| **took > longest).count()
     }
 
     /// The smallest one that this share of all does not exceed.

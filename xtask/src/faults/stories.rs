@@ -67,7 +67,7 @@ fn one(run: &Run, groups: u32, rounds: u32) -> Result<()> {
     println!("{groups} groups: fault until the next leader takes writes, as its clients have seen it: {outages}");
     if groups == 1 {
         println!("{groups} groups: between the outage in the record and that of the clients: {differences}");
-        let (late, all) = (differences.above(OUTAGE_MARGIN), differences.len());
+        let (late, all) = (differences.longer_than(OUTAGE_MARGIN), differences.len());
         ensure!(late * LATE_ONE_IN <= all, "{late} of {all} records are off by more than {OUTAGE_MARGIN:?}");
     }
     println!("{groups} groups: election won until its timeline is complete on every node that runs: {complete}");

@@ -32,7 +32,6 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 pub(crate) use answers::Answers;
 pub(crate) use links::{Forward, Link, Links};
-pub(crate) use snapshots::Arrived;
 use snapshots::{Copies, Piece, start_receiver};
 pub(crate) use wire::PROTOCOL;
 
@@ -73,6 +72,8 @@ pub struct PeerConfig {
     pub promote_after: Millis,
     /// How often it says how it is; more than 0.
     pub health_interval: Millis,
+    /// The label of its data centre.
+    pub zone: String,
 }
 
 /// How a node has come to belong to a cluster.

@@ -16,9 +16,9 @@ use base::codec::{Malformed, Reader, Write};
 use base::machine::{ShardInfo, StateMachine};
 use base::{Index, ShardId, Term};
 use bytes::Bytes;
-use replica::{Members, Message, Role, SnapshotOf};
+use replica::{Arrived, Members, Message, Role, SnapshotOf};
 use storage::StorageError;
-use storage::checkpoint::{Incoming, Meta, Outgoing, Snapshot, Snapshots, Staged};
+use storage::checkpoint::{Incoming, Meta, Outgoing, Snapshot, Snapshots};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::timeout;
 
@@ -48,19 +48,6 @@ pub(crate) enum Receipt {
     Installed,
     /// It cannot be used.
     Refused,
-}
-
-/// A snapshot that has arrived and was read: consensus decides whether it is wanted.
-pub(crate) struct Arrived<S> {
-    pub(crate) shard: ShardId,
-    /// What consensus has sent with it.
-    pub(crate) message: Message,
-    pub(crate) meta: Meta,
-    pub(crate) staged: Staged,
-    pub(crate) machine: S,
-    pub(crate) members: Members,
-    /// Told when it is installed, or not wanted.
-    pub(crate) done: tokio::sync::oneshot::Sender<()>,
 }
 
 // Sending.
@@ -275,6 +262,10 @@ fn take_chunk<S: StateMachine>(
         Members::decode(&staged.meta().configuration).map_err(|_| damaged("its members do not read back".into()))?;
     let (done, installed) = tokio::sync::oneshot::channel();
     let meta = snapshot.meta;
+    // The connection may have ended meanwhile.
+    let done = Box::new(|| {
+        let _ = done.send(());
+    });
     let arrived = Arrived { shard, message, meta, staged, machine, members, done };
     shared.common.inbox.control(Control::Arrived(Box::new(arrived)));
     // The next snapshot waits: one at a time is enough for a disk. An error: it was not wanted, or the node stops.

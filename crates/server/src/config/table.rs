@@ -702,6 +702,14 @@ pub static SECTIONS: &[Section] = &[
                 meaning: "how often a member tells the others how it is",
             },
             Setting {
+                name: "cluster.zone",
+                flag: None,
+                kind: Kind::Text(&LABEL),
+                default: Default::Is("dc1"),
+                scope: Scope::Node,
+                meaning: "label of the data centre or rack, shown as DC; leadership can be handed to a zone",
+            },
+            Setting {
                 name: "cluster.raftStatusLog",
                 flag: None,
                 kind: Kind::Duration(0, 60 * MINUTE),

@@ -40,6 +40,7 @@ pub(crate) enum Route<'a> {
     RemoveMember(Cow<'a, str>),
     Demote(Cow<'a, str>),
     Promote(Cow<'a, str>),
+    Replace(Cow<'a, str>),
     Transfer,
     StepDown,
     CheckQuorum,
@@ -76,6 +77,7 @@ impl Route<'_> {
             | Route::RemoveMember(_)
             | Route::Demote(_)
             | Route::Promote(_)
+            | Route::Replace(_)
             | Route::Transfer
             | Route::StepDown => Access::Operator,
             Route::Healthz | Route::Livez | Route::Readyz(_) | Route::Metrics => Access::Open,
@@ -144,6 +146,7 @@ fn of_path<'a>(path: &'a str, method: &Method) -> Option<(Route<'a>, Method)> {
                 (None, _) => Some((Route::RemoveMember(member), Method::DELETE)),
                 (Some("demote"), None) => Some((Route::Demote(member), post)),
                 (Some("promote"), None) => Some((Route::Promote(member), post)),
+                (Some("replace"), None) => Some((Route::Replace(member), post)),
                 _ => None,
             };
         }
@@ -240,6 +243,7 @@ mod tests {
         check(get, "/healthz", &Ok(Route::Healthz));
         check(post, "/cluster/leader/step-down", &Ok(Route::StepDown));
         check(&Method::DELETE, "/cluster/members/node-a", &Ok(Route::RemoveMember("node-a".into())));
+        check(post, "/cluster/members/node-a/replace", &Ok(Route::Replace("node-a".into())));
         check(post, "/cluster/members/node-a/demote", &Ok(Route::Demote("node-a".into())));
         check(get, "/cluster/members/node-a", &Err(Code::MethodNotAllowed));
         check(&Method::DELETE, "/cluster/members/a/b", &Err(Code::RouteNotFound));

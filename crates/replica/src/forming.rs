@@ -9,10 +9,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::Member;
 use base::codec::{Malformed, Reader, Write};
 use base::rng::mix_all;
 use base::{Incarnation, Millis, Mono};
-use replica::Member;
 
 /// Greetings older than this do not count as contact.
 const CONTACT: Millis = Millis(2_000);
@@ -203,7 +203,18 @@ impl Forming {
         }
         let known = 1 + self.in_contact(now).count();
         match &self.own.plan {
-            Plan::List(names) => format!("{known} of {} nodes known", names.len()),
+            Plan::List(names) => {
+                let present = self.in_contact(now).chain([&self.own]).map(|node| node.me.name.clone()).collect();
+                let missing: Vec<&str> = names.difference(&present).map(String::as_str).collect();
+                let count = names.len();
+                match missing.split_last() {
+                    None => format!("{known} of {count} nodes known"),
+                    Some((last, [])) => format!("{known} of {count} nodes known, {last} is missing"),
+                    Some((last, rest)) => {
+                        format!("{known} of {count} nodes known, {} and {last} are missing", rest.join(", "))
+                    }
+                }
+            }
             Plan::Expect(count) => format!("{known} of {count} nodes known"),
             Plan::Join => "waiting to be admitted".into(),
         }
@@ -322,7 +333,7 @@ impl Forming {
 }
 
 /// The id of the cluster of these founders.
-pub(crate) fn cluster_id(label: &str, founders: impl Iterator<Item = u64>) -> ClusterId {
+pub fn cluster_id(label: &str, founders: impl Iterator<Item = u64>) -> ClusterId {
     let mut words: Vec<u64> = label.bytes().map(u64::from).collect();
     let mut founders: Vec<u64> = founders.collect();
     founders.sort_unstable();
@@ -543,7 +554,8 @@ mod tests {
         world.up[2] = false;
         (0..50).for_each(|_| world.round());
         assert_eq!(world.formed(), 0, "two of three must wait");
-        assert_eq!(world.nodes[0].progress(world.now), "2 of 3 nodes known");
+        assert_eq!(world.nodes[0].progress(world.now), "2 of 3 nodes known, c is missing");
+        assert_eq!(three().nodes[0].progress(Mono(0)), "1 of 3 nodes known, b and c are missing");
         world.up[2] = true;
         (0..5).for_each(|_| world.round());
         assert_eq!(world.formed(), 3);
