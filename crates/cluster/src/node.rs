@@ -1046,7 +1046,7 @@ impl<S: StateMachine> Handle<S> {
         let draft =
             Draft::new(Level::Info, "admin.action", format!("{who} from {from}: {action} at {target}: {result}"));
         let draft = draft.with("who", who).with("from", from).with("action", action);
-        self.common.events.tell(draft.with("target", target).with("result", result));
+        self.common.events.tell(draft.with("member", target).with("result", result));
     }
 
     /// Events that are kept in memory only, because their file did not take them in time.

@@ -588,6 +588,22 @@ impl Nodes {
         }
     }
 
+    /// A command as somebody on the node's machine gives it, that goes on until it is dropped.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub(crate) fn watching(&self, place: usize, arguments: &[&str]) -> Result<Process> {
+        match &self.host {
+            Host::Containers(project) => {
+                let container = project.container(self.name(place))?;
+                let path = std::env::var("PATH").map(|path| ("PATH".to_owned(), path));
+                let variables = path.into_iter().collect();
+                Process::start(Path::new("docker"), &[&["exec", &container, "codeq"], arguments].concat(), &variables)
+            }
+            Host::Processes(_) => Process::start(&self.codeq, arguments, &self.nodes[place].variables),
+        }
+    }
+
     /// A line of a node's log that has this text.
     ///
     /// # Errors
