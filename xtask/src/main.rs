@@ -50,6 +50,8 @@ enum Chore {
     Chart(chart::ChartArgs),
     /// Runs the systemd unit on three machines, which are containers with Debian's systemd.
     Systemd(systemd::SystemdArgs),
+    /// Runs the commands of the documents, in a network of their own.
+    Documents(documents::DocumentsArgs),
     /// Measures what the benchmark page shows, and prints it as Markdown.
     Bench(bench::BenchArgs),
 }
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         Chore::Image(args) => image::run(&args),
         Chore::Chart(args) => chart::run(&args),
         Chore::Systemd(args) => systemd::run(&args),
+        Chore::Documents(args) => documents::run(&args),
         Chore::Bench(args) => bench::run(&args),
     };
     match done {
