@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program whose work is to tell what it found")]
 
+mod bars;
 mod bench;
 mod chart;
 mod ci;
@@ -52,6 +53,8 @@ enum Chore {
     Systemd(systemd::SystemdArgs),
     /// Runs the commands of the documents, in a network of their own.
     Documents(documents::DocumentsArgs),
+    /// Measures joins, the return of a node that lost its disk, and the image, each against its bar.
+    Bars(bars::BarsArgs),
     /// Measures what the benchmark page shows, and prints it as Markdown.
     Bench(bench::BenchArgs),
 }
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Chore::Chart(args) => chart::run(&args),
         Chore::Systemd(args) => systemd::run(&args),
         Chore::Documents(args) => documents::run(&args),
+        Chore::Bars(args) => bars::run(&args),
         Chore::Bench(args) => bench::run(&args),
     };
     match done {
