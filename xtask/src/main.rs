@@ -12,6 +12,7 @@ mod documents;
 mod faults;
 mod http;
 mod image;
+mod judge;
 mod kill;
 mod load;
 mod process;
@@ -55,6 +56,8 @@ enum Chore {
     Documents(documents::DocumentsArgs),
     /// Measures joins, the return of a node that lost its disk, and the image, each against its bar.
     Bars(bars::BarsArgs),
+    /// Says what a recorded history shows: what clients saw, against the log and the rules.
+    Judge(judge::JudgeArgs),
     /// Measures what the benchmark page shows, and prints it as Markdown.
     Bench(bench::BenchArgs),
 }
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Chore::Systemd(args) => systemd::run(&args),
         Chore::Documents(args) => documents::run(&args),
         Chore::Bars(args) => bars::run(&args),
+        Chore::Judge(args) => judge::run(&args),
         Chore::Bench(args) => bench::run(&args),
     };
     match done {

@@ -16,6 +16,7 @@ mod recover;
 mod serve;
 mod snapshot;
 mod status;
+mod stream;
 
 use std::process::ExitCode;
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use base::codec::{Malformed, Reader, Write};
 use base::machine::StateMachine;
 use base::{Incarnation, Index, Millis, Position, ShardId, Term};
+use replica::leadership::successor;
 use replica::{Member, MemberChange, Members, Progress, Reply, Unavailable};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -16,7 +17,6 @@ use tokio::time::timeout;
 use crate::guard::{Numbers, Step, after};
 use crate::inbox::Control;
 use crate::lane::ReplyTo;
-use crate::leadership::successor;
 use crate::node::{Handle, NodeStatus, Patience};
 use crate::peer::Shared;
 use crate::peer::admission::RECORDS;
@@ -509,7 +509,7 @@ pub(crate) async fn perform<S: StateMachine>(peers: &Arc<Shared<S>>, action: &Ac
         Err(refused) => refused.to_string(),
         Ok(done) => done.note.clone(),
     };
-    tracing::info!(target: "raft", event = "admin.action", action = ?action, ok = outcome.is_ok(), "{result}");
+    tracing::debug!(target: "raft", event = "admin.done", action = ?action, ok = outcome.is_ok(), "{result}");
     outcome.map(|done| Done { took: Millis(begun.elapsed().as_millis() as u64), ..done })
 }
 
@@ -542,7 +542,6 @@ async fn remove<S: StateMachine>(peers: &Arc<Shared<S>>, text: &str, force: bool
         }
     }
     let position = change(peers, MemberChange::Remove(id)).await?;
-    tracing::info!(target: "raft", event = "raft.member.removed", member = %name, "{name} is no member any more");
     let is_out = |status: &NodeStatus| voters(status).iter().all(|(_, voters)| !voters.contains(&id));
     let followed = wait_until(peers, CHANGE_MAX, is_out).await;
     let rest = if followed { String::new() } else { "; not every group has followed yet".into() };

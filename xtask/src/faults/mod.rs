@@ -13,6 +13,8 @@ mod members;
 mod netsplits;
 mod newcomer;
 mod pauses;
+mod samples;
+mod stories;
 mod takeover;
 
 use std::path::{Path, PathBuf};
@@ -35,6 +37,9 @@ pub(crate) struct FaultsArgs {
     /// Rounds of each scenario; absent: as many as its figures need.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rounds: Option<u32>,
+    /// The program to run. Absent: it is built as it is shipped.
+    #[arg(long)]
+    program: Option<PathBuf>,
     /// One round or two of each, and few tasks: whether it works.
     #[arg(long)]
     quick: bool,
@@ -44,15 +49,12 @@ pub(crate) struct FaultsArgs {
     /// Connections that create tasks and work on them, spread over the nodes.
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u16).range(1..=1000))]
     connections: u16,
-    /// The program to run. Absent: it is built as it is shipped.
-    #[arg(long)]
-    program: Option<PathBuf>,
 }
 
 impl FaultsArgs {
     /// All scenarios, briefly, for every change.
     pub(crate) fn quick() -> FaultsArgs {
-        FaultsArgs { only: Vec::new(), rounds: None, quick: true, seed: None, connections: 12, program: None }
+        FaultsArgs { only: Vec::new(), rounds: None, program: None, quick: true, seed: None, connections: 12 }
     }
 }
 
@@ -75,6 +77,8 @@ enum Scenario {
     TakeOver,
     /// A node loses its disk and comes back while there are many tasks.
     Snapshot,
+    /// Leaders are killed, held up and asked to hand over, with one group and with four: what the nodes tell of it, and who says it leads.
+    Elections,
     /// Each node in turn loses its disk and comes back.
     Wipe,
     /// Members are removed, demoted, promoted, made to lead, at random and with kills.
@@ -121,6 +125,7 @@ pub(crate) fn run(args: &FaultsArgs) -> Result<()> {
             Scenario::DiskFull => disk::disk_full(&run),
             Scenario::TakeOver => takeover::take_over(&run),
             Scenario::Snapshot => newcomer::snapshot(&run),
+            Scenario::Elections => stories::elections(&run),
             Scenario::Wipe => members::wipe(&run),
             Scenario::Members => members::members_at_random(&run),
             Scenario::Transfers => members::transfers(&run),

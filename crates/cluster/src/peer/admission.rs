@@ -1,6 +1,5 @@
 //! Who becomes a member. The leader of group 0 decides, and its record there is the admission; the leaders of the other groups follow.
 
-use base::ShardId;
 use base::machine::StateMachine;
 use replica::{Member, MemberChange, Members};
 
@@ -12,8 +11,7 @@ use crate::peer::{PeerConfig, Shared};
 use replica::Reply;
 use tokio::sync::oneshot;
 
-/// The group that keeps the members' records.
-pub(crate) const RECORDS: ShardId = ShardId(0);
+pub(crate) use replica::leadership::RECORDS;
 
 /// Nodes that are not voters yet, at one time.
 const JOINING_MAX: usize = 4;

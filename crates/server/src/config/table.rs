@@ -5,6 +5,7 @@
 //! A name that codeQ has for it is a row in `codeq.rs`.
 
 use base::limits::{ENTRY_OPERATIONS_MAX, SHARDS_MAX};
+use cluster::ELECTIONS_MAX;
 use cluster::forming::FOUNDERS_MAX;
 use queue::policy::ATTEMPTS_MAX;
 
@@ -715,6 +716,22 @@ pub static SECTIONS: &[Section] = &[
                 default: Default::Computed("5s beside BIND, else 0s: never"),
                 scope: Scope::Node,
                 meaning: "how often the log says who leads and how far this node is",
+            },
+            Setting {
+                name: "cluster.eventsMax",
+                flag: None,
+                kind: Kind::Int(100, 100_000),
+                default: Default::Is("10000"),
+                scope: Scope::Node,
+                meaning: "events that this node keeps; older ones are forgotten",
+            },
+            Setting {
+                name: "cluster.electionsMax",
+                flag: None,
+                kind: Kind::Int(1, ELECTIONS_MAX as u64),
+                default: Default::Is("500"),
+                scope: Scope::Node,
+                meaning: "elections that this node remembers of each group",
             },
             Setting {
                 name: "raft.maxEntryOps",

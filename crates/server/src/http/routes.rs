@@ -66,6 +66,7 @@ impl Route<'_> {
             Route::Cluster(page) if *page == "/cluster/health" || page.starts_with("/cluster/leader-check") => {
                 Access::Open
             }
+            Route::Cluster(MONITOR) => Access::Operator,
             Route::Cluster(_) | Route::CheckQuorum | Route::Page => Access::Any,
             Route::Question(path) => questions::access(path),
             Route::Save
@@ -85,6 +86,8 @@ impl Route<'_> {
 }
 
 const BASE: &str = "/v1/codeq/";
+/// The log of a node, as it is written.
+pub(crate) const MONITOR: &str = "/cluster/monitor";
 const MEMBERS: &str = "/cluster/members/";
 
 /// The route of a request. `HEAD` goes where `GET` does; one trailing slash is ignored.

@@ -20,3 +20,4 @@ mod routes;
 mod server;
 mod status;
 mod stopping;
+mod streams;
