@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::docker::docker;
 use crate::http::Answer;
-use crate::walk::nodes::{Driver, Nodes, eventually, send_as};
+use crate::walk::nodes::{Driver, Nodes, allowed, eventually, send_as};
 use crate::walk::os_operate as operate;
 use crate::walk::page::Page;
 use crate::walk::{READY_MAX, Row, STATUS, Skip, Skipped, TASKS, expect, list, text, walk_rows};
@@ -386,6 +386,6 @@ fn stop_all(story: &mut Story) -> Result<String> {
     let begun = Instant::now();
     story.nodes.down()?;
     let took = begun.elapsed();
-    ensure!(took <= Duration::from_secs(10), "after {took:?}");
+    ensure!(took <= allowed(Duration::from_secs(10)), "after {took:?}");
     Ok(format!("all exit 0 after {} ms", took.as_millis()))
 }
