@@ -93,7 +93,6 @@ impl Report {
         bytes.put_bytes(self.zone.as_bytes());
         bytes.put_varint(self.wall.0);
         bytes.put_varint(self.free_bytes);
-        bytes.put_varint(self.wall.0);
         bytes.put_varint(self.alarms.len() as u64);
         for (kind, text, since) in &self.alarms {
             bytes.put_u8(*kind as u8);
