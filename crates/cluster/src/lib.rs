@@ -53,7 +53,7 @@ pub use lane::{Lane, LaneId};
 pub use node::{
     Cluster, Counters, Data, Durability, Handle, Hooks, Node, NodeConfig, NodeError, NodeStatus, Stage, StartError,
 };
-pub use operate::{Done, HOLD, Refused, Retired, TRANSFER_MAX};
+pub use operate::{Actor, Done, HOLD, Refused, Retired, Right, TRANSFER_MAX};
 pub use peer::PeerConfig;
 pub use replica::{
     Cause, Configuration, Election, Elections, Fault, Freshness, Member, MemberChange, Members, Operations, Progress,
@@ -64,3 +64,4 @@ pub use simple::{Simple, SimpleMachine};
 pub use storage::StorageError;
 pub use storage::checkpoint::StoredRow;
 pub use storage::identity::{Identity, recorded as recorded_identity};
+pub use tls::{PeerPem, PeerTls};
