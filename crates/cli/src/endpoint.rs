@@ -15,6 +15,8 @@ use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use server::config::Inputs;
 use server::config::kinds::Value;
+use tls::ClientTls;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -43,6 +45,43 @@ pub(crate) struct EndpointArgs {
     /// File with a token, for servers that ask for one. Without it, the variable CODEQ_TOKEN.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    #[command(flatten)]
+    trust: TrustArgs,
+}
+
+/// Whom to trust where a server speaks HTTPS.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct TrustArgs {
+    /// File with the authorities that vouch for servers; nobody else does. Needed for https:// addresses.
+    #[arg(long, value_name = "FILE", env = "CODEQ_CA", hide_env_values = true)]
+    ca: Option<PathBuf>,
+    /// File with a certificate to show to servers that ask for one.
+    #[arg(long, value_name = "FILE", env = "CODEQ_CERT", hide_env_values = true, requires = "key")]
+    cert: Option<PathBuf>,
+    /// File with its key.
+    #[arg(long, value_name = "FILE", env = "CODEQ_KEY", hide_env_values = true)]
+    key: Option<PathBuf>,
+}
+
+impl TrustArgs {
+    /// What connections are encrypted with; nothing: nobody is trusted.
+    pub(crate) fn read(&self) -> Result<Option<ClientTls>> {
+        let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        let Some(ca) = &self.ca else { return Ok(None) };
+        let own = match (&self.cert, &self.key) {
+            (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
+            _ => None,
+        };
+        let own = own.as_ref().map(|(cert, key)| (cert.as_slice(), key.as_slice()));
+        Ok(Some(ClientTls::new(&read(ca)?, own)?))
+    }
+}
+
+/// How a server is asked: as whom, and whom it must be vouched for by.
+#[derive(Clone, Copy)]
+struct As<'a> {
+    token: Option<&'a str>,
+    tls: Option<&'a ClientTls>,
 }
 
 /// A server's answer.
@@ -86,12 +125,13 @@ impl EndpointArgs {
     /// # Errors
     /// None of them can be reached, or the body breaks off or cannot be written.
     pub(crate) fn download(&self, path: &str, to: &mut dyn Write) -> Result<Answer> {
-        let token = self.token()?;
+        let (token, tls) = (self.token()?, self.trust.read()?);
+        let who = As { token: token.as_deref(), tls: tls.as_ref() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (mut failures, endpoints) = (Vec::new(), self.endpoints());
         for endpoint in &endpoints {
             // Once a part of the body is written, another server's would not follow it.
-            match runtime.block_on(download(endpoint, path, token.as_deref(), to, self.timeout.max(SLOWEST))) {
+            match runtime.block_on(download(endpoint, path, who, to, self.timeout.max(SLOWEST))) {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failures.push(format!("{endpoint}: {failure:#}")),
             }
@@ -112,11 +152,12 @@ impl EndpointArgs {
         body: Option<&str>,
         longest: Duration,
     ) -> Result<Vec<(String, Result<Answer>)>> {
-        let token = self.token()?;
+        let (token, tls) = (self.token()?, self.trust.read()?);
+        let who = As { token: token.as_deref(), tls: tls.as_ref() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut answers = Vec::new();
         for endpoint in self.endpoints() {
-            let asked = send(method, &endpoint, path, token.as_deref(), body);
+            let asked = send(method, &endpoint, path, who, body);
             let answer = runtime.block_on(async { tokio::time::timeout(longest, asked).await });
             let is_late = answer.is_err();
             let answer = answer.unwrap_or_else(|_| bail!("no answer within {longest:?}"));
@@ -153,7 +194,8 @@ fn own() -> String {
     if address.is_unspecified() {
         address.host = "127.0.0.1".into();
     }
-    format!("http://{address}")
+    let scheme = if values.is_given("http.cert") { "https" } else { "http" };
+    format!("{scheme}://{address}")
 }
 
 /// One request on a connection of its own.
@@ -162,11 +204,11 @@ fn own() -> String {
 /// The server cannot be reached, or does not speak HTTP.
 pub(crate) async fn request(endpoint: &str, path: &str, token: Option<&str>, body: Option<&str>) -> Result<Answer> {
     let method = if body.is_some() { Method::POST } else { Method::GET };
-    send(&method, endpoint, path, token, body).await
+    send(&method, endpoint, path, As { token, tls: None }, body).await
 }
 
-async fn send(method: &Method, endpoint: &str, path: &str, token: Option<&str>, body: Option<&str>) -> Result<Answer> {
-    let (mut sender, connection, request) = begin(method, endpoint, path, token, body).await?;
+async fn send(method: &Method, endpoint: &str, path: &str, who: As<'_>, body: Option<&str>) -> Result<Answer> {
+    let (mut sender, connection, request) = begin(method, endpoint, path, who, body).await?;
     let answered = async {
         let response = sender.send_request(request).await?;
         let status = response.status().as_u16();
@@ -181,38 +223,49 @@ async fn send(method: &Method, endpoint: &str, path: &str, token: Option<&str>, 
     }
 }
 
+/// A socket, or an encrypted one.
+trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Socket for T {}
+
+type Speaking = Connection<TokioIo<Box<dyn Socket>>, Full<Bytes>>;
+
 /// A connection of its own, and what to ask on it.
 async fn begin(
     method: &Method,
     endpoint: &str,
     path: &str,
-    token: Option<&str>,
+    who: As<'_>,
     body: Option<&str>,
-) -> Result<(SendRequest<Full<Bytes>>, Connection<TokioIo<TcpStream>, Full<Bytes>>, Request<Full<Bytes>>)> {
-    if endpoint.starts_with("https://") {
-        bail!("TLS is not spoken here: give an address with http://");
-    }
-    let rest = endpoint.strip_prefix("http://").unwrap_or(endpoint).trim_end_matches('/');
+) -> Result<(SendRequest<Full<Bytes>>, Speaking, Request<Full<Bytes>>)> {
+    let (rest, is_https) = match endpoint.strip_prefix("https://") {
+        Some(rest) => (rest, true),
+        None => (endpoint.strip_prefix("http://").unwrap_or(endpoint), false),
+    };
+    let rest = rest.trim_end_matches('/');
     let (authority, prefix) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let address = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
+    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+    let port = if is_https { 443 } else { 80 };
+    let address = if has_port { authority.to_owned() } else { format!("{authority}:{port}") };
     let stream = TcpStream::connect(&address).await?;
+    let stream: Box<dyn Socket> = if is_https {
+        let tls = who.tls.context("name the authority that vouches for the server, with --ca FILE or CODEQ_CA")?;
+        let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
+        Box::new(tls.connect(host.trim_start_matches('[').trim_end_matches(']'), stream).await?)
+    } else {
+        Box::new(stream)
+    };
     let (sender, connection) = handshake(TokioIo::new(stream)).await?;
     let mut request = Request::builder().method(method.clone()).uri(format!("{prefix}{path}")).header(HOST, authority);
-    if let Some(token) = token {
+    if let Some(token) = who.token {
         request = request.header(AUTHORIZATION, format!("Bearer {token}"));
     }
     let request = request.body(Full::new(Bytes::from(body.unwrap_or_default().to_owned())))?;
     Ok((sender, connection, request))
 }
 
-async fn download(
-    endpoint: &str,
-    path: &str,
-    token: Option<&str>,
-    to: &mut dyn Write,
-    longest: Duration,
-) -> Result<Answer> {
-    let (mut sender, connection, request) = begin(&Method::GET, endpoint, path, token, None).await?;
+async fn download(endpoint: &str, path: &str, who: As<'_>, to: &mut dyn Write, longest: Duration) -> Result<Answer> {
+    let (mut sender, connection, request) = begin(&Method::GET, endpoint, path, who, None).await?;
     let answered = async {
         let response = timeout(longest, sender.send_request(request)).await??;
         let status = response.status().as_u16();

@@ -6,18 +6,23 @@ use std::io::IsTerminal;
 use server::config::{LogFormat, LogSettings};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
+use tracing_subscriber::Registry;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::reload::{self, Handle};
 
 use crate::output;
 
 /// The log of this process, set up.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Log(LogFormat);
+#[derive(Clone, Debug)]
+pub(crate) struct Log {
+    format: LogFormat,
+    filter: Handle<Targets, Registry>,
+}
 
 impl Log {
     /// Sets up the log. Once per process.
@@ -25,18 +30,25 @@ impl Log {
         let is_terminal = std::io::stderr().is_terminal();
         let format = settings.format.unwrap_or(if is_terminal { LogFormat::Text } else { LogFormat::Json });
         let filter: Targets = settings.filter.parse().expect("the settings have checked it");
+        let (filter, handle) = reload::Layer::new(filter);
         let registry = tracing_subscriber::registry().with(filter);
         let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         match format {
             LogFormat::Text => registry.with(layer.with_ansi(is_terminal)).init(),
             LogFormat::Json => registry.with(layer.event_format(JsonLines)).init(),
         }
-        Log(format)
+        Log { format, filter: handle }
+    }
+
+    /// Logs as much as these settings say from now on.
+    pub(crate) fn follow(&self, settings: &LogSettings) -> Result<(), String> {
+        let filter: Targets = settings.filter.parse().expect("the settings have checked it");
+        self.filter.reload(filter).map_err(|error| error.to_string())
     }
 
     /// Says in a line why the process ends.
-    pub(crate) fn last_words(self, why: &impl fmt::Display) {
-        match self.0 {
+    pub(crate) fn last_words(&self, why: &impl fmt::Display) {
+        match self.format {
             LogFormat::Text => output::note(&format!("error: {why}")),
             LogFormat::Json => tracing::error!(event = "server.failed", "{why}"),
         }

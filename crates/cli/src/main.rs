@@ -15,6 +15,7 @@ mod output;
 mod recover;
 mod serve;
 mod snapshot;
+mod tls_init;
 
 use std::process::ExitCode;
 
@@ -88,6 +89,9 @@ enum Command {
     /// Brings a cluster back that has lost a majority of its nodes for good.
     #[command(subcommand, after_help = "Example:\n  codeq recover plan /var/lib/codeq")]
     Recover(recover::RecoverCommand),
+    /// Makes certificates for the connections between members.
+    #[command(subcommand, after_help = "Example:\n  codeq tls init --nodes node-a,node-b,node-c --out certificates")]
+    Tls(tls_init::TlsCommand),
     /// Looks at what a node keeps.
     #[command(subcommand, after_help = "Example:\n  codeq debug db check")]
     Debug(debug::DebugCommand),
@@ -132,6 +136,7 @@ fn main() -> ExitCode {
         },
         Command::Snapshot(command) => snapshot::run(command),
         Command::Recover(command) => recover::run(&command),
+        Command::Tls(command) => tls_init::run(&command),
         Command::Debug(command) => debug::run(command),
         Command::Config(command) => config::run(command),
         Command::Version => {

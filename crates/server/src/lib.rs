@@ -10,6 +10,7 @@ pub mod config;
 pub mod http;
 pub mod metrics;
 pub mod offline;
+pub mod reload;
 mod serve;
 pub mod settings;
 

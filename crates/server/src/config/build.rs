@@ -11,6 +11,7 @@ use crate::config::cluster::{self as cluster_settings, Meeting};
 use crate::config::kinds::{KIB, LEVELS};
 use crate::config::values::{Origin, Values};
 use crate::config::{Notice, Reading, Refused};
+use crate::reload::Files;
 use crate::settings::{HttpSettings, Limits, Settings};
 
 /// How old the answers of a quorum may be, unless the election timeout is shorter.
@@ -88,8 +89,9 @@ impl Reading {
     }
 }
 
-fn settings_of(values: &Values, Access { addr, auth }: Access, meeting: Meeting) -> Settings {
+fn settings_of(values: &Values, Access { addr, auth, encryption, roles }: Access, mut meeting: Meeting) -> Settings {
     Settings {
+        files: Files { peers: meeting.encryption.take(), http: encryption, roles },
         node: node_of(values, meeting),
         join_timeout: values.maybe_duration("cluster.joinTimeout"),
         policy: policy_of(values),
@@ -128,6 +130,8 @@ fn settings_of(values: &Values, Access { addr, auth }: Access, meeting: Meeting)
         },
         drain_timeout: values.duration("drainTimeout"),
         metrics_enabled: values.flag("metrics.enabled"),
+        metrics_need_token: values.flag("metrics.requireToken"),
+        read_only: values.flag("readOnly"),
         metrics_commands_max: values.count("metrics.maxCommands"),
         raft: values.flag("cluster.raft"),
     }

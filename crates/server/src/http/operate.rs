@@ -3,9 +3,11 @@
 use api::json::Writer;
 use api::{Code, Problem};
 use base::{Millis, ShardId};
-use cluster::{Done, HOLD, Numbers, Refused, TRANSFER_MAX};
+use cluster::{Actor, Done, HOLD, Handle, Numbers, Refused, Right, TRANSFER_MAX};
+use queue::QueueMachine;
 use serde::Deserialize;
 
+use crate::auth::{ClusterRole, Principal};
 use crate::http::answer::Answer;
 use crate::http::call::{Call, Outcome};
 use crate::http::edge::Edge;
@@ -49,7 +51,7 @@ impl Edge {
     pub(crate) async fn leave(&self, call: &Call) -> Outcome<Answer> {
         let Leave { force } = body(call)?;
         self.check_running()?;
-        told(self.node.leave(force).await)
+        told(self.acting(call).leave(force).await)
     }
 
     /// A node that waits for a cluster becomes a member of this one.
@@ -63,7 +65,7 @@ impl Edge {
             return Err(Box::new(Problem::new(Code::InvalidField, detail).field("address")));
         }
         self.check_running()?;
-        let member = self.node.add(&address).await.map_err(|refused| problem(&refused))?;
+        let member = self.acting(call).add(&address).await.map_err(|refused| problem(&refused))?;
         Ok(Answer::json(200, |out| {
             let mut body = Writer::object(out);
             body.flag("ok", true);
@@ -80,20 +82,20 @@ impl Edge {
     pub(crate) async fn remove_member(&self, call: &Call, member: &str) -> Outcome<Answer> {
         let force = call.query("force").is_some_and(|force| force != "false");
         self.check_running()?;
-        told(self.node.remove(member, force).await)
+        told(self.acting(call).remove(member, force).await)
     }
 
     /// A member votes no more.
     pub(crate) async fn demote(&self, call: &Call, member: &str) -> Outcome<Answer> {
         let Leave { force } = body(call)?;
         self.check_running()?;
-        told(self.node.demote(member, force).await)
+        told(self.acting(call).demote(member, force).await)
     }
 
     /// A member votes, as soon as it has caught up.
-    pub(crate) async fn promote(&self, member: &str) -> Outcome<Answer> {
+    pub(crate) async fn promote(&self, call: &Call, member: &str) -> Outcome<Answer> {
         self.check_running()?;
-        told(self.node.promote(member).await)
+        told(self.acting(call).promote(member).await)
     }
 
     /// Another node leads.
@@ -101,7 +103,7 @@ impl Edge {
         let Transfer { to, group, timeout_ms } = body(call)?;
         let longest = time(timeout_ms, TRANSFER_MAX, "timeoutMs")?;
         self.check_running()?;
-        told(self.node.hand_over(group.map(ShardId), to.as_deref(), longest).await)
+        told(self.acting(call).hand_over(group.map(ShardId), to.as_deref(), longest).await)
     }
 
     /// The leader leads no more, and stays out for a while.
@@ -109,7 +111,41 @@ impl Edge {
         let StepDown { hold_ms } = body(call)?;
         let hold = time(hold_ms, HOLD, "holdMs")?;
         self.check_running()?;
-        told(self.node.step_down(hold).await)
+        told(self.acting(call).step_down(hold).await)
+    }
+
+    /// The node, as whoever sends this request uses it.
+    pub(crate) fn acting(&self, call: &Call) -> Handle<QueueMachine> {
+        let Principal { subject, cluster_role, .. } = &*call.principal;
+        let right = match cluster_role {
+            Some(role) if *role == ClusterRole::Admin => Right::Administer,
+            Some(role) if role.operates() => Right::Operate,
+            _ => Right::Look,
+        };
+        self.node.on_behalf_of(Actor { name: subject.to_string(), right })
+    }
+
+    /// Files with certificates and tokens are read again, and the log's levels.
+    pub(crate) async fn reload(&self, call: &Call) -> Outcome<Answer> {
+        let name = &call.principal.subject;
+        tracing::info!(event = "admin.action", who = %name, action = "reload", "{name} has files read again");
+        let reload = self.shared.reload.clone();
+        // Files are read on a thread of their own: a slow disk must not hold up other requests.
+        let read = tokio::task::spawn_blocking(move || reload.now()).await;
+        let read = read.map_err(|_| Box::new(Problem::new(Code::Internal, "reading failed; the log says more")))?;
+        match read {
+            Ok(what) => Ok(Answer::json(200, |out| {
+                let mut body = Writer::object(out);
+                body.flag("ok", true);
+                body.value("reloaded", |out| {
+                    let mut list = Writer::array(out);
+                    what.iter().for_each(|one| list.element(|out| api::json::write_text(one, out)));
+                    list.end();
+                });
+                body.end();
+            })),
+            Err(wrong) => Err(Box::new(Problem::new(Code::InvalidFile, wrong.join("; ")))),
+        }
     }
 
     /// Whether a node may stop: 200 if the others could decide without it, else 409.
@@ -192,6 +228,7 @@ fn problem(refused: &Refused) -> Box<Problem> {
         Refused::Guard(_) => Code::QuorumGuard,
         Refused::TransferFailed(_) => Code::TransferFailed,
         Refused::NotAdmitted(_) => Code::NotJoined,
+        Refused::NotAllowed(_) => Code::OperatorRequired,
         Refused::Unknown => Code::OutcomeUnknown,
     };
     let problem = Problem::new(code, refused.to_string());
