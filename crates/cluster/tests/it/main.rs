@@ -24,6 +24,9 @@ fn logged() -> Vec<String> {
 
 static LOG: std::sync::Mutex<Vec<u8>> = std::sync::Mutex::new(Vec::new());
 
+/// Told whenever something was logged.
+static LOGGED: tokio::sync::Notify = tokio::sync::Notify::const_new();
+
 /// Keeps what is logged, and hands it on.
 #[derive(Default)]
 struct Log(tracing_subscriber::fmt::TestWriter);
@@ -31,6 +34,7 @@ struct Log(tracing_subscriber::fmt::TestWriter);
 impl std::io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         LOG.lock().expect("nothing panics while it holds this lock").extend_from_slice(bytes);
+        LOGGED.notify_waiters();
         self.0.write_all(bytes)?;
         Ok(bytes.len())
     }

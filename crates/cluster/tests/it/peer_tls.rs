@@ -10,9 +10,9 @@ use tls::{Authority, ClientTls, Issued, Usage, Validity};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::logged;
 use crate::register::Register;
 use crate::three_nodes::{free_addrs, write};
+use crate::{LOGGED, logged};
 
 const NOW: Validity = Validity { from: -1, to: 30 };
 
@@ -43,14 +43,19 @@ fn node(name: &str, listen: SocketAddr, join: Option<SocketAddr>, tls: Option<Ar
     builder.start().expect("it starts")
 }
 
+/// Waits until what is logged makes something so.
 async fn until(what: &str, is_so: impl Fn() -> bool) {
-    for _ in 0..1_000 {
-        if is_so() {
-            return;
+    let waits = async {
+        loop {
+            let mut more = std::pin::pin!(LOGGED.notified());
+            more.as_mut().enable();
+            if is_so() {
+                return;
+            }
+            more.await;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("not in 20 s: {what}");
+    };
+    tokio::time::timeout(Duration::from_secs(20), waits).await.unwrap_or_else(|_| panic!("not in 20 s: {what}"));
 }
 
 /// Lines of refusals for this reason that were logged after so many lines.
