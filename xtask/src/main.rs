@@ -3,16 +3,20 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program whose work is to tell what it found")]
 
 mod bench;
+mod chart;
 mod ci;
 mod compose;
 mod docker;
+mod documents;
 mod faults;
 mod http;
 mod image;
+mod judge;
 mod kill;
 mod load;
 mod process;
 mod repository;
+mod systemd;
 mod tidy;
 mod walk;
 
@@ -43,6 +47,12 @@ enum Chore {
     Walk(walk::WalkArgs),
     /// Makes the container image of the program and what it loads, without a registry and a network, and tries it.
     Image(image::ImageArgs),
+    /// Renders the Helm chart, and runs its pods as containers.
+    Chart(chart::ChartArgs),
+    /// Runs the systemd unit on three machines, which are containers with Debian's systemd.
+    Systemd(systemd::SystemdArgs),
+    /// Says what a recorded history shows: what clients saw, against the log and the rules.
+    Judge(judge::JudgeArgs),
     /// Measures what the benchmark page shows, and prints it as Markdown.
     Bench(bench::BenchArgs),
 }
@@ -56,6 +66,9 @@ fn main() -> ExitCode {
         Chore::Faults(args) => faults::run(&args),
         Chore::Walk(args) => walk::run(&args),
         Chore::Image(args) => image::run(&args),
+        Chore::Chart(args) => chart::run(&args),
+        Chore::Systemd(args) => systemd::run(&args),
+        Chore::Judge(args) => judge::run(&args),
         Chore::Bench(args) => bench::run(&args),
     };
     match done {

@@ -79,9 +79,9 @@ impl TrustArgs {
 
 /// How a server is asked: as whom, and whom it must be vouched for by.
 #[derive(Clone, Copy)]
-struct As<'a> {
-    token: Option<&'a str>,
-    tls: Option<&'a ClientTls>,
+pub(crate) struct As<'a> {
+    pub(crate) token: Option<&'a str>,
+    pub(crate) tls: Option<&'a ClientTls>,
 }
 
 /// A server's answer.
@@ -171,10 +171,24 @@ impl EndpointArgs {
         Ok(answers)
     }
 
-    fn token(&self) -> Result<Option<String>> {
+    /// How long a server may take to answer.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The token to show, if there is one.
+    ///
+    /// # Errors
+    /// Its file cannot be read.
+    pub(crate) fn token(&self) -> Result<Option<String>> {
         let Some(path) = &self.token_file else { return Ok(std::env::var("CODEQ_TOKEN").ok()) };
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Some(text.trim().into()))
+    }
+
+    /// What connections are encrypted with.
+    pub(crate) fn trust(&self) -> Result<Option<ClientTls>> {
+        self.trust.read()
     }
 
     /// The servers that are asked, in turn.
@@ -224,14 +238,17 @@ async fn send(method: &Method, endpoint: &str, path: &str, who: As<'_>, body: Op
 }
 
 /// A socket, or an encrypted one.
-trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Socket for T {}
 
-type Speaking = Connection<TokioIo<Box<dyn Socket>>, Full<Bytes>>;
+pub(crate) type Speaking = Connection<TokioIo<Box<dyn Socket>>, Full<Bytes>>;
 
 /// A connection of its own, and what to ask on it.
-async fn begin(
+///
+/// # Errors
+/// The server cannot be reached.
+pub(crate) async fn begin(
     method: &Method,
     endpoint: &str,
     path: &str,

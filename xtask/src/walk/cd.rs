@@ -37,6 +37,7 @@ const ROWS: &[Row<Story>] = &[
     Row { number: "CD14", command: "docker stop the leader", run: stop_leader },
     Row { number: "CD16", command: "docker compose restart", run: restart },
     Row { number: "CD17", command: "node-c with an empty directory; codeq join node-a there", run: empty_directory },
+    Row { number: "CD15", command: "a fourth node with expect 3; codeq join node-a there", run: fourth },
     Row { number: "CD10", command: "fresh, by names from node-b; from two at once; once more", run: join_elsewhere },
     Row { number: "CD11", command: "fresh; with one dead address; with only dead ones", run: dead_addresses },
     Row { number: "CD12", command: "fresh; node-c expects 5; join", run: other_expectation },
@@ -271,6 +272,41 @@ fn empty_directory(story: &mut Story) -> Result<String> {
     ))
 }
 
+fn fourth(story: &mut Story) -> Result<String> {
+    let nodes = &story.nodes;
+    let before = nodes.page(0, "/cluster/nodes")?["clusterId"].clone();
+    let extra = nodes.extra("node-d")?;
+    let a = nodes.peer(0).to_owned();
+    // Until it listens.
+    eventually(READY_MAX, || {
+        let joined = extra.codeq(&["join", &a])?;
+        ensure!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
+        Ok(())
+    })?;
+    let begun = Instant::now();
+    let status = |nodes: &Nodes| -> Result<Value> {
+        let seen = nodes.page(0, "/cluster/nodes")?;
+        ensure!(seen["clusterId"] == before, "{seen}");
+        let node = list(&seen["nodes"])?.iter().find(|node| node["name"] == "node-d").cloned();
+        node.with_context(|| format!("it is no member: {seen}"))
+    };
+    let first = eventually(VOTER_MAX, || status(nodes))?;
+    eventually(VOTER_MAX, || {
+        let node = status(nodes)?;
+        ensure!(node["voter"] == true && node["healthy"] == true, "{node}");
+        Ok(())
+    })?;
+    let took = begun.elapsed();
+    let log = extra.lines()?;
+    ensure!(!log.iter().any(|line| line.contains("cluster formed")), "it has founded one:\n{}", log.join("\n"));
+    said(nodes, 1, &["member", "remove", "node-d"])?;
+    Ok(format!(
+        "first seen as {}, a voter after {:.1} s, the same cluster; removed again",
+        first["status"],
+        took.as_secs_f64()
+    ))
+}
+
 /// Three nodes that know nothing, again.
 fn fresh(nodes: &mut Nodes) -> Result<()> {
     nodes.forget()?;
@@ -305,10 +341,11 @@ fn join_elsewhere(story: &mut Story) -> Result<String> {
 fn dead_addresses(story: &mut Story) -> Result<String> {
     let nodes = &mut story.nodes;
     fresh(nodes)?;
-    let dead = "127.0.0.1:9";
-    let none = nodes.codeq_at(0, &["join", dead])?;
+    let [dead, gone] = ["127.0.0.1:9", "127.0.0.1:10"];
+    let none = nodes.codeq_at(0, &["join", dead, gone])?;
     let complained = String::from_utf8_lossy(&none.stderr).into_owned();
-    ensure!(!none.status.success() && complained.contains(dead), "{}: {complained}", none.status);
+    let names_all = complained.contains(dead) && complained.contains(gone);
+    ensure!(none.status.code() == Some(1) && names_all, "{}: {complained}", none.status);
     let (b, c) = (nodes.peer(1).to_owned(), nodes.peer(2).to_owned());
     let some = said(nodes, 0, &["join", &b, dead, &c])?;
     ensure!(some.contains(dead) && some.contains("2 of 3"), "{some}");

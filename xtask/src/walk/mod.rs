@@ -9,6 +9,7 @@ mod cq;
 mod files;
 mod nodes;
 mod os;
+mod os_operate;
 mod page;
 mod pull_request;
 mod rb;
@@ -29,7 +30,7 @@ use crate::process::build_codeq;
 
 use crate::walk::nodes::Driver;
 
-pub(crate) use nodes::eventually;
+pub(crate) use nodes::{eventually, send_as};
 
 const TASKS: &str = "/v1/codeq/tasks";
 const STATUS: &str = "/v1/codeq/raft/status";
@@ -115,9 +116,12 @@ pub(crate) fn run(args: &WalkArgs) -> Result<()> {
     }
     if is(Table::Rb) {
         skipped += match args.driver {
-            Driver::Process => rb::walk(&codeq, args.program.is_some())?,
+            Driver::Process => rb::walk(&codeq, args.program.is_some(), args.long)?,
             Driver::Docker => rb::walk_containers(&codeq)?,
         };
+    }
+    if of_processes(Table::Rb) {
+        tests::walk_crate()?;
     }
     if is(Table::Files) {
         skipped += files::walk(args.driver)?;

@@ -17,8 +17,9 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::compose::{Changes, Project};
-use crate::docker::ended;
+use crate::docker::{docker, ended, logs};
 use crate::http::{Answer, Client};
+use crate::image::TAGS;
 use crate::process::Folder;
 use crate::walk::bad_config;
 use crate::walk::page::Page;
@@ -154,6 +155,52 @@ impl Drop for Process {
     }
 }
 
+/// A node beside those of a page; it is gone when this is dropped.
+pub(crate) enum Extra {
+    Process {
+        codeq: PathBuf,
+        variables: BTreeMap<String, String>,
+        process: Process,
+    },
+    /// Its name.
+    Container(String),
+}
+
+impl Extra {
+    /// The command as somebody on the node's machine gives it.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub(crate) fn codeq(&self, arguments: &[&str]) -> Result<Output> {
+        match self {
+            Extra::Process { codeq, variables, .. } => {
+                ended(Command::new(codeq).args(arguments).env_clear().envs(variables))
+            }
+            Extra::Container(name) => ended(Command::new("docker").args(["exec", name, "codeq"]).args(arguments)),
+        }
+    }
+
+    /// What it has printed.
+    ///
+    /// # Errors
+    /// There is no such container.
+    pub(crate) fn lines(&self) -> Result<Vec<String>> {
+        match self {
+            Extra::Process { process, .. } => Ok(process.lines()),
+            Extra::Container(name) => logs(name, None),
+        }
+    }
+}
+
+impl Drop for Extra {
+    fn drop(&mut self) {
+        if let Extra::Container(name) = self {
+            // It may be gone already, which is all that is wanted.
+            let _ = docker(&["rm", "--force", "--volumes", name]);
+        }
+    }
+}
+
 impl Nodes {
     /// Three processes with the variables of codeQ's page, none of them running and none with data.
     ///
@@ -268,6 +315,43 @@ impl Nodes {
         format!("http://localhost:{}", self.http(place).port())
     }
 
+    /// One more node beside those of the page, with the settings of the last of them and a name of its own.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(crate) fn extra(&self, name: &str) -> Result<Extra> {
+        let place = self.nodes.len() - 1;
+        let mut variables = self.nodes[place].variables.clone();
+        match &self.host {
+            Host::Processes(folder) => {
+                let ports = free_ports(2)?;
+                let peer = format!("127.0.0.1:{}", ports[0]);
+                variables.insert("CODEQ_NODE_ID".into(), name.into());
+                variables.insert("CODEQ_DATA_DIR".into(), folder.within(name).display().to_string());
+                variables.insert("CODEQ_RAFT_ADDR".into(), peer);
+                variables.insert("PORT".into(), ports[1].to_string());
+                variables.insert("CODEQ_PUBLIC_URL".into(), format!("http://localhost:{}", ports[1]));
+                let process = Process::start(&self.codeq, &["serve"], &variables)?;
+                Ok(Extra::Process { codeq: self.codeq.clone(), variables, process })
+            }
+            Host::Containers(project) => {
+                let network = "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}";
+                let network = project.look(self.name(place), network)?;
+                let settings = project.look(self.name(place), "{{json .Config.Env}}")?;
+                let settings: Vec<String> = serde_json::from_str(&settings)?;
+                let own = [format!("CODEQ_NODE_ID={name}"), format!("CODEQ_PUBLIC_URL=http://{name}:8080")];
+                let container = format!("{}-{name}", project.name());
+                let settings = settings.iter().chain(&own).flat_map(|setting| ["--env", setting]);
+                let mut arguments = vec!["run", "--detach", "--name", &container, "--hostname", name];
+                arguments.extend(["--network", &network, "--network-alias", name]);
+                arguments.extend(settings);
+                arguments.push(TAGS[1]);
+                docker(&arguments)?;
+                Ok(Extra::Container(container))
+            }
+        }
+    }
+
     /// Those that run.
     pub(crate) fn running(&self) -> Vec<usize> {
         (0..self.nodes.len()).filter(|place| self.nodes[*place].running.is_some()).collect()
@@ -380,6 +464,27 @@ impl Nodes {
         let begun = Instant::now();
         self.stop_all(&[place])?;
         Ok(begun.elapsed())
+    }
+
+    /// Waits until a node has ended by itself. Returns its exit status.
+    ///
+    /// # Errors
+    /// It goes on for longer than `longest`.
+    pub(crate) fn ended(&mut self, place: usize, longest: Duration) -> Result<Option<i32>> {
+        match (self.take(place)?, &self.host) {
+            (Running::Process(process), _) => Ok(process.end(longest)?.status.code()),
+            (Running::Container, Host::Containers(project)) => {
+                // It may have been started again since, and have ended again.
+                let status = eventually(longest, || {
+                    let status: i32 = project.look(self.name(place), "{{.State.ExitCode}}")?.parse()?;
+                    ensure!(status != 0, "{} goes on", self.name(place));
+                    Ok(status)
+                })?;
+                project.run(&["stop", self.name(place)])?;
+                Ok(Some(status))
+            }
+            (Running::Container, Host::Processes(_)) => bail!("processes run in no container"),
+        }
     }
 
     /// `docker compose kill`

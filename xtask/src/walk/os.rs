@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 use crate::docker::docker;
 use crate::http::Answer;
 use crate::walk::nodes::{Driver, Nodes, eventually, send_as};
+use crate::walk::os_operate as operate;
 use crate::walk::page::Page;
 use crate::walk::{READY_MAX, Row, STATUS, Skip, Skipped, TASKS, expect, list, text, walk_rows};
 
-struct Story {
-    nodes: Nodes,
+pub(super) struct Story {
+    pub(super) nodes: Nodes,
 }
 
 /// Walks through the table.
@@ -32,12 +33,41 @@ const ROWS: &[Row<Story>] = &[
     Row { number: "OS8", command: "curl :300N/ and /web/status", run: pages },
     Row { number: "OS10", command: "each /api question on all three", run: questions },
     Row { number: "OS11", command: "create at each port, read at the next, claim at the third", run: tasks },
+    Row {
+        number: "OS6",
+        command: "codeq debug db path, tables, check; docker kill and start; copy F, sqlite3 F",
+        run: operate::look_at_the_file,
+    },
+    Row {
+        number: "OS7",
+        command: "200 operations; codeq snapshot trigger; codeq debug db dump on each",
+        run: operate::equal_dumps,
+    },
+    Row {
+        number: "OS12",
+        command: "POST /cluster/leader/transfer to a node, to a zone; step-down",
+        run: operate::another_leader,
+    },
     Row { number: "OS13", command: "GET on the old action paths", run: old_actions },
+    Row { number: "OS13", command: "snapshot trigger; members removed and added", run: operate::members },
+    Row { number: "OS13", command: "POST /cluster/reload", run: operate::reload },
+    Row {
+        number: "OS14",
+        command: "codeq leader --endpoints with none, one, two stopped; which-endpoint",
+        run: operate::endpoints,
+    },
     Row { number: "OS9", command: "docker stop a follower; start it", run: stop_follower },
     Row { number: "OS15", command: "docker network disconnect orchnet $LEADER; connect", run: disconnect },
+    Row { number: "OS17", command: "a follower down over 50000 operations, then started", run: operate::away_for_long },
     Row { number: "OS18", command: "all containers with other addresses, same volumes", run: other_addresses },
     Row { number: "OS19", command: "one with an empty volume", run: empty_volume },
     Row { number: "OS20", command: "RAFT=false", run: single_mode },
+    Row {
+        number: "OS21",
+        command: "its data without RAFT=false, then two joiners; a list of only itself",
+        run: operate::alone_grows,
+    },
+    Row { number: "OS3", command: "RAFT_NODES with names in quotes, fresh volumes", run: operate::quoted_names },
     Row { number: "OS23", command: "docker stop codeq1 codeq2 codeq3", run: stop_all },
 ];
 
@@ -50,12 +80,12 @@ fn images(story: &mut Story) -> Result<String> {
     Ok(listed.trim().replace('\n', ", "))
 }
 
-fn all<T>(look: impl Fn(usize) -> Result<T>) -> Result<Vec<T>> {
+pub(super) fn all<T>(look: impl Fn(usize) -> Result<T>) -> Result<Vec<T>> {
     (0..3).map(look).collect()
 }
 
 /// The only one of three that says it leads.
-fn only_leader(nodes: &Nodes) -> Result<usize> {
+pub(super) fn only_leader(nodes: &Nodes) -> Result<usize> {
     let answers = all(|place| nodes.get(place, "/api/leader-check"))?;
     let leads = |answer: &Answer| answer.status == 200 && answer.body == b"\"OK\"";
     let follows = |answer: &Answer| answer.status == 404 && answer.body == b"\"Not leader\"";

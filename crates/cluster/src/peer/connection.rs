@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use base::ShardId;
 use base::codec::{Malformed, Reader, Write};
 use base::machine::StateMachine;
 use base::{Incarnation, Index, Position, Term};
+use base::{Mono, ShardId};
 use bytes::Bytes;
 use replica::{Event, Member, Message, Operations, Reply, Unavailable, Wait};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
@@ -20,7 +20,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{interval, sleep, timeout};
 
-use crate::events::{Draft, Level};
+use crate::events::{Draft, Events, Level};
 use crate::forming::{ClusterId, Greeting};
 use crate::health;
 use crate::inbox::Control;
@@ -241,17 +241,20 @@ impl Report {
         Report { last: String::new() }
     }
 
-    fn failure(&mut self, who: &str, failure: &Failure) {
+    fn failure(&mut self, events: &Events, who: &str, failure: &Failure) {
         let text = failure.to_string();
         if self.last == text {
             return;
         }
         match failure {
             Failure::Network(_) => {
-                tracing::info!(target: "raft", event = "raft.peer.unreachable", peer = who, "{who} cannot be reached: {text}");
+                let text = format!("{who} cannot be reached: {text}");
+                let unreachable = Draft::new(Level::Info, "raft.peer.unreachable", text);
+                events.tell(unreachable.with("peer", who).unkept());
             }
             Failure::Refused(refusal) => {
-                tracing::warn!(target: "raft", event = "raft.peer.rejected", peer = who, code = refusal.code, "{}", refusal.text);
+                let rejected = Draft::new(Level::Warn, "raft.peer.rejected", &*refusal.text);
+                events.tell(rejected.with("peer", who).with("reason", refusal.code));
             }
         }
         self.last = text;
@@ -285,7 +288,7 @@ pub(super) async fn greet<S: StateMachine>(shared: Arc<Shared<S>>, address: Stri
             }
         }
         if let Some(failure) = failed {
-            report.failure(&address, &failure);
+            report.failure(&shared.common.events, &address, &failure);
         }
         sleep(GREETING_INTERVAL).await;
     }
@@ -337,7 +340,9 @@ async fn answer_request<S: StateMachine>(shared: &Shared<S>, newcomer: Member, m
     let name = newcomer.name.clone();
     match crate::peer::admission::admit(shared, newcomer).await {
         Ok(cluster) => {
-            tracing::info!(target: "raft", event = "raft.join.admitted", peer = %name, "admitted {name} as a learner");
+            let text = format!("admitted {name} as a learner");
+            let joining = Draft::new(Level::Info, "raft.member.joining", text).with("member", name);
+            shared.common.events.tell(joining.with("by", shared.greeting().me.name));
             let mut frames = Frames::default();
             frames.put(Kind::Admitted, |body| {
                 body.extend_from_slice(&cluster.id.0.to_le_bytes());
@@ -372,6 +377,7 @@ async fn keep_connected<S: StateMachine>(shared: Arc<Shared<S>>, link: Arc<Link<
     let mut target = link.target.subscribe();
     let mut report = Report::new();
     let mut pause = RETRY_FIRST;
+    let mut down_since: Option<Mono> = None;
     loop {
         let Some(member) = target.borrow_and_update().clone() else { return };
         match dial(&shared, &member.peer, member.id).await {
@@ -379,7 +385,11 @@ async fn keep_connected<S: StateMachine>(shared: Arc<Shared<S>>, link: Arc<Link<
                 report.success();
                 pause = RETRY_FIRST;
                 let up = Draft::new(Level::Info, "raft.peer.up", format!("peer {} up", member.name));
-                shared.common.events.tell(up.with("peer", &*member.name).with("addr", &*member.peer));
+                let up = up.with("peer", &*member.name).with("addr", &*member.peer);
+                shared.common.events.tell(match down_since.take() {
+                    Some(since) => up.with("downMs", (shared.clock.now().mono - since).0),
+                    None => up,
+                });
                 link.connected(met.writer);
                 link.put_report(health::report(&shared));
                 shared.common.routes.bump();
@@ -394,16 +404,19 @@ async fn keep_connected<S: StateMachine>(shared: Arc<Shared<S>>, link: Arc<Link<
                 shared.common.inbox.control(Control::Unreachable(member.id));
                 let why = ended.as_ref().err().map_or("its address has changed".into(), ToString::to_string);
                 let down = Draft::new(Level::Warn, "raft.peer.down", format!("peer {} down: {why}", member.name));
-                shared.common.events.tell(down.with("peer", &*member.name).with("reason", why));
+                let down = down.with("peer", &*member.name).with("addr", &*member.peer).with("reason", why);
+                shared.common.events.tell(down);
+                down_since = Some(shared.clock.now().mono);
                 if let Err(failure) = ended {
-                    report.failure(&member.name, &failure);
+                    report.failure(&shared.common.events, &member.name, &failure);
                 }
             }
             Ok(_) => {
                 let text = format!("{} has not joined the cluster yet", member.name);
-                report.failure(&member.name, &Failure::Network(Error::new(ErrorKind::NotConnected, text)));
+                let failure = Failure::Network(Error::new(ErrorKind::NotConnected, text));
+                report.failure(&shared.common.events, &member.name, &failure);
             }
-            Err(failure) => report.failure(&member.name, &failure),
+            Err(failure) => report.failure(&shared.common.events, &member.name, &failure),
         }
         tokio::select! {
             () = sleep(pause) => {}
@@ -599,14 +612,16 @@ struct Refusals(Mutex<VecDeque<String>>);
 const REFUSALS_MAX: usize = 64;
 
 impl Refusals {
-    fn tell(&self, refusal: &Refusal, from: IpAddr) {
+    fn tell(&self, refusal: &Refusal, from: IpAddr, events: &Events) {
         let mut known = self.0.lock().expect("nothing panics while it holds this lock");
         if known.contains(&refusal.text) {
             return;
         }
         known.truncate(REFUSALS_MAX - 1);
         known.push_front(refusal.text.clone());
-        tracing::warn!(target: "raft", event = "raft.peer.rejected", code = refusal.code, addr = %from, "refused a connection from {from}: {}", refusal.text);
+        let text = format!("refused a connection from {from}: {}", refusal.text);
+        let draft = Draft::new(Level::Warn, "raft.peer.rejected", text).with("addr", from.to_string());
+        events.tell(draft.with("reason", refusal.code));
     }
 }
 
@@ -664,13 +679,13 @@ pub(super) async fn accept<S: StateMachine>(shared: Arc<Shared<S>>, listener: Tc
                     match met {
                         Ok(Ok(met)) => {
                             if met.guest == Guest::Removed {
-                                refusals.tell(&removed(&met.other.me.name), from);
+                                refusals.tell(&removed(&met.other.me.name), from, &shared.common.events);
                             }
-                            if let Err(Failure::Refused(refusal)) = serve(shared, met).await {
-                                refusals.tell(&refusal, from);
+                            if let Err(Failure::Refused(refusal)) = serve(shared.clone(), met).await {
+                                refusals.tell(&refusal, from, &shared.common.events);
                             }
                         }
-                        Ok(Err(Failure::Refused(refusal))) => refusals.tell(&refusal, from),
+                        Ok(Err(Failure::Refused(refusal))) => refusals.tell(&refusal, from, &shared.common.events),
                         // Somebody who did not speak this protocol, or went away.
                         Ok(Err(Failure::Network(_))) | Err(_) => {}
                     }

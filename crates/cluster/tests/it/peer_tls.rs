@@ -60,7 +60,7 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
 
 /// Lines of refusals for this reason that were logged after so many lines.
 fn rejected(after: usize) -> Vec<String> {
-    let is_one = |line: &String| line.contains("raft.peer.rejected") && line.contains("code=\"tls\"");
+    let is_one = |line: &String| line.contains("raft.peer.rejected") && line.contains("reason=\"tls\"");
     logged().into_iter().skip(after).filter(is_one).collect()
 }
 
@@ -91,7 +91,7 @@ async fn who_has_no_certificate_of_its_own_is_refused_on_both_sides() {
         until(case, || {
             let lines = rejected(before);
             let by_dialler = lines.iter().any(|line| line.contains("peer=\"127.0.0.1"));
-            let by_listener = lines.iter().any(|line| line.contains("addr=127.0.0.1"));
+            let by_listener = lines.iter().any(|line| line.contains("addr=\"127.0.0.1\""));
             by_dialler && by_listener
         })
         .await;

@@ -97,6 +97,7 @@ pub(crate) fn decide(
         promote_lag: values.number("cluster.promoteLag"),
         promote_after: values.duration("cluster.promoteAfter"),
         health_interval: values.duration("cluster.healthInterval"),
+        zone: values.text("cluster.zone").into(),
     };
     Meeting { name, url, peers: Some(peers), encryption }
 }
@@ -229,7 +230,7 @@ fn advertised(values: &Values, own: Option<&Address>, problems: &mut Vec<String>
                 format!("{} needs it", values.told(asks.unwrap_or("cluster.initialClusterState")))
             }
         };
-        format!("cluster.raftAdvertise is not set, and {why}: say where peers reach this node, HOST:{PEER_PORT}, or auto for its host name")
+        format!("cluster.raftAdvertise is not set, and {why}: say where peers reach this node (--raft-advertise), HOST:{PEER_PORT}, or auto for its host name")
     });
     None
 }
