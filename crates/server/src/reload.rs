@@ -116,7 +116,7 @@ impl Reload {
         match &read {
             Ok(done) => tracing::info!(event = "server.reloaded", "read again: {}", done.join(", ")),
             Err(wrong) => {
-                tracing::error!(
+                tracing::warn!(
                     event = "server.reload_failed",
                     "the server goes on with what it had: {}",
                     wrong.join("; ")
