@@ -70,6 +70,10 @@ codes! {
     AuthNotConfigured "auth_not_configured" 401 "no credentials are configured for this route";
     /// The route is for operators of the cluster.
     OperatorRequired "operator_required" 403 "operators of the cluster only";
+    /// The node was told to take no actions on the cluster.
+    ReadOnlyNode "read_only_node" 403 "this node takes no actions on the cluster";
+    /// A file that was to be read again is not as it should be; the server goes on with what it had.
+    InvalidFile "invalid_file" 422 "a file cannot be used";
     /// The token's claims name no tenant, or several.
     TenantInvalid "tenant_invalid" 403 "the token names no usable tenant";
     /// A valid token without what a worker needs.

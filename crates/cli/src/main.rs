@@ -18,6 +18,7 @@ mod serve;
 mod snapshot;
 mod status;
 mod stream;
+mod tls_init;
 
 use std::process::ExitCode;
 
@@ -94,6 +95,9 @@ enum Command {
     /// Brings a cluster back that has lost a majority of its nodes for good.
     #[command(subcommand, after_help = "Example:\n  codeq recover plan /var/lib/codeq")]
     Recover(recover::RecoverCommand),
+    /// Makes certificates for the connections between members.
+    #[command(subcommand, after_help = "Example:\n  codeq tls init --nodes node-a,node-b,node-c --out certificates")]
+    Tls(tls_init::TlsCommand),
     /// Looks at what a node keeps.
     #[command(subcommand, after_help = "Example:\n  codeq debug db check")]
     Debug(debug::DebugCommand),
@@ -139,6 +143,7 @@ fn main() -> ExitCode {
         },
         Command::Snapshot(command) => snapshot::run(command),
         Command::Recover(command) => recover::run(&command),
+        Command::Tls(command) => tls_init::run(&command),
         Command::Debug(command) => debug::run(command),
         Command::Config(command) => config::run(command),
         Command::Version(args) => members::version(&args),

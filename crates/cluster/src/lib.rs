@@ -56,7 +56,7 @@ pub use node::{
     AdminAction, Cluster, Counters, Data, Durability, Handle, Hooks, Node, NodeConfig, NodeError, NodeStatus, Stage,
     StartError,
 };
-pub use operate::{Done, HOLD, Refused, Retired, TRANSFER_MAX, Target};
+pub use operate::{Actor, Done, HOLD, Refused, Retired, Right, TRANSFER_MAX, Target};
 pub use peer::PeerConfig;
 pub use replica::elections::ELECTIONS_MAX;
 pub use replica::forming;
@@ -70,3 +70,4 @@ pub use simple::{Simple, SimpleMachine};
 pub use storage::StorageError;
 pub use storage::checkpoint::StoredRow;
 pub use storage::identity::{Identity, recorded as recorded_identity};
+pub use tls::{PeerPem, PeerTls};

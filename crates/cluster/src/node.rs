@@ -34,7 +34,7 @@ use crate::histogram::Histogram;
 use crate::http::view::{About, Inspection};
 use crate::inbox::{Control, Inbox};
 use crate::lane::{Lane, LaneId, Replies, ReplyTo, Shared};
-use crate::operate::Retired;
+use crate::operate::{Actor, Retired};
 use crate::peer::Shared as PeerShared;
 use crate::peer::{Forward, Heard, Joined, Link, PeerConfig, Peers, own_greeting};
 use crate::restoring::Staging;
@@ -452,6 +452,8 @@ pub struct Handle<S: StateMachine> {
     url: Arc<str>,
     peer_addr: Option<std::net::SocketAddr>,
     about: Arc<About>,
+    /// On whose behalf actions are done.
+    pub(crate) actor: Arc<Actor>,
 }
 
 impl<S: StateMachine> Clone for Handle<S> {
@@ -461,6 +463,7 @@ impl<S: StateMachine> Clone for Handle<S> {
             identity: self.identity.clone(),
             url: self.url.clone(),
             about: self.about.clone(),
+            actor: self.actor.clone(),
             ..*self
         }
     }
@@ -578,6 +581,7 @@ impl<S: StateMachine> Node<S> {
             lease: Millis(config.election_timeout.0 * 4 / 5),
             url: config.url.as_str().into(),
             peer_addr: peers.as_ref().map(|(peers, _)| peers.addr),
+            actor: Arc::new(Actor::node()),
             about: Arc::new(About {
                 boot,
                 started_at: clock.now().wall,

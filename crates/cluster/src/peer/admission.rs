@@ -66,7 +66,8 @@ fn judge(
     if members.iter().any(|member| member.name == *name && is_up(member.id)) {
         return refuse("name-taken", format!("the member {name} is there; every node needs a name of its own"));
     }
-    if !config.listed.contains(name) && !config.admits_anybody && config.secret.is_none() {
+    let has_proved = config.secret.is_some() || config.tls.is_some();
+    if !config.listed.contains(name) && !config.admits_anybody && !has_proved {
         return refuse(
             "not-admitted",
             format!(
@@ -97,6 +98,7 @@ mod tests {
             advertise: String::new(),
             label: String::new(),
             secret: None,
+            tls: None,
             plan: Plan::Join,
             addresses: vec![],
             bootstrap: false,

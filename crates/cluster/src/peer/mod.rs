@@ -4,7 +4,7 @@
 //! of clients for the leader, pieces of snapshots; only the answers to those come back on it. A connection that breaks is dialled again,
 //! its name resolved anew; whoever waits for an answer on it learns that the outcome is unknown, or that nothing was sent.
 //!
-//! Reading order: `wire` (the bytes), `handshake` (who may talk), `links`, `outgoing`, `requests` and `answers` (the queues), `connection` (the tasks).
+//! Reading order: `wire` (the bytes), `stream` (the socket, perhaps encrypted), `handshake` (who may talk), `links`, `outgoing`, `requests` and `answers` (the queues), `connection` (the tasks).
 
 pub(crate) mod admission;
 mod answers;
@@ -17,6 +17,7 @@ pub(crate) mod requests;
 pub(crate) mod saves;
 pub(crate) mod snapshots;
 pub(crate) mod stages;
+mod stream;
 pub(crate) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,6 +59,8 @@ pub struct PeerConfig {
     pub label: String,
     /// What peers prove to each other, if there is a secret.
     pub secret: Option<Arc<[u8]>>,
+    /// What encrypts every connection, and proves who is at its other end; nothing: nobody's connections are encrypted.
+    pub tls: Option<Arc<tls::PeerTls>>,
     /// Whom it founds a cluster with, if it has none.
     pub plan: Plan,
     /// Whom it greets: `host:port`, its own address perhaps among them.

@@ -14,7 +14,7 @@ use base::machine::StateMachine;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::operate::{Action, encode_outcome, perform};
+use crate::operate::{self, encode_outcome, perform};
 use crate::peer::{Link, Shared, collecting, saves, stages};
 
 /// Requests to one member that wait for their answers, and requests of one member that are answered at a time; more are refused.
@@ -24,7 +24,7 @@ pub(crate) const REQUESTS_MAX: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum What {
-    /// To do what an operator wants, see [`Action`].
+    /// To do what an operator wants, see [`operate::Action`].
     Act = 1,
     /// To tell what has happened, see [`collecting`].
     Tell = 2,
@@ -109,8 +109,8 @@ impl<S: StateMachine> Link<S> {
 pub(crate) async fn answer<S: StateMachine>(shared: &Arc<Shared<S>>, what: What, body: &Bytes) -> Option<Vec<u8>> {
     match what {
         What::Act => {
-            let action = Action::decode(&mut Reader::new(body)).ok()?;
-            Some(encode_outcome(&perform(shared, &action).await))
+            let (actor, action) = operate::read(body).ok()?;
+            Some(encode_outcome(&perform(shared, &actor, &action).await))
         }
         What::Stage => stages::take(shared, body).await,
         What::Tell => collecting::tell(body, &shared.common.events).ok(),

@@ -12,6 +12,7 @@ use crate::config::kinds::{KIB, LEVELS};
 use crate::config::table::room;
 use crate::config::values::{Origin, Values};
 use crate::config::{Notice, Reading, Refused};
+use crate::reload::Files;
 use crate::settings::{HttpSettings, Limits, Settings};
 
 /// How old the answers of a quorum may be, unless the election timeout is shorter.
@@ -89,8 +90,9 @@ impl Reading {
     }
 }
 
-fn settings_of(values: &Values, Access { addr, auth }: Access, meeting: Meeting) -> Settings {
+fn settings_of(values: &Values, Access { addr, auth, encryption, roles }: Access, mut meeting: Meeting) -> Settings {
     Settings {
+        files: Files { peers: meeting.encryption.take(), http: encryption, roles },
         node: node_of(values, meeting),
         join_timeout: values.maybe_duration("cluster.joinTimeout"),
         policy: policy_of(values),
@@ -129,6 +131,8 @@ fn settings_of(values: &Values, Access { addr, auth }: Access, meeting: Meeting)
         },
         drain_timeout: values.duration("drainTimeout"),
         metrics_enabled: values.flag("metrics.enabled"),
+        metrics_need_token: values.flag("metrics.requireToken"),
+        read_only: values.flag("readOnly"),
         metrics_commands_max: values.count("metrics.maxCommands"),
         raft: values.flag("cluster.raft"),
     }

@@ -147,7 +147,7 @@ static TENANT: Rule = Rule { allowed: "2 to 63 of a-z, 0-9 and -, a letter first
 pub(crate) static NODE_ID: Rule = Rule { allowed: "1 to 63 of A-Z, a-z, 0-9, . _ and -", fits: is_node_id };
 
 /// Whether a node may have this name.
-pub(crate) fn is_node_id(text: &str) -> bool {
+pub fn is_node_id(text: &str) -> bool {
     (1..=63).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
@@ -269,6 +269,22 @@ pub static SECTIONS: &[Section] = &[
                 meaning: "whether there is /metrics",
             },
             Setting {
+                name: "metrics.requireToken",
+                flag: None,
+                kind: Kind::Bool,
+                default: Default::Is("false"),
+                scope: Scope::Node,
+                meaning: "whether /metrics asks for a token; any will do, also one with the role metrics",
+            },
+            Setting {
+                name: "readOnly",
+                flag: None,
+                kind: Kind::Bool,
+                default: Default::Is("false"),
+                scope: Scope::Node,
+                meaning: "this node takes no actions on the cluster; tasks are served as ever",
+            },
+            Setting {
                 name: "metrics.maxCommands",
                 flag: None,
                 kind: Kind::Int(10, 100_000),
@@ -348,6 +364,30 @@ pub static SECTIONS: &[Section] = &[
                 meaning: "connections at one time; then accepting pauses",
             },
             Setting {
+                name: "http.cert",
+                flag: None,
+                kind: Kind::Path,
+                default: Default::Absent,
+                scope: Scope::Node,
+                meaning: "file with the certificate of the HTTP port, which speaks HTTPS only then; read again when it changes",
+            },
+            Setting {
+                name: "http.key",
+                flag: None,
+                kind: Kind::Path,
+                default: Default::Absent,
+                scope: Scope::Node,
+                meaning: "file with its key",
+            },
+            Setting {
+                name: "http.clientCa",
+                flag: None,
+                kind: Kind::Path,
+                default: Default::Absent,
+                scope: Scope::Node,
+                meaning: "file with authorities: every client must show a certificate that one of them vouches for",
+            },
+            Setting {
                 name: "http.threads",
                 flag: None,
                 kind: Kind::Int(1, 256),
@@ -423,6 +463,14 @@ pub static SECTIONS: &[Section] = &[
                 default: Default::Absent,
                 scope: Scope::Node,
                 meaning: "that provider's configuration",
+            },
+            Setting {
+                name: "auth.tokensFile",
+                flag: Some("tokens-file"),
+                kind: Kind::Path,
+                default: Default::Absent,
+                scope: Scope::Node,
+                meaning: "file with a role in the cluster, a name and the SHA-256 of a token on each line; read again when it changes",
             },
             Setting {
                 name: "auth.allowProducerAsWorker",
@@ -630,6 +678,30 @@ pub static SECTIONS: &[Section] = &[
                 default: Default::Absent,
                 scope: Scope::Node,
                 meaning: "what peers prove to each other; whoever proves it is admitted",
+            },
+            Setting {
+                name: "cluster.peerCert",
+                flag: None,
+                kind: Kind::Path,
+                default: Default::Absent,
+                scope: Scope::Node,
+                meaning: "file with this node's certificate: peers encrypt every connection, and know each other by it; read again when it changes",
+            },
+            Setting {
+                name: "cluster.peerKey",
+                flag: None,
+                kind: Kind::Path,
+                default: Default::Absent,
+                scope: Scope::Node,
+                meaning: "file with its key",
+            },
+            Setting {
+                name: "cluster.peerCa",
+                flag: None,
+                kind: Kind::Path,
+                default: Default::Absent,
+                scope: Scope::Node,
+                meaning: "file with the authorities that vouch for members; nobody else does",
             },
             Setting {
                 name: "cluster.initialClusterState",

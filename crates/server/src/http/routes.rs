@@ -36,6 +36,7 @@ pub(crate) enum Route<'a> {
     Save,
     Restore,
     Trigger,
+    Reload,
     Leave,
     AddMember,
     RemoveMember(Cow<'a, str>),
@@ -67,13 +68,15 @@ impl Route<'_> {
             Route::Cluster(page) if *page == "/cluster/health" || page.starts_with("/cluster/leader-check") => {
                 Access::Open
             }
+            Route::Cluster("/cluster/events") => Access::Viewer,
             Route::Cluster(MONITOR) => Access::Operator,
             Route::Cluster(_) | Route::CheckQuorum | Route::Page => Access::Any,
             Route::Question(path) => questions::access(path),
+            Route::Join => Access::Join,
             Route::Save
             | Route::Restore
             | Route::Trigger
-            | Route::Join
+            | Route::Reload
             | Route::Leave
             | Route::AddMember
             | Route::RemoveMember(_)
@@ -84,6 +87,13 @@ impl Route<'_> {
             | Route::StepDown => Access::Operator,
             Route::Healthz | Route::Livez | Route::Readyz(_) | Route::Metrics => Access::Open,
         }
+    }
+}
+
+impl Route<'_> {
+    /// Whether it changes something of the cluster or of this node.
+    pub(crate) fn is_action(&self) -> bool {
+        matches!(self.access(), Access::Join | Access::Operator | Access::ClusterAdmin) && *self != Route::Save
     }
 }
 
@@ -138,6 +148,7 @@ fn of_path<'a>(path: &'a str, method: &Method) -> Option<(Route<'a>, Method)> {
         "/cluster/snapshot" if *method == Method::PUT => return Some((Route::Restore, Method::PUT)),
         "/cluster/snapshot" => return Some((Route::Save, get)),
         "/cluster/snapshot/trigger" => return Some((Route::Trigger, post)),
+        "/cluster/reload" => return Some((Route::Reload, post)),
         "/cluster/leave" => return Some((Route::Leave, post)),
         "/cluster/members" => return Some((Route::AddMember, post)),
         "/cluster/leader/transfer" => return Some((Route::Transfer, post)),
