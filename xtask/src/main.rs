@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program whose work is to tell what it found")]
 
+mod bars;
 mod bench;
 mod chart;
 mod ci;
@@ -51,6 +52,10 @@ enum Chore {
     Chart(chart::ChartArgs),
     /// Runs the systemd unit on three machines, which are containers with Debian's systemd.
     Systemd(systemd::SystemdArgs),
+    /// Runs the commands of the documents, in a network of their own.
+    Documents(documents::DocumentsArgs),
+    /// Measures joins, the return of a node that lost its disk, and the image, each against its bar.
+    Bars(bars::BarsArgs),
     /// Says what a recorded history shows: what clients saw, against the log and the rules.
     Judge(judge::JudgeArgs),
     /// Measures what the benchmark page shows, and prints it as Markdown.
@@ -68,6 +73,8 @@ fn main() -> ExitCode {
         Chore::Image(args) => image::run(&args),
         Chore::Chart(args) => chart::run(&args),
         Chore::Systemd(args) => systemd::run(&args),
+        Chore::Documents(args) => documents::run(&args),
+        Chore::Bars(args) => bars::run(&args),
         Chore::Judge(args) => judge::run(&args),
         Chore::Bench(args) => bench::run(&args),
     };

@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write as _};
 use std::io::IsTerminal;
+use std::sync::Arc;
 
 use server::config::{LogFormat, LogSettings};
 use server::log_lines;
@@ -18,12 +19,17 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::{Context, Filter};
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::reload;
 
 use crate::output;
 
 /// The log of this process, set up.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Log(LogFormat);
+#[derive(Clone)]
+pub(crate) struct Log {
+    format: LogFormat,
+    /// Takes the place of the filter.
+    set: Arc<dyn Fn(Targets) -> Result<(), String> + Send + Sync>,
+}
 
 impl Log {
     /// Sets up the log. Once per process.
@@ -33,6 +39,7 @@ impl Log {
         let filter: Targets = settings.filter.parse().expect("the settings have checked it");
         let registry = tracing_subscriber::registry().with(Watched.with_filter(WhileWatched));
         let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let (filter, handle) = reload::Layer::new(filter);
         match format {
             LogFormat::Text => {
                 let layer = layer.with_ansi(is_terminal).fmt_fields(debug_fn(text_field).delimited(" "));
@@ -40,12 +47,18 @@ impl Log {
             }
             LogFormat::Json => registry.with(layer.event_format(JsonLines).with_filter(filter)).init(),
         }
-        Log(format)
+        Log { format, set: Arc::new(move |filter| handle.reload(filter).map_err(|error| error.to_string())) }
+    }
+
+    /// Logs as much as these settings say from now on.
+    pub(crate) fn follow(&self, settings: &LogSettings) -> Result<(), String> {
+        let filter: Targets = settings.filter.parse().expect("the settings have checked it");
+        (self.set)(filter)
     }
 
     /// Says in a line why the process ends.
-    pub(crate) fn last_words(self, why: &impl fmt::Display) {
-        match self.0 {
+    pub(crate) fn last_words(&self, why: &impl fmt::Display) {
+        match self.format {
             LogFormat::Text => output::note(&format!("error: {why}")),
             LogFormat::Json => tracing::error!(event = "server.failed", "{why}"),
         }
@@ -175,7 +188,7 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use super::*;
 

@@ -8,6 +8,7 @@ mod debug;
 mod dev;
 mod elections;
 mod endpoint;
+mod file_body;
 mod flags;
 mod logs;
 mod members;
@@ -19,8 +20,10 @@ mod recover;
 mod serve;
 mod shell;
 mod snapshot;
+mod status;
 mod stream;
 mod task;
+mod tls_init;
 mod worker;
 
 use std::process::ExitCode;
@@ -95,6 +98,9 @@ enum Command {
     /// Prints the server that commands ask, and why that one.
     #[command(after_help = "Example:\n  codeq which-endpoint --endpoints node-a:8080,node-b:8080")]
     WhichEndpoint(operate::WhichArgs),
+    /// Prints how the cluster is, in a sentence, and then the numbers of the server that is asked.
+    #[command(after_help = "Example:\n  codeq status -o wide")]
+    Status(status::StatusArgs),
     /// Asks a server how it is. Exit status 6 if it is not well.
     #[command(after_help = "Example:\n  codeq health --ready")]
     Health(members::HealthArgs),
@@ -104,6 +110,9 @@ enum Command {
     /// Brings a cluster back that has lost a majority of its nodes for good.
     #[command(subcommand, after_help = "Example:\n  codeq recover plan /var/lib/codeq")]
     Recover(recover::RecoverCommand),
+    /// Makes certificates for the connections between members.
+    #[command(subcommand, after_help = "Example:\n  codeq tls init --nodes node-a,node-b,node-c --out certificates")]
+    Tls(tls_init::TlsCommand),
     /// Looks at what a node keeps.
     #[command(subcommand, after_help = "Example:\n  codeq debug db check")]
     Debug(debug::DebugCommand),
@@ -147,6 +156,7 @@ fn main() -> ExitCode {
         Command::Check(command) => operate::check(&command),
         Command::Wait(args) => operate::wait(&args),
         Command::WhichEndpoint(args) => operate::which_endpoint(&args),
+        Command::Status(args) => status::status(&args),
         Command::Health(args) => members::health(&args),
         Command::Cluster(command) => elections::cluster(&command),
         Command::Monitor(args) => elections::monitor(&args),
@@ -159,6 +169,7 @@ fn main() -> ExitCode {
         },
         Command::Snapshot(command) => snapshot::run(command),
         Command::Recover(command) => recover::run(&command),
+        Command::Tls(command) => tls_init::run(&command),
         Command::Debug(command) => debug::run(command),
         Command::Config(command) => config::run(command),
         Command::Version(args) => members::version(&args),

@@ -10,7 +10,7 @@ use hyper::Method;
 use hyper::header::{ACCEPT, HeaderName, HeaderValue};
 use tokio::time::timeout;
 
-use crate::endpoint::{Answer, EndpointArgs, begin, refused, unanswered};
+use crate::endpoint::{Answer, As, EndpointArgs, begin, refused, text, unanswered};
 
 /// A stream that says nothing for longer is dead: it says at least that it lives.
 const SILENCE_MAX: Duration = Duration::from_secs(45);
@@ -78,12 +78,13 @@ impl EndpointArgs {
     }
 
     fn follow_once(&self, page: &str, events: &mut Events, on_event: &mut dyn FnMut(&str)) -> Result<Ended> {
-        let token = self.token()?;
+        let (token, tls) = (self.token()?, self.trust()?);
+        let who = As { token: token.as_deref(), tls: tls.as_ref() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut failures = Vec::new();
         for endpoint in self.endpoints() {
             events.pending.clear();
-            match runtime.block_on(self.follow_one(&endpoint, page, token.as_deref(), events, on_event)) {
+            match runtime.block_on(self.follow_one(&endpoint, page, who, events, on_event)) {
                 Ok(ended) => return Ok(ended),
                 Err(failure) => failures.push(format!("{endpoint}: {failure:#}")),
             }
@@ -95,11 +96,11 @@ impl EndpointArgs {
         &self,
         endpoint: &str,
         page: &str,
-        token: Option<&str>,
+        who: As<'_>,
         events: &mut Events,
         on_event: &mut dyn FnMut(&str),
     ) -> Result<Ended> {
-        let began = timeout(self.timeout(), begin(&Method::GET, endpoint, page, token, None)).await;
+        let began = timeout(self.timeout(), begin(&Method::GET, endpoint, page, who, text(None))).await;
         let (mut sender, connection, mut request) = began??;
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
         if !events.last_id.is_empty() {

@@ -65,7 +65,7 @@ pub(crate) struct CreateArgs {
     /// Any JSON value but null; without it, or as `-`, the standard input.
     payload: Option<String>,
     /// One task for each line of the standard input, in the background as fast as the server takes them; prints a line for each.
-    #[arg(long, conflicts_with_all = ["payload", "key"])]
+    #[arg(long, conflicts_with_all = ["payload", "idempotency_key"])]
     lines: bool,
     /// 0 to 9; 9 is claimed first.
     #[arg(long, value_parser = clap::value_parser!(u8).range(0..=9))]
@@ -81,7 +81,7 @@ pub(crate) struct CreateArgs {
     max_attempts: Option<u32>,
     /// Creating with the same key again answers with the first task.
     #[arg(long)]
-    key: Option<String>,
+    idempotency_key: Option<String>,
     /// URL that is told of its end.
     #[arg(long, value_name = "URL")]
     webhook: Option<String>,
@@ -265,7 +265,7 @@ fn json_of(text: &str) -> anyhow::Result<Box<RawValue>> {
 
 async fn create(client: Client, args: &CreateArgs) -> Result<(), Trouble> {
     let payload = json_of(args.payload.as_deref().unwrap_or("-"))?;
-    let key = args.key.clone().unwrap_or_else(client::idempotency_key);
+    let key = args.idempotency_key.clone().unwrap_or_else(client::idempotency_key);
     let options = [
         ("priority", args.priority.map(Value::from)),
         ("delaySeconds", args.delay.map(|delay| seconds(delay).into())),

@@ -10,7 +10,7 @@ use base::codec::{Malformed, Reader, Write};
 use base::machine::StateMachine;
 use base::{Incarnation, Index, Millis, Position, ShardId, Term};
 use replica::leadership::successor;
-use replica::{Member, MemberChange, Members, Progress, Reply, Unavailable};
+use replica::{Member, MemberChange, Members, Progress, Reply, RestoreId, RestoreStep, Unavailable};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -21,6 +21,7 @@ use crate::node::{Handle, NodeStatus, Patience};
 use crate::peer::Shared;
 use crate::peer::admission::RECORDS;
 use crate::peer::requests::What;
+use crate::restoring;
 
 /// Longest time for the answer to an action that another node does: longer than any of them takes.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
@@ -65,6 +66,53 @@ impl Retired {
     }
 }
 
+/// What somebody may do to a cluster. Each right holds those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Right {
+    /// Look at it.
+    Look,
+    /// Change members and leaders.
+    Operate,
+    /// Everything.
+    Administer,
+}
+
+/// Who asks for an action. It travels with the action to the node that does it, which looks at it once more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor {
+    /// Its name, for the log.
+    pub name: String,
+    /// What it may do.
+    pub right: Right,
+}
+
+impl Actor {
+    /// This node itself, or the program that it is a part of.
+    pub(crate) fn node() -> Actor {
+        Actor { name: "the node itself".into(), right: Right::Administer }
+    }
+
+    fn encode(&self, bytes: &mut Vec<u8>) {
+        bytes.put_bytes(self.name.as_bytes());
+        bytes.put_u8(self.right as u8);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Actor, Malformed> {
+        let (name, right) = (reader.text()?.to_owned(), reader.u8()?);
+        let known = [Right::Look, Right::Operate, Right::Administer];
+        let right = known.into_iter().find(|known| *known as u8 == right).ok_or(Malformed)?;
+        Ok(Actor { name, right })
+    }
+}
+
+/// A request to another node: an action and who asks for it.
+pub(crate) fn read(bytes: &[u8]) -> Result<(Actor, Action), Malformed> {
+    let mut reader = Reader::new(bytes);
+    let asked = (Actor::decode(&mut reader)?, Action::decode(&mut reader)?);
+    reader.finish()?;
+    Ok(asked)
+}
+
 /// What the leader of a group is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -98,6 +146,10 @@ pub(crate) enum Action {
     },
     /// Leave the groups where they are: an operator has just put one there.
     Settle,
+    /// Take a step of a restore.
+    Restore(RestoreStep),
+    /// Not give up on a restore: somebody looks after it.
+    StillRestoring(RestoreId),
 }
 
 /// Whom a group is handed to.
@@ -117,6 +169,11 @@ impl Target {
 }
 
 impl Action {
+    /// What whoever asks for it must be allowed.
+    fn needs(&self) -> Right {
+        Right::Operate
+    }
+
     /// Whose leader is asked.
     fn group(&self) -> ShardId {
         match self {
@@ -126,7 +183,9 @@ impl Action {
             | Action::Promote { .. }
             | Action::Replace { .. }
             | Action::StepDown { .. }
-            | Action::Settle => RECORDS,
+            | Action::Settle
+            | Action::Restore(_)
+            | Action::StillRestoring(_) => RECORDS,
         }
     }
 
@@ -165,6 +224,15 @@ impl Action {
                 bytes.put_bytes(member.as_bytes());
                 bytes.put_bytes(address.as_bytes());
             }
+            Action::Restore(step) => {
+                bytes.put_u8(7);
+                bytes.put_bytes(&step.entry());
+            }
+            Action::StillRestoring(id) => {
+                bytes.put_u8(8);
+                bytes.put_u64(id.begun.0);
+                bytes.put_u64(id.incarnation.0);
+            }
         }
         bytes
     }
@@ -183,6 +251,11 @@ impl Action {
             4 => Action::Demote { member: reader.text()?.into(), force: reader.u8()? != 0 },
             5 => Action::Promote { member: reader.text()?.into() },
             6 => Action::Replace { member: reader.text()?.into(), address: reader.text()?.into() },
+            7 => Action::Restore(RestoreStep::decode(reader.bytes()?.get(1..).ok_or(Malformed)?)?),
+            8 => Action::StillRestoring(RestoreId {
+                begun: Index(reader.u64()?),
+                incarnation: Incarnation(reader.u64()?),
+            }),
             _ => return Err(Malformed),
         })
     }
@@ -224,6 +297,8 @@ pub enum Refused {
     TransferFailed(String),
     /// The node at the address does not answer, or was not admitted; why.
     NotAdmitted(String),
+    /// Whoever asks may not; what is needed.
+    NotAllowed(String),
     /// Whether it was done is not known.
     Unknown,
 }
@@ -242,6 +317,7 @@ impl std::fmt::Display for Refused {
             Refused::Guard(numbers) => write!(f, "refused: {numbers}"),
             Refused::TransferFailed(why) => write!(f, "not handed over: {why}"),
             Refused::NotAdmitted(why) => write!(f, "not added: {why}"),
+            Refused::NotAllowed(why) => write!(f, "not allowed: {why}"),
             Refused::Unknown => f.write_str("the answer got lost: look at the members before trying again"),
         }
     }
@@ -284,6 +360,7 @@ pub(crate) fn encode_outcome(outcome: &Result<Done, Refused>) -> Vec<u8> {
         Err(Refused::TransferFailed(why)) => text(8, why),
         Err(Refused::NotAdmitted(why)) => text(9, why),
         Err(Refused::Unknown) => text(10, ""),
+        Err(Refused::NotAllowed(why)) => text(11, why),
     }
     bytes
 }
@@ -315,6 +392,7 @@ pub(crate) fn decode_outcome(bytes: &[u8]) -> Result<Result<Done, Refused>, Malf
         8 => Refused::TransferFailed(text),
         9 => Refused::NotAdmitted(text),
         10 => Refused::Unknown,
+        11 => Refused::NotAllowed(text),
         _ => return Err(Malformed),
     };
     reader.finish()?;
@@ -322,6 +400,14 @@ pub(crate) fn decode_outcome(bytes: &[u8]) -> Result<Result<Done, Refused>, Malf
 }
 
 impl<S: StateMachine> Handle<S> {
+    /// The same node, asked by somebody else: what is done through it is done in that name, and refused if that one may not.
+    #[must_use]
+    pub fn on_behalf_of(&self, actor: Actor) -> Handle<S> {
+        let mut handle = self.clone();
+        handle.actor = Arc::new(actor);
+        handle
+    }
+
     /// Takes a member, by its name or the 16 digits of its id, out of every group for good. What it leads is handed over first; it is told,
     /// and its [`Handle::retired`] says so. Without `force` nothing is done that would cost a group its majority; with it, it is done and
     /// logged as such. The last voter stays whatever is asked.
@@ -448,14 +534,14 @@ impl<S: StateMachine> Handle<S> {
     }
 
     /// Has an action done by whoever leads its group.
-    async fn act(&self, action: Action) -> Result<Done, Refused> {
+    pub(crate) async fn act(&self, action: Action) -> Result<Done, Refused> {
         let peers = self.common.peers.get().ok_or(Refused::SingleMode)?;
         let mut patience = Patience::new(self);
         loop {
             let leader = self.leader(action.group());
             let outcome = match peers.links.get(leader) {
-                _ if leader == self.id() => perform(peers, &action).await,
-                Some(link) => link.act(&action).await,
+                _ if leader == self.id() => perform(peers, &self.actor, &action).await,
+                Some(link) => link.act(&self.actor, &action).await,
                 None => Err(Refused::NoLeader),
             };
             if outcome != Err(Refused::NoLeader) || !patience.wait().await {
@@ -484,7 +570,14 @@ fn is_alive<S: StateMachine>(peers: &Shared<S>, id: u64) -> bool {
 }
 
 /// Does an action here, if this node leads its group.
-pub(crate) async fn perform<S: StateMachine>(peers: &Arc<Shared<S>>, action: &Action) -> Result<Done, Refused> {
+pub(crate) async fn perform<S: StateMachine>(
+    peers: &Arc<Shared<S>>,
+    actor: &Actor,
+    action: &Action,
+) -> Result<Done, Refused> {
+    if actor.right < action.needs() {
+        return Err(Refused::NotAllowed(format!("{} has no right to this", actor.name)));
+    }
     let _place = peers.actions.try_acquire().map_err(|_| Refused::Busy)?;
     if *action == Action::Settle {
         peers.common.inbox.control(Control::Settle);
@@ -492,6 +585,10 @@ pub(crate) async fn perform<S: StateMachine>(peers: &Arc<Shared<S>>, action: &Ac
     }
     if peers.common.routes.leader(action.group()) != peers.common.me {
         return Err(Refused::NoLeader);
+    }
+    if let Action::StillRestoring(id) = action {
+        peers.common.inbox.control(Control::StillRestoring(*id));
+        return Ok(Done::default());
     }
     let begun = Instant::now();
     let outcome = match action {
@@ -501,7 +598,11 @@ pub(crate) async fn perform<S: StateMachine>(peers: &Arc<Shared<S>>, action: &Ac
         Action::Replace { member, address } => replace(peers, member, address).await,
         Action::Transfer { group, to, longest } => transfer(peers, *group, to, *longest).await,
         Action::StepDown { hold } => step_down(peers, *hold).await,
-        Action::Settle => Ok(Done::default()),
+        Action::Restore(step) => {
+            let position = restoring::propose(&peers.common, *step).await;
+            position.map(|position| Done { position: Some(position), ..done(peers, RECORDS, String::new()) })
+        }
+        Action::Settle | Action::StillRestoring(_) => Ok(Done::default()),
     };
     let result = match &outcome {
         // It is asked of the next leader.
@@ -509,7 +610,7 @@ pub(crate) async fn perform<S: StateMachine>(peers: &Arc<Shared<S>>, action: &Ac
         Err(refused) => refused.to_string(),
         Ok(done) => done.note.clone(),
     };
-    tracing::debug!(target: "raft", event = "admin.done", action = ?action, ok = outcome.is_ok(), "{result}");
+    tracing::debug!(target: "raft", event = "admin.done", who = %actor.name, action = ?action, ok = outcome.is_ok(), "{result}");
     outcome.map(|done| Done { took: Millis(begun.elapsed().as_millis() as u64), ..done })
 }
 
@@ -538,7 +639,9 @@ async fn remove<S: StateMachine>(peers: &Arc<Shared<S>>, text: &str, force: bool
     for (group, _) in groups.iter().filter(|(group, _)| common.routes.leader(*group) == id) {
         if let Some(link) = peers.links.get(id) {
             // If it cannot, the others elect somebody.
-            let _ = link.act(&Action::Transfer { group: *group, to: Target::default(), longest: TRANSFER_MAX }).await;
+            let _ = link
+                .act(&Actor::node(), &Action::Transfer { group: *group, to: Target::default(), longest: TRANSFER_MAX })
+                .await;
         }
     }
     let position = change(peers, MemberChange::Remove(id)).await?;
@@ -769,7 +872,7 @@ async fn transfer<S: StateMachine>(
     let leader = common.routes.leader(group);
     if let Some(link) = peers.links.get(leader) {
         // Otherwise it might soon be spread elsewhere; no more.
-        let _ = link.act(&Action::Settle).await;
+        let _ = link.act(&Actor::node(), &Action::Settle).await;
     }
     if leader != target && *to != Target::default() {
         // Somebody else was quicker: it is that one's to hand over.
@@ -801,8 +904,11 @@ async fn step_down<S: StateMachine>(peers: &Arc<Shared<S>>, hold: Millis) -> Res
 
 impl<S: StateMachine> crate::peer::Link<S> {
     /// Has an action done by the member at the other end.
-    async fn act(&self, action: &Action) -> Result<Done, Refused> {
-        let answer = self.request(What::Act, action.encode()).ok_or(Refused::NoLeader)?;
+    async fn act(&self, actor: &Actor, action: &Action) -> Result<Done, Refused> {
+        let mut body = Vec::new();
+        actor.encode(&mut body);
+        body.extend_from_slice(&action.encode());
+        let answer = self.request(What::Act, body).ok_or(Refused::NoLeader)?;
         let answered = timeout(ANSWER_MAX, answer).await;
         let bytes = answered.map_err(|_| Refused::Unknown)?.map_err(|_| Refused::Unknown)?;
         decode_outcome(&bytes).unwrap_or(Err(Refused::Unknown))
@@ -848,10 +954,26 @@ mod tests {
             Err(Refused::TransferFailed("why".into())),
             Err(Refused::NotAdmitted("why".into())),
             Err(Refused::Unknown),
+            Err(Refused::NotAllowed("why".into())),
         ];
         for outcome in outcomes {
             assert_eq!(decode_outcome(&encode_outcome(&outcome)), Ok(outcome));
         }
+    }
+
+    /// Goal: who asks travels with the action, and anything else is malformed.
+    #[test]
+    fn who_asks_travels_with_the_action() {
+        for right in [Right::Look, Right::Operate, Right::Administer] {
+            let actor = Actor { name: "ann".into(), right };
+            let mut bytes = Vec::new();
+            actor.encode(&mut bytes);
+            bytes.extend_from_slice(&Action::Settle.encode());
+            assert_eq!(read(&bytes), Ok((actor, Action::Settle)));
+            bytes.push(0);
+            assert!(read(&bytes).is_err());
+        }
+        assert!(read(&Action::Settle.encode()).is_err());
     }
 
     /// While a new data directory catches up, the name is still the voter's.

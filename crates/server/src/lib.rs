@@ -11,6 +11,7 @@ pub mod http;
 mod log_lines;
 pub mod metrics;
 pub mod offline;
+pub mod reload;
 mod serve;
 pub mod settings;
 

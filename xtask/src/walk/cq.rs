@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::http::{Answer, Client};
-use crate::walk::nodes::{Driver, NAMES, Nodes, Process, STOP_MAX, eventually, free_ports, send_as};
+use crate::walk::nodes::{Driver, NAMES, Nodes, Process, STOP_MAX, allowed, eventually, free_ports, send_as, slower};
 use crate::walk::page::Page;
 use crate::walk::{
     READY_MAX, Row, STATUS, Skip, Skipped, TASKS, bad_config, expect, has, list, number, text, walk_rows,
@@ -165,7 +165,7 @@ fn logs(story: &mut Story) -> Result<String> {
         Driver::Process => ELECTED_MAX,
         Driver::Docker => ELECTED_IN_CONTAINERS_MAX,
     };
-    let left = || longest.saturating_sub(begun.elapsed());
+    let left = || longest.saturating_sub(begun.elapsed() / slower());
     story.nodes.logged(0, "elected leader node-a", left())?;
     story.nodes.logged(1, "received append entries", left())?;
     story.nodes.logged(2, "received append entries", left())?;
@@ -409,7 +409,7 @@ fn kill_leader(story: &mut Story) -> Result<String> {
     let survivors = story.nodes.running();
     eventually(OUTAGE_MAX, || expect(&story.nodes.post(survivors[0], TASKS, &order("44"))?, 202))?;
     let outage = killed.elapsed();
-    ensure!(outage <= OUTAGE_MAX, "the first write after {outage:?}");
+    ensure!(outage <= allowed(OUTAGE_MAX), "the first write after {outage:?}");
     hear(story, "WAITED-KILL", survivors[1], Some(leader))?;
     for task in &held {
         finish(&story.nodes, survivors[1], task)?;

@@ -7,10 +7,10 @@ mod bad_config;
 mod cd;
 mod cq;
 mod files;
-mod nodes;
+pub(crate) mod nodes;
 mod os;
 mod os_operate;
-mod page;
+pub(crate) mod page;
 mod pull_request;
 mod rb;
 mod tests;
@@ -36,7 +36,7 @@ const TASKS: &str = "/v1/codeq/tasks";
 const STATUS: &str = "/v1/codeq/raft/status";
 
 /// Longest a cluster of three may take to take writes.
-const READY_MAX: Duration = Duration::from_secs(10);
+pub(crate) const READY_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Args)]
 pub(crate) struct WalkArgs {
@@ -55,6 +55,9 @@ pub(crate) struct WalkArgs {
     /// Fails if a row could not be walked.
     #[arg(long)]
     strict: bool,
+    /// What is waited for may take so many times as long: on a machine that has other work.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    slower: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -78,7 +81,7 @@ enum Table {
 impl WalkArgs {
     /// Every table, a few times.
     pub(crate) fn all() -> WalkArgs {
-        WalkArgs { table: Table::All, program: None, long: false, driver: Driver::Process, strict: false }
+        WalkArgs { table: Table::All, program: None, long: false, driver: Driver::Process, strict: false, slower: 1 }
     }
 }
 
@@ -97,6 +100,7 @@ struct Row<S> {
 /// A row does not show what it must.
 pub(crate) fn run(args: &WalkArgs) -> Result<()> {
     let codeq = args.program.clone().map_or_else(build_codeq, Ok)?;
+    nodes::allow_slower(args.slower);
     let _engine = match args.driver {
         Driver::Process => None,
         Driver::Docker => {

@@ -132,7 +132,7 @@ impl Process {
     /// # Errors
     /// It goes on for longer than `longest`; then it is killed.
     pub(crate) fn end(mut self, longest: Duration) -> Result<End> {
-        let begun = Instant::now();
+        let (begun, longest) = (Instant::now(), allowed(longest));
         loop {
             if let Some(status) = self.child.try_wait()? {
                 for reader in self.readers.drain(..) {
@@ -536,7 +536,7 @@ impl Nodes {
             let names: Vec<&str> = places.iter().map(|place| self.name(*place)).collect();
             let begun = Instant::now();
             project.stop(&names)?;
-            ensure!(begun.elapsed() <= STOP_MAX + COMPOSE_MAX, "they have ended after {:?}", begun.elapsed());
+            ensure!(begun.elapsed() <= allowed(STOP_MAX + COMPOSE_MAX), "they have ended after {:?}", begun.elapsed());
             places.iter().for_each(|place| self.nodes[*place].running = None);
             return Ok(());
         }
@@ -585,6 +585,22 @@ impl Nodes {
                 let mut command = Command::new(&self.codeq);
                 ended(command.args(arguments).env_clear().envs(&self.nodes[place].variables))
             }
+        }
+    }
+
+    /// A command as somebody on the node's machine gives it, that goes on until it is dropped.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub(crate) fn watching(&self, place: usize, arguments: &[&str]) -> Result<Process> {
+        match &self.host {
+            Host::Containers(project) => {
+                let container = project.container(self.name(place))?;
+                let path = std::env::var("PATH").map(|path| ("PATH".to_owned(), path));
+                let variables = path.into_iter().collect();
+                Process::start(Path::new("docker"), &[&["exec", &container, "codeq"], arguments].concat(), &variables)
+            }
+            Host::Processes(_) => Process::start(&self.codeq, arguments, &self.nodes[place].variables),
         }
     }
 
@@ -673,11 +689,30 @@ pub(crate) fn send_as(addr: SocketAddr, token: Option<&str>, method: &str, path:
     Ok(client.send_with(method, path, &headers, body)?)
 }
 
+/// How many times as long everything may take: on a machine that has other work, or with a program that is not built as it is shipped.
+static SLOWER: AtomicU32 = AtomicU32::new(1);
+
+/// From now on everything that is waited for may take so many times as long.
+pub(crate) fn allow_slower(times: u32) {
+    SLOWER.store(times, Ordering::Relaxed);
+}
+
+/// How long something may take here that may take so long elsewhere.
+pub(crate) fn allowed(longest: Duration) -> Duration {
+    longest * slower()
+}
+
+/// How many times as long things may take here.
+pub(crate) fn slower() -> u32 {
+    SLOWER.load(Ordering::Relaxed)
+}
+
 /// Tries until it works.
 ///
 /// # Errors
 /// The last failure, when time is over.
 pub(crate) fn eventually<T>(longest: Duration, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    let longest = allowed(longest);
     let begun = Instant::now();
     loop {
         match attempt() {

@@ -1,7 +1,7 @@
 //! Three nodes with a SQLite file each, as their operator sees them: a look at the files, leaders and members that change, endpoints, a node
 //! that was away for long, and a node alone that grows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -83,7 +83,14 @@ pub(super) fn look_at_the_file(story: &mut Story) -> Result<String> {
 
 /// What all nodes have saved: the index, and everything that is in it.
 fn dumps(nodes: &Nodes) -> Result<String> {
-    let saved = said(nodes, 0, &["snapshot", "trigger"])?;
+    // Followers hear of the last entry's commit a heartbeat later than the leader.
+    let saved = eventually(READY_MAX, || {
+        let saved = said(nodes, 0, &["snapshot", "trigger"])?;
+        let indexes: BTreeSet<&str> =
+            saved.lines().filter_map(|line| line.split_once(": ")).map(|(_, at)| at).collect();
+        ensure!(indexes.len() == 1, "{saved}");
+        Ok(saved)
+    })?;
     let dumps = all(|place| said(nodes, place, &["debug", "db", "dump"]))?;
     ensure!(dumps[0] == dumps[1] && dumps[0] == dumps[2], "the dumps differ after {saved}");
     Ok(format!("{} lines each, the same", dumps[0].lines().count()))

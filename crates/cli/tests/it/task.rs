@@ -74,8 +74,11 @@ fn a_task_goes_through_its_life_by_hand() {
         let stats = asked.json(&["queue", "stats", "mail"]);
         ["ready", "delayed", "inProgress", "dlq"].map(|name| stats[name].as_u64().expect("it is a count"))
     };
-    let id = asked.create("mail", r#"{"n":12345678901234567890123}"#, &["--priority", "5", "--key", "k"]);
-    assert_eq!(asked.create("mail", r#"{"n":12345678901234567890123}"#, &["--priority", "5", "--key", "k"]), id);
+    let id = asked.create("mail", r#"{"n":12345678901234567890123}"#, &["--priority", "5", "--idempotency-key", "k"]);
+    assert_eq!(
+        asked.create("mail", r#"{"n":12345678901234567890123}"#, &["--priority", "5", "--idempotency-key", "k"]),
+        id
+    );
     assert_eq!(stats(), [1, 0, 0, 0]);
     let claimed = asked.json(&["task", "claim", "mail", "sms", "--lease", "1m", "--wait", "5s"]);
     let token = claimed["leaseToken"].as_str().unwrap();

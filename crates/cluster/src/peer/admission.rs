@@ -19,7 +19,7 @@ const JOINING_MAX: usize = 4;
 /// Makes a node a learner of this cluster. Twice is as good as once.
 pub(crate) async fn admit<S: StateMachine>(shared: &Shared<S>, newcomer: Member) -> Result<Cluster, Refusal> {
     let refuse = |code, text: &str| Err(Refusal { code, text: text.into() });
-    let Some(cluster) = shared.common.cluster.get().copied() else {
+    let Some(cluster) = shared.common.cluster() else {
         return refuse("not-leader", "this node has no cluster either");
     };
     if shared.common.routes.leader(RECORDS) != shared.common.me {
@@ -66,7 +66,8 @@ fn judge(
     if members.iter().any(|member| member.name == *name && is_up(member.id)) {
         return refuse("name-taken", format!("the member {name} is there; every node needs a name of its own"));
     }
-    if !config.listed.contains(name) && !config.admits_anybody && config.secret.is_none() {
+    let has_proved = config.secret.is_some() || config.tls.is_some();
+    if !config.listed.contains(name) && !config.admits_anybody && !has_proved {
         return refuse(
             "not-admitted",
             format!(
@@ -97,6 +98,7 @@ mod tests {
             advertise: String::new(),
             label: String::new(),
             secret: None,
+            tls: None,
             plan: Plan::Join,
             addresses: vec![],
             bootstrap: false,

@@ -4,7 +4,7 @@
 //! of clients for the leader, pieces of snapshots; only the answers to those come back on it. A connection that breaks is dialled again,
 //! its name resolved anew; whoever waits for an answer on it learns that the outcome is unknown, or that nothing was sent.
 //!
-//! Reading order: `wire` (the bytes), `handshake` (who may talk), `links`, `outgoing`, `requests` and `answers` (the queues), `connection` (the tasks).
+//! Reading order: `wire` (the bytes), `stream` (the socket, perhaps encrypted), `handshake` (who may talk), `links`, `outgoing`, `requests` and `answers` (the queues), `connection` (the tasks).
 
 pub(crate) mod admission;
 mod answers;
@@ -16,10 +16,13 @@ mod outgoing;
 pub(crate) mod requests;
 pub(crate) mod saves;
 pub(crate) mod snapshots;
+pub(crate) mod stages;
+mod stream;
 pub(crate) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -56,6 +59,8 @@ pub struct PeerConfig {
     pub label: String,
     /// What peers prove to each other, if there is a secret.
     pub secret: Option<Arc<[u8]>>,
+    /// What encrypts every connection, and proves who is at its other end; nothing: nobody's connections are encrypted.
+    pub tls: Option<Arc<tls::PeerTls>>,
     /// Whom it founds a cluster with, if it has none.
     pub plan: Plan,
     /// Whom it greets: `host:port`, its own address perhaps among them.
@@ -207,6 +212,9 @@ impl<S: StateMachine> Shared<S> {
         let mut reports = self.reports.lock().expect("nothing panics while it holds this lock");
         reports.retain(|id, _| members.get(*id).is_some());
         let Some(member) = members.get(from) else { return };
+        if report.lacks_room() {
+            self.common.lacks_room.store(true, Ordering::Relaxed);
+        }
         let (now, applied) = (self.clock.now(), report.applied.first().copied().unwrap_or_default());
         let told = Draft::new(Level::Debug, "cluster.health.report", format!("{} says how it is", member.name))
             .with("member", &*member.name)

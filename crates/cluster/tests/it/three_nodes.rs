@@ -35,6 +35,7 @@ pub(crate) fn config(folder: &Path, place: usize, addrs: &[SocketAddr]) -> NodeC
             advertise: addrs[place].to_string(),
             label: "test".into(),
             secret: Some(Arc::from(*b"secret")),
+            tls: None,
             plan: Plan::List(NAMES.iter().map(|name| name.to_string()).collect()),
             addresses: addrs.iter().map(SocketAddr::to_string).collect(),
             bootstrap: false,

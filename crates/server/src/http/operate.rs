@@ -3,9 +3,11 @@
 use api::json::Writer;
 use api::{Code, Problem};
 use base::{Millis, ShardId};
-use cluster::{Done, HOLD, Numbers, Refused, TRANSFER_MAX, Target};
+use cluster::{Actor, Done, HOLD, Handle, Numbers, Refused, Right, TRANSFER_MAX, Target};
+use queue::QueueMachine;
 use serde::Deserialize;
 
+use crate::auth::{ClusterRole, Principal};
 use crate::http::answer::Answer;
 use crate::http::call::{Call, Outcome};
 use crate::http::edge::Edge;
@@ -50,7 +52,7 @@ impl Edge {
     pub(crate) async fn leave(&self, call: &Call) -> Outcome<Answer> {
         let Leave { force } = body(call)?;
         self.check_running()?;
-        let node = self.node.clone();
+        let node = self.acting(call);
         told(bounded(call, async move { node.leave(force).await }).await?)
     }
 
@@ -59,7 +61,7 @@ impl Edge {
         let Add { address } = body(call)?;
         check_address(&address)?;
         self.check_running()?;
-        let node = self.node.clone();
+        let node = self.acting(call);
         let added = bounded(call, async move { node.add(&address).await }).await?;
         let member = added.map_err(|refused| problem(&refused))?;
         Ok(Answer::json(200, |out| {
@@ -78,7 +80,7 @@ impl Edge {
     pub(crate) async fn remove_member(&self, call: &Call, member: &str) -> Outcome<Answer> {
         let force = call.query("force").is_some_and(|force| force != "false");
         self.check_running()?;
-        let (node, member) = (self.node.clone(), member.to_owned());
+        let (node, member) = (self.acting(call), member.to_owned());
         told(bounded(call, async move { node.remove(&member, force).await }).await?)
     }
 
@@ -86,14 +88,14 @@ impl Edge {
     pub(crate) async fn demote(&self, call: &Call, member: &str) -> Outcome<Answer> {
         let Leave { force } = body(call)?;
         self.check_running()?;
-        let (node, member) = (self.node.clone(), member.to_owned());
+        let (node, member) = (self.acting(call), member.to_owned());
         told(bounded(call, async move { node.demote(&member, force).await }).await?)
     }
 
     /// A member votes, as soon as it has caught up.
     pub(crate) async fn promote(&self, call: &Call, member: &str) -> Outcome<Answer> {
         self.check_running()?;
-        let (node, member) = (self.node.clone(), member.to_owned());
+        let (node, member) = (self.acting(call), member.to_owned());
         told(bounded(call, async move { node.promote(&member).await }).await?)
     }
 
@@ -102,7 +104,7 @@ impl Edge {
         let Add { address } = body(call)?;
         check_address(&address)?;
         self.check_running()?;
-        let (node, member) = (self.node.clone(), member.to_owned());
+        let (node, member) = (self.acting(call), member.to_owned());
         told(bounded(call, async move { node.replace(&member, &address).await }).await?)
     }
 
@@ -114,7 +116,7 @@ impl Edge {
             return Err(Box::new(Problem::new(Code::InvalidField, "to and zone exclude each other").field("zone")));
         }
         self.check_running()?;
-        let (node, target) = (self.node.clone(), Target { name: to, zone });
+        let (node, target) = (self.acting(call), Target { name: to, zone });
         told(bounded(call, async move { node.hand_over(group.map(ShardId), &target, longest).await }).await?)
     }
 
@@ -123,8 +125,40 @@ impl Edge {
         let StepDown { hold_ms } = body(call)?;
         let hold = time(hold_ms, HOLD, "holdMs")?;
         self.check_running()?;
-        let node = self.node.clone();
+        let node = self.acting(call);
         told(bounded(call, async move { node.step_down(hold).await }).await?)
+    }
+
+    /// The node, as whoever sends this request uses it.
+    pub(crate) fn acting(&self, call: &Call) -> Handle<QueueMachine> {
+        let Principal { subject, cluster_role, .. } = &*call.principal;
+        let right = match cluster_role {
+            Some(role) if *role == ClusterRole::Admin => Right::Administer,
+            Some(role) if role.operates() => Right::Operate,
+            _ => Right::Look,
+        };
+        self.node.on_behalf_of(Actor { name: subject.to_string(), right })
+    }
+
+    /// Files with certificates and tokens are read again, and the log's levels.
+    pub(crate) async fn reload(&self) -> Outcome<Answer> {
+        let reload = self.shared.reload.clone();
+        // Files are read on a thread of their own: a slow disk must not hold up other requests.
+        let read = tokio::task::spawn_blocking(move || reload.now()).await;
+        let read = read.map_err(|_| Box::new(Problem::new(Code::Internal, "reading failed; the log says more")))?;
+        match read {
+            Ok(what) => Ok(Answer::json(200, |out| {
+                let mut body = Writer::object(out);
+                body.flag("ok", true);
+                body.value("reloaded", |out| {
+                    let mut list = Writer::array(out);
+                    what.iter().for_each(|one| list.element(|out| api::json::write_text(one, out)));
+                    list.end();
+                });
+                body.end();
+            })),
+            Err(wrong) => Err(Box::new(Problem::new(Code::InvalidFile, wrong.join("; ")))),
+        }
     }
 
     /// Whether a node may stop: 200 if the others could decide without it, else 409.
@@ -239,6 +273,7 @@ fn problem(refused: &Refused) -> Box<Problem> {
         Refused::Guard(_) => Code::QuorumGuard,
         Refused::TransferFailed(_) => Code::TransferFailed,
         Refused::NotAdmitted(_) => Code::NotJoined,
+        Refused::NotAllowed(_) => Code::OperatorRequired,
         Refused::Unknown => Code::OutcomeUnknown,
     };
     let problem = Problem::new(code, refused.to_string());

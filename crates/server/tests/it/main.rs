@@ -16,6 +16,7 @@ mod operator;
 mod operators;
 mod questions;
 mod restart;
+mod roles;
 mod routes;
 mod server;
 mod status;
