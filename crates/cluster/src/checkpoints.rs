@@ -10,7 +10,7 @@ use base::machine::StateMachine;
 use base::rows::Changes;
 use base::{Index, ShardId};
 use storage::StorageError;
-use storage::checkpoint::{BUSY_MAX, Checkpoint, Meta, Staged};
+use storage::checkpoint::{BUSY_MAX, Checkpoint, Meta, RowReader, Staged};
 use storage::disk::Disk;
 use storage::wal::SpareJob;
 
@@ -20,8 +20,10 @@ use crate::inbox::{Control, Inbox};
 pub(crate) enum Job<D: Disk> {
     /// Changes of the checkpoint being written.
     Write(ShardId, Changes),
-    /// They are complete.
+    /// They are complete: readers see them, and for the log's sake they are made durable.
     Commit(ShardId, Meta),
+    /// They are complete: readers see them.
+    Show(ShardId, Meta),
     /// A snapshot takes the place of the checkpoint, and of what was written to it and not completed.
     Install(ShardId, Box<Staged>),
     /// Something that takes time to drop.
@@ -30,7 +32,18 @@ pub(crate) enum Job<D: Disk> {
     MakeSpare(SpareJob<D>),
 }
 
-/// A checkpoint is durable.
+/// Threads that read checkpoints: for single rows, for what is soon done, and for what takes longer.
+pub(crate) const READERS: usize = 3;
+
+/// Readers of one checkpoint, one for each thread.
+///
+/// # Errors
+/// They cannot be opened.
+pub(crate) fn readers(checkpoint: &dyn Checkpoint) -> Result<[Box<dyn RowReader>; READERS], StorageError> {
+    Ok([checkpoint.reader()?, checkpoint.reader()?, checkpoint.reader()?])
+}
+
+/// A checkpoint is durable, or shown.
 pub(crate) struct Saved {
     pub(crate) shard: ShardId,
     pub(crate) index: Index,
@@ -96,10 +109,16 @@ fn run<S: StateMachine, D: Disk>(
                 let took = std::mem::take(&mut spent) + start.elapsed();
                 inbox.control(Control::Saved(Saved { shard, index: meta.index, took }));
             }
+            Job::Show(shard, meta) => {
+                let checkpoint = checkpoints.get_mut(&shard).expect("every shard has a checkpoint");
+                patiently(|| checkpoint.show(&meta))?;
+                let took = std::mem::take(&mut spent) + start.elapsed();
+                inbox.control(Control::Saved(Saved { shard, index: meta.index, took }));
+            }
             Job::Install(shard, staged) => {
                 let checkpoint = checkpoints.get_mut(&shard).expect("every shard has a checkpoint");
                 checkpoint.install(*staged)?;
-                inbox.control(Control::Installed(shard, checkpoint.reader()?));
+                inbox.control(Control::Installed(shard, readers(&**checkpoint)?));
             }
             Job::Drop(garbage) => drop(garbage),
             Job::MakeSpare(job) => inbox.control(Control::Spare(job.run()?)),

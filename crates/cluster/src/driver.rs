@@ -23,7 +23,7 @@ use storage::disk::Disk;
 use storage::wal::Wal;
 use tokio::sync::oneshot;
 
-use crate::checkpoints::{Background, Job, Saved};
+use crate::checkpoints::{Background, Job, READERS, Saved};
 use crate::clock::Clock;
 use crate::events::elections::Elections;
 use crate::events::story::{Scene, configuration};
@@ -31,13 +31,17 @@ use crate::events::{Draft, Level, role_name};
 use crate::inbox::Control;
 use crate::lane::{Replies, ReplyTo};
 use crate::leadership::{Leadership, Promotion};
+use crate::looks::Looks;
 use crate::node::{Common, Durability, LoopHooks, NodeConfig, NodeError, NodeStatus, Observe, Stage, Start};
 use crate::open::{Opened, lost_log, open};
 use crate::peer::Arrived;
-use crate::rows::Rows;
+use crate::rows::{Fail, Rows};
 
 /// Rows collected for a checkpoint in one turn: about 0.2 ms.
 const ROWS_PER_TURN: usize = 512;
+
+/// To show readers what is new takes no more than this part of the time.
+const SHOW_SHARE: u32 = 10;
 
 /// Nothing sleeps longer: the loop shows that it lives.
 const SLEEP_MAX: Duration = Duration::from_millis(1_000);
@@ -46,12 +50,23 @@ const SLEEP_MAX: Duration = Duration::from_millis(1_000);
 struct Saving {
     shard: ShardId,
     meta: Meta,
+    /// When it was the present state.
+    at: Mono,
     /// Collected, and waiting for room in the queue of the checkpoint thread.
     waiting: Option<Changes>,
     /// Everything is collected.
     complete: bool,
     /// Everything is handed over.
     committed: bool,
+}
+
+/// Who has asked for a round of checkpoints.
+#[derive(Default)]
+struct Asked {
+    /// For durable ones.
+    saves: Vec<oneshot::Sender<BTreeMap<ShardId, Index>>>,
+    /// For any that readers see.
+    shows: Vec<oneshot::Sender<()>>,
 }
 
 /// What a shard goes on with when a snapshot has become its checkpoint.
@@ -85,8 +100,13 @@ pub(crate) struct Driver<S: StateMachine, D: Disk> {
     /// The shards that the present round of checkpoints still has to save.
     to_save: Vec<ShardId>,
     saving: Option<Saving>,
+    /// Whether the present round makes its checkpoints durable, or only shows them.
+    is_durable: bool,
     /// Who has asked for checkpoints that the next round makes, and who for those of the present one.
-    asked: [Vec<oneshot::Sender<BTreeMap<ShardId, Index>>>; 2],
+    asked: [Asked; 2],
+    /// Time spent on showing in the present round, and from when on something may be shown again.
+    showing: Duration,
+    show_from: Mono,
     last_checkpoint: Mono,
     log_bytes_at_checkpoint: u64,
     /// What the log must keep, by shard: everything from here on.
@@ -119,6 +139,9 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let Opened { wal, mut shards, checkpoints, readers, snapshots } =
             open::<S, D>(disk, folder, &identity, founding.as_ref(), segment_bytes, progress)?;
         let kept_from = shards.iter().map(|(shard, restored)| (*shard, restored.index.next())).collect();
+        for (shard, restored) in &shards {
+            common.shown.set(*shard, restored.index, clock.now().mono);
+        }
         for restored in shards.values_mut() {
             prepare(&mut restored.machine);
         }
@@ -143,8 +166,10 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             NodeError::Storage(storage::StorageError::Failed { doing: "start", file: "a thread".into(), cause })
         };
         let inbox = common.inbox.clone();
-        let fail = Arc::new(move |failure| inbox.control(Control::Failed(failure)));
-        let rows = Rows::start(readers, folder.map(Path::to_owned), fail).map_err(failed)?;
+        let fail: Fail = Arc::new(move |failure| inbox.control(Control::Failed(failure)));
+        let [single, quick, slow] = readers;
+        let looks = Looks::start(quick, slow, &fail).map_err(failed)?;
+        let rows = Rows::start(single, folder.map(Path::to_owned), fail, looks).map_err(failed)?;
         *common.rows.lock().expect("nothing panics while it holds this lock") = Some(rows);
         let (background, thread) = Background::start(checkpoints, common.inbox.clone()).map_err(failed)?;
         let promotion = config
@@ -170,7 +195,10 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             last_sync: now.mono,
             to_save: Vec::new(),
             saving: None,
+            is_durable: true,
             asked: Default::default(),
+            showing: Duration::ZERO,
+            show_from: now.mono,
             last_checkpoint: now.mono,
             log_bytes_at_checkpoint: 0,
             kept_from,
@@ -344,7 +372,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                     self.replica.on_event(now, event, &mut self.effects);
                     self.arrived.insert(arrived.shard, arrived);
                 }
-                Control::Installed(shard, reader) => self.on_installed(now, shard, reader),
+                Control::Installed(shard, readers) => self.on_installed(now, shard, readers),
                 Control::SnapshotSent(shard, to, arrived) => {
                     let event = Event::SnapshotSent { shard, to, arrived };
                     self.replica.on_event(now, event, &mut self.effects);
@@ -363,7 +391,8 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                     self.publish(Stage::Draining);
                 }
                 Control::Stop => {}
-                Control::Save(done) => self.asked[0].push(done),
+                Control::Save(done) => self.asked[0].saves.push(done),
+                Control::Show(done) => self.asked[0].shows.push(done),
                 Control::Saved(saved) => self.on_saved(&saved)?,
                 Control::Spare(spare) => self.wal.add_spare(spare),
                 Control::Failed(failure) => return Err(NodeError::Storage(failure)),
@@ -609,22 +638,28 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             self.wal.give_back(job);
         }
         if self.saving.is_none() && self.to_save.is_empty() {
-            for done in self.asked[1].drain(..) {
-                let saved = self.kept_from.iter().map(|(shard, next)| (*shard, Index(next.0.saturating_sub(1))));
-                // Whoever asked may have gone.
-                let _ = done.send(saved.collect());
-            }
-            self.asked.swap(0, 1);
-            let asked = !self.asked[1].is_empty();
+            self.end_round(now);
+            let asked = !self.asked[0].saves.is_empty();
             let written = self.wal.stats().bytes - self.log_bytes_at_checkpoint;
             let due = now.mono - self.last_checkpoint >= self.config.checkpoint_interval;
             let wanted = self.replica.wants_checkpoint();
             let worth = due || wanted || written >= self.config.checkpoint_log_bytes || self.stopping;
-            if asked || (written > 0 && worth) {
+            self.is_durable = asked || (written > 0 && worth);
+            if self.is_durable {
                 self.last_checkpoint = now.mono;
                 self.log_bytes_at_checkpoint += written;
                 self.to_save = self.replica.shards();
                 self.saved_since_stop |= self.stopping;
+                self.asked.swap(0, 1);
+            } else if !self.asked[0].shows.is_empty() && now.mono >= self.show_from {
+                let is_new = |shard: &ShardId| {
+                    self.common.shown.get(*shard).is_none_or(|(index, _)| index < self.replica.applied(*shard))
+                };
+                self.to_save = self.replica.shards().into_iter().filter(is_new).collect();
+                self.asked.swap(0, 1);
+                if self.to_save.is_empty() {
+                    self.end_round(now);
+                }
             }
         }
         if self.saving.is_none()
@@ -633,10 +668,29 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         {
             let (index, term, configuration) = self.replica.freeze(shard);
             let meta = Meta { index, term, configuration };
-            self.saving = Some(Saving { shard, meta, waiting: None, complete: false, committed: false });
+            let at = now.mono;
+            self.saving = Some(Saving { shard, meta, at, waiting: None, complete: false, committed: false });
         }
         self.collect();
         Ok(())
+    }
+
+    /// Tells those who asked for the round that has ended.
+    fn end_round(&mut self, now: Now) {
+        let showing = std::mem::take(&mut self.showing);
+        if showing > Duration::ZERO {
+            let pause = showing * (SHOW_SHARE - 1);
+            self.show_from = now.mono + Millis(pause.as_micros().div_ceil(1_000) as u64);
+        }
+        for done in self.asked[1].saves.drain(..) {
+            let saved = self.kept_from.iter().map(|(shard, next)| (*shard, Index(next.0.saturating_sub(1))));
+            // Whoever asked may have gone.
+            let _ = done.send(saved.collect());
+        }
+        for done in self.asked[1].shows.drain(..) {
+            // The same.
+            let _ = done.send(());
+        }
     }
 
     /// Collects a few rows of the checkpoint under way and hands them over.
@@ -656,7 +710,9 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             saving.waiting = Some(changes);
         }
         if saving.complete && saving.waiting.is_none() {
-            saving.committed = self.background.try_queue(Job::Commit(saving.shard, saving.meta.clone())).is_ok();
+            let (shard, meta) = (saving.shard, saving.meta.clone());
+            let job = if self.is_durable { Job::Commit(shard, meta) } else { Job::Show(shard, meta) };
+            saving.committed = self.background.try_queue(job).is_ok();
         }
     }
 
@@ -679,12 +735,13 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         self.arrived.clear();
     }
 
-    fn on_installed(&mut self, now: Now, shard: ShardId, reader: Box<dyn RowReader>) {
+    fn on_installed(&mut self, now: Now, shard: ShardId, readers: [Box<dyn RowReader>; READERS]) {
         let Installing { index, machine, members, done } =
             self.installing.remove(&shard).expect("it was being installed");
         if let Some(rows) = &*self.common.rows.lock().expect("nothing panics while it holds this lock") {
-            rows.replace(shard, reader);
+            rows.replace(shard, readers);
         }
+        self.common.shown.set(shard, index, now.mono);
         let before = self.replica.installed(now, shard, machine, members, &mut self.effects);
         self.kept_from.insert(shard, index.next());
         self.background.queue(Job::Drop(Box::new(before)));
@@ -695,11 +752,16 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
 
     fn on_saved(&mut self, saved: &Saved) -> Result<(), NodeError> {
         let Saved { shard, index, took } = *saved;
-        // A snapshot has taken its place meanwhile.
-        if !self.saving.as_ref().is_some_and(|saving| saving.shard == shard && saving.meta.index == index) {
+        // A snapshot may have taken its place meanwhile.
+        let of_this = |saving: &mut Saving| saving.shard == shard && saving.meta.index == index;
+        let Some(saving) = self.saving.take_if(of_this) else { return Ok(()) };
+        self.common.shown.set(shard, index, saving.at);
+        if !self.is_durable {
+            self.showing += took;
+            let garbage = self.replica.shown(shard);
+            self.background.queue(Job::Drop(garbage));
             return Ok(());
         }
-        self.saving = None;
         let garbage = self.replica.saved(shard);
         self.background.queue(Job::Drop(garbage));
         self.kept_from.insert(shard, index.next());
@@ -748,7 +810,8 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         if collecting || self.replica.has_work(now) || !self.common.inbox.is_empty() {
             return Ok(());
         }
-        let wakeup = self.replica.next_wakeup(now).map_or(self.next_tick, |wakeup| wakeup.min(self.next_tick));
+        let show = (!self.asked[0].shows.is_empty()).then_some(self.show_from);
+        let wakeup = self.replica.next_wakeup(now).into_iter().chain(show).fold(self.next_tick, Mono::min);
         let idle = wakeup - now.mono;
         if idle > Millis(0) {
             self.wal.settle().map_err(NodeError::Storage)?;

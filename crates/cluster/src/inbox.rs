@@ -17,6 +17,7 @@ use storage::StorageError;
 use storage::checkpoint::RowReader;
 use tokio::sync::oneshot;
 
+use crate::checkpoints::READERS;
 use crate::lane::ReplyTo;
 use crate::peer::Arrived;
 
@@ -31,7 +32,7 @@ pub(crate) enum Control<S: StateMachine> {
     /// A snapshot has arrived.
     Arrived(Box<Arrived<S>>),
     /// It is the shard's checkpoint now.
-    Installed(ShardId, Box<dyn RowReader>),
+    Installed(ShardId, [Box<dyn RowReader>; READERS]),
     /// A snapshot has reached a member, or has not.
     SnapshotSent(ShardId, u64, bool),
     /// A member says this of itself.
@@ -48,7 +49,9 @@ pub(crate) enum Control<S: StateMachine> {
     Stop,
     /// Write checkpoints of all shards now, and tell which index each is of.
     Save(oneshot::Sender<BTreeMap<ShardId, Index>>),
-    /// A checkpoint is durable.
+    /// Show readers of checkpoints what is applied now.
+    Show(oneshot::Sender<()>),
+    /// A checkpoint is durable, or shown.
     Saved(crate::checkpoints::Saved),
     /// A file for a later segment of the log is there.
     Spare(storage::wal::Spare),

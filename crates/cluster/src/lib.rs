@@ -7,11 +7,11 @@
 //!
 //! A node owns a data directory and carries N shards. One thread, the loop, runs the replica: it takes what clients have queued, proposes,
 //! writes the log and syncs it once for everything that gathered, applies, and hands out replies. A second thread writes checkpoints, a third
-//! reads single rows of them for clients, a fourth carries the connections to other nodes. Nothing here blocks an async runtime: clients wait
+//! reads single rows of them for clients, two more look through them, another one carries the connections to other nodes. Nothing here blocks an async runtime: clients wait
 //! for replies by future.
 //!
 //! Reading order: `builder` and `simple` (what one begins with), `node` (all that a user of this crate sees), `driver` (the loop), then the
-//! parts: `inbox` where threads meet, `lane` for replies, `checkpoints` and `rows` for two of the other threads, `clock`. For several nodes:
+//! parts: `inbox` where threads meet, `lane` for replies, `checkpoints`, `rows` and `looks` for other threads, `clock`. For several nodes:
 //! [`forming`] and `founding` (how a cluster begins), `peer` (the connections), `routes` (who leads), `leadership` (who should), `operate` and
 //! `guard` (what operators ask for, and what is refused), `health` (how the members are), [`http`] (what a node says of all this),
 //! [`events`] (what happens, and the story of each election). For data that must not be lost: [`backup`] and [`recovery`].
@@ -31,6 +31,7 @@ pub mod http;
 mod inbox;
 mod lane;
 mod leadership;
+mod looks;
 mod node;
 mod open;
 mod operate;
@@ -50,6 +51,7 @@ pub use health::Report;
 pub use histogram::Histogram;
 pub use http::view;
 pub use lane::{Lane, LaneId};
+pub use looks::{Reader, Readers, Time};
 pub use node::{
     Cluster, Counters, Data, Durability, Handle, Hooks, Node, NodeConfig, NodeError, NodeStatus, Stage, StartError,
 };

@@ -15,7 +15,7 @@ use storage::disk::Disk;
 use storage::identity::Identity;
 use storage::wal::{Options, Wal};
 
-use crate::checkpoints::patiently;
+use crate::checkpoints::{READERS, patiently, readers};
 use crate::forming::Proposal;
 use crate::founding::first_checkpoint;
 use crate::node::NodeError;
@@ -28,7 +28,7 @@ pub(crate) struct Opened<S, D: Disk> {
     pub(crate) wal: Wal<D>,
     pub(crate) shards: BTreeMap<ShardId, RestoreShard<S>>,
     pub(crate) checkpoints: BTreeMap<ShardId, Box<dyn Checkpoint>>,
-    pub(crate) readers: BTreeMap<ShardId, Box<dyn RowReader>>,
+    pub(crate) readers: [BTreeMap<ShardId, Box<dyn RowReader>>; READERS],
     pub(crate) snapshots: BTreeMap<ShardId, Arc<dyn Snapshots>>,
 }
 
@@ -64,7 +64,7 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
         wal,
         shards: BTreeMap::new(),
         checkpoints: BTreeMap::new(),
-        readers: BTreeMap::new(),
+        readers: Default::default(),
         snapshots: BTreeMap::new(),
     };
     for number in 0..identity.shards {
@@ -77,7 +77,7 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
                 let opened = patiently(|| SqliteCheckpoint::open(file, S::schema()));
                 Box::new(opened.map_err(NodeError::Storage)?)
             }
-            None => Box::new(MemoryCheckpoint::new()),
+            None => Box::new(MemoryCheckpoint::new(S::schema())),
         };
         let mut log = recovered.shards.remove(&shard).unwrap_or_default();
         let meta = match checkpoint.meta().map_err(NodeError::Storage)? {
@@ -100,7 +100,10 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
         let members = Members::decode(&meta.configuration)
             .map_err(|_| damaged("the members in table checkpoint do not read back".into()))?;
         log.drop_until(meta.index, meta.term);
-        opened.readers.insert(shard, checkpoint.reader().map_err(NodeError::Storage)?);
+        let readers = readers(&*checkpoint).map_err(NodeError::Storage)?;
+        for (all, reader) in opened.readers.iter_mut().zip(readers) {
+            all.insert(shard, reader);
+        }
         opened.snapshots.insert(shard, checkpoint.snapshots());
         opened.checkpoints.insert(shard, checkpoint);
         opened.shards.insert(

@@ -16,6 +16,7 @@ mod due;
 pub mod id;
 pub mod idempotency;
 mod lease;
+pub mod listing;
 mod machine;
 pub mod op;
 pub mod outcome;
@@ -26,6 +27,7 @@ mod query;
 mod ready;
 pub mod record;
 mod retention;
+pub mod search;
 mod slab;
 mod task;
 

@@ -14,7 +14,7 @@
 use std::sync::Arc;
 
 use base::machine::{Effects, WaitKey};
-use base::{LeaseTime, Millis, ScheduleTime};
+use base::{LeaseTime, Millis, ScheduleTime, Stamps};
 
 use crate::checkpoint::Mark;
 use crate::id::{LeaseToken, TaskKey};
@@ -128,6 +128,14 @@ impl Task {
             Stage::Leased(lease) => Some(lease),
             _ => None,
         }
+    }
+}
+
+/// The same, when the clocks show this.
+pub(crate) fn estimate(due: Due, clocks: Stamps) -> ScheduleTime {
+    match due {
+        Due::Schedule(time) => time,
+        Due::Lease(time) => clocks.schedule + (time - clocks.lease),
     }
 }
 
@@ -343,10 +351,7 @@ impl QueueMachine {
 
     /// A due time on the schedule clock, for people.
     pub(crate) fn estimate(&self, due: Due) -> ScheduleTime {
-        match due {
-            Due::Schedule(time) => time,
-            Due::Lease(time) => self.clocks.schedule + (time - self.clocks.lease),
-        }
+        estimate(due, self.clocks)
     }
 
     /// An error text within its limit, cut at a character boundary.
