@@ -64,5 +64,5 @@ pub use replica::{
 pub use rows::RowsUnavailable;
 pub use simple::{Simple, SimpleMachine};
 pub use storage::StorageError;
-pub use storage::checkpoint::StoredRow;
+pub use storage::checkpoint::{RowReader, StoredRow};
 pub use storage::identity::{Identity, recorded as recorded_identity};

@@ -13,6 +13,7 @@ pub mod checkpoint;
 pub mod codec;
 mod create;
 mod due;
+pub mod groups;
 pub mod id;
 pub mod idempotency;
 mod lease;

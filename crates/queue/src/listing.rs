@@ -229,7 +229,8 @@ impl Listing {
                     if last_chunks > LAST_CHUNKS_MAX {
                         return Ok(Reached::Full);
                     }
-                    if !has_time() {
+                    // Every source is read once, so that each page gets on.
+                    if source.read_to.is_some() && !has_time() {
                         return Ok(if is_full { Reached::Full } else { Reached::OutOfTime });
                     }
                     self.read_chunk(shard, source)?;

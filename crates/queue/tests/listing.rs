@@ -13,7 +13,7 @@ use queue::listing::{Listing, Order, Place, Reached, Search, Unlisted};
 use queue::op::{Claim, ClaimOrder, Create, Credential, IdempotencyKey, LeaseRef, Schedule};
 use queue::outcome::{Outcome, State, TaskView};
 use queue::search::{Filter, fingerprint};
-use queue::{Op, Payload, QueueMachine, TaskId};
+use queue::{Op, Payload, TaskId};
 use support::Shard;
 
 const START: u64 = 1_700_000_000_000;
@@ -61,10 +61,10 @@ impl World {
                 let text = key.map(|key| format!("k{key}"));
                 let key = text.as_deref().map(|text| IdempotencyKey {
                     text,
-                    scope: queue::idempotency::scope(tenant, command, text),
+                    scope: queue::idempotency::scope_digest(tenant, command, text),
                     body: [0; 16],
                 });
-                let schedule = if delay == 0 { Schedule::Now } else { Schedule::In(Millis(u64::from(delay))) };
+                let schedule = if delay == 0 { Schedule::Now } else { Schedule::After(Millis(u64::from(delay))) };
                 let payload = format!("{}", self.ids.len());
                 let create = Create {
                     tenant,
@@ -120,6 +120,7 @@ impl World {
                 self.shard.apply(&Op::Redrive(queue::op::Redrive {
                     tenant: &task.tenant,
                     task: task.id.key,
+                    ended_at: task.ended_at.expect("it has ended"),
                     record: &record,
                     keep_attempts: false,
                     delay: Millis(0),
@@ -143,7 +144,7 @@ impl World {
         time: usize,
     ) -> (Vec<TaskView>, Option<BTreeMap<ShardId, Place>>) {
         self.shard.save(usize::MAX, |_| ());
-        let mut look = StoreLook { store: &self.shard.store, schema: QueueMachine::schema() };
+        let mut look = StoreLook { store: &self.shard.store, schema: queue::schema() };
         let mut listing = Listing::new(search.clone(), places);
         let left = std::cell::Cell::new(time);
         let has_time = || left.replace(left.get().saturating_sub(1)) > 0;
@@ -233,7 +234,7 @@ fn rank(order: Order, task: &TaskView) -> (i64, i64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// While nothing changes, the pages of a list are the naive list, cut into pieces, also when the time is over again and again.
     #[test]

@@ -40,14 +40,28 @@ pub(crate) fn has_ended(state: State) -> bool {
 
 /// Appends a task. Its payload must be in memory; see [`Edge::with_payload`].
 pub(crate) fn write_task(view: &TaskView, lease: Option<Lease<'_>>, out: &mut Vec<u8>) {
+    let id = view.id.text();
+    Task { lease, ..wire(view, str_of(&id)) }.write(out);
+}
+
+/// Appends a task of a list: with its result if it has been read, and with the length of a payload that has not.
+pub(crate) fn write_listed(view: &TaskView, out: &mut Vec<u8>) {
+    let id = view.id.text();
+    let payload_bytes = match view.payload {
+        Payload::Resident(_) => None,
+        Payload::Stored(bytes) => Some(u64::from(bytes)),
+    };
+    Task { payload_bytes, result: view.result.as_deref(), ..wire(view, str_of(&id)) }.write(out);
+}
+
+fn wire<'a>(view: &'a TaskView, id: &'a str) -> Task<'a> {
     let ended = has_ended(view.state);
     let payload = match &view.payload {
         Payload::Resident(bytes) => Some(&**bytes),
         Payload::Stored(_) => None,
     };
-    let id = view.id.text();
     Task {
-        id: str_of(&id),
+        id,
         command: &view.command,
         payload,
         priority: view.priority,
@@ -65,11 +79,12 @@ pub(crate) fn write_task(view: &TaskView, lease: Option<Lease<'_>>, out: &mut Ve
         run_at: view.run_at.map(|time| time.0),
         last_error: if ended { "" } else { &view.error },
         finished_at: view.finished_at.map(|time| time.0),
-        lease,
+        lease: None,
         idempotency_key: &view.idempotency_key,
+        payload_bytes: None,
         cancel_requested: view.cancel_requested,
+        result: None,
     }
-    .write(out);
 }
 
 /// Appends how a task ended.
