@@ -130,7 +130,16 @@ impl EndpointArgs {
         Ok(answers)
     }
 
-    fn token(&self) -> Result<Option<String>> {
+    /// How long a server may take to answer.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The token to show, if there is one.
+    ///
+    /// # Errors
+    /// Its file cannot be read.
+    pub(crate) fn token(&self) -> Result<Option<String>> {
         let Some(path) = &self.token_file else { return Ok(std::env::var("CODEQ_TOKEN").ok()) };
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Some(text.trim().into()))
@@ -182,7 +191,10 @@ async fn send(method: &Method, endpoint: &str, path: &str, token: Option<&str>, 
 }
 
 /// A connection of its own, and what to ask on it.
-async fn begin(
+///
+/// # Errors
+/// The server cannot be reached.
+pub(crate) async fn begin(
     method: &Method,
     endpoint: &str,
     path: &str,

@@ -15,6 +15,7 @@ mod output;
 mod recover;
 mod serve;
 mod snapshot;
+mod stream;
 
 use std::process::ExitCode;
 
@@ -103,9 +104,9 @@ enum Command {
     /// Shows, checks or explains settings, without starting anything.
     #[command(subcommand, after_help = "Example:\n  codeq config template > codeq.yaml")]
     Config(config::ConfigCommand),
-    /// Prints the version.
-    #[command(after_help = "Example:\n  codeq version")]
-    Version,
+    /// Prints the version, or those of all members of a cluster.
+    #[command(after_help = "Example:\n  codeq version --all")]
+    Version(members::VersionArgs),
 }
 
 fn main() -> ExitCode {
@@ -134,9 +135,6 @@ fn main() -> ExitCode {
         Command::Recover(command) => recover::run(&command),
         Command::Debug(command) => debug::run(command),
         Command::Config(command) => config::run(command),
-        Command::Version => {
-            output::data(concat!("codeq ", env!("CARGO_PKG_VERSION")));
-            ExitCode::SUCCESS
-        }
+        Command::Version(args) => members::version(&args),
     }
 }

@@ -1,8 +1,7 @@
 //! `codeq serve`: a server from its start to its end, and the exit status that says how it ended.
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base::Millis;
 use server::config::kinds::show_duration;
@@ -99,9 +98,6 @@ enum Ended {
     By(Exit),
 }
 
-/// A node that belongs to no cluster says so after this long: as long as it takes those who start together to find each other.
-const PATIENCE: Duration = Duration::from_secs(3);
-
 /// The signals that ask a process to stop.
 pub(crate) struct Signals {
     interrupt: Signal,
@@ -131,12 +127,12 @@ async fn until_stopped(configuration: &Configuration, ready: impl FnOnce(&Server
         Err(exit) => return Ended::By(exit),
     };
     let node = server.node().clone();
-    let (addr, join_timeout) = (server.addr(), configuration.settings.join_timeout);
+    let join_timeout = configuration.settings.join_timeout;
     tokio::select! {
         biased;
         exit = server.failed() => return Ended::By(exit),
         () = signals.next() => return stop(server, signals).await,
-        why = not_admitted(|| node.stage(), addr, join_timeout) => return match stop(server, signals).await {
+        why = not_admitted(|| node.stage(), join_timeout) => return match stop(server, signals).await {
             Ended::Clean => Ended::NotAdmitted(why),
             otherwise => otherwise,
         },
@@ -162,18 +158,15 @@ async fn retire(server: Server, signals: Signals, retired: Retired) -> Ended {
     }
 }
 
-/// Warns of a node that belongs to no cluster. Returns, with the reason, when it has waited as long as it should.
-async fn not_admitted(stage: impl Fn() -> Stage, addr: SocketAddr, longest: Option<Millis>) -> String {
-    let begun = Instant::now();
-    let longest = longest.map(|longest| (longest.to_std(), show_duration(longest)));
-    tokio::time::sleep(longest.as_ref().map_or(PATIENCE, |(longest, _)| PATIENCE.min(*longest))).await;
-    if let Stage::Unjoined(why) = stage() {
-        tracing::warn!(target: "raft", event = "raft.unjoined", "this node belongs to no cluster yet: {why}; it waits, and http://{addr}/readyz says for what");
-    }
-    let Some((longest, shown)) = longest else { return std::future::pending().await };
-    tokio::time::sleep(longest.saturating_sub(begun.elapsed())).await;
+/// Returns, with the reason, when a node that belongs to no cluster has waited as long as it should.
+async fn not_admitted(stage: impl Fn() -> Stage, longest: Option<Millis>) -> String {
+    let Some(longest) = longest else { return std::future::pending().await };
+    tokio::time::sleep(longest.to_std()).await;
     match stage() {
-        Stage::Unjoined(why) => format!("this node belongs to no cluster after {shown} (cluster.joinTimeout): {why}"),
+        Stage::Unjoined(why) => {
+            let shown = show_duration(longest);
+            format!("this node belongs to no cluster after {shown} (cluster.joinTimeout): {why}")
+        }
         _ => std::future::pending().await,
     }
 }

@@ -102,7 +102,7 @@ impl<S: StateMachine> Handle<S> {
             return Err(NoBackup::NotRunning);
         }
         let (done, saved) = oneshot::channel();
-        self.common().inbox.control(Control::Save(done));
+        self.common().inbox.control(Control::Save(Box::new(|indexes| drop(done.send(indexes)))));
         saved.await.map_err(|_| NoBackup::NotRunning)
     }
 

@@ -303,6 +303,7 @@ impl<S: StateMachine> Builder<S> {
             promote_lag: 1_000,
             promote_after: Millis(1_000),
             health_interval: Millis(5_000),
+            zone: String::new(),
         }))
     }
 }

@@ -7,30 +7,13 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
 use base::machine::StateMachine;
-use base::rows::Changes;
 use base::{Index, ShardId};
+use replica::{Job, Jobs};
 use storage::StorageError;
-use storage::checkpoint::{BUSY_MAX, Checkpoint, Meta, RowReader, Staged};
+use storage::checkpoint::{BUSY_MAX, Checkpoint, RowReader};
 use storage::disk::Disk;
-use storage::wal::SpareJob;
 
 use crate::inbox::{Control, Inbox};
-
-/// What the thread is asked to do, in order.
-pub(crate) enum Job<D: Disk> {
-    /// Changes of the checkpoint being written.
-    Write(ShardId, Changes),
-    /// They are complete: readers see them, and for the log's sake they are made durable.
-    Commit(ShardId, Meta),
-    /// They are complete: readers see them.
-    Show(ShardId, Meta),
-    /// A snapshot takes the place of the checkpoint, and of what was written to it and not completed.
-    Install(ShardId, Box<Staged>),
-    /// Something that takes time to drop.
-    Drop(Box<dyn Send>),
-    /// A file for a later segment of the log.
-    MakeSpare(SpareJob<D>),
-}
 
 /// Threads that read checkpoints: for single rows, for what is soon done, and for what takes longer.
 pub(crate) const READERS: usize = 3;
@@ -73,16 +56,17 @@ impl<D: Disk> Background<D> {
         })?;
         Ok((Background { sender }, thread))
     }
+}
 
-    /// Queues a job unless too many wait; gives it back then.
-    pub(crate) fn try_queue(&self, job: Job<D>) -> Result<(), Job<D>> {
+impl<D: Disk> Jobs<D> for Background<D> {
+    fn try_queue(&mut self, job: Job<D>) -> Result<(), Job<D>> {
         self.sender.try_send(job).map_err(|refused| match refused {
             TrySendError::Full(job) | TrySendError::Disconnected(job) => job,
         })
     }
 
-    /// Queues a job, waiting for room. The thread has ended: the job is dropped, and the reason is on its way to the loop.
-    pub(crate) fn queue(&self, job: Job<D>) {
+    fn queue(&mut self, job: Job<D>) {
+        // The thread has ended: the job is dropped, and the reason is on its way to the loop.
         let _ = self.sender.send(job);
     }
 }

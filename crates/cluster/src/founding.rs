@@ -3,14 +3,14 @@
 use base::Incarnation;
 use base::ScheduleTime;
 use base::codec::Reader;
-use replica::{Member, Members};
+use replica::{FIRST, Member, Members};
 use storage::StorageError;
 use storage::checkpoint::Meta;
 use storage::identity::{DataDir, Identity};
 
 use crate::forming::{ClusterId, Proposal, cluster_id};
 use crate::node::{NodeConfig, StartError};
-use crate::open::{FIRST, random_incarnation};
+use crate::open::random_incarnation;
 
 /// The identity of a data directory: the one it has, which must fit the configuration, or a new one. Without a directory it is new.
 pub(crate) fn identify(

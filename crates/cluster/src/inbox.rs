@@ -3,23 +3,20 @@
 //! A full queue refuses at once, so nothing that was refused has had an effect. The loop sleeps only when all queues are empty, and whoever
 //! fills one wakes it.
 
-use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Thread;
 use std::time::Duration;
 
 use base::machine::StateMachine;
-use base::{Index, Millis, ShardId};
+use base::{Millis, ShardId};
 use crossbeam_queue::{ArrayQueue, SegQueue};
-use replica::{Event, Member, MemberChange, Message};
+use replica::{Arrived, Event, Member, MemberChange, Message, TellSaved, TellShown};
 use storage::StorageError;
 use storage::checkpoint::RowReader;
-use tokio::sync::oneshot;
 
 use crate::checkpoints::READERS;
 use crate::lane::ReplyTo;
-use crate::peer::Arrived;
 
 /// What the loop is asked for besides requests. There is at most a handful at a time, or as many as there are waiting requests.
 pub(crate) enum Control<S: StateMachine> {
@@ -48,9 +45,9 @@ pub(crate) enum Control<S: StateMachine> {
     /// Stop: answer who waits, write a last checkpoint, end.
     Stop,
     /// Write checkpoints of all shards now, and tell which index each is of.
-    Save(oneshot::Sender<BTreeMap<ShardId, Index>>),
+    Save(TellSaved),
     /// Show readers of checkpoints what is applied now.
-    Show(oneshot::Sender<()>),
+    Show(TellShown),
     /// A checkpoint is durable, or shown.
     Saved(crate::checkpoints::Saved),
     /// A file for a later segment of the log is there.

@@ -12,7 +12,7 @@
 //!
 //! Reading order: `builder` and `simple` (what one begins with), `node` (all that a user of this crate sees), `driver` (the loop), then the
 //! parts: `inbox` where threads meet, `lane` for replies, `checkpoints`, `rows` and `looks` for other threads, `clock`. For several nodes:
-//! [`forming`] and `founding` (how a cluster begins), `peer` (the connections), `routes` (who leads), `leadership` (who should), `operate` and
+//! [`forming`] and `founding` (how a cluster begins), `peer` (the connections), `routes` (who leads), `operate` and
 //! `guard` (what operators ask for, and what is refused), `health` (how the members are), [`http`] (what a node says of all this),
 //! [`events`] (what happens, and the story of each election). For data that must not be lost: [`backup`] and [`recovery`].
 
@@ -22,7 +22,6 @@ mod checkpoints;
 mod clock;
 mod driver;
 pub mod events;
-pub mod forming;
 mod founding;
 mod guard;
 mod health;
@@ -30,7 +29,6 @@ mod histogram;
 pub mod http;
 mod inbox;
 mod lane;
-mod leadership;
 mod looks;
 mod node;
 mod open;
@@ -53,10 +51,13 @@ pub use http::view;
 pub use lane::{Lane, LaneId};
 pub use looks::{Reader, Readers, Time};
 pub use node::{
-    Cluster, Counters, Data, Durability, Handle, Hooks, Node, NodeConfig, NodeError, NodeStatus, Stage, StartError,
+    AdminAction, Cluster, Counters, Data, Durability, Handle, Hooks, Node, NodeConfig, NodeError, NodeStatus, Stage,
+    StartError,
 };
-pub use operate::{Done, HOLD, Refused, Retired, TRANSFER_MAX};
+pub use operate::{Done, HOLD, Refused, Retired, TRANSFER_MAX, Target};
 pub use peer::PeerConfig;
+pub use replica::elections::ELECTIONS_MAX;
+pub use replica::forming;
 pub use replica::{
     Cause, Configuration, Election, Elections, Fault, Freshness, Member, MemberChange, Members, Operations, Progress,
     Reason, Reply, Role, ShardStatus, Status, Unavailable,

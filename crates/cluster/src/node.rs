@@ -24,6 +24,7 @@ use crate::backup::Saving;
 use crate::builder::Builder;
 use crate::clock::Clock;
 use crate::driver::Driver;
+use crate::events::cursor::Cursor;
 use crate::events::{Draft, Event as TimedEvent, Events, Level, Who, keep};
 use crate::forming::{ClusterId, Proposal};
 use crate::founding::{accept, accepted, found_alone, identify, join};
@@ -96,6 +97,10 @@ pub struct NodeConfig {
     pub heartbeat: Millis,
     /// How often the log says who leads and how far this node is; 0: never.
     pub status_log: Millis,
+    /// Events that are kept; older ones are forgotten.
+    pub events_max: usize,
+    /// Elections that each group remembers; 1 to [`crate::ELECTIONS_MAX`].
+    pub elections_max: usize,
     /// Operations in one entry.
     pub entry_operations_max: usize,
     /// Bytes of operations in one entry.
@@ -125,6 +130,8 @@ impl NodeConfig {
             election_timeout: Millis(500),
             heartbeat: Millis(100),
             status_log: Millis(0),
+            events_max: 10_000,
+            elections_max: 500,
             entry_operations_max: 512,
             entry_bytes_max: 256 << 10,
         }
@@ -395,6 +402,21 @@ pub(crate) struct Common<S: StateMachine> {
     next_wait: AtomicU64,
 }
 
+/// What an operator has wanted of a node.
+#[derive(Clone, Copy, Debug)]
+pub struct AdminAction<'a> {
+    /// Whose token it was.
+    pub who: &'a str,
+    /// The address it came from.
+    pub from: &'a str,
+    /// What was asked for.
+    pub action: &'a str,
+    /// The member it was about.
+    pub target: &'a str,
+    /// What has come of it.
+    pub result: &'a str,
+}
+
 /// A running node.
 pub struct Node<S: StateMachine> {
     handle: Handle<S>,
@@ -480,10 +502,10 @@ impl<S: StateMachine> Node<S> {
             at: clock.now().mono,
         };
         let boot = getrandom::u64().expect("the operating system has random numbers");
-        let kept = directory.as_ref().map(|directory| keep::open(directory.path())).transpose();
+        let kept = directory.as_ref().map(|directory| keep::open(directory.path(), config.events_max)).transpose();
         let (file, kept) = kept.map_err(StartError::Storage)?.unzip();
         let who = Who { node: me.name.clone(), id: me.id, boot };
-        let events = Events::new(who, kept.unwrap_or_default());
+        let events = Events::new(who, kept.unwrap_or_default(), config.events_max);
         let keeper = file.map(|file| keep::start(file, events.to_file())).transpose().map_err(StartError::Thread)?;
         let common = Arc::new(Common {
             clock,
@@ -548,6 +570,14 @@ impl<S: StateMachine> Node<S> {
             let told = common.clone();
             let start = Start { config, clock, common, hooks, identity, founding, fresh: false };
             let mut outcome = run_node(directory.as_deref(), start, &mut peers);
+            if let Err(NodeError::Storage(failure)) = &outcome {
+                let mut failed = Draft::new(Level::Error, "storage.failed", failure.to_string());
+                if let StorageError::Failed { doing, cause, .. } = failure {
+                    let errno = cause.raw_os_error().unwrap_or_default();
+                    failed = failed.with("op", *doing).with("errno", u64::from(errno.unsigned_abs()));
+                }
+                told.events.tell(failed);
+            }
             if let (Some(directory), Some(retired)) = (&directory, *ending.retired.borrow()) {
                 let marked = directory.retire(retired.word()).map_err(NodeError::Storage);
                 outcome = outcome.and(marked);
@@ -794,7 +824,10 @@ impl<S: StateMachine> Handle<S> {
     /// Shows those who look through checkpoints what is applied now, within this time. False: it takes longer.
     pub async fn show(&self, up_to: Millis) -> bool {
         let (done, shown) = oneshot::channel();
-        self.common.inbox.control(Control::Show(done));
+        self.common.inbox.control(Control::Show(Box::new(move || {
+            // Whoever asked may have gone.
+            let _ = done.send(());
+        })));
         matches!(tokio::time::timeout(up_to.to_std(), shown).await, Ok(Ok(())))
     }
 
@@ -883,6 +916,7 @@ impl<S: StateMachine> Handle<S> {
             members: self.members(),
             reports: self.common.peers.get().map(|peers| peers.reports()).unwrap_or_default(),
             report_interval: self.common.peers.get().map(|peers| peers.config.health_interval).unwrap_or_default(),
+            zone: self.common.peers.get().map(|peers| peers.config.zone.clone()).unwrap_or_default(),
             contacts: links.iter().map(|link| (link.id, link.contact(now))).collect(),
             confirmed,
             uptime: now - Mono(0),
@@ -983,13 +1017,27 @@ impl<S: StateMachine> Handle<S> {
     /// What has happened on all nodes later than this reading of the hybrid logical clock, as far as they have kept it, in one order; and
     /// the names of the nodes that did not answer within a second.
     pub async fn collect_events(&self, after: u64) -> (Vec<TimedEvent>, Vec<String>) {
+        self.collect_events_behind(&Cursor::from(after)).await
+    }
+
+    /// The same, for whoever has events of each node up to some point.
+    pub async fn collect_events_behind(&self, cursor: &Cursor) -> (Vec<TimedEvent>, Vec<String>) {
         let (mut events, missing) = match self.common.peers.get() {
-            Some(peers) => crate::peer::collecting::collect(peers, after).await,
+            Some(peers) => crate::peer::collecting::collect(peers, cursor).await,
             None => Default::default(),
         };
-        let own = self.common.events.after(0, usize::MAX, |event| event.hlc > after);
+        let own = self.common.events.later(cursor.of(self.common.me));
         events.extend(own.iter().map(|event| TimedEvent::clone(event)));
         (crate::events::timeline::merged(events), missing)
+    }
+
+    /// An operator has wanted something of this node: an event tells of it.
+    pub fn tell_action(&self, told: &AdminAction<'_>) {
+        let AdminAction { who, from, action, target, result } = *told;
+        let draft =
+            Draft::new(Level::Info, "admin.action", format!("{who} from {from}: {action} at {target}: {result}"));
+        let draft = draft.with("who", who).with("from", from).with("action", action);
+        self.common.events.tell(draft.with("target", target).with("result", result));
     }
 
     /// Events that are kept in memory only, because their file did not take them in time.
@@ -1233,7 +1281,8 @@ fn run_node<S: StateMachine>(
                 start.fresh = true;
             }
             Joined::Admitted(_) => {
-                tracing::info!(target: "raft", event = "raft.joined", %cluster, "admitted to cluster {cluster}");
+                let admitted = Draft::new(Level::Info, "raft.joined", format!("admitted to cluster {cluster}"));
+                start.common.events.tell(admitted);
             }
         }
     }

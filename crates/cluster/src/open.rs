@@ -5,12 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base::machine::{ShardInfo, StateMachine};
-use base::rows::Unreadable;
-use base::{Incarnation, Index, ShardId, Term};
+use base::{Incarnation, ShardId};
 use consensus::LostLog;
-use replica::{Members, RestoreShard};
-use storage::StorageError;
-use storage::checkpoint::{Checkpoint, MemoryCheckpoint, Meta, RowReader, Snapshots, SqliteCheckpoint};
+use replica::{RestoreShard, restore};
+use storage::checkpoint::{Checkpoint, MemoryCheckpoint, RowReader, Snapshots, SqliteCheckpoint};
 use storage::disk::Disk;
 use storage::identity::Identity;
 use storage::wal::{Options, Wal};
@@ -19,9 +17,6 @@ use crate::checkpoints::{READERS, patiently, readers};
 use crate::forming::Proposal;
 use crate::founding::first_checkpoint;
 use crate::node::NodeError;
-
-/// The first configuration stands where an entry would: whoever joins later gets it with a snapshot.
-pub(crate) const FIRST: Meta = Meta { index: Index(1), term: Term(1), configuration: Vec::new() };
 
 /// Everything of a node that was opened.
 pub(crate) struct Opened<S, D: Disk> {
@@ -79,44 +74,19 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
             }
             None => Box::new(MemoryCheckpoint::new(S::schema())),
         };
-        let mut log = recovered.shards.remove(&shard).unwrap_or_default();
-        let meta = match checkpoint.meta().map_err(NodeError::Storage)? {
-            Some(meta) => meta,
-            // The checkpoint is made before anything is written to the log, so a log without it has lost it.
-            None if !log.entries.is_empty() => {
-                let what = "it is empty, but the log has entries that follow a checkpoint".into();
-                return Err(NodeError::Storage(StorageError::Damaged { file: name, offset: None, what }));
-            }
-            None => {
-                let meta = first_checkpoint(founding, identity);
-                patiently(|| checkpoint.commit(&meta)).map_err(NodeError::Storage)?;
-                meta
-            }
-        };
-        let damaged =
-            |what: String| NodeError::Storage(StorageError::Damaged { file: name.clone(), offset: None, what });
+        let log = recovered.shards.remove(&shard).unwrap_or_default();
         let info = ShardInfo { shard, incarnation: identity.cluster_incarnation };
-        let machine = S::restore(info, &mut *checkpoint.rows()).map_err(|Unreadable(what)| damaged(what))?;
-        let members = Members::decode(&meta.configuration)
-            .map_err(|_| damaged("the members in table checkpoint do not read back".into()))?;
-        log.drop_until(meta.index, meta.term);
+        let restored = restore(info, &mut *checkpoint, &name, log, |checkpoint| {
+            let meta = first_checkpoint(founding, identity);
+            patiently(|| checkpoint.commit(&meta)).map(|()| meta)
+        });
         let readers = readers(&*checkpoint).map_err(NodeError::Storage)?;
         for (all, reader) in opened.readers.iter_mut().zip(readers) {
             all.insert(shard, reader);
         }
         opened.snapshots.insert(shard, checkpoint.snapshots());
         opened.checkpoints.insert(shard, checkpoint);
-        opened.shards.insert(
-            shard,
-            RestoreShard {
-                machine,
-                index: meta.index,
-                term: meta.term,
-                members,
-                hard_state: log.hard_state,
-                entries: log.entries,
-            },
-        );
+        opened.shards.insert(shard, restored.map_err(NodeError::Storage)?);
     }
     Ok(opened)
 }
@@ -132,12 +102,6 @@ pub(crate) fn checkpoint_name(folder: Option<&Path>, shard: ShardId) -> String {
 
 /// What to say when a shard's log does not hold what it must.
 pub(crate) fn lost_log(folder: Option<&Path>, shard: ShardId, lost: LostLog) -> NodeError {
-    let what = match lost {
-        LostLog::Gap { missing } => format!("entry {missing} of shard {shard} is missing"),
-        LostLog::Short { last, committed } => {
-            format!("the log of shard {shard} ends at entry {last}, though entry {committed} was committed")
-        }
-    };
     let file = folder.map_or_else(|| "the log in memory".into(), |folder| folder.join("wal").display().to_string());
-    NodeError::Storage(StorageError::Damaged { file, offset: None, what })
+    NodeError::Storage(replica::lost_log(file, shard, lost))
 }

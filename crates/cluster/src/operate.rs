@@ -9,21 +9,21 @@ use std::time::{Duration, Instant};
 use base::codec::{Malformed, Reader, Write};
 use base::machine::StateMachine;
 use base::{Incarnation, Index, Millis, Position, ShardId, Term};
-use replica::{Member, MemberChange, Members, Reply, Unavailable};
+use replica::leadership::successor;
+use replica::{Member, MemberChange, Members, Progress, Reply, Unavailable};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::guard::{Numbers, Step, after};
 use crate::inbox::Control;
 use crate::lane::ReplyTo;
-use crate::leadership::successor;
 use crate::node::{Handle, NodeStatus, Patience};
 use crate::peer::Shared;
 use crate::peer::admission::RECORDS;
 use crate::peer::requests::What;
 
 /// Longest time for the answer to an action that another node does: longer than any of them takes.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
+const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// Time for the members to be changed, another change before this one included.
 const CHANGE_MAX: Duration = Duration::from_secs(10);
@@ -81,10 +81,15 @@ pub(crate) enum Action {
     Promote {
         member: String,
     },
-    /// Hand the group over, to this voter or to the best one.
+    /// Let the node at this address take a member's place.
+    Replace {
+        member: String,
+        address: String,
+    },
+    /// Hand the group over, to this voter, or to the best one, of a zone or at all.
     Transfer {
         group: ShardId,
-        to: Option<String>,
+        to: Target,
         longest: Millis,
     },
     /// Give every group away, and neither ask for one nor keep one for this long.
@@ -95,6 +100,22 @@ pub(crate) enum Action {
     Settle,
 }
 
+/// Whom a group is handed to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// The voter of this name or id; nothing: the one that lacks least.
+    pub name: Option<String>,
+    /// Only voters with this label of a data centre.
+    pub zone: Option<String>,
+}
+
+impl Target {
+    /// The voter of this name or id.
+    pub fn named(name: &str) -> Target {
+        Target { name: Some(name.into()), zone: None }
+    }
+}
+
 impl Action {
     /// Whose leader is asked.
     fn group(&self) -> ShardId {
@@ -103,6 +124,7 @@ impl Action {
             Action::Remove { .. }
             | Action::Demote { .. }
             | Action::Promote { .. }
+            | Action::Replace { .. }
             | Action::StepDown { .. }
             | Action::Settle => RECORDS,
         }
@@ -119,7 +141,9 @@ impl Action {
             Action::Transfer { group, to, longest } => {
                 bytes.put_u8(1);
                 bytes.put_u16(group.0);
-                bytes.put_bytes(to.as_deref().unwrap_or_default().as_bytes());
+                for text in [&to.name, &to.zone] {
+                    bytes.put_bytes(text.as_deref().unwrap_or_default().as_bytes());
+                }
                 bytes.put_varint(longest.0);
             }
             Action::StepDown { hold } => {
@@ -136,22 +160,29 @@ impl Action {
                 bytes.put_u8(5);
                 bytes.put_bytes(member.as_bytes());
             }
+            Action::Replace { member, address } => {
+                bytes.put_u8(6);
+                bytes.put_bytes(member.as_bytes());
+                bytes.put_bytes(address.as_bytes());
+            }
         }
         bytes
     }
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Action, Malformed> {
+        let maybe = |text: &str| Some(text).filter(|text| !text.is_empty()).map(str::to_owned);
         Ok(match reader.u8()? {
             0 => Action::Remove { member: reader.text()?.into(), force: reader.u8()? != 0 },
             1 => Action::Transfer {
                 group: ShardId(reader.u16()?),
-                to: Some(reader.text()?).filter(|to| !to.is_empty()).map(str::to_owned),
+                to: Target { name: maybe(reader.text()?), zone: maybe(reader.text()?) },
                 longest: Millis(reader.varint()?),
             },
             2 => Action::StepDown { hold: Millis(reader.varint()?) },
             3 => Action::Settle,
             4 => Action::Demote { member: reader.text()?.into(), force: reader.u8()? != 0 },
             5 => Action::Promote { member: reader.text()?.into() },
+            6 => Action::Replace { member: reader.text()?.into(), address: reader.text()?.into() },
             _ => return Err(Malformed),
         })
     }
@@ -358,36 +389,25 @@ impl<S: StateMachine> Handle<S> {
         if self.leader(RECORDS) == 0 {
             return Err(Refused::NoLeader);
         }
-        let known = |name: Option<&str>| {
-            let members = self.members();
-            let found = members.iter().find(|member| member.peer == address || Some(member.name.as_str()) == name);
-            found.cloned()
-        };
-        if let Some(member) = known(None) {
-            return Ok(member);
-        }
-        let answer = peers.introduce(&[address.to_owned()]).await.into_iter().next();
-        let name = answer.unwrap_or_else(|| Err("this node is starting".into())).map_err(Refused::NotAdmitted)?;
-        let mut status = self.common.status.subscribe();
-        let admitted = async {
-            loop {
-                if let Some(member) = known(Some(&name)) {
-                    return member;
-                }
-                // The sender lives in `self`.
-                let _ = status.changed().await;
-            }
-        };
-        let late = |_| Refused::NotAdmitted(format!("{name} has not asked to be admitted; its log may say why"));
-        timeout(ADMISSION_MAX, admitted).await.map_err(late)
+        admitted(peers, address).await
     }
 
-    /// Hands one group, or every group, to a voter, by its name or id, or to the best one; waits until that one has committed an entry, at
-    /// most `longest` for each. What was asked for meanwhile is held, not refused.
+    /// Lets the node at a peer address take the place of a member, by its name or id. It must wait for a cluster, as for [`Handle::add`];
+    /// it learns, and when it has caught up it takes the vote in the same change that removes the other one for good. Waits for that as
+    /// long as for an admission; it happens later all the same.
+    ///
+    /// # Errors
+    /// It was not done.
+    pub async fn replace(&self, member: &str, address: &str) -> Result<Done, Refused> {
+        self.act(Action::Replace { member: member.into(), address: address.into() }).await
+    }
+
+    /// Hands one group, or every group, to a voter; waits until that one has committed an entry, at most `longest` for each. What was asked
+    /// for meanwhile is held, not refused.
     ///
     /// # Errors
     /// A group is led as before.
-    pub async fn hand_over(&self, group: Option<ShardId>, to: Option<&str>, longest: Millis) -> Result<Done, Refused> {
+    pub async fn hand_over(&self, group: Option<ShardId>, to: &Target, longest: Millis) -> Result<Done, Refused> {
         let groups: Vec<ShardId> = match group {
             Some(group) if !self.common.inbox.has(group) => return Err(Refused::UnknownGroup(group.0)),
             Some(group) => vec![group],
@@ -395,7 +415,7 @@ impl<S: StateMachine> Handle<S> {
         };
         let mut last = Done::default();
         for group in groups.into_iter().rev() {
-            let done = self.act(Action::Transfer { group, to: to.map(str::to_owned), longest }).await?;
+            let done = self.act(Action::Transfer { group, to: to.clone(), longest }).await?;
             last = Done { took: last.took + done.took, ..done };
         }
         Ok(last)
@@ -478,7 +498,8 @@ pub(crate) async fn perform<S: StateMachine>(peers: &Arc<Shared<S>>, action: &Ac
         Action::Remove { member, force } => remove(peers, member, *force).await,
         Action::Demote { member, force } => demote(peers, member, *force).await,
         Action::Promote { member } => promote(peers, member).await,
-        Action::Transfer { group, to, longest } => transfer(peers, *group, to.as_deref(), *longest).await,
+        Action::Replace { member, address } => replace(peers, member, address).await,
+        Action::Transfer { group, to, longest } => transfer(peers, *group, to, *longest).await,
         Action::StepDown { hold } => step_down(peers, *hold).await,
         Action::Settle => Ok(Done::default()),
     };
@@ -488,7 +509,7 @@ pub(crate) async fn perform<S: StateMachine>(peers: &Arc<Shared<S>>, action: &Ac
         Err(refused) => refused.to_string(),
         Ok(done) => done.note.clone(),
     };
-    tracing::info!(target: "raft", event = "admin.action", action = ?action, ok = outcome.is_ok(), "{result}");
+    tracing::debug!(target: "raft", event = "admin.done", action = ?action, ok = outcome.is_ok(), "{result}");
     outcome.map(|done| Done { took: Millis(begun.elapsed().as_millis() as u64), ..done })
 }
 
@@ -511,17 +532,16 @@ async fn remove<S: StateMachine>(peers: &Arc<Shared<S>>, text: &str, force: bool
     }
     if id == common.me {
         // The next leader does it.
-        transfer(peers, RECORDS, None, TRANSFER_MAX).await?;
+        transfer(peers, RECORDS, &Target::default(), TRANSFER_MAX).await?;
         return Err(Refused::NoLeader);
     }
     for (group, _) in groups.iter().filter(|(group, _)| common.routes.leader(*group) == id) {
         if let Some(link) = peers.links.get(id) {
             // If it cannot, the others elect somebody.
-            let _ = link.act(&Action::Transfer { group: *group, to: None, longest: TRANSFER_MAX }).await;
+            let _ = link.act(&Action::Transfer { group: *group, to: Target::default(), longest: TRANSFER_MAX }).await;
         }
     }
     let position = change(peers, MemberChange::Remove(id)).await?;
-    tracing::info!(target: "raft", event = "raft.member.removed", member = %name, "{name} is no member any more");
     let is_out = |status: &NodeStatus| voters(status).iter().all(|(_, voters)| !voters.contains(&id));
     let followed = wait_until(peers, CHANGE_MAX, is_out).await;
     let rest = if followed { String::new() } else { "; not every group has followed yet".into() };
@@ -544,7 +564,7 @@ async fn demote<S: StateMachine>(peers: &Arc<Shared<S>>, text: &str, force: bool
     }
     if id == peers.common.me {
         // The next leader does it.
-        transfer(peers, RECORDS, None, TRANSFER_MAX).await?;
+        transfer(peers, RECORDS, &Target::default(), TRANSFER_MAX).await?;
         return Err(Refused::NoLeader);
     }
     let position = change(peers, MemberChange::AddLearner(id)).await?;
@@ -575,6 +595,68 @@ async fn promote<S: StateMachine>(peers: &Arc<Shared<S>>, text: &str) -> Result<
     let votes = wait_until(peers, ADMISSION_MAX, is_in).await;
     let how = if votes { "votes" } else { "will vote when it has caught up" };
     Ok(Done { position, ..done(peers, RECORDS, format!("{name} {how}: {numbers}")) })
+}
+
+/// The member at a peer address; if there is none yet, the node there is introduced, and admitted.
+async fn admitted<S: StateMachine>(peers: &Arc<Shared<S>>, address: &str) -> Result<Member, Refused> {
+    let known = |name: Option<&str>| {
+        let members = peers.members();
+        let found = members.iter().find(|member| member.peer == address || Some(member.name.as_str()) == name);
+        found.cloned()
+    };
+    if let Some(member) = known(None) {
+        return Ok(member);
+    }
+    let answer = peers.introduce(&[address.to_owned()]).await.into_iter().next();
+    let name = answer.unwrap_or_else(|| Err("this node is starting".into())).map_err(Refused::NotAdmitted)?;
+    let mut status = peers.common.status.subscribe();
+    let admitted = async {
+        loop {
+            if let Some(member) = known(Some(&name)) {
+                return member;
+            }
+            // The sender lives in `peers`.
+            let _ = status.changed().await;
+        }
+    };
+    let late = |_| Refused::NotAdmitted(format!("{name} has not asked to be admitted; its log may say why"));
+    timeout(ADMISSION_MAX, admitted).await.map_err(late)
+}
+
+async fn replace<S: StateMachine>(peers: &Arc<Shared<S>>, text: &str, address: &str) -> Result<Done, Refused> {
+    let members = peers.members();
+    let votes = |member: &Member| members.configuration.voters.contains(&member.id);
+    let Some(old) = find(&members, text) else {
+        let already = members.iter().find(|member| member.peer == address && votes(member));
+        let already = already.ok_or_else(|| Refused::UnknownMember(text.into()))?;
+        return Ok(done(peers, RECORDS, format!("{} votes, and the cluster has no member {text}", already.name)));
+    };
+    let newcomer = admitted(peers, address).await?;
+    if newcomer.id == old.id {
+        return Err(Refused::NotAdmitted(format!("{} itself is at {address}", old.name)));
+    }
+    let step = Step::Succeed { of: old.id, by: newcomer.id };
+    let numbers = after(&voters(&peers.common.status.borrow()), step, |id| is_alive(peers, id));
+    if !numbers.decides() {
+        return Err(Refused::Guard(numbers));
+    }
+    if old.id == peers.common.me {
+        // The next leader does it.
+        transfer(peers, RECORDS, &Target::default(), TRANSFER_MAX).await?;
+        return Err(Refused::NoLeader);
+    }
+    if peers.members().configuration.voters.contains(&newcomer.id) {
+        // It has caught up before it could be told whose vote it is to take.
+        return remove(peers, text, false).await;
+    }
+    let position = change(peers, MemberChange::AddSuccessor { id: newcomer.id, of: old.id }).await?;
+    let is_swapped = |status: &NodeStatus| {
+        voters(status).iter().all(|(_, voters)| voters.contains(&newcomer.id) && !voters.contains(&old.id))
+    };
+    let swapped = wait_until(peers, ADMISSION_MAX, is_swapped).await;
+    let how = if swapped { "has taken" } else { "will take, when it has caught up," };
+    let note = format!("{} {how} the place of {}: {numbers}", newcomer.name, old.name);
+    Ok(Done { position: Some(position), ..done(peers, RECORDS, note) })
 }
 
 /// Changes the members in group 0, whose leader this is; the others follow.
@@ -619,7 +701,7 @@ fn done<S: StateMachine>(peers: &Shared<S>, group: ShardId, note: String) -> Don
 async fn transfer<S: StateMachine>(
     peers: &Arc<Shared<S>>,
     group: ShardId,
-    to: Option<&str>,
+    to: &Target,
     longest: Millis,
 ) -> Result<Done, Refused> {
     let common = &peers.common;
@@ -629,11 +711,24 @@ async fn transfer<S: StateMachine>(
         let term = status.shards.iter().find(|shard| shard.shard == group).map(|shard| shard.consensus.term);
         (voters(&status), status.progress.get(&group).cloned().unwrap_or_default(), term.unwrap_or_default())
     };
-    let target = match to {
-        None => {
-            let nobody = || Refused::TransferFailed("no other voter can be reached".into());
-            successor(me, &progress, u64::MAX).ok_or_else(nobody)?
-        }
+    let is_in = |id: u64, zone: &str| match id == me {
+        true => peers.config.zone == zone,
+        false => peers.reports().get(&id).is_some_and(|(_, report)| report.zone == zone),
+    };
+    let target = match &to.name {
+        None => match &to.zone {
+            None => {
+                let nobody = || Refused::TransferFailed("no other voter can be reached".into());
+                successor(me, &progress, u64::MAX).ok_or_else(nobody)?
+            }
+            // Where the leader is in the zone itself there is nothing to hand over.
+            Some(zone) if is_in(me, zone) => me,
+            Some(zone) => {
+                let nobody = || Refused::TransferFailed(format!("no voter in zone {zone} can be reached"));
+                let there: Vec<Progress> = progress.into_iter().filter(|member| is_in(member.id, zone)).collect();
+                successor(me, &there, u64::MAX).ok_or_else(nobody)?
+            }
+        },
         Some(text) => {
             let member = find(&peers.members(), text).ok_or_else(|| Refused::UnknownMember(text.into()))?;
             let votes = groups.iter().any(|(of, voters)| *of == group && voters.contains(&member.id));
@@ -676,7 +771,7 @@ async fn transfer<S: StateMachine>(
         // Otherwise it might soon be spread elsewhere; no more.
         let _ = link.act(&Action::Settle).await;
     }
-    if leader != target && to.is_some() {
+    if leader != target && *to != Target::default() {
         // Somebody else was quicker: it is that one's to hand over.
         return Err(Refused::NoLeader);
     }
@@ -722,8 +817,13 @@ mod tests {
     fn actions_and_outcomes_read_back() {
         let actions = [
             Action::Remove { member: "a".into(), force: true },
-            Action::Transfer { group: ShardId(3), to: Some("b".into()), longest: Millis(5) },
-            Action::Transfer { group: ShardId(3), to: None, longest: Millis(5) },
+            Action::Transfer { group: ShardId(3), to: Target::named("b"), longest: Millis(5) },
+            Action::Transfer {
+                group: ShardId(3),
+                to: Target { name: None, zone: Some("dc2".into()) },
+                longest: Millis(5),
+            },
+            Action::Replace { member: "a".into(), address: "b:7000".into() },
             Action::StepDown { hold: Millis(9) },
             Action::Settle,
             Action::Demote { member: "a".into(), force: true },

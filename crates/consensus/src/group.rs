@@ -279,7 +279,8 @@ impl Group {
     /// A message has come from another member. One that does not fit the group's state is ignored, as Raft says.
     pub fn step(&mut self, message: Message) {
         // The only errors are messages from unknown members and local ones, which must not disturb.
-        self.watched(&Trigger::Step(Facts::of(&message.0)), |node| drop(node.step(message.0)));
+        let facts = Facts::of(&message.0, &self.node);
+        self.watched(&Trigger::Step(facts), |node| drop(node.step(message.0)));
     }
 
     /// Asks for votes without waiting for the timeout. Useful where nobody else can be leading, as in a group of one.
@@ -351,6 +352,7 @@ impl Group {
         let (changes, _) = decode_changes(data)?;
         // The only errors are those of changes that make no sense, which every member refuses alike.
         let _ = self.node.apply_conf_change(&to_raft_change(&changes));
+        self.story.follow_members(&self.node);
         self.tame_timeout();
         Ok(())
     }

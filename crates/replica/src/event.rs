@@ -1,7 +1,7 @@
 //! What goes into a replica, and what comes out.
 
 use base::log::{Entry, HardState};
-use base::machine::StateMachine;
+use base::machine::{Notice, StateMachine};
 use base::{Index, LeaseTime, Millis, Mono, Position, ScheduleTime, ShardId, Term};
 use consensus::{MemberChange, Message, Role, SnapshotOf, Ticket, Told};
 
@@ -100,8 +100,8 @@ pub enum Event<S: StateMachine, C> {
         changes: Vec<MemberChange>,
         /// What is known of members from now on.
         records: Vec<Member>,
-        /// Who waits for the reply.
-        client: C,
+        /// Who waits for the reply, if anybody does.
+        client: Option<C>,
     },
     /// Record an election that this node has won, or what it has learnt of it since. If it leads in that term no longer, nothing is recorded.
     Elected {
@@ -303,6 +303,12 @@ pub enum Transition {
         term: Term,
         /// The first entry of the term.
         index: Index,
+        /// What the lease clock shows now.
+        resumed: LeaseTime,
+        /// What has passed on it since the last entry of the term before was stamped.
+        counted: Millis,
+        /// What the state machine says of it.
+        notice: Option<Notice>,
     },
 }
 

@@ -6,16 +6,22 @@
 //!
 //! Reading order: [`event`] says what goes in and comes out, `shard` joins the parts, and the parts are one file each: `batch` forms
 //! entries, `stamp` keeps the clocks, `deadlines` says when to wake up, `waiters` holds requests open, `reads` confirms questions, `members`
-//! says who is in the group, `elections` who was elected when. `replay` applies entries where there is no group any more.
+//! says who is in the group, `elections` who was elected when. `runner` joins a replica with its log and its checkpoints: the order in
+//! which a turn does things; `restore` says what a shard goes on from. [`forming`] and [`leadership`] decide how a cluster begins and who
+//! should lead. `replay` applies entries where there is no group any more.
 
 mod batch;
 mod deadlines;
 pub mod elections;
 pub mod event;
+pub mod forming;
+pub mod leadership;
 pub mod members;
 mod reads;
 mod replay;
 mod replica;
+mod restore;
+mod runner;
 mod shard;
 mod stamp;
 mod waiters;
@@ -33,4 +39,6 @@ pub use event::{
 pub use members::{Member, Members};
 pub use replay::replay;
 pub use replica::{Replica, ReplicaConfig, RestoreShard};
+pub use restore::{FIRST, lost_log, restore};
+pub use runner::{Arrived, Installed, Job, Jobs, Runner, RunnerConfig, TellSaved, TellShown};
 pub use shard::Fault;

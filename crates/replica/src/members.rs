@@ -36,6 +36,8 @@ pub struct Members {
     pub(crate) elections: Elections,
     /// Learners that were voters: they wait to be promoted by hand.
     demoted: BTreeSet<u64>,
+    /// Learners that take the vote of another member when they have caught up, and whose.
+    successions: BTreeMap<u64, u64>,
 }
 
 impl Members {
@@ -76,6 +78,13 @@ impl Members {
         self.demoted.contains(&id)
     }
 
+    /// The members whose place this one takes: the one that it was told to succeed, and earlier data directories of its own name.
+    pub fn predecessors(&self, id: u64) -> Vec<u64> {
+        let name = self.get(id).map(|member| &member.name);
+        let named = self.known.values().filter(|other| other.id != id && Some(&other.name) == name);
+        self.successions.get(&id).copied().into_iter().chain(named.map(|other| other.id)).collect()
+    }
+
     /// Takes over what an entry says of members, after consensus has made its changes.
     pub(crate) fn apply(&mut self, changes: &[MemberChange], records: Vec<Member>, configuration: Configuration) {
         for member in records {
@@ -86,8 +95,13 @@ impl Members {
                 MemberChange::AddLearner(id) if self.configuration.voters.contains(&id) => {
                     self.demoted.insert(id);
                 }
+                MemberChange::AddSuccessor { id, of } => {
+                    self.demoted.remove(&id);
+                    self.successions.insert(id, of);
+                }
                 MemberChange::AddLearner(id) | MemberChange::AddVoter(id) | MemberChange::Remove(id) => {
                     self.demoted.remove(&id);
+                    self.successions.remove(&id);
                 }
             }
         }
@@ -106,6 +120,7 @@ impl Members {
             self.removed.drain(..self.removed.len() - REMOVED_MAX);
         }
         self.known.retain(|id, _| present.contains(id));
+        self.successions.retain(|id, of| configuration.learners.contains(id) && present.contains(of));
         self.configuration = configuration;
     }
 
@@ -119,6 +134,11 @@ impl Members {
         self.elections.encode(&mut bytes);
         // Left out where it is empty, as it mostly is.
         self.demoted.iter().for_each(|id| bytes.put_u64(*id));
+        if !self.successions.is_empty() {
+            // Nobody has this id: pairs follow.
+            bytes.put_u64(0);
+            self.successions.iter().for_each(|(id, of)| [id, of].into_iter().for_each(|id| bytes.put_u64(*id)));
+        }
         bytes
     }
 
@@ -133,11 +153,17 @@ impl Members {
         let removed = (0..reader.varint()?).map(|_| reader.u64()).collect::<Result<_, _>>()?;
         // Checkpoints of earlier builds end here.
         let elections = if reader.is_empty() { Elections::default() } else { Elections::decode(&mut reader)? };
-        let mut demoted = BTreeSet::new();
+        let (mut demoted, mut successions) = (BTreeSet::new(), BTreeMap::new());
         while !reader.is_empty() {
-            demoted.insert(reader.u64()?);
+            match reader.u64()? {
+                0 => break,
+                id => demoted.insert(id),
+            };
         }
-        Ok(Members { configuration, known, removed, elections, demoted })
+        while !reader.is_empty() {
+            successions.insert(reader.u64()?, reader.u64()?);
+        }
+        Ok(Members { configuration, known, removed, elections, demoted, successions })
     }
 }
 
@@ -207,6 +233,25 @@ mod tests {
         members.apply(&[MemberChange::AddLearner(2)], vec![], both);
         members.apply(&[MemberChange::Remove(2)], vec![], configuration(&[1], &[]));
         assert!(!members.is_demoted(2));
+    }
+
+    /// A successor waits as a learner, also over a restart; nobody is left to succeed when the other one has gone by itself.
+    #[test]
+    fn who_is_to_succeed_is_remembered_as_long_as_there_is_a_vote_to_take() {
+        let mut members = Members::of_voters([member(1, "a"), member(2, "b")]);
+        let both = configuration(&[1, 2], &[3]);
+        members.apply(&[MemberChange::AddLearner(3)], vec![member(3, "c")], both.clone());
+        assert!(members.predecessors(3).is_empty());
+        members.apply(&[MemberChange::AddSuccessor { id: 3, of: 2 }], vec![], both.clone());
+        assert_eq!(members.predecessors(3), [2]);
+        assert_eq!(Members::decode(&members.encode()), Ok(members.clone()));
+        let mut gone = members.clone();
+        gone.apply(&[MemberChange::Remove(2)], vec![], configuration(&[1], &[3]));
+        assert!(gone.predecessors(3).is_empty());
+        members.apply(&[MemberChange::AddLearner(3)], vec![], both);
+        assert!(members.predecessors(3).is_empty(), "it is a learner like others again");
+        members.apply(&[MemberChange::AddLearner(4)], vec![member(4, "b")], configuration(&[1, 2], &[3, 4]));
+        assert_eq!(members.predecessors(4), [2], "it has the name of a voter");
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub struct ReplicaConfig {
     pub leader_wait: Millis,
     /// Bytes of entries that a checkpoint holds and that are kept for members that lack them; who lacks more gets a snapshot.
     pub trailing_bytes: u64,
+    /// Elections that a group remembers; 1 to [`crate::elections::ELECTIONS_MAX`].
+    pub elections_max: usize,
 }
 
 /// What one shard goes on from.
@@ -128,7 +130,7 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
             }
             Event::Change { shard, changes, records, client } => {
                 if let Some(shard) = self.shards.get_mut(&shard) {
-                    shard.change(&changes, &records, Some(client), fx);
+                    shard.change(&changes, &records, client, fx);
                 }
             }
             Event::Elected { shard, election } => {

@@ -503,7 +503,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         let mut reader = Reader::new(&entry.data[1..]);
         let election = Election::decode(&mut reader).map_err(|_| fault)?;
         reader.finish().map_err(|_| fault)?;
-        self.members.elections.apply(election);
+        self.members.elections.apply(election, self.config.elections_max);
         fx.transitions.push(Transition::Elections { shard: self.id, elections: self.members.elections.clone() });
         Ok(())
     }
@@ -636,7 +636,9 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
 
     fn start_leading(&mut self, now: Now, fx: &mut Effects<S, C>) {
         let (shard, term, index) = (self.id, self.status.term, self.applied);
-        self.stamper = Some(Stamper::begin_term(self.applied_stamps, self.heard.unwrap_or(now.mono), now));
+        let mut stamper = Stamper::begin_term(self.applied_stamps, self.heard.unwrap_or(now.mono), now);
+        let (last, resumed) = (self.applied_stamps.lease, stamper.stamp(now).lease);
+        self.stamper = Some(stamper);
         self.proposed_stamps = self.applied_stamps;
         let mut opening = Operations::default();
         let mut operation = Vec::new();
@@ -644,7 +646,8 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             opening.push(|bytes| bytes.extend_from_slice(&operation));
             self.batch.push(opening, Pending { client: None, count: 1, retry: None });
         }
-        fx.transitions.push(Transition::Ready { shard, term, index });
+        let notice = self.machine.on_leader_ready();
+        fx.transitions.push(Transition::Ready { shard, term, index, resumed, counted: resumed - last, notice });
     }
 
     /// What was proposed may still be committed by the next leader, which is seen here when it is applied; so whoever waits for it waits on.

@@ -11,9 +11,10 @@ use queue::QueueMachine;
 
 use crate::auth::Authenticator;
 use crate::backups::Backups;
-use crate::http::{Epochs, Listener, Shared, Threads, give_back};
+use crate::http::{Epochs, Listener, STREAMS_MAX, Shared, Threads, give_back};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
+use tokio::sync::Semaphore;
 
 /// A running server.
 pub struct Server {
@@ -97,6 +98,7 @@ impl Server {
             node: node.handle().clone(),
             name,
             draining: AtomicBool::new(false),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             settings,
         });
         let threads = listener.start(&shared).map_err(|cause| Exit::Bind(addr, cause))?;

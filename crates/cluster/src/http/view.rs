@@ -69,6 +69,8 @@ pub struct Inspection {
     pub reports: BTreeMap<u64, (Millis, Report)>,
     /// How often they say so.
     pub report_interval: Millis,
+    /// The label of this node's data centre; empty: it has none.
+    pub zone: String,
     /// How long ago a quorum was asked that has answered, by group that it leads.
     pub confirmed: BTreeMap<ShardId, Millis>,
     /// Since it started.
@@ -113,7 +115,7 @@ pub struct NodeView {
     pub id: String,
     /// Chosen by people.
     pub name: String,
-    /// The label of its data centre; no setting gives it one.
+    /// The label of its data centre.
     pub zone: Option<String>,
     /// `leader`, `follower`, `learner`, `unjoined`, `failed` or `standalone`.
     pub status: &'static str,
@@ -439,6 +441,7 @@ impl Inspection {
             contacts: BTreeMap::new(),
             reports: BTreeMap::new(),
             report_interval: Millis(5_000),
+            zone: String::new(),
             confirmed: BTreeMap::new(),
             uptime: Millis(0),
             contact_max: Millis(1_000),
@@ -589,7 +592,10 @@ impl Inspection {
         let known = first.and_then(|first| self.progress.get(&first.shard)?.iter().find(|member| member.id == id));
         NodeView {
             id: base::Incarnation(id).to_string(),
-            zone: None,
+            zone: own
+                .then(|| self.zone.clone())
+                .or(report.map(|report| report.zone.clone()))
+                .filter(|zone| !zone.is_empty()),
             status,
             alive: if there { "alive" } else { "failed" },
             role: match own {
@@ -862,6 +868,7 @@ mod tests {
             members: Members::of_voters([member(1, "a"), member(2, "b"), member(3, "c")]),
             reports: BTreeMap::new(),
             report_interval: Millis(5_000),
+            zone: "dc2".into(),
             contacts: BTreeMap::from([(2, contact(heard[0])), (3, contact(heard[1]))]),
             confirmed: BTreeMap::from([(ShardId(0), Millis(100))]),
             uptime: Millis(5_000),

@@ -1,6 +1,5 @@
 //! Who becomes a member. The leader of group 0 decides, and its record there is the admission; the leaders of the other groups follow.
 
-use base::ShardId;
 use base::machine::StateMachine;
 use replica::{Member, MemberChange, Members};
 
@@ -12,8 +11,7 @@ use crate::peer::{PeerConfig, Shared};
 use replica::Reply;
 use tokio::sync::oneshot;
 
-/// The group that keeps the members' records.
-pub(crate) const RECORDS: ShardId = ShardId(0);
+pub(crate) use replica::leadership::RECORDS;
 
 /// Nodes that are not voters yet, at one time.
 const JOINING_MAX: usize = 4;
@@ -34,13 +32,20 @@ pub(crate) async fn admit<S: StateMachine>(shared: &Shared<S>, newcomer: Member)
     judge(&shared.config, &members, &newcomer, |id| shared.links.get(id).is_some_and(|link| link.is_up()))?;
     let (sender, reply) = oneshot::channel();
     let client = ReplyTo::Local { sender, lane: None };
-    let changes = vec![MemberChange::AddLearner(newcomer.id)];
+    let mut changes = vec![MemberChange::AddLearner(newcomer.id)];
+    changes.extend(lost(&members, &newcomer).map(MemberChange::Remove));
     shared.common.inbox.control(Control::Change(RECORDS, changes, vec![newcomer], client));
     match reply.await {
         Ok(Reply::Applied { .. }) => Ok(cluster),
         // Another change is under way, or leadership was lost: it asks again.
         _ => refuse("not-leader", "the members cannot be changed just now"),
     }
+}
+
+/// Learners of the newcomer's name: data directories that were lost before they voted.
+fn lost<'a>(members: &'a Members, newcomer: &'a Member) -> impl Iterator<Item = u64> + 'a {
+    let learners = members.iter().filter(|member| members.configuration.learners.contains(&member.id));
+    learners.filter(|member| member.name == newcomer.name).map(|member| member.id)
 }
 
 /// Whether a node may become a member.
@@ -58,9 +63,7 @@ fn judge(
             format!("{name} was removed from the cluster; start it with an empty data directory"),
         );
     }
-    if let Some(present) = members.named(name)
-        && is_up(present.id)
-    {
+    if members.iter().any(|member| member.name == *name && is_up(member.id)) {
         return refuse("name-taken", format!("the member {name} is there; every node needs a name of its own"));
     }
     if !config.listed.contains(name) && !config.admits_anybody && config.secret.is_none() {
@@ -71,7 +74,7 @@ fn judge(
             ),
         );
     }
-    if members.configuration.learners.len() >= JOINING_MAX {
+    if members.configuration.learners.len() - lost(members, newcomer).count() >= JOINING_MAX {
         return refuse("not-admitted", format!("{JOINING_MAX} nodes are joining already; {name} must wait"));
     }
     Ok(())
@@ -102,6 +105,7 @@ mod tests {
             promote_lag: 0,
             promote_after: Millis(0),
             health_interval: Millis(200),
+            zone: String::new(),
         }
     }
 

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use base::ShardId;
 use base::codec::{Malformed, Reader, Write};
 use base::machine::StateMachine;
 use base::{Incarnation, Index, Position, Term};
+use base::{Mono, ShardId};
 use bytes::Bytes;
 use replica::{Event, Member, Message, Operations, Reply, Unavailable, Wait};
 use tokio::io::AsyncWriteExt;
@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{interval, sleep, timeout};
 
-use crate::events::{Draft, Level};
+use crate::events::{Draft, Events, Level};
 use crate::forming::{ClusterId, Greeting};
 use crate::health;
 use crate::inbox::Control;
@@ -209,17 +209,20 @@ impl Report {
         Report { last: String::new() }
     }
 
-    fn failure(&mut self, who: &str, failure: &Failure) {
+    fn failure(&mut self, events: &Events, who: &str, failure: &Failure) {
         let text = failure.to_string();
         if self.last == text {
             return;
         }
         match failure {
             Failure::Network(_) => {
-                tracing::info!(target: "raft", event = "raft.peer.unreachable", peer = who, "{who} cannot be reached: {text}");
+                let text = format!("{who} cannot be reached: {text}");
+                let unreachable = Draft::new(Level::Info, "raft.peer.unreachable", text);
+                events.tell(unreachable.with("peer", who).unkept());
             }
             Failure::Refused(refusal) => {
-                tracing::warn!(target: "raft", event = "raft.peer.rejected", peer = who, code = refusal.code, "{}", refusal.text);
+                let rejected = Draft::new(Level::Warn, "raft.peer.rejected", &*refusal.text);
+                events.tell(rejected.with("peer", who).with("reason", refusal.code));
             }
         }
         self.last = text;
@@ -253,7 +256,7 @@ pub(super) async fn greet<S: StateMachine>(shared: Arc<Shared<S>>, address: Stri
             }
         }
         if let Some(failure) = failed {
-            report.failure(&address, &failure);
+            report.failure(&shared.common.events, &address, &failure);
         }
         sleep(GREETING_INTERVAL).await;
     }
@@ -305,7 +308,9 @@ async fn answer_request<S: StateMachine>(shared: &Shared<S>, newcomer: Member, m
     let name = newcomer.name.clone();
     match crate::peer::admission::admit(shared, newcomer).await {
         Ok(cluster) => {
-            tracing::info!(target: "raft", event = "raft.join.admitted", peer = %name, "admitted {name} as a learner");
+            let text = format!("admitted {name} as a learner");
+            let joining = Draft::new(Level::Info, "raft.member.joining", text).with("member", name);
+            shared.common.events.tell(joining.with("by", shared.greeting().me.name));
             let mut frames = Frames::default();
             frames.put(Kind::Admitted, |body| {
                 body.extend_from_slice(&cluster.id.0.to_le_bytes());
@@ -340,6 +345,7 @@ async fn keep_connected<S: StateMachine>(shared: Arc<Shared<S>>, link: Arc<Link<
     let mut target = link.target.subscribe();
     let mut report = Report::new();
     let mut pause = RETRY_FIRST;
+    let mut down_since: Option<Mono> = None;
     loop {
         let Some(member) = target.borrow_and_update().clone() else { return };
         match dial(&shared, &member.peer, member.id).await {
@@ -347,7 +353,11 @@ async fn keep_connected<S: StateMachine>(shared: Arc<Shared<S>>, link: Arc<Link<
                 report.success();
                 pause = RETRY_FIRST;
                 let up = Draft::new(Level::Info, "raft.peer.up", format!("peer {} up", member.name));
-                shared.common.events.tell(up.with("peer", &*member.name).with("addr", &*member.peer));
+                let up = up.with("peer", &*member.name).with("addr", &*member.peer);
+                shared.common.events.tell(match down_since.take() {
+                    Some(since) => up.with("downMs", (shared.clock.now().mono - since).0),
+                    None => up,
+                });
                 let socket = Arc::new(met.writer);
                 link.connected(socket.clone());
                 link.put_report(health::report(&shared));
@@ -363,16 +373,19 @@ async fn keep_connected<S: StateMachine>(shared: Arc<Shared<S>>, link: Arc<Link<
                 shared.common.inbox.control(Control::Unreachable(member.id));
                 let why = ended.as_ref().err().map_or("its address has changed".into(), ToString::to_string);
                 let down = Draft::new(Level::Warn, "raft.peer.down", format!("peer {} down: {why}", member.name));
-                shared.common.events.tell(down.with("peer", &*member.name).with("reason", why));
+                let down = down.with("peer", &*member.name).with("addr", &*member.peer).with("reason", why);
+                shared.common.events.tell(down);
+                down_since = Some(shared.clock.now().mono);
                 if let Err(failure) = ended {
-                    report.failure(&member.name, &failure);
+                    report.failure(&shared.common.events, &member.name, &failure);
                 }
             }
             Ok(_) => {
                 let text = format!("{} has not joined the cluster yet", member.name);
-                report.failure(&member.name, &Failure::Network(Error::new(ErrorKind::NotConnected, text)));
+                let failure = Failure::Network(Error::new(ErrorKind::NotConnected, text));
+                report.failure(&shared.common.events, &member.name, &failure);
             }
-            Err(failure) => report.failure(&member.name, &failure),
+            Err(failure) => report.failure(&shared.common.events, &member.name, &failure),
         }
         tokio::select! {
             () = sleep(pause) => {}
@@ -573,6 +586,11 @@ impl Refusals {
     }
 }
 
+fn turned_away(refusal: &Refusal) -> Draft {
+    let text = format!("refused a connection: {}", refusal.text);
+    Draft::new(Level::Warn, "raft.peer.rejected", text).with("reason", refusal.code)
+}
+
 /// Takes connections for ever.
 pub(super) async fn accept<S: StateMachine>(shared: Arc<Shared<S>>, listener: TcpListener) {
     let unfinished = Arc::new(tokio::sync::Semaphore::new(UNFINISHED_MAX));
@@ -589,12 +607,12 @@ pub(super) async fn accept<S: StateMachine>(shared: Arc<Shared<S>>, listener: Tc
                         Ok(Ok(met)) => {
                             let refusal = removed(&met.other.me.name);
                             if met.guest == Guest::Removed && refusals.is_new(&refusal) {
-                                tracing::warn!(target: "raft", event = "raft.peer.rejected", code = refusal.code, "refused a connection: {}", refusal.text);
+                                shared.common.events.tell(turned_away(&refusal));
                             }
                             serve(shared, met).await;
                         }
                         Ok(Err(Failure::Refused(refusal))) if refusals.is_new(&refusal) => {
-                            tracing::warn!(target: "raft", event = "raft.peer.rejected", code = refusal.code, "refused a connection: {}", refusal.text);
+                            shared.common.events.tell(turned_away(&refusal));
                         }
                         Ok(Err(Failure::Refused(_))) => {}
                         // Somebody who did not speak this protocol, or went away.

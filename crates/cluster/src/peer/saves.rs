@@ -59,7 +59,7 @@ pub(crate) async fn save<S: StateMachine>(common: &Common<S>, first: &Indexes) -
         });
         reached.await.ok()?;
         let (done, saved) = oneshot::channel();
-        common.inbox.control(Control::Save(done));
+        common.inbox.control(Control::Save(Box::new(|indexes| drop(done.send(indexes)))));
         saved.await.ok()
     };
     timeout(SAVE_TIMEOUT, saved).await.ok().flatten()

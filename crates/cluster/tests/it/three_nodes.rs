@@ -43,6 +43,7 @@ pub(crate) fn config(folder: &Path, place: usize, addrs: &[SocketAddr]) -> NodeC
             promote_lag: 100,
             promote_after: Millis(100),
             health_interval: Millis(200),
+            zone: String::new(),
         }),
         segment_bytes: 1 << 20,
         checkpoint_interval: Millis(500),

@@ -86,6 +86,7 @@ pub(crate) fn decide(
         promote_lag: values.number("cluster.promoteLag"),
         promote_after: values.duration("cluster.promoteAfter"),
         health_interval: values.duration("cluster.healthInterval"),
+        zone: values.text("cluster.zone").into(),
     };
     Meeting { name, url, peers: Some(peers) }
 }

@@ -5,6 +5,7 @@
 //! A name that codeQ has for it is a row in `codeq.rs`.
 
 use base::limits::{ENTRY_OPERATIONS_MAX, SHARDS_MAX};
+use cluster::ELECTIONS_MAX;
 use cluster::forming::FOUNDERS_MAX;
 use queue::policy::ATTEMPTS_MAX;
 
@@ -701,12 +702,36 @@ pub static SECTIONS: &[Section] = &[
                 meaning: "how often a member tells the others how it is",
             },
             Setting {
+                name: "cluster.zone",
+                flag: None,
+                kind: Kind::Text(&LABEL),
+                default: Default::Is("dc1"),
+                scope: Scope::Node,
+                meaning: "label of the data centre or rack, shown as DC; leadership can be handed to a zone",
+            },
+            Setting {
                 name: "cluster.raftStatusLog",
                 flag: None,
                 kind: Kind::Duration(0, 60 * MINUTE),
                 default: Default::Computed("5s beside BIND, else 0s: never"),
                 scope: Scope::Node,
                 meaning: "how often the log says who leads and how far this node is",
+            },
+            Setting {
+                name: "cluster.eventsMax",
+                flag: None,
+                kind: Kind::Int(100, 100_000),
+                default: Default::Is("10000"),
+                scope: Scope::Node,
+                meaning: "events that this node keeps; older ones are forgotten",
+            },
+            Setting {
+                name: "cluster.electionsMax",
+                flag: None,
+                kind: Kind::Int(1, ELECTIONS_MAX as u64),
+                default: Default::Is("500"),
+                scope: Scope::Node,
+                meaning: "elections that this node remembers of each group",
             },
             Setting {
                 name: "raft.maxEntryOps",

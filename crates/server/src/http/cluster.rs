@@ -44,6 +44,9 @@ impl Edge {
 
     /// What has happened in the cluster.
     pub(crate) async fn look_back(&self, page: &str, call: &Call) -> Outcome<Answer> {
+        if let Some(stream) = self.follow(page, call) {
+            return stream;
+        }
         let query = call.head.uri.query().unwrap_or_default();
         match cluster::http::look_back(&self.node, page, query).await {
             Some(answer) => Ok(Answer::from(answer)),

@@ -16,6 +16,7 @@ use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, Heade
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request};
 use queue::{QueueMachine, TaskId};
+use tokio::sync::Semaphore;
 
 use crate::auth::{Access, Authenticator, Principal};
 use crate::backups::LastBackup;
@@ -23,7 +24,7 @@ use crate::http::answer::{Answer, HttpResponse, problem_response};
 use crate::http::call::{Call, Outcome, request_id};
 use crate::http::cluster::is_look_back;
 use crate::http::epochs::Epochs;
-use crate::http::routes::{self, Route};
+use crate::http::routes::{self, MONITOR, Route};
 use crate::http::waiting::Waiting;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
@@ -43,6 +44,8 @@ pub(crate) struct Shared {
     /// The node's name as a header value.
     pub(crate) name: HeaderValue,
     pub(crate) draining: AtomicBool,
+    /// Places for answers that go on.
+    pub(crate) streams: Arc<Semaphore>,
 }
 
 /// One thread's part.
@@ -142,7 +145,9 @@ impl Edge {
         let call = Call { head, body, principal };
         // Each route's future is as large as that route needs, instead of as large as the largest one. A fault while one request is served
         // must not take the others with it.
-        catch_panic(AssertUnwindSafe(self.dispatch(&route, &call))).await.map_err(plain)
+        let outcome = catch_panic(AssertUnwindSafe(self.dispatch(&route, &call))).await;
+        self.record_action(&route, &call, from, &outcome);
+        outcome.map_err(plain)
     }
 
     fn identify(&self, route: &Route<'_>, head: &Parts, from: IpAddr) -> Outcome<Arc<Principal>> {
@@ -189,6 +194,7 @@ impl Edge {
             Route::RaftStatus => ready(Ok(self.raft_status())),
             Route::Healthz => ready(Ok(Answer::text(200, "ok"))),
             Route::Livez => ready(Ok(self.livez())),
+            Route::Cluster(MONITOR) => ready(self.monitor(call)),
             Route::Cluster(page) if is_look_back(page) => Box::pin(self.look_back(page, call)),
             Route::Cluster(page) => ready(self.get_cluster(page)),
             Route::Join => Box::pin(self.join(call)),
@@ -200,7 +206,8 @@ impl Edge {
             Route::AddMember => Box::pin(self.add_member(call)),
             Route::RemoveMember(member) => Box::pin(self.remove_member(call, member)),
             Route::Demote(member) => Box::pin(self.demote(call, member)),
-            Route::Promote(member) => Box::pin(self.promote(member)),
+            Route::Promote(member) => Box::pin(self.promote(call, member)),
+            Route::Replace(member) => Box::pin(self.replace(call, member)),
             Route::Transfer => Box::pin(self.transfer(call)),
             Route::StepDown => Box::pin(self.step_down(call)),
             Route::CheckQuorum => ready(self.check_quorum(call)),

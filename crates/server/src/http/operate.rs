@@ -3,7 +3,7 @@
 use api::json::Writer;
 use api::{Code, Problem};
 use base::{Millis, ShardId};
-use cluster::{Done, HOLD, Numbers, Refused, TRANSFER_MAX};
+use cluster::{Done, HOLD, Numbers, Refused, TRANSFER_MAX, Target};
 use serde::Deserialize;
 
 use crate::http::answer::Answer;
@@ -21,7 +21,7 @@ struct Leave {
     force: bool,
 }
 
-/// The body of `POST /cluster/members`.
+/// The body of `POST /cluster/members` and `POST /cluster/members/{id}/replace`.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Add {
@@ -33,6 +33,7 @@ struct Add {
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 struct Transfer {
     to: Option<String>,
+    zone: Option<String>,
     group: Option<u16>,
     timeout_ms: Option<u64>,
 }
@@ -49,21 +50,18 @@ impl Edge {
     pub(crate) async fn leave(&self, call: &Call) -> Outcome<Answer> {
         let Leave { force } = body(call)?;
         self.check_running()?;
-        told(self.node.leave(force).await)
+        let node = self.node.clone();
+        told(bounded(call, async move { node.leave(force).await }).await?)
     }
 
     /// A node that waits for a cluster becomes a member of this one.
     pub(crate) async fn add_member(&self, call: &Call) -> Outcome<Answer> {
         let Add { address } = body(call)?;
-        let is_address = address
-            .rsplit_once(':')
-            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0));
-        if !is_address {
-            let detail = "address is the peer address of a node, host:port";
-            return Err(Box::new(Problem::new(Code::InvalidField, detail).field("address")));
-        }
+        check_address(&address)?;
         self.check_running()?;
-        let member = self.node.add(&address).await.map_err(|refused| problem(&refused))?;
+        let node = self.node.clone();
+        let added = bounded(call, async move { node.add(&address).await }).await?;
+        let member = added.map_err(|refused| problem(&refused))?;
         Ok(Answer::json(200, |out| {
             let mut body = Writer::object(out);
             body.flag("ok", true);
@@ -80,28 +78,44 @@ impl Edge {
     pub(crate) async fn remove_member(&self, call: &Call, member: &str) -> Outcome<Answer> {
         let force = call.query("force").is_some_and(|force| force != "false");
         self.check_running()?;
-        told(self.node.remove(member, force).await)
+        let (node, member) = (self.node.clone(), member.to_owned());
+        told(bounded(call, async move { node.remove(&member, force).await }).await?)
     }
 
     /// A member votes no more.
     pub(crate) async fn demote(&self, call: &Call, member: &str) -> Outcome<Answer> {
         let Leave { force } = body(call)?;
         self.check_running()?;
-        told(self.node.demote(member, force).await)
+        let (node, member) = (self.node.clone(), member.to_owned());
+        told(bounded(call, async move { node.demote(&member, force).await }).await?)
     }
 
     /// A member votes, as soon as it has caught up.
-    pub(crate) async fn promote(&self, member: &str) -> Outcome<Answer> {
+    pub(crate) async fn promote(&self, call: &Call, member: &str) -> Outcome<Answer> {
         self.check_running()?;
-        told(self.node.promote(member).await)
+        let (node, member) = (self.node.clone(), member.to_owned());
+        told(bounded(call, async move { node.promote(&member).await }).await?)
+    }
+
+    /// A node takes the place of a member.
+    pub(crate) async fn replace(&self, call: &Call, member: &str) -> Outcome<Answer> {
+        let Add { address } = body(call)?;
+        check_address(&address)?;
+        self.check_running()?;
+        let (node, member) = (self.node.clone(), member.to_owned());
+        told(bounded(call, async move { node.replace(&member, &address).await }).await?)
     }
 
     /// Another node leads.
     pub(crate) async fn transfer(&self, call: &Call) -> Outcome<Answer> {
-        let Transfer { to, group, timeout_ms } = body(call)?;
+        let Transfer { to, zone, group, timeout_ms } = body(call)?;
         let longest = time(timeout_ms, TRANSFER_MAX, "timeoutMs")?;
+        if to.is_some() && zone.is_some() {
+            return Err(Box::new(Problem::new(Code::InvalidField, "to and zone exclude each other").field("zone")));
+        }
         self.check_running()?;
-        told(self.node.hand_over(group.map(ShardId), to.as_deref(), longest).await)
+        let (node, target) = (self.node.clone(), Target { name: to, zone });
+        told(bounded(call, async move { node.hand_over(group.map(ShardId), &target, longest).await }).await?)
     }
 
     /// The leader leads no more, and stays out for a while.
@@ -109,7 +123,8 @@ impl Edge {
         let StepDown { hold_ms } = body(call)?;
         let hold = time(hold_ms, HOLD, "holdMs")?;
         self.check_running()?;
-        told(self.node.step_down(hold).await)
+        let node = self.node.clone();
+        told(bounded(call, async move { node.step_down(hold).await }).await?)
     }
 
     /// Whether a node may stop: 200 if the others could decide without it, else 409.
@@ -131,6 +146,38 @@ impl Edge {
             body.end();
         }))
     }
+}
+
+fn check_address(address: &str) -> Outcome<()> {
+    let parts = address.rsplit_once(':');
+    let is_one = parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0));
+    let refused =
+        || Problem::new(Code::InvalidField, "address is the peer address of a node, host:port").field("address");
+    if is_one { Ok(()) } else { Err(Box::new(refused())) }
+}
+
+/// Waits for an action at most as long as `?wait=` says, in seconds. The action goes on when nobody waits any more.
+async fn bounded<T: Send + 'static>(call: &Call, action: impl Future<Output = T> + Send + 'static) -> Outcome<T> {
+    let wait = call.query("wait").map(|wait| match wait.trim_end_matches('s').parse::<f64>() {
+        Ok(seconds) if (0.0..=TIME_MAX.0 as f64 / 1000.0).contains(&seconds) => Ok(Millis((seconds * 1000.0) as u64)),
+        _ => Err(Box::new(
+            Problem::new(Code::InvalidField, "wait is a number of seconds, at most an hour").field("wait"),
+        )),
+    });
+    let wait = wait.transpose()?;
+    let action = tokio::spawn(action);
+    let done = match wait {
+        None => action.await,
+        Some(wait) => match tokio::time::timeout(wait.to_std(), action).await {
+            Ok(done) => done,
+            Err(_) => {
+                let detail = format!("not done within {} ms, and under way: look at the members", wait.0);
+                return Err(Box::new(Problem::new(Code::OutcomeUnknown, detail)));
+            }
+        },
+    };
+    // A panic has been logged where it happened; what became of the action nobody knows.
+    done.map_err(|_| Box::new(Problem::new(Code::OutcomeUnknown, "the action broke off")))
 }
 
 fn body<'a, T: Deserialize<'a> + Default>(call: &'a Call) -> Outcome<T> {

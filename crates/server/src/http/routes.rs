@@ -46,6 +46,7 @@ pub(crate) enum Route<'a> {
     RemoveMember(Cow<'a, str>),
     Demote(Cow<'a, str>),
     Promote(Cow<'a, str>),
+    Replace(Cow<'a, str>),
     Transfer,
     StepDown,
     CheckQuorum,
@@ -77,6 +78,7 @@ impl Route<'_> {
             Route::Cluster(page) if *page == "/cluster/health" || page.starts_with("/cluster/leader-check") => {
                 Access::Open
             }
+            Route::Cluster(MONITOR) => Access::Operator,
             Route::Cluster(_) | Route::CheckQuorum | Route::Page => Access::Any,
             Route::Question(path) => questions::access(path),
             Route::Save
@@ -87,6 +89,7 @@ impl Route<'_> {
             | Route::RemoveMember(_)
             | Route::Demote(_)
             | Route::Promote(_)
+            | Route::Replace(_)
             | Route::Transfer
             | Route::StepDown => Access::Operator,
             Route::Healthz | Route::Livez | Route::Readyz(_) | Route::Metrics => Access::Open,
@@ -95,6 +98,8 @@ impl Route<'_> {
 }
 
 const BASE: &str = "/v1/codeq/";
+/// The log of a node, as it is written.
+pub(crate) const MONITOR: &str = "/cluster/monitor";
 const MEMBERS: &str = "/cluster/members/";
 
 /// The route of a request. `HEAD` goes where `GET` does; one trailing slash is ignored.
@@ -153,6 +158,7 @@ fn of_path<'a>(path: &'a str, method: &Method) -> Option<(Route<'a>, Method)> {
                 (None, _) => Some((Route::RemoveMember(member), Method::DELETE)),
                 (Some("demote"), None) => Some((Route::Demote(member), post)),
                 (Some("promote"), None) => Some((Route::Promote(member), post)),
+                (Some("replace"), None) => Some((Route::Replace(member), post)),
                 _ => None,
             };
         }
@@ -261,6 +267,7 @@ mod tests {
         check(get, "/healthz", &Ok(Route::Healthz));
         check(post, "/cluster/leader/step-down", &Ok(Route::StepDown));
         check(&Method::DELETE, "/cluster/members/node-a", &Ok(Route::RemoveMember("node-a".into())));
+        check(post, "/cluster/members/node-a/replace", &Ok(Route::Replace("node-a".into())));
         check(post, "/cluster/members/node-a/demote", &Ok(Route::Demote("node-a".into())));
         check(get, "/cluster/members/node-a", &Err(Code::MethodNotAllowed));
         check(&Method::DELETE, "/cluster/members/a/b", &Err(Code::RouteNotFound));

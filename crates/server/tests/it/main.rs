@@ -21,3 +21,4 @@ mod routes;
 mod server;
 mod status;
 mod stopping;
+mod streams;

@@ -5,10 +5,14 @@ use std::collections::BTreeMap;
 
 use base::machine::StateMachine;
 use base::{Millis, Mono, ShardId};
-use replica::{Event, Member, MemberChange, Members, Now, Progress, Replica};
+use consensus::{MemberChange, Progress};
 
-use crate::lane::ReplyTo;
-use crate::peer::admission::RECORDS;
+use crate::event::{Client, Event, Now};
+use crate::members::{Member, Members};
+use crate::replica::Replica;
+
+/// The group that keeps the members' records.
+pub const RECORDS: ShardId = ShardId(0);
 
 /// A node that stops tries for so long to give its groups away.
 const HAND_OVER_MAX: Millis = Millis(1_000);
@@ -31,7 +35,7 @@ const LAG_MAX: u64 = 100;
 
 /// What a node does about who leads.
 #[derive(Default)]
-pub(crate) struct Leadership {
+pub struct Leadership {
     /// Since when the node gives its groups away.
     giving_away: Option<Mono>,
     next_try: Mono,
@@ -49,66 +53,67 @@ pub(crate) struct Leadership {
 
 /// When a learner becomes a voter.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Promotion {
+pub struct Promotion {
     /// Entries that it may lack.
-    pub(crate) lag: u64,
+    pub lag: u64,
     /// For how long it must have lacked no more.
-    pub(crate) after: Millis,
+    pub after: Millis,
 }
 
 impl Leadership {
-    pub(crate) fn new(promotion: Promotion) -> Leadership {
+    /// What a node begins with.
+    pub fn new(promotion: Promotion) -> Leadership {
         Leadership { promotion, ..Leadership::default() }
     }
 
     /// The node stops: it leads nothing any more as soon as somebody else can.
-    pub(crate) fn give_away(&mut self, now: Now) {
+    pub fn give_away(&mut self, now: Now) {
         self.giving_away.get_or_insert(now.mono);
     }
 
     /// This node leads nothing for a while, if somebody else can.
-    pub(crate) fn stay_out(&mut self, now: Now, hold: Millis) {
+    pub fn stay_out(&mut self, now: Now, hold: Millis) {
         self.out_until = now.mono + hold;
     }
 
     /// Whether this node neither asks for a group nor keeps one.
-    pub(crate) fn is_out(&self, now: Now) -> bool {
+    pub fn is_out(&self, now: Now) -> bool {
         now.mono < self.out_until
     }
 
     /// An operator has put a group somewhere: none is spread for a while.
-    pub(crate) fn settle(&mut self, now: Now) {
+    pub fn settle(&mut self, now: Now) {
         self.next_spread = now.mono + LEFT_ALONE;
     }
 
     /// Whether the node gives its groups away because it stops.
-    pub(crate) fn gives_away(&self) -> bool {
+    pub fn gives_away(&self) -> bool {
         self.giving_away.is_some()
     }
 
     /// A group has another leader.
-    pub(crate) fn changed(&mut self, now: Now) {
+    pub fn changed(&mut self, now: Now) {
         self.calm_since = now.mono;
     }
 
     /// A member says this of itself.
-    pub(crate) fn heard(&mut self, member: Member) {
+    pub fn heard(&mut self, member: Member) {
         self.corrections.insert(member.id, member);
     }
 
     /// Whether a node that stops need not wait for somebody to take its groups over.
-    pub(crate) fn is_given_away<S: StateMachine>(&self, now: Now, me: u64, replica: &Replica<S, ReplyTo<S>>) -> bool {
+    pub fn is_given_away<S: StateMachine, C: Client>(&self, now: Now, me: u64, replica: &Replica<S, C>) -> bool {
         let tried = self.giving_away.is_some_and(|since| now.mono - since >= HAND_OVER_MAX);
         tried || replica.shards().into_iter().all(|shard| successor(me, &replica.progress(shard), u64::MAX).is_none())
     }
 
     /// What is to be done now.
-    pub(crate) fn events<S: StateMachine>(
+    pub fn events<S: StateMachine, C: Client>(
         &mut self,
         now: Now,
         me: u64,
-        replica: &Replica<S, ReplyTo<S>>,
-    ) -> Vec<Event<S, ReplyTo<S>>> {
+        replica: &Replica<S, C>,
+    ) -> Vec<Event<S, C>> {
         if let Some(since) = self.giving_away {
             let trying = now.mono - since < HAND_OVER_MAX && now.mono >= self.next_try;
             if !trying {
@@ -140,8 +145,19 @@ impl Leadership {
             if !records.configuration.members().contains(&me) || records.is_demoted(me) {
                 return transfers(me, replica, |shard| successor(me, &replica.progress(shard), u64::MAX));
             }
-            let changes = self.member_changes(now, replica);
-            events.extend(changes.into_iter().map(|(shard, changes)| change(shard, changes, Vec::new())));
+            for (shard, changes) in self.member_changes(now, replica) {
+                // Whoever gives its vote to a successor lets another one lead first, if there is one.
+                let heir = changes.contains(&MemberChange::Remove(me)).then(|| {
+                    let progress = replica.progress(shard);
+                    successor(me, &progress, u64::MAX)
+                });
+                match heir.flatten() {
+                    Some(to) => {
+                        events.extend((!replica.is_transferring(shard)).then_some(Event::Transfer { shard, to }))
+                    }
+                    None => events.push(change(shard, changes, Vec::new())),
+                }
+            }
             events.extend(self.correct(replica));
         }
         events
@@ -149,10 +165,10 @@ impl Leadership {
 
     /// What the groups led here must change so that every member of group 0 is in every group, nobody else is, and learners that have
     /// caught up vote: in group 0 last, so that a voter there is one everywhere.
-    fn member_changes<S: StateMachine>(
+    fn member_changes<S: StateMachine, C: Client>(
         &mut self,
         now: Now,
-        replica: &Replica<S, ReplyTo<S>>,
+        replica: &Replica<S, C>,
     ) -> Vec<(ShardId, Vec<MemberChange>)> {
         let records = replica.members(RECORDS);
         let mut all = Vec::new();
@@ -165,11 +181,8 @@ impl Leadership {
             let present = members.configuration.members();
             let wanted = records.configuration.members();
             let voters = &members.configuration.voters;
-            // Whose name and vote a new data directory has taken here already does not come back.
-            let replaced = |id: u64| {
-                let name = records.get(id).map(|member| &member.name);
-                records.iter().any(|other| other.id != id && Some(&other.name) == name && voters.contains(&other.id))
-            };
+            // Whose vote another one has taken here already does not come back.
+            let replaced = |id: u64| voters.iter().any(|other| records.predecessors(*other).contains(&id));
             let missing = wanted.iter().find(|id| !present.contains(id) && !replaced(**id));
             let missing = missing.map(|id| vec![MemberChange::AddLearner(*id)]);
             let extra = present.iter().find(|id| !wanted.contains(id)).map(|id| vec![MemberChange::Remove(*id)]);
@@ -182,7 +195,7 @@ impl Leadership {
             let promoted = || {
                 self.caught_up(now, shard, &progress).into_iter().find_map(|id| {
                     let may = (shard != RECORDS || votes_elsewhere(id)) && !records.is_demoted(id);
-                    may.then(|| promotion(id, records, &members.configuration.voters))
+                    may.then(|| promotion(id, records, &present))
                 })
             };
             all.extend(missing.or(extra).or(demoted).or_else(promoted).map(|changes| (shard, changes)));
@@ -210,7 +223,7 @@ impl Leadership {
     }
 
     /// Records what a member says of itself, if this node leads the group that keeps the records.
-    fn correct<S: StateMachine>(&mut self, replica: &Replica<S, ReplyTo<S>>) -> Option<Event<S, ReplyTo<S>>> {
+    fn correct<S: StateMachine, C: Client>(&mut self, replica: &Replica<S, C>) -> Option<Event<S, C>> {
         let members = replica.members(RECORDS);
         // Who is not a member yet will say it again.
         self.corrections.retain(|id, said| members.get(*id).is_some_and(|recorded| recorded != said));
@@ -218,25 +231,20 @@ impl Leadership {
             return None;
         }
         let record = self.corrections.values().next()?.clone();
-        tracing::info!(target: "raft", event = "raft.member.address", member = %record.name, "{} is reached at {} now", record.name, record.peer);
         Some(change(RECORDS, Vec::new(), vec![record]))
     }
 }
 
-fn change<S: StateMachine>(shard: ShardId, changes: Vec<MemberChange>, records: Vec<Member>) -> Event<S, ReplyTo<S>> {
+fn change<S: StateMachine, C: Client>(shard: ShardId, changes: Vec<MemberChange>, records: Vec<Member>) -> Event<S, C> {
     // What has become of it is seen in the members.
-    let (sender, _nobody) = tokio::sync::oneshot::channel();
-    Event::Change { shard, changes, records, client: ReplyTo::Local { sender, lane: None } }
+    Event::Change { shard, changes, records, client: None }
 }
 
-/// Makes a learner a voter. If it has taken the name of another voter, whose data directory is gone, it takes its vote as well.
-fn promotion(id: u64, records: &Members, voters: &[u64]) -> Vec<MemberChange> {
+/// Makes a learner a voter. Whoever it succeeds goes at the same moment. `present`: the members of the group.
+fn promotion(id: u64, records: &Members, present: &[u64]) -> Vec<MemberChange> {
     let mut changes = vec![MemberChange::AddVoter(id)];
-    if let Some(member) = records.get(id) {
-        let predecessor = records.iter().find(|other| other.id != id && other.name == member.name);
-        let votes = predecessor.filter(|other| voters.contains(&other.id));
-        changes.extend(votes.map(|other| MemberChange::Remove(other.id)));
-    }
+    changes
+        .extend(records.predecessors(id).into_iter().filter(|other| present.contains(other)).map(MemberChange::Remove));
     changes
 }
 
@@ -248,11 +256,11 @@ fn lacks_at_most(member: &Progress, progress: &[Progress], lag: u64) -> bool {
     member.active && is_known && last - member.matched.0 <= lag
 }
 
-fn transfers<S: StateMachine>(
+fn transfers<S: StateMachine, C: Client>(
     me: u64,
-    replica: &Replica<S, ReplyTo<S>>,
+    replica: &Replica<S, C>,
     choose: impl Fn(ShardId) -> Option<u64>,
-) -> Vec<Event<S, ReplyTo<S>>> {
+) -> Vec<Event<S, C>> {
     let led = replica.shards().into_iter().filter(|shard| replica.leader(*shard) == me);
     let idle = led.filter(|shard| !replica.is_transferring(*shard));
     idle.filter_map(|shard| Some(Event::Transfer { shard, to: choose(shard)? })).collect()
@@ -270,7 +278,7 @@ fn is_fit(id: u64, progress: &[Progress], lag_max: u64) -> bool {
 }
 
 /// The voter that lacks least, if there is another one that can be reached.
-pub(crate) fn successor(me: u64, progress: &[Progress], lag_max: u64) -> Option<u64> {
+pub fn successor(me: u64, progress: &[Progress], lag_max: u64) -> Option<u64> {
     let others = progress.iter().filter(|member| member.id != me && is_fit(member.id, progress, lag_max));
     others.max_by_key(|member| member.matched).map(|member| member.id)
 }
@@ -306,9 +314,15 @@ mod tests {
     #[test]
     fn a_new_data_directory_takes_the_vote_of_the_old_one() {
         let named = |id: u64, name: &str| Member { id, name: name.into(), ..Member::default() };
-        let records = Members::of_voters([named(1, "a"), named(2, "b"), named(3, "b")]);
-        assert_eq!(promotion(3, &records, &[1, 2]), [MemberChange::AddVoter(3), MemberChange::Remove(2)]);
-        assert_eq!(promotion(3, &records, &[1]), [MemberChange::AddVoter(3)]);
+        let records = Members::of_voters([named(1, "a"), named(2, "b"), named(3, "b"), named(4, "b")]);
+        let (votes, gone) = (MemberChange::AddVoter(3), MemberChange::Remove);
+        assert_eq!(promotion(3, &records, &[1, 2, 3]), [votes, gone(2)]);
+        assert_eq!(promotion(3, &records, &[1, 3]), [votes]);
+        assert_eq!(
+            promotion(3, &records, &[1, 2, 3, 4]),
+            [votes, gone(2), gone(4)],
+            "one that was lost as a learner, too"
+        );
     }
 
     #[test]
