@@ -96,8 +96,11 @@ struct Asked {
     shows: Vec<TellShown>,
 }
 
-/// To show readers what is new takes no more than this part of the time.
+/// To show readers what is new takes no more than this part of the time, unless they would wait for long.
 const SHOW_SHARE: u64 = 10;
+
+/// Nor is it held back for longer.
+const SHOW_PAUSE_MAX: Millis = Millis(100);
 
 /// A checkpoint being collected or written.
 struct Saving {
@@ -373,7 +376,7 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
     fn end_round(&mut self, now: Now) {
         if !self.is_durable && !self.asked[1].shows.is_empty() {
             let took = now.mono - self.round_since;
-            self.show_from = now.mono + Millis(took.0 * (SHOW_SHARE - 1));
+            self.show_from = now.mono + Millis(took.0 * (SHOW_SHARE - 1)).min(SHOW_PAUSE_MAX);
         }
         for tell in self.asked[1].saves.drain(..) {
             let saved = self.kept_from.iter().map(|(shard, next)| (*shard, Index(next.0.saturating_sub(1))));

@@ -24,6 +24,7 @@ use crate::http::answer::{Answer, HttpResponse, problem_response};
 use crate::http::call::{Call, Outcome, request_id};
 use crate::http::cluster::is_look_back;
 use crate::http::epochs::Epochs;
+use crate::http::openapi;
 use crate::http::routes::{self, MONITOR, Route};
 use crate::http::waiting::Waiting;
 use crate::metrics::Metrics;
@@ -188,6 +189,7 @@ impl Edge {
             Route::ListQueues => Box::pin(self.list_queues(call)),
             Route::ShowQueue(command) => Box::pin(self.show_queue(call, command)),
             Route::Whoami => ready(self.whoami(call)),
+            Route::OpenApi => ready(Ok(openapi::answer())),
             Route::GetTask(id) => Box::pin(self.get_task(call, id)),
             Route::GetResult(id) => Box::pin(self.get_result(call, id)),
             Route::GetQueue(command) => Box::pin(self.get_queue(call, command)),

@@ -22,6 +22,7 @@ mod groups;
 mod lease;
 mod listener;
 mod lists;
+mod openapi;
 mod operate;
 mod page;
 mod questions;

@@ -18,6 +18,7 @@ pub(crate) enum Route<'a> {
     ListQueues,
     ShowQueue(Cow<'a, str>),
     Whoami,
+    OpenApi,
     CreateBatch,
     Claim,
     ClaimBatch,
@@ -92,7 +93,7 @@ impl Route<'_> {
             | Route::Replace(_)
             | Route::Transfer
             | Route::StepDown => Access::Operator,
-            Route::Healthz | Route::Livez | Route::Readyz(_) | Route::Metrics => Access::Open,
+            Route::OpenApi | Route::Healthz | Route::Livez | Route::Readyz(_) | Route::Metrics => Access::Open,
         }
     }
 }
@@ -141,6 +142,7 @@ fn of_path<'a>(path: &'a str, method: &Method) -> Option<(Route<'a>, Method)> {
         "/livez" => return Some((Route::Livez, get)),
         "/readyz" => return Some((Route::Readyz(None), get)),
         "/metrics" => return Some((Route::Metrics, get)),
+        "/openapi.json" => return Some((Route::OpenApi, get)),
         "/cluster/join" => return Some((Route::Join, post)),
         "/" | "/web/status" => return Some((Route::Page, get)),
         _ if path.starts_with("/api/") => return Some((Route::Question(path), get)),
@@ -181,6 +183,7 @@ fn of_path<'a>(path: &'a str, method: &Method) -> Option<(Route<'a>, Method)> {
         [Some("queues"), None, None] => (Route::ListQueues, get),
         [Some("queues"), Some(command), None] => (Route::ShowQueue(decode(command)?), get),
         [Some("whoami"), None, None] => (Route::Whoami, get),
+        [Some("openapi.json"), None, None] => (Route::OpenApi, get),
         [Some("tasks"), Some("batch"), None] if *method == post => (Route::CreateBatch, post),
         [Some("tasks"), Some("batch"), Some("results")] => (Route::BatchResults, post),
         [Some("tasks"), Some("claim"), None] if *method == post => (Route::Claim, post),

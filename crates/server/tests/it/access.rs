@@ -57,6 +57,8 @@ fn routes(id: &str) -> Vec<(Group, &'static str, String, Value)> {
         (Any, "GET", api("/whoami"), json!(null)),
         (Admin, "GET", api("/admin/queues/mail"), json!(null)),
         (Admin, "POST", of_task("/redrive"), json!({})),
+        (Open, "GET", "/openapi.json".into(), json!(null)),
+        (Open, "GET", api("/openapi.json"), json!(null)),
         (Open, "GET", "/healthz".into(), json!(null)),
         (Open, "GET", "/livez".into(), json!(null)),
         (Open, "GET", "/readyz".into(), json!(null)),

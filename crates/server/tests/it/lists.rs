@@ -371,8 +371,9 @@ async fn nobody_sees_what_is_not_theirs() {
     server.stop().await;
     let server = start(token("p-other", "other", &[]), token("w-mail", "acme", &["mail"])).await;
     let [other, mail] = ["p-other", "w-mail"].map(|token| server.with_token(token));
-    assert_eq!(list(&mail, "/tasks").await, [mailed.clone()]);
-    assert_eq!(list(&mail, &format!("/tasks?ids={texted},{mailed}")).await, [mailed.clone()]);
+    let seen = vec![mailed.clone()];
+    assert_eq!(list(&mail, "/tasks").await, seen);
+    assert_eq!(list(&mail, &format!("/tasks?ids={texted},{mailed}")).await, seen);
     assert_eq!(list(&mail, "/tasks?command=sms").await, Vec::<String>::new());
     assert_eq!(list(&other, "/tasks").await, Vec::<String>::new());
     assert_eq!(list(&other, &format!("/tasks?ids={texted},{mailed}")).await, Vec::<String>::new());
