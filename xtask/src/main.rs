@@ -11,6 +11,7 @@ mod http;
 mod image;
 mod kill;
 mod load;
+mod openapi;
 mod process;
 mod repository;
 mod tidy;
@@ -43,6 +44,8 @@ enum Chore {
     Walk(walk::WalkArgs),
     /// Makes the container image of the program and what it loads, without a registry and a network, and tries it.
     Image(image::ImageArgs),
+    /// Compares a running server with its description of itself, by requests made from it.
+    Openapi(openapi::OpenApiArgs),
     /// Measures what the benchmark page shows, and prints it as Markdown.
     Bench(bench::BenchArgs),
 }
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Chore::Faults(args) => faults::run(&args),
         Chore::Walk(args) => walk::run(&args),
         Chore::Image(args) => image::run(&args),
+        Chore::Openapi(args) => openapi::run(&args),
         Chore::Bench(args) => bench::run(&args),
     };
     match done {

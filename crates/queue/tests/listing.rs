@@ -4,8 +4,10 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use base::rows::{Look, Row, Scan, TableId, Wanted};
 use base::rowstore::StoreLook;
 use base::{Millis, ShardId};
 use proptest::prelude::*;
@@ -47,11 +49,59 @@ struct World {
     shard: Shard,
     ids: Vec<TaskId>,
     held: Vec<(TaskId, queue::LeaseToken)>,
+    /// Whether the groups of indexes can be listed, as a file's can.
+    has_groups: bool,
+}
+
+/// A look at rows in memory that can also list the groups of an index.
+struct Grouped<'a> {
+    store: StoreLook<'a>,
+    has_groups: bool,
+}
+
+impl Look for Grouped<'_> {
+    type Error = Infallible;
+
+    fn slices(&mut self, table: TableId) -> Result<Vec<u32>, Infallible> {
+        self.store.slices(table)
+    }
+
+    fn row(&mut self, table: TableId, slice: u32, key: i64) -> Result<Option<Vec<u8>>, Infallible> {
+        self.store.row(table, slice, key)
+    }
+
+    fn groups(
+        &mut self,
+        table: TableId,
+        slice: u32,
+        index: usize,
+        beginning: Row<'_>,
+        max: usize,
+    ) -> Result<Option<Vec<Vec<u8>>>, Infallible> {
+        let definition = &self.store.schema.tables[usize::from(table)];
+        let names = definition.indexes[index].group;
+        let wanted: Vec<Wanted> = names.iter().map(|name| Wanted::Value(definition.column(name))).collect();
+        let all = Scan { table, slice, index: None, after: None, descending: false, wanted: &wanted };
+        let mut groups = BTreeSet::new();
+        self.store.scan(&all, &mut |_, _, row| {
+            groups.extend(row.0.starts_with(beginning.0).then(|| row.0.to_vec()));
+            ControlFlow::Continue(())
+        })?;
+        Ok((self.has_groups && groups.len() <= max).then(|| groups.into_iter().collect()))
+    }
+
+    fn scan(
+        &mut self,
+        scan: &Scan<'_>,
+        visit: &mut dyn FnMut(i64, i64, Row<'_>) -> ControlFlow<()>,
+    ) -> Result<(), Infallible> {
+        self.store.scan(scan, visit)
+    }
 }
 
 impl World {
-    fn new() -> World {
-        World { shard: Shard::new(START), ids: Vec::new(), held: Vec::new() }
+    fn new(has_groups: bool) -> World {
+        World { shard: Shard::new(START), ids: Vec::new(), held: Vec::new(), has_groups }
     }
 
     fn step(&mut self, step: &Step) {
@@ -144,7 +194,8 @@ impl World {
         time: usize,
     ) -> (Vec<TaskView>, Option<BTreeMap<ShardId, Place>>) {
         self.shard.save(usize::MAX, |_| ());
-        let mut look = StoreLook { store: &self.shard.store, schema: queue::schema() };
+        let store = StoreLook { store: &self.shard.store, schema: queue::schema() };
+        let mut look = Grouped { store, has_groups: self.has_groups };
         let mut listing = Listing::new(search.clone(), places);
         let left = std::cell::Cell::new(time);
         let has_time = || left.replace(left.get().saturating_sub(1)) > 0;
@@ -241,9 +292,9 @@ proptest! {
     fn pages_are_the_naive_list(
         steps in proptest::collection::vec(step(), 1..120),
         (kind, argument, order) in (0..15u8, any::<u16>(), 0..4usize),
-        (limit, time) in (1..9usize, 1..5usize),
+        (limit, time, has_groups) in (1..9usize, 1..5usize, any::<bool>()),
     ) {
-        let mut world = World::new();
+        let mut world = World::new(has_groups);
         steps.iter().for_each(|step| world.step(step));
         world.shard.tick();
         let order = orders()[order];
@@ -271,9 +322,9 @@ proptest! {
     fn what_exists_all_the_time_is_shown_exactly_once(
         before in proptest::collection::vec(step(), 30..120),
         during in proptest::collection::vec(step(), 1..120),
-        (kind, argument, order, limit) in (0..7u8, any::<u16>(), 0..4usize, 1..9usize),
+        (kind, argument, order, limit, has_groups) in (0..7u8, any::<u16>(), 0..4usize, 1..9usize, any::<bool>()),
     ) {
-        let mut world = World::new();
+        let mut world = World::new(has_groups);
         before.iter().for_each(|step| world.step(step));
         let order = orders()[order];
         let filter = filter(kind, argument, 0, &world.ids);
@@ -316,7 +367,7 @@ proptest! {
 /// The list of a queue is the order in which its tasks are claimed, and that of its delayed tasks the one in which they become ready.
 #[test]
 fn a_queue_is_listed_as_it_will_be_claimed() {
-    let mut world = World::new();
+    let mut world = World::new(true);
     for (priority, delay) in [(0, 0), (3, 0), (1, 0), (3, 0), (0, 2_000), (0, 1_000), (2, 0), (0, 0), (1, 3_000)] {
         world.step(&Step::Create { tenant: 1, command: 0, priority, delay, key: None });
     }

@@ -87,7 +87,7 @@ rows! {
     GET "/cluster/health-reports" "What the members say of themselves" [] None => [(200, Plain("Object"))];
     GET "/cluster/nodes" "The members" [] None => [(200, Plain("Object"))];
     GET "/cluster/nodes/{node}" "A member" [] None => [(200, Plain("Object"))];
-    GET "/cluster/groups" "The groups" [] None => [(200, Plain("Object"))];
+    GET "/cluster/groups" "The groups" [] None => [(200, Plain("Any"))];
     GET "/cluster/leader" "The leader of group 0" [] None => [(200, Plain("Object"))];
     GET "/cluster/leader-check" "Whether this node leads" [] None => [(200, Text), (404, Text)];
     GET "/cluster/leader-check/{code}" "The same, with another status for no" [] None => [(200, Text)];

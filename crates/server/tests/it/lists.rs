@@ -14,7 +14,7 @@ fn ids(page: &Value) -> Vec<String> {
 
 /// The tasks of a list that reflects everything this client has done so far.
 async fn list(client: &Client, query: &str) -> Vec<String> {
-    let (sign, wait) = (if query.contains('?') { '&' } else { '?' }, "consistency=linearizable");
+    let (sign, wait) = (if query.contains('?') { '&' } else { '?' }, "consistency=linearizable&wait=30s");
     ids(&client.get(&format!("/v1/codeq{query}{sign}{wait}")).await.expect(200))
 }
 
@@ -120,7 +120,8 @@ async fn a_listed_task_is_shown_like_one_that_is_read() {
     let client = server.client();
     for (state, id) in fill(&client).await {
         let mut expected = client.task(&id).await;
-        let listed = client.get(&format!("/v1/codeq/tasks?ids={id}&include=payload&consistency=linearizable")).await;
+        let listed =
+            client.get(&format!("/v1/codeq/tasks?ids={id}&include=payload&consistency=linearizable&wait=30s")).await;
         let mut listed = listed.expect(200)["tasks"][0].clone();
         // Estimates, made at different moments.
         for task in [&mut expected, &mut listed] {
@@ -173,7 +174,7 @@ async fn pages_follow_each_other_while_tasks_come() {
     for n in 0..40 {
         before.push(client.create(json!({"command": format!("q{}", n % 7), "payload": n, "priority": n % 10})).await);
     }
-    let mut path = "/v1/codeq/tasks?limit=7&consistency=linearizable".to_owned();
+    let mut path = "/v1/codeq/tasks?limit=7&consistency=linearizable&wait=30s".to_owned();
     let (mut found, mut created) = (Vec::new(), BTreeMap::new());
     loop {
         let response = client.get(&path).await;
@@ -209,7 +210,7 @@ async fn a_cursor_of_another_list_is_refused() {
     for n in 0..3 {
         client.create(json!({"command": "mail", "payload": n})).await;
     }
-    let page = client.get("/v1/codeq/tasks?limit=1&command=mail&consistency=linearizable").await.expect(200);
+    let page = client.get("/v1/codeq/tasks?limit=1&command=mail&consistency=linearizable&wait=30s").await.expect(200);
     let cursor = text(&page, "nextCursor");
     for good in ["limit=2&command=mail", "command=mail&include=payload"] {
         client.get(&format!("/v1/codeq/tasks?{good}&cursor={cursor}")).await.expect(200);
@@ -278,7 +279,7 @@ async fn dead_letters_are_grouped_by_their_error() {
     let gone = die("mail", "no file 'a'").await;
     die("mail", "no file 'b'").await;
     die("sms", "no file 'b'").await;
-    let answer = client.get("/v1/codeq/dlq/groups?consistency=linearizable").await.expect(200);
+    let answer = client.get("/v1/codeq/dlq/groups?consistency=linearizable&wait=30s").await.expect(200);
     let groups = answer["groups"].as_array().expect("a list").clone();
     let counts: Vec<u64> = groups.iter().filter_map(|group| group["count"].as_u64()).collect();
     assert_eq!(counts, [7, 2, 1]);
@@ -334,7 +335,7 @@ async fn queues_are_listed_and_shown() {
 }
 
 async fn groups(client: &Client) -> usize {
-    let answer = client.get("/v1/codeq/dlq/groups?consistency=linearizable").await.expect(200);
+    let answer = client.get("/v1/codeq/dlq/groups?consistency=linearizable&wait=30s").await.expect(200);
     answer["groups"].as_array().map_or(0, Vec::len)
 }
 
