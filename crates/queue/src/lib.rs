@@ -9,6 +9,7 @@
 
 mod backoff;
 mod cancel;
+mod changes;
 pub mod checkpoint;
 pub mod codec;
 mod create;

@@ -283,6 +283,15 @@ pub enum Query {
         /// Wait until it has ended.
         until_ended: bool,
     },
+    /// One task, as it is when an entry has changed it, or when it has ended.
+    TaskAfter {
+        /// Its tenant.
+        tenant: Arc<str>,
+        /// Its id.
+        id: TaskId,
+        /// The entry comes after this one. Of entries long ago it is not known what they have changed: then the answer comes at once.
+        index: Index,
+    },
     /// Whether an operation on the lease would be refused now.
     Lease {
         /// Its tenant.

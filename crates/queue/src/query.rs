@@ -12,7 +12,7 @@ use crate::outcome::{Answer, Depth, OwnedCredential, Query, QueueStats, QueuesOf
 use crate::ready::Queue;
 use crate::retention::Recent;
 use crate::slab::Slot;
-use crate::task::end_of;
+use crate::task::change_of;
 
 /// Queues that one question looks at.
 const QUEUES_LOOKED_MAX: usize = 2_000;
@@ -22,11 +22,16 @@ impl QueueMachine {
         match query {
             Query::Task { tenant, id, until_ended } => {
                 if let Some(slot) = self.find(tenant, *id) {
-                    let wait = until_ended.then(|| end_of(id.key.0));
+                    let wait = until_ended.then(|| change_of(id.key.0));
                     return (Answer::Task(Arc::new(self.view(self.tasks.get(slot)))), wait);
                 }
                 let recent = self.recent(tenant, *id);
                 (recent.map_or_else(|| Answer::NotLive { dropped: self.dropped_slices() }, Answer::Task), None)
+            }
+            Query::TaskAfter { tenant, id, index } => {
+                let (answer, _) = self.answer(&Query::Task { tenant: tenant.clone(), id: *id, until_ended: false });
+                let waits = self.find(tenant, *id).is_some() && !self.changes.has_changed(id.key.0, *index);
+                (answer, waits.then(|| change_of(id.key.0)))
             }
             Query::Lease { tenant, id, credential } => {
                 let credential = match credential {

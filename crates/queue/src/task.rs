@@ -139,8 +139,8 @@ pub(crate) fn estimate(due: Due, clocks: Stamps) -> ScheduleTime {
     }
 }
 
-/// The key that requests waiting for the end of a task wait for.
-pub(crate) fn end_of(task: u64) -> WaitKey {
+/// The key that requests waiting for a task to change, or to end, wait for.
+pub(crate) fn change_of(task: u64) -> WaitKey {
     WaitKey(base::rng::mix(task ^ 0x656e_6420_6f66))
 }
 
@@ -292,7 +292,6 @@ impl QueueMachine {
             _ => &mut queue.totals.cancelled,
         };
         *total += 1;
-        effects.woken.push(end_of(task.key));
         effects.signals.push(Signal::Ended { command: view.command.clone(), state, lived: now - task.created_at });
         let view = Arc::new(view);
         self.retain(&task, view.clone());
@@ -313,7 +312,8 @@ impl QueueMachine {
         let now = self.clocks.schedule;
         let task = self.tasks.get_mut(slot);
         task.updated_at = now;
-        let queue = task.queue;
+        let (queue, key) = (task.queue, task.key);
+        self.changes.note(self.entry.index, key);
         self.change_queue(queue);
     }
 

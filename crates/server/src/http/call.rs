@@ -179,6 +179,11 @@ impl Reading {
         self.consistency == Consistency::Stale && self.position.is_none()
     }
 
+    /// The position that it names.
+    pub(crate) fn position(&self) -> Option<Index> {
+        self.position
+    }
+
     /// How long it may wait for the state that is asked for.
     pub(crate) fn wait(&self) -> Millis {
         self.wait

@@ -264,7 +264,7 @@ fn parameters(name: &str) -> Vec<Value> {
         "groupLimit" => vec![one("limit", integer(1, 200))],
         "nonEmpty" => vec![one(name, json!({"type": "boolean"}))],
         "waitSeconds" => vec![one(name, json!({"type": "number", "minimum": 0, "maximum": 60}))],
-        "waitFor" => vec![choice(name, &["finished"])],
+        "waitFor" => vec![choice(name, &["finished", "change"])],
         _ => vec![one(name, text())],
     }
 }

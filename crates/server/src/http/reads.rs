@@ -25,15 +25,27 @@ impl Edge {
         let id = self.live_id(id, Words::Tasks)?;
         let reading = call.freshness(id.shard, self.node.identity().shards, Consistency::Linearizable)?;
         let wait = query_seconds(call.query("waitSeconds")).min(WAIT_MAX);
-        if let Some(other) = call.query("waitFor").filter(|what| what != "finished") {
-            return Err(bad("waitFor", &other, "finished"));
-        }
+        let changed_after = match call.query("waitFor").as_deref() {
+            None | Some("finished") => None,
+            Some("change") => match reading.position() {
+                Some(index) => Some(index),
+                None => {
+                    let detail = "waitFor=change needs minPosition: the position of the state that is known";
+                    return Err(Box::new(Problem::new(Code::InvalidFilter, detail).field("minPosition")));
+                }
+            },
+            Some(other) => return Err(bad("waitFor", other, "finished or change")),
+        };
         self.check_running()?;
         let tenant = &call.principal.tenant;
         let (mut position, view) = self.find_task(tenant, id, reading.freshness(), None).await?;
         let mut view = view.ok_or_else(|| task_not_found(Words::Tasks))?;
         if !has_ended(view.state) && wait > Millis(0) {
-            (position, view) = self.await_end(tenant, id, reading.freshness(), wait, Words::Tasks).await?;
+            let query = match changed_after {
+                Some(index) => Query::TaskAfter { tenant: tenant.clone(), id, index },
+                None => Query::Task { tenant: tenant.clone(), id, until_ended: true },
+            };
+            (position, view) = self.await_task(query, tenant, id, reading.freshness(), wait, Words::Tasks).await?;
         }
         Ok(Answer::json(200, |out| write_task(&view, None, out)).at(position).age(reading.age(&self.node)?))
     }
@@ -47,7 +59,8 @@ impl Edge {
         let (mut position, view) = self.find_task(tenant, id, reading.freshness(), None).await?;
         let mut view = view.ok_or_else(|| task_not_found(Words::Results))?;
         if !has_ended(view.state) && wait > Millis(0) {
-            (position, view) = self.await_end(tenant, id, reading.freshness(), wait, Words::Results).await?;
+            let query = Query::Task { tenant: tenant.clone(), id, until_ended: true };
+            (position, view) = self.await_task(query, tenant, id, reading.freshness(), wait, Words::Results).await?;
         }
         if !has_ended(view.state) {
             let problem = Problem::new(Code::ResultNotFound, "the task has not ended yet; wait with waitSeconds");
@@ -62,9 +75,10 @@ impl Edge {
         Ok(answer.at(position).age(reading.age(&self.node)?))
     }
 
-    /// The task when it has ended, or when that time is over.
-    async fn await_end(
+    /// The task when there is a final answer to a question that waits, or when that time is over.
+    async fn await_task(
         &self,
+        query: Query,
         tenant: &Arc<str>,
         id: TaskId,
         freshness: Freshness,
@@ -76,7 +90,7 @@ impl Edge {
         }
         let limits = &self.shared.settings.limits;
         let _place = self.shared.waiting.enter(tenant, limits.waiters_max, limits.waiters_per_tenant_max)?;
-        let (position, waited) = self.find_task(tenant, id, freshness, Some(wait)).await?;
+        let (position, waited) = self.find_by(query, tenant, id, freshness, Some(wait)).await?;
         Ok((position, waited.ok_or_else(|| task_not_found(words))?))
     }
 

@@ -110,6 +110,19 @@ impl Edge {
         freshness: Freshness,
         wait: Option<base::Millis>,
     ) -> Outcome<(Position, Option<Arc<TaskView>>)> {
+        let query = Query::Task { tenant: tenant.clone(), id, until_ended: wait.is_some() };
+        self.find_by(query, tenant, id, freshness, wait).await
+    }
+
+    /// The same by another question for that task.
+    pub(crate) async fn find_by(
+        &self,
+        query: Query,
+        tenant: &Arc<str>,
+        id: TaskId,
+        freshness: Freshness,
+        wait: Option<base::Millis>,
+    ) -> Outcome<(Position, Option<Arc<TaskView>>)> {
         if !self.is_ours(&id) {
             return Ok((Position { shard: id.shard, ..Position::default() }, None));
         }
@@ -117,8 +130,7 @@ impl Edge {
         // be replaced: what is missing is looked for once more.
         let mut last = None;
         for _ in 0..2 {
-            let query = Query::Task { tenant: tenant.clone(), id, until_ended: wait.is_some() };
-            let asked = self.node.ask(id.shard, query, freshness, wait, Some(self.lane)).await;
+            let asked = self.node.ask(id.shard, query.clone(), freshness, wait, Some(self.lane)).await;
             let (position, answer) = asked.map_err(unavailable)?;
             let dropped = match answer {
                 Answer::Task(view) => match self.with_payload(view).await {

@@ -409,6 +409,20 @@ async fn a_task_is_awaited() {
     assert_eq!(text(&waiter.await.expect("it ends"), "state"), "COMPLETED");
     // What has ended is not waited for.
     assert_eq!(text(&client.get(&format!("{path}?waitSeconds=60")).await.expect(200), "state"), "COMPLETED");
+    let other = client.create(json!({"command": "mail", "payload": 2})).await;
+    let path = format!("/v1/codeq/tasks/{other}");
+    let known = client.get(&path).await;
+    let position = known.header("codeq-position").expect("a position").to_owned();
+    let change = format!("{path}?waitSeconds=60&waitFor=change&minPosition={position}");
+    let waiting = (client.clone(), change.clone());
+    let waiter = tokio::spawn(async move { waiting.0.get(&waiting.1).await.expect(200) });
+    client.until_waiting(1).await;
+    claim(&client, "mail").await;
+    assert_eq!(text(&waiter.await.expect("it ends"), "state"), "LEASED");
+    // What has changed since is not waited for.
+    assert_eq!(text(&client.get(&change).await.expect(200), "state"), "LEASED");
+    let unsure = client.get(&format!("{path}?waitSeconds=1&waitFor=change")).await;
+    assert_eq!(unsure.problem(400, "invalid_filter")["field"], "minPosition");
     client.get(&format!("{path}?waitSeconds=1&waitFor=ever")).await.problem(400, "invalid_filter");
     let unknown = client.get("/v1/codeq/tasks/00000000-0000-8000-8000-000000000000?waitSeconds=60").await;
     unknown.problem(404, "task_not_found");
