@@ -2,18 +2,23 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program whose work is to tell what it found")]
 
+mod bars;
 mod bench;
+mod chart;
 mod ci;
 mod compose;
 mod docker;
+mod documents;
 mod faults;
 mod http;
 mod image;
+mod judge;
 mod kill;
 mod load;
 mod openapi;
 mod process;
 mod repository;
+mod systemd;
 mod tidy;
 mod walk;
 
@@ -46,6 +51,16 @@ enum Chore {
     Image(image::ImageArgs),
     /// Compares a running server with its description of itself, by requests made from it.
     Openapi(openapi::OpenApiArgs),
+    /// Renders the Helm chart, and runs its pods as containers.
+    Chart(chart::ChartArgs),
+    /// Runs the systemd unit on three machines, which are containers with Debian's systemd.
+    Systemd(systemd::SystemdArgs),
+    /// Runs the commands of the documents, in a network of their own.
+    Documents(documents::DocumentsArgs),
+    /// Measures joins, the return of a node that lost its disk, and the image, each against its bar.
+    Bars(bars::BarsArgs),
+    /// Says what a recorded history shows: what clients saw, against the log and the rules.
+    Judge(judge::JudgeArgs),
     /// Measures what the benchmark page shows, and prints it as Markdown.
     Bench(bench::BenchArgs),
 }
@@ -60,6 +75,11 @@ fn main() -> ExitCode {
         Chore::Walk(args) => walk::run(&args),
         Chore::Image(args) => image::run(&args),
         Chore::Openapi(args) => openapi::run(&args),
+        Chore::Chart(args) => chart::run(&args),
+        Chore::Systemd(args) => systemd::run(&args),
+        Chore::Documents(args) => documents::run(&args),
+        Chore::Bars(args) => bars::run(&args),
+        Chore::Judge(args) => judge::run(&args),
         Chore::Bench(args) => bench::run(&args),
     };
     match done {

@@ -1,7 +1,7 @@
 //! How commands reach a running server: which one, as whom, how long they wait, and what a refusal means for the exit status.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::Args;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Body;
 use hyper::client::conn::http1::{Connection, SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, HOST};
 use hyper::{Method, Request};
@@ -18,6 +19,7 @@ use server::config::kinds::Value;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::file_body::FileBody;
 use crate::output;
 
 /// No leader, or no quorum.
@@ -93,6 +95,28 @@ impl EndpointArgs {
             // Once a part of the body is written, another server's would not follow it.
             match runtime.block_on(download(endpoint, path, token.as_deref(), to, self.timeout.max(SLOWEST))) {
                 Ok(answer) => return Ok(answer),
+                Err(failure) => failures.push(format!("{endpoint}: {failure:#}")),
+            }
+        }
+        bail!("no server answers; {}", failures.join("; "))
+    }
+
+    /// Sends a file to the first server that can be reached, as the body of a PUT. It may take `extra` time to be taken in.
+    ///
+    /// # Errors
+    /// None of them can be reached, or the file cannot be read, or the server has not answered in time: it may have done it.
+    pub(crate) fn upload(&self, path: &str, file: &Path, extra: Duration) -> Result<Answer> {
+        let token = self.token()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut failures = Vec::new();
+        for endpoint in &self.endpoints() {
+            let body = FileBody::open(file)?;
+            let begun = begin(&Method::PUT, endpoint, path, token.as_deref(), body);
+            match runtime.block_on(async { timeout(self.timeout, begun).await? }) {
+                Ok(begun) => {
+                    return runtime.block_on(async { timeout(self.timeout + extra, answer(begun)).await? });
+                }
+                // Who cannot be reached has begun nothing.
                 Err(failure) => failures.push(format!("{endpoint}: {failure:#}")),
             }
         }
@@ -175,7 +199,22 @@ pub(crate) async fn request(endpoint: &str, path: &str, token: Option<&str>, bod
 }
 
 async fn send(method: &Method, endpoint: &str, path: &str, token: Option<&str>, body: Option<&str>) -> Result<Answer> {
-    let (mut sender, connection, request) = begin(method, endpoint, path, token, body).await?;
+    answer(begin(method, endpoint, path, token, text(body)).await?).await
+}
+
+/// A body that is a text, or none.
+pub(crate) fn text(body: Option<&str>) -> Full<Bytes> {
+    Full::new(Bytes::from(body.unwrap_or_default().to_owned()))
+}
+
+/// What a connection is asked for, and the connection.
+pub(crate) type Begun<B> = (SendRequest<B>, Connection<TokioIo<TcpStream>, B>, Request<B>);
+
+async fn answer<B>((mut sender, connection, request): Begun<B>) -> Result<Answer>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: std::error::Error + Send + Sync,
+{
     let answered = async {
         let response = sender.send_request(request).await?;
         let status = response.status().as_u16();
@@ -194,13 +233,17 @@ async fn send(method: &Method, endpoint: &str, path: &str, token: Option<&str>, 
 ///
 /// # Errors
 /// The server cannot be reached.
-pub(crate) async fn begin(
+pub(crate) async fn begin<B>(
     method: &Method,
     endpoint: &str,
     path: &str,
     token: Option<&str>,
-    body: Option<&str>,
-) -> Result<(SendRequest<Full<Bytes>>, Connection<TokioIo<TcpStream>, Full<Bytes>>, Request<Full<Bytes>>)> {
+    body: B,
+) -> Result<Begun<B>>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: std::error::Error + Send + Sync,
+{
     if endpoint.starts_with("https://") {
         bail!("TLS is not spoken here: give an address with http://");
     }
@@ -213,8 +256,7 @@ pub(crate) async fn begin(
     if let Some(token) = token {
         request = request.header(AUTHORIZATION, format!("Bearer {token}"));
     }
-    let request = request.body(Full::new(Bytes::from(body.unwrap_or_default().to_owned())))?;
-    Ok((sender, connection, request))
+    Ok((sender, connection, request.body(body)?))
 }
 
 async fn download(
@@ -224,7 +266,7 @@ async fn download(
     to: &mut dyn Write,
     longest: Duration,
 ) -> Result<Answer> {
-    let (mut sender, connection, request) = begin(&Method::GET, endpoint, path, token, None).await?;
+    let (mut sender, connection, request) = begin(&Method::GET, endpoint, path, token, text(None)).await?;
     let answered = async {
         let response = timeout(longest, sender.send_request(request)).await??;
         let status = response.status().as_u16();

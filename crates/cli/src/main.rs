@@ -7,6 +7,7 @@ mod debug;
 mod dev;
 mod elections;
 mod endpoint;
+mod file_body;
 mod flags;
 mod logs;
 mod members;
@@ -15,6 +16,7 @@ mod output;
 mod recover;
 mod serve;
 mod snapshot;
+mod status;
 mod stream;
 
 use std::process::ExitCode;
@@ -80,6 +82,9 @@ enum Command {
     /// Prints the server that commands ask, and why that one.
     #[command(after_help = "Example:\n  codeq which-endpoint --endpoints node-a:8080,node-b:8080")]
     WhichEndpoint(operate::WhichArgs),
+    /// Prints how the cluster is, in a sentence, and then the numbers of the server that is asked.
+    #[command(after_help = "Example:\n  codeq status -o wide")]
+    Status(status::StatusArgs),
     /// Asks a server how it is. Exit status 6 if it is not well.
     #[command(after_help = "Example:\n  codeq health --ready")]
     Health(members::HealthArgs),
@@ -121,6 +126,7 @@ fn main() -> ExitCode {
         Command::Check(command) => operate::check(&command),
         Command::Wait(args) => operate::wait(&args),
         Command::WhichEndpoint(args) => operate::which_endpoint(&args),
+        Command::Status(args) => status::status(&args),
         Command::Health(args) => members::health(&args),
         Command::Cluster(command) => elections::cluster(&command),
         Command::Monitor(args) => elections::monitor(&args),

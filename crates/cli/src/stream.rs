@@ -10,7 +10,7 @@ use hyper::Method;
 use hyper::header::{ACCEPT, HeaderName, HeaderValue};
 use tokio::time::timeout;
 
-use crate::endpoint::{Answer, EndpointArgs, begin, refused, unanswered};
+use crate::endpoint::{Answer, EndpointArgs, begin, refused, text, unanswered};
 
 /// A stream that says nothing for longer is dead: it says at least that it lives.
 const SILENCE_MAX: Duration = Duration::from_secs(45);
@@ -99,7 +99,7 @@ impl EndpointArgs {
         events: &mut Events,
         on_event: &mut dyn FnMut(&str),
     ) -> Result<Ended> {
-        let began = timeout(self.timeout(), begin(&Method::GET, endpoint, page, token, None)).await;
+        let began = timeout(self.timeout(), begin(&Method::GET, endpoint, page, token, text(None))).await;
         let (mut sender, connection, mut request) = began??;
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
         if !events.last_id.is_empty() {

@@ -14,6 +14,7 @@ use storage::checkpoint::{BUSY_MAX, Checkpoint, RowReader};
 use storage::disk::Disk;
 
 use crate::inbox::{Control, Inbox};
+use crate::restoring;
 
 /// Threads that read checkpoints: for single rows, for what is soon done, and for what takes longer.
 pub(crate) const READERS: usize = 3;
@@ -103,6 +104,11 @@ fn run<S: StateMachine, D: Disk>(
                 let checkpoint = checkpoints.get_mut(&shard).expect("every shard has a checkpoint");
                 checkpoint.install(*staged)?;
                 inbox.control(Control::Installed(shard, readers(&**checkpoint)?));
+            }
+            Job::Restore(path, swap) => {
+                let checkpoint = checkpoints.get_mut(&swap.shard).expect("every shard has a checkpoint");
+                let members = restoring::install::<S>(&mut **checkpoint, &path, &swap)?;
+                inbox.control(Control::Restored(swap.shard, Box::new(members), readers(&**checkpoint)?));
             }
             Job::Drop(garbage) => drop(garbage),
             Job::MakeSpare(job) => inbox.control(Control::Spare(job.run()?)),

@@ -14,12 +14,13 @@ use base::machine::StateMachine;
 use base::{Incarnation, Index, Millis, Mono, ShardId, Term};
 use replica::leadership::{Leadership, Promotion};
 use replica::{
-    Election, Event, Happening, Installed, Members, Message, Now, Replica, ReplicaConfig, Role, Runner, RunnerConfig,
-    Told, Transition,
+    Election, Event, Happening, Installed, Job, Jobs, Members, Message, Now, Replica, ReplicaConfig, RestoreStep, Role,
+    Runner, RunnerConfig, Told, Transition,
 };
 use storage::checkpoint::RowReader;
 use storage::disk::Disk;
 
+use crate::alarms::{AlarmKind, Slowness};
 use crate::checkpoints::{Background, READERS, Saved};
 use crate::clock::Clock;
 use crate::events::elections::Elections;
@@ -27,11 +28,14 @@ use crate::events::lasting::{Lasting, Said};
 use crate::events::members::changes;
 use crate::events::story::{Scene, configuration, handed_over, why};
 use crate::events::{Draft, Level, role_name};
+use crate::health::Report;
 use crate::inbox::Control;
 use crate::lane::{Replies, ReplyTo};
 use crate::looks::Looks;
 use crate::node::{Common, Durability, LoopHooks, NodeConfig, NodeError, NodeStatus, Observe, Stage, Start};
 use crate::open::{Opened, lost_log, open};
+use crate::operate::HOLD;
+use crate::restoring::SILENCE_MAX;
 use crate::rows::{Fail, Rows};
 
 /// Nothing sleeps longer: the loop shows that it lives.
@@ -54,6 +58,9 @@ pub(crate) struct Driver<S: StateMachine, D: Disk> {
     common: Arc<Common<S>>,
     prepare: Box<dyn Fn(&mut S) + Send>,
     observe: Observe<S>,
+    slowness: Slowness,
+    /// When somebody last said that the restore under way is looked after.
+    restore_heard: Mono,
     runner: Runner<S, ReplyTo<S>, D>,
     background: Background<D>,
     /// Entries proposed here and not committed yet, by shard, with the moment of the proposal.
@@ -111,6 +118,8 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             trailing_bytes: config.trailing_log_bytes,
             elections_max: config.elections_max,
         };
+        let members = shards.iter().map(|(shard, restored)| (*shard, restored.members.clone())).collect();
+        common.staging.load(&members).map_err(NodeError::Storage)?;
         common.saving.snapshots.get_or_init(|| snapshots.clone());
         if let Some(peers) = common.peers.get() {
             peers.snapshots.get_or_init(|| snapshots);
@@ -145,6 +154,8 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             common,
             prepare,
             observe,
+            slowness: Slowness::default(),
+            restore_heard: now.mono,
             runner: Runner::new(runner_config, now, replica, wal, kept_from),
             background,
             proposed: BTreeMap::new(),
@@ -166,6 +177,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             let names: Vec<&str> = records.iter().map(|member| member.name.as_str()).collect();
             tracing::warn!(target: "raft", event = "raft.no_peers", "this node belongs to a cluster of {}, but no setting names an address for peers: it cannot reach them", names.join(", "));
         }
+        driver.follow_incarnation();
         for shard in driver.runner.replica.shards() {
             let (status, members) = (driver.runner.replica.leader(shard), driver.runner.replica.members(shard).clone());
             driver.common.routes.set(shard, status);
@@ -207,6 +219,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             };
             let (begun, applied_before) = (Instant::now(), self.runner.replica.applied_entries());
             self.runner.begin(now, seeds, &self.prepare, &mut self.background).map_err(NodeError::Fault)?;
+            self.swap();
             self.measure(begun, applied_before);
             self.common.counters.turns.fetch_add(1, Ordering::Relaxed);
             self.follow_transitions(now);
@@ -248,9 +261,11 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let tick = tick(&self.config);
         // After a pause only one tick is made up for: the others did not pass for anybody who could have acted.
         self.next_tick = now.mono + tick;
+        self.leadership.bar(self.common.alarms.is_raised(AlarmKind::SpaceCritical));
         self.runner.replica.stay_out(self.leadership.is_out(now));
         self.runner.on_event(now, Event::Tick);
         self.lead_first(now);
+        self.give_up_restore(now);
         self.log_status(now);
         let stage = if self.stopping { Stage::Draining } else { Stage::Running };
         self.publish(stage);
@@ -274,6 +289,44 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let asks = status.iter().all(|shard| shard.consensus.role == Role::Candidate);
         if !asks && 2 * voters.iter().filter(|id| is_there(id)).count() > voters.len() {
             self.runner.replica.campaign();
+        }
+    }
+
+    /// Aborts a restore that nobody looks after any more, if this node leads group 0.
+    fn give_up_restore(&mut self, now: Now) {
+        let restores = *self.runner.replica.members(ShardId(0)).restores();
+        let Some(id) = restores.last.filter(|_| restores.pending) else {
+            self.restore_heard = now.mono;
+            return;
+        };
+        if self.runner.replica.leader(ShardId(0)) != self.common.me {
+            // A new leader waits as long as the one before.
+            self.restore_heard = now.mono;
+        } else if now.mono - self.restore_heard >= SILENCE_MAX {
+            self.restore_heard = now.mono;
+            tracing::warn!(target: "raft", event = "restore.given_up", "nobody looks after the restore any more: it is given up");
+            let (sender, _nobody) = tokio::sync::oneshot::channel();
+            let client = ReplyTo::Local { sender, lane: None };
+            let event = Event::Restore { shard: ShardId(0), step: RestoreStep::Abort(id), client };
+            self.runner.on_event(now, event);
+        }
+    }
+
+    fn follow_incarnation(&self) {
+        if let Some(id) = self.runner.replica.members(ShardId(0)).restores().done {
+            self.common.restored.store(id.incarnation.0, Ordering::Relaxed);
+        }
+    }
+
+    /// Drops what is staged and not needed any more.
+    fn forget_staged(&mut self) {
+        let first = *self.runner.replica.members(ShardId(0)).restores();
+        let needs = |id, shard| first.needs(id, self.runner.replica.members(shard).restores());
+        match self.common.staging.forget(needs) {
+            Ok(states) if states.is_empty() => {}
+            Ok(states) => self.background.queue(Job::Drop(Box::new(states))),
+            // It is tried again at the next start.
+            Err(error) => tracing::warn!(event = "restore.leftover", %error, "what was staged cannot be removed"),
         }
     }
 
@@ -323,6 +376,16 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                     let event = Event::SnapshotSent { shard, to, arrived };
                     self.runner.on_event(now, event);
                 }
+                Control::Restore(step, client) => {
+                    let event = Event::Restore { shard: ShardId(0), step, client };
+                    self.runner.on_event(now, event);
+                }
+                Control::StillRestoring(id) => {
+                    if self.runner.replica.members(ShardId(0)).restores().last == Some(id) {
+                        self.restore_heard = now.mono;
+                    }
+                }
+                Control::Restored(shard, members, readers) => self.on_restored(now, shard, *members, readers)?,
                 Control::StepDown(hold) => self.leadership.stay_out(now, hold),
                 Control::Settle => self.leadership.settle(now),
                 Control::Heard(member) => self.leadership.heard(member),
@@ -427,6 +490,8 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                     Transition::Elections { shard, .. } => self.remember_elections(shard),
                     Transition::Members { shard, members } => {
                         self.tell_configuration(shard);
+                        self.follow_incarnation();
+                        self.forget_staged();
                         if let (ShardId(0), Some(peers)) = (shard, self.common.peers.get()) {
                             self.tell_changes(&peers.members(), &members);
                             peers.follow(members);
@@ -630,6 +695,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         if syncs {
             self.common.counters.sync_time.record_duration(begun.elapsed());
             self.tell_slow(now, begun.elapsed());
+            self.watch_sync(now, begun.elapsed());
         }
         self.send(messages);
         if entries > 0 || syncs {
@@ -641,6 +707,61 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             counters.log_size.store(stats.size, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Lets what is staged take the places that the log has decided on.
+    fn swap(&mut self) {
+        for swap in std::mem::take(&mut self.runner.effects.swaps) {
+            let shard = swap.shard;
+            match self.common.staging.claim(swap.id, shard) {
+                Some((path, machine)) => self.runner.swap(swap, path, machine, &mut self.background),
+                None => {
+                    tracing::warn!(target: "raft", event = "restore.missed", shard = shard.0, "shard {shard} was restored while nothing was staged here: it is asked for as a snapshot");
+                    self.runner.replica.ask_for_snapshot(shard);
+                }
+            }
+        }
+    }
+
+    fn on_restored(
+        &mut self,
+        now: Now,
+        shard: ShardId,
+        members: Members,
+        readers: [Box<dyn RowReader>; READERS],
+    ) -> Result<(), NodeError> {
+        if let Some(rows) = &*self.common.rows.lock().expect("nothing panics while it holds this lock") {
+            rows.replace(shard, readers);
+        }
+        let index = self.runner.restored(now, shard, members, &self.prepare, &mut self.background);
+        let index = index.map_err(NodeError::Storage)?;
+        self.note_shown(shard);
+        let (term, role) = self.part(shard);
+        let text = format!("shard {shard} was restored from a backup, at entry {index}");
+        let restored = Draft::new(Level::Info, "raft.restored", text).with("index", index.0);
+        self.common.events.tell(restored.of(shard, term, role));
+        Ok(())
+    }
+
+    /// A disk that is slow for long lets the groups go elsewhere, if another voter's is not.
+    fn watch_sync(&mut self, now: Now, took: Duration) {
+        let took = Millis(took.as_millis() as u64);
+        let is_slow = self.slowness.on_sync(now.mono, took);
+        let was_slow = self.common.alarms.is_raised(AlarmKind::SlowStorage);
+        if is_slow == was_slow {
+            return;
+        }
+        let text = is_slow.then(|| format!("syncs of the log take longer than a second, the last one {} ms", took.0));
+        self.common.alarms.set(AlarmKind::SlowStorage, text, now.mono, &self.common.events);
+        if !is_slow {
+            return;
+        }
+        let reports = self.common.peers.get().map(|peers| peers.reports()).unwrap_or_default();
+        let voters = &self.runner.replica.members(ShardId(0)).configuration.voters;
+        let is_fast = |report: &Report| report.alarms.iter().all(|(kind, ..)| *kind != AlarmKind::SlowStorage);
+        if reports.iter().any(|(id, (_, report))| voters.contains(id) && is_fast(report)) {
+            self.leadership.stay_out(now, HOLD);
+        }
     }
 
     /// Tells of a disk that is slow, until a sync is fast again.
@@ -699,8 +820,10 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let voters = |shard: ShardId| self.runner.replica.members(shard).configuration.voters.clone();
         let voters = self.runner.replica.shards().into_iter().map(|shard| (shard, voters(shard))).collect();
         let leader_since = self.leader_since.clone();
+        let restores = self.runner.replica.shards().into_iter();
+        let restores = restores.map(|shard| (shard, *self.runner.replica.members(shard).restores())).collect();
         let at = self.clock.now().mono;
-        self.common.status.send_replace(NodeStatus { stage, shards, progress, voters, leader_since, at });
+        self.common.status.send_replace(NodeStatus { stage, shards, progress, voters, restores, leader_since, at });
     }
 
     /// Asked to stop, everything taken is finished, and a checkpoint holds it.

@@ -11,6 +11,7 @@ use base::{Incarnation, Index, Millis, Mono, ScheduleTime, Term};
 use replica::Now;
 use tokio::time::interval;
 
+use crate::alarms::AlarmKind;
 use crate::events::lasting::{Lasting, Said};
 use crate::events::{Draft, Level};
 use crate::http::view::BUILD;
@@ -47,6 +48,10 @@ pub struct Report {
     pub zone: String,
     /// Its wall clock when it said so: milliseconds since 1970.
     pub wall: ScheduleTime,
+    /// Room on its disk, in bytes; 0: it keeps nothing there, or has not looked yet.
+    pub free_bytes: u64,
+    /// Its alarms: what it says of each, and how long ago it was raised.
+    pub alarms: Vec<(AlarmKind, String, Millis)>,
 }
 
 impl Report {
@@ -64,7 +69,13 @@ impl Report {
             applied: status.shards.iter().map(|shard| shard.applied).collect(),
             zone: zone.into(),
             wall: now.wall,
+            free_bytes: common.space.lock().expect("nothing panics while it holds this lock").free,
+            alarms: common.alarms.all(now.mono),
         }
+    }
+
+    pub(crate) fn lacks_room(&self) -> bool {
+        self.alarms.iter().any(|(kind, ..)| *kind == AlarmKind::SpaceLow)
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -81,6 +92,13 @@ impl Report {
         self.applied.iter().for_each(|index| bytes.put_varint(index.0));
         bytes.put_bytes(self.zone.as_bytes());
         bytes.put_varint(self.wall.0);
+        bytes.put_varint(self.free_bytes);
+        bytes.put_varint(self.alarms.len() as u64);
+        for (kind, text, since) in &self.alarms {
+            bytes.put_u8(*kind as u8);
+            bytes.put_bytes(text.as_bytes());
+            bytes.put_varint(since.0);
+        }
         bytes
     }
 
@@ -92,9 +110,15 @@ impl Report {
         let (log_bytes, term) = (reader.varint()?, Term(reader.varint()?));
         let applied = (0..count(&mut reader)?).map(|_| reader.varint().map(Index)).collect::<Result<_, _>>()?;
         let zone = reader.text()?.to_owned();
-        let wall = ScheduleTime(reader.varint()?);
+        let (wall, free_bytes) = (ScheduleTime(reader.varint()?), reader.varint()?);
+        let mut alarms = Vec::new();
+        for _ in 0..count(&mut reader)? {
+            let (kind, text, since) = (reader.u8()?, reader.text()?.to_owned(), Millis(reader.varint()?));
+            // Another build may know more.
+            alarms.extend(AlarmKind::of_number(kind).map(|kind| (kind, text, since)));
+        }
         reader.finish()?;
-        Ok(Report { build, protocol, uptime, kind, paths, log_bytes, term, applied, zone, wall })
+        Ok(Report { build, protocol, uptime, kind, paths, log_bytes, term, applied, zone, free_bytes, wall, alarms })
     }
 }
 
@@ -158,6 +182,8 @@ mod tests {
             applied: vec![Index(9), Index(0)],
             zone: "dc2".into(),
             wall: ScheduleTime(1_700_000_000_000),
+            free_bytes: 1 << 30,
+            alarms: vec![(AlarmKind::SpaceLow, "little".into(), Millis(3))],
         };
         let bytes = report.encode();
         assert_eq!(Report::decode(&bytes), Ok(report));

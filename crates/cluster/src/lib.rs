@@ -13,9 +13,11 @@
 //! Reading order: `builder` and `simple` (what one begins with), `node` (all that a user of this crate sees), `driver` (the loop), then the
 //! parts: `inbox` where threads meet, `lane` for replies, `checkpoints`, `rows` and `looks` for other threads, `clock`. For several nodes:
 //! [`forming`] and `founding` (how a cluster begins), `peer` (the connections), `routes` (who leads), `operate` and
-//! `guard` (what operators ask for, and what is refused), `health` (how the members are), [`http`] (what a node says of all this),
-//! [`events`] (what happens, and the story of each election). For data that must not be lost: [`backup`] and [`recovery`].
+//! `guard` (what operators ask for, and what is refused), `health` (how the members are), `alarms` (what somebody
+//! should look after), [`http`] (what a node says of all this),
+//! [`events`] (what happens, and the story of each election). For data that must not be lost: [`backup`], [`recovery`] and `restoring`.
 
+mod alarms;
 pub mod backup;
 mod builder;
 mod checkpoints;
@@ -35,10 +37,12 @@ mod open;
 mod operate;
 mod peer;
 pub mod recovery;
+mod restoring;
 mod routes;
 mod rows;
 mod simple;
 
+pub use alarms::{AlarmKind, Room};
 pub use base::machine::{Admission, Effects, EntryInfo, NextDue, ShardInfo, StateMachine, UnknownOperation, WaitKey};
 /// The rows of a checkpoint, as a [`StateMachine`] lists them and is restored from them.
 pub use base::rows as checkpoint;
@@ -62,6 +66,7 @@ pub use replica::{
     Cause, Configuration, Election, Elections, Fault, Freshness, Member, MemberChange, Members, Operations, Progress,
     Reason, Reply, Role, ShardStatus, Status, Unavailable,
 };
+pub use restoring::{NotRestored, Upload};
 pub use rows::RowsUnavailable;
 pub use simple::{Simple, SimpleMachine};
 pub use storage::StorageError;

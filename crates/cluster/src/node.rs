@@ -11,15 +11,17 @@ use base::machine::StateMachine;
 use base::rows::TableId;
 use base::{Incarnation, Millis, Mono, Position, ShardId};
 use replica::{
-    Elections, Event, Fault, Freshness, Member, MemberChange, Members, Operations, Progress, Reply, ShardStatus,
-    Unavailable, Wait,
+    Elections, Event, Fault, Freshness, Member, MemberChange, Members, Operations, Progress, Reply, Restores,
+    ShardStatus, Unavailable, Wait,
 };
 use storage::StorageError;
 use storage::checkpoint::StoredRow;
 use storage::disk::{MemoryDisk, RealDisk};
 use storage::identity::{DataDir, Identity};
+use storage::space::Space;
 use tokio::sync::{oneshot, watch};
 
+use crate::alarms::{self, AlarmKind, Alarms, Floors, Room, Watch};
 use crate::backup::Saving;
 use crate::builder::Builder;
 use crate::clock::Clock;
@@ -36,6 +38,7 @@ use crate::looks::{Readers, Shown, Time};
 use crate::operate::Retired;
 use crate::peer::Shared as PeerShared;
 use crate::peer::{Forward, Heard, Joined, Link, PeerConfig, Peers, own_greeting};
+use crate::restoring::Staging;
 use crate::routes::Routes;
 use crate::rows::{Rows, RowsUnavailable};
 
@@ -95,6 +98,10 @@ pub struct NodeConfig {
     pub election_timeout: Millis,
     /// Time between a leader's heartbeats.
     pub heartbeat: Millis,
+    /// Room that the disk must have, lest others are asked not to give this node more to keep; 0 asks never.
+    pub disk_low: Room,
+    /// Room that it must have, lest this node leads nothing.
+    pub disk_critical: Room,
     /// How often the log says who leads and how far this node is; 0: never.
     pub status_log: Millis,
     /// Events that are kept; older ones are forgotten.
@@ -129,6 +136,8 @@ impl NodeConfig {
             propose_timeout: Millis(10_000),
             election_timeout: Millis(500),
             heartbeat: Millis(100),
+            disk_low: Room::Percent(10),
+            disk_critical: Room::Percent(3),
             status_log: Millis(0),
             events_max: 10_000,
             elections_max: 500,
@@ -292,6 +301,8 @@ pub struct NodeStatus {
     pub progress: BTreeMap<ShardId, Vec<Progress>>,
     /// Members whose votes count, by group.
     pub voters: BTreeMap<ShardId, Vec<u64>>,
+    /// What is known of restores, by group.
+    pub restores: BTreeMap<ShardId, Restores>,
     /// Since when each shard has its leader, or none, on this process's clock; nothing: since the start.
     pub leader_since: BTreeMap<ShardId, Mono>,
     /// When its loop said this, on this process's clock: at the latest after a unit of consensus time, while it runs.
@@ -379,6 +390,16 @@ pub(crate) struct Common<S: StateMachine> {
     pub(crate) me: u64,
     pub(crate) routes: Routes,
     pub(crate) cluster: OnceLock<Cluster>,
+    /// The incarnation that the last restore has brought; 0: there was none.
+    pub(crate) restored: AtomicU64,
+    /// What somebody should look after.
+    pub(crate) alarms: Alarms,
+    /// Nobody is to be given more to keep, as far as is known.
+    pub(crate) lacks_room: AtomicBool,
+    /// Room on the disk, when it was looked at last.
+    pub(crate) space: Mutex<Space>,
+    /// What waits to take the checkpoints' places.
+    pub(crate) staging: Staging<S>,
     pub(crate) peers: OnceLock<Arc<PeerShared<S>>>,
     pub(crate) inbox: Arc<Inbox<S>>,
     pub(crate) lanes: Mutex<Vec<Arc<Shared<S>>>>,
@@ -498,6 +519,7 @@ impl<S: StateMachine> Node<S> {
             shards: Vec::new(),
             progress: BTreeMap::new(),
             voters: BTreeMap::new(),
+            restores: BTreeMap::new(),
             leader_since: BTreeMap::new(),
             at: clock.now().mono,
         };
@@ -512,6 +534,11 @@ impl<S: StateMachine> Node<S> {
             me: me.id,
             routes: Routes::new(config.shards),
             cluster: OnceLock::new(),
+            restored: AtomicU64::new(0),
+            alarms: Alarms::default(),
+            lacks_room: AtomicBool::new(false),
+            space: Mutex::default(),
+            staging: Staging::new(directory.as_deref().map(DataDir::path)),
             peers: OnceLock::new(),
             inbox: Arc::new(Inbox::new(config.shards, config.inbox_depth)),
             lanes: Mutex::new(Vec::new()),
@@ -569,6 +596,9 @@ impl<S: StateMachine> Node<S> {
             let ending = common.clone();
             let told = common.clone();
             let start = Start { config, clock, common, hooks, identity, founding, fresh: false };
+            let floors = Floors { low: start.config.disk_low, critical: start.config.disk_critical };
+            // Without it nobody looks, and everything else works.
+            let watch = Watch::start(start.common.clone(), directory.as_deref().map(DataDir::path), floors);
             let mut outcome = run_node(directory.as_deref(), start, &mut peers);
             if let Err(NodeError::Storage(failure)) = &outcome {
                 let mut failed = Draft::new(Level::Error, "storage.failed", failure.to_string());
@@ -585,6 +615,7 @@ impl<S: StateMachine> Node<S> {
             if let Some((peers, _)) = peers {
                 peers.stop();
             }
+            drop(watch);
             told.events.close();
             // A panic has been logged where it happened.
             let _ = keeper.map(std::thread::JoinHandle::join);
@@ -897,6 +928,21 @@ impl<S: StateMachine> Handle<S> {
         running && status.shards.iter().all(|shard| self.serves(shard))
     }
 
+    /// Raises an alarm of this node, or clears it.
+    pub fn set_alarm(&self, kind: AlarmKind, text: Option<String>) {
+        self.common.alarms.set(kind, text, self.common.clock.now().mono, &self.common.events);
+    }
+
+    /// Why nobody should be given more to keep: the disk of a member has little room.
+    pub fn lacks_room(&self) -> Option<String> {
+        // Every creation asks this.
+        if !self.common.lacks_room.load(Ordering::Relaxed) {
+            return None;
+        }
+        let who = alarms::who_lacks_room(&self.common)?;
+        Some(self.member(who).map_or_else(|| self.identity.node.clone(), |member| member.name))
+    }
+
     /// One look at this node and at what it knows of the others.
     pub fn inspect(&self) -> Inspection {
         let NodeStatus { stage, shards, progress, leader_since, at, .. } = self.common.status.borrow().clone();
@@ -917,6 +963,9 @@ impl<S: StateMachine> Handle<S> {
             reports: self.common.peers.get().map(|peers| peers.reports()).unwrap_or_default(),
             report_interval: self.common.peers.get().map(|peers| peers.config.health_interval).unwrap_or_default(),
             zone: self.common.peers.get().map(|peers| peers.config.zone.clone()).unwrap_or_default(),
+            alarms: self.common.alarms.all(now),
+            free_bytes: Some(self.common.space.lock().expect("nothing panics while it holds this lock").free)
+                .filter(|free| *free > 0),
             contacts: links.iter().map(|link| (link.id, link.contact(now))).collect(),
             confirmed,
             uptime: now - Mono(0),
@@ -1037,7 +1086,7 @@ impl<S: StateMachine> Handle<S> {
         let draft =
             Draft::new(Level::Info, "admin.action", format!("{who} from {from}: {action} at {target}: {result}"));
         let draft = draft.with("who", who).with("from", from).with("action", action);
-        self.common.events.tell(draft.with("target", target).with("result", result));
+        self.common.events.tell(draft.with("member", target).with("result", result));
     }
 
     /// Events that are kept in memory only, because their file did not take them in time.
@@ -1063,7 +1112,7 @@ impl<S: StateMachine> Handle<S> {
 
     /// The cluster that the node belongs to; nothing if it has none yet.
     pub fn cluster(&self) -> Option<Cluster> {
-        self.common.cluster.get().copied()
+        self.common.cluster()
     }
 
     /// The name and addresses of a member, as far as this node knows.
@@ -1189,6 +1238,15 @@ enum Waiting<S: StateMachine> {
 }
 
 impl<S: StateMachine> Common<S> {
+    /// The cluster that the node belongs to, in its present incarnation.
+    pub(crate) fn cluster(&self) -> Option<Cluster> {
+        let cluster = *self.cluster.get()?;
+        match self.restored.load(Ordering::Relaxed) {
+            0 => Some(cluster),
+            restored => Some(Cluster { incarnation: Incarnation(restored), ..cluster }),
+        }
+    }
+
     /// This node is no member any more. Whoever wants to leave has left, however it learns that it is out.
     pub(crate) fn retire(&self, how: Retired) {
         let how = if self.leaving.load(Ordering::Relaxed) { Retired::Left } else { how };

@@ -10,7 +10,7 @@ use base::codec::{Malformed, Reader, Write};
 use base::machine::StateMachine;
 use base::{Incarnation, Index, Millis, Position, ShardId, Term};
 use replica::leadership::successor;
-use replica::{Member, MemberChange, Members, Progress, Reply, Unavailable};
+use replica::{Member, MemberChange, Members, Progress, Reply, RestoreId, RestoreStep, Unavailable};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -21,6 +21,7 @@ use crate::node::{Handle, NodeStatus, Patience};
 use crate::peer::Shared;
 use crate::peer::admission::RECORDS;
 use crate::peer::requests::What;
+use crate::restoring;
 
 /// Longest time for the answer to an action that another node does: longer than any of them takes.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
@@ -98,6 +99,10 @@ pub(crate) enum Action {
     },
     /// Leave the groups where they are: an operator has just put one there.
     Settle,
+    /// Take a step of a restore.
+    Restore(RestoreStep),
+    /// Not give up on a restore: somebody looks after it.
+    StillRestoring(RestoreId),
 }
 
 /// Whom a group is handed to.
@@ -126,7 +131,9 @@ impl Action {
             | Action::Promote { .. }
             | Action::Replace { .. }
             | Action::StepDown { .. }
-            | Action::Settle => RECORDS,
+            | Action::Settle
+            | Action::Restore(_)
+            | Action::StillRestoring(_) => RECORDS,
         }
     }
 
@@ -165,6 +172,15 @@ impl Action {
                 bytes.put_bytes(member.as_bytes());
                 bytes.put_bytes(address.as_bytes());
             }
+            Action::Restore(step) => {
+                bytes.put_u8(7);
+                bytes.put_bytes(&step.entry());
+            }
+            Action::StillRestoring(id) => {
+                bytes.put_u8(8);
+                bytes.put_u64(id.begun.0);
+                bytes.put_u64(id.incarnation.0);
+            }
         }
         bytes
     }
@@ -183,6 +199,11 @@ impl Action {
             4 => Action::Demote { member: reader.text()?.into(), force: reader.u8()? != 0 },
             5 => Action::Promote { member: reader.text()?.into() },
             6 => Action::Replace { member: reader.text()?.into(), address: reader.text()?.into() },
+            7 => Action::Restore(RestoreStep::decode(reader.bytes()?.get(1..).ok_or(Malformed)?)?),
+            8 => Action::StillRestoring(RestoreId {
+                begun: Index(reader.u64()?),
+                incarnation: Incarnation(reader.u64()?),
+            }),
             _ => return Err(Malformed),
         })
     }
@@ -329,7 +350,15 @@ impl<S: StateMachine> Handle<S> {
     /// # Errors
     /// It was not done.
     pub async fn remove(&self, member: &str, force: bool) -> Result<Done, Refused> {
-        self.act(Action::Remove { member: member.into(), force }).await
+        let is_me = member == self.identity().node || member == Incarnation(self.id()).to_string();
+        match self.act(Action::Remove { member: member.into(), force }).await {
+            // The connection ends with the membership, perhaps before the answer has come; then the news comes.
+            Err(Refused::Unknown) if is_me => match timeout(NEWS_MAX, self.retired()).await {
+                Ok(_) => Ok(Done { leader: self.name_of(self.leader(RECORDS)), ..Done::default() }),
+                Err(_) => Err(Refused::Unknown),
+            },
+            outcome => outcome,
+        }
     }
 
     /// Takes a member's vote, by its name or id: it gets the log and does not count, until it is promoted by hand. What would cost a group
@@ -355,15 +384,7 @@ impl<S: StateMachine> Handle<S> {
     /// It was not done: the node is a member as before.
     pub async fn leave(&self, force: bool) -> Result<Done, Refused> {
         self.common.leaving.store(true, Ordering::Relaxed);
-        let me = Incarnation(self.id()).to_string();
-        let outcome = match self.act(Action::Remove { member: me, force }).await {
-            // The connection ends with the membership, perhaps before the answer has come; then the news comes.
-            Err(Refused::Unknown) => match timeout(NEWS_MAX, self.retired()).await {
-                Ok(_) => Ok(Done { leader: self.name_of(self.leader(RECORDS)), ..Done::default() }),
-                Err(_) => Err(Refused::Unknown),
-            },
-            outcome => outcome,
-        };
+        let outcome = self.remove(&Incarnation(self.id()).to_string(), force).await;
         match outcome {
             Ok(_) => self.common.retire(Retired::Left),
             Err(_) => self.common.leaving.store(false, Ordering::Relaxed),
@@ -448,7 +469,7 @@ impl<S: StateMachine> Handle<S> {
     }
 
     /// Has an action done by whoever leads its group.
-    async fn act(&self, action: Action) -> Result<Done, Refused> {
+    pub(crate) async fn act(&self, action: Action) -> Result<Done, Refused> {
         let peers = self.common.peers.get().ok_or(Refused::SingleMode)?;
         let mut patience = Patience::new(self);
         loop {
@@ -493,6 +514,10 @@ pub(crate) async fn perform<S: StateMachine>(peers: &Arc<Shared<S>>, action: &Ac
     if peers.common.routes.leader(action.group()) != peers.common.me {
         return Err(Refused::NoLeader);
     }
+    if let Action::StillRestoring(id) = action {
+        peers.common.inbox.control(Control::StillRestoring(*id));
+        return Ok(Done::default());
+    }
     let begun = Instant::now();
     let outcome = match action {
         Action::Remove { member, force } => remove(peers, member, *force).await,
@@ -501,7 +526,11 @@ pub(crate) async fn perform<S: StateMachine>(peers: &Arc<Shared<S>>, action: &Ac
         Action::Replace { member, address } => replace(peers, member, address).await,
         Action::Transfer { group, to, longest } => transfer(peers, *group, to, *longest).await,
         Action::StepDown { hold } => step_down(peers, *hold).await,
-        Action::Settle => Ok(Done::default()),
+        Action::Restore(step) => {
+            let position = restoring::propose(&peers.common, *step).await;
+            position.map(|position| Done { position: Some(position), ..done(peers, RECORDS, String::new()) })
+        }
+        Action::Settle | Action::StillRestoring(_) => Ok(Done::default()),
     };
     let result = match &outcome {
         // It is asked of the next leader.

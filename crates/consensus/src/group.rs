@@ -368,6 +368,14 @@ impl Group {
         self.tame_timeout();
     }
 
+    /// Asks the leader for a snapshot of all that this node has in its log, although the leader could send entries. False: it cannot be
+    /// asked just now.
+    pub fn request_snapshot(&mut self) -> bool {
+        let asked = self.node.request_snapshot().is_ok();
+        self.tame_timeout();
+        asked
+    }
+
     /// A message could not be delivered to this member: it is asked where it stands before it gets more.
     pub fn on_unreachable(&mut self, member: u64) {
         self.node.report_unreachable(member);

@@ -49,6 +49,8 @@ pub struct Leadership {
     promotion: Promotion,
     /// Until then this node leads nothing if somebody else can.
     out_until: Mono,
+    /// Something other than an operator keeps it from leading.
+    barred: bool,
 }
 
 /// When a learner becomes a voter.
@@ -76,9 +78,14 @@ impl Leadership {
         self.out_until = now.mono + hold;
     }
 
+    /// This node leads nothing as long as this is so, if somebody else can.
+    pub fn bar(&mut self, barred: bool) {
+        self.barred = barred;
+    }
+
     /// Whether this node neither asks for a group nor keeps one.
     pub fn is_out(&self, now: Now) -> bool {
-        now.mono < self.out_until
+        self.barred || now.mono < self.out_until
     }
 
     /// An operator has put a group somewhere: none is spread for a while.

@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use base::Incarnation;
 use base::codec::{Malformed, Reader, Write};
 use consensus::{Configuration, MemberChange};
 
 use crate::elections::Elections;
+use crate::restores::Restores;
 
 /// A member as people and peers know it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub struct Members {
     demoted: BTreeSet<u64>,
     /// Learners that take the vote of another member when they have caught up, and whose.
     successions: BTreeMap<u64, u64>,
+    /// What the group knows of restores.
+    pub(crate) restores: Restores,
 }
 
 impl Members {
@@ -66,6 +70,28 @@ impl Members {
     /// Which elections the group remembers.
     pub fn elections(&self) -> &Elections {
         &self.elections
+    }
+
+    /// What the group knows of restores.
+    pub fn restores(&self) -> &Restores {
+        &self.restores
+    }
+
+    /// The incarnation of a cluster that was founded with this one: that of its last restore, if there was any.
+    pub fn incarnation(&self, founded: Incarnation) -> Incarnation {
+        self.restores.done.map_or(founded, |id| id.incarnation)
+    }
+
+    /// How many entries the state has counted that the log does not have: its state machine sees indexes that are higher by so many.
+    pub fn ahead(&self) -> i64 {
+        self.restores.ahead
+    }
+
+    /// The same members, of a state that is ahead of the log by so many entries.
+    #[must_use]
+    pub fn ahead_by(mut self, entries: i64) -> Members {
+        self.restores.ahead = entries;
+        self
     }
 
     /// Whether this one was a member once.
@@ -132,12 +158,17 @@ impl Members {
         bytes.put_varint(self.removed.len() as u64);
         self.removed.iter().for_each(|id| bytes.put_u64(*id));
         self.elections.encode(&mut bytes);
-        // Left out where it is empty, as it mostly is.
+        // Left out where there is nothing to say, as there mostly is not.
         self.demoted.iter().for_each(|id| bytes.put_u64(*id));
-        if !self.successions.is_empty() {
+        if !self.successions.is_empty() || !self.restores.is_initial() {
             // Nobody has this id: pairs follow.
             bytes.put_u64(0);
             self.successions.iter().for_each(|(id, of)| [id, of].into_iter().for_each(|id| bytes.put_u64(*id)));
+        }
+        if !self.restores.is_initial() {
+            // Nobody has this id either: no more pairs follow.
+            bytes.put_u64(0);
+            self.restores.encode(&mut bytes);
         }
         bytes
     }
@@ -160,10 +191,19 @@ impl Members {
                 id => demoted.insert(id),
             };
         }
+        let mut restores = Restores::default();
         while !reader.is_empty() {
-            successions.insert(reader.u64()?, reader.u64()?);
+            match reader.u64()? {
+                0 => {
+                    restores = Restores::decode(&mut reader)?;
+                    if !reader.is_empty() {
+                        return Err(Malformed);
+                    }
+                }
+                id => drop(successions.insert(id, reader.u64()?)),
+            }
         }
-        Ok(Members { configuration, known, removed, elections, demoted, successions })
+        Ok(Members { configuration, known, removed, elections, demoted, successions, restores })
     }
 }
 

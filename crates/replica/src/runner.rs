@@ -6,6 +6,7 @@
 //! of `keep`, after the sync. A crash between any two of them loses nothing that was promised.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use base::machine::StateMachine;
 use base::rows::Changes;
@@ -15,7 +16,7 @@ use storage::checkpoint::{Meta, Staged};
 use storage::disk::Disk;
 use storage::wal::{Spare, SpareJob, Wal};
 
-use crate::event::{Client, Effects, Event, MustSync, Now, Write};
+use crate::event::{Client, Effects, Event, MustSync, Now, Swap, Write};
 use crate::members::Members;
 use crate::replica::Replica;
 use crate::shard::Fault;
@@ -45,6 +46,8 @@ pub enum Job<D: Disk> {
     Show(ShardId, Meta),
     /// A snapshot takes the place of the checkpoint, and of what was written to it and not completed: then [`Runner::installed`].
     Install(ShardId, Box<Staged>),
+    /// What was staged for a restore, in this file, takes the place of the checkpoint, likewise: then [`Runner::restored`].
+    Restore(PathBuf, Box<Swap>),
     /// Something that takes time to drop.
     Drop(Box<dyn Send>),
     /// A file for a later segment of the log: then [`Runner::add_spare`].
@@ -148,6 +151,8 @@ pub struct Runner<S: StateMachine, C, D: Disk> {
     arrived: BTreeMap<ShardId, Box<Arrived<S>>>,
     /// Snapshots that become checkpoints just now.
     installing: BTreeMap<ShardId, Installing<S>>,
+    /// States that were staged for a restore and take their places just now.
+    swapping: BTreeMap<ShardId, S>,
     /// What of this turn's writes must be durable.
     must_sync: MustSync,
     last_sync: Mono,
@@ -192,6 +197,7 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
             wal,
             arrived: BTreeMap::new(),
             installing: BTreeMap::new(),
+            swapping: BTreeMap::new(),
             must_sync: MustSync::Nothing,
             last_sync: now.mono,
             to_save: Vec::new(),
@@ -282,6 +288,15 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
         self.arrived.clear();
     }
 
+    /// Lets what is staged for a restore, in this file and with this state in it, become the shard's checkpoint, as [`Effects::swaps`] asks.
+    pub fn swap(&mut self, swap: Swap, file: PathBuf, machine: S, jobs: &mut impl Jobs<D>) {
+        if self.saving.as_ref().is_some_and(|saving| saving.shard == swap.shard) {
+            self.saving = None;
+        }
+        self.swapping.insert(swap.shard, machine);
+        jobs.queue(Job::Restore(file, Box::new(swap)));
+    }
+
     /// Writes the turn's entries and hard states to the log. Returns how many entries, and whether [`Runner::keep`] must wait for the disk.
     ///
     /// # Errors
@@ -363,6 +378,7 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
         if self.saving.is_none()
             && let Some(shard) = self.to_save.pop()
             && !self.installing.contains_key(&shard)
+            && !self.swapping.contains_key(&shard)
         {
             let (index, term, configuration) = self.replica.freeze(shard);
             let meta = Meta { index, term, configuration };
@@ -446,6 +462,32 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
         jobs.queue(Job::Drop(Box::new(before)));
         done();
         Installed { index, term, took: now.mono - since }
+    }
+
+    /// What was staged is the shard's checkpoint, with these members. Returns its index.
+    ///
+    /// # Errors
+    /// The disk failed: the node must stop.
+    ///
+    /// # Panics
+    /// It was not asked for.
+    pub fn restored(
+        &mut self,
+        now: Now,
+        shard: ShardId,
+        members: Members,
+        prepare: impl Fn(&mut S),
+        jobs: &mut impl Jobs<D>,
+    ) -> Result<Index, StorageError> {
+        let mut machine = self.swapping.remove(&shard).expect("it was being restored");
+        prepare(&mut machine);
+        let before = self.replica.restored(now, shard, machine, members, &mut self.effects);
+        jobs.queue(Job::Drop(Box::new(before)));
+        let index = self.replica.applied(shard);
+        self.shown.insert(shard, (index, now.mono));
+        self.kept_from.insert(shard, index.next());
+        self.wal.release(&self.kept_from)?;
+        Ok(index)
     }
 
     // Stopping and sleeping.

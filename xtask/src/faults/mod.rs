@@ -9,6 +9,7 @@ mod disk;
 mod elections;
 mod figures;
 mod links;
+mod members;
 mod netsplits;
 mod newcomer;
 mod pauses;
@@ -78,6 +79,12 @@ enum Scenario {
     Snapshot,
     /// Leaders are killed, held up and asked to hand over, with one group and with four: what the nodes tell of it, and who says it leads.
     Elections,
+    /// Each node in turn loses its disk and comes back.
+    Wipe,
+    /// Members are removed, demoted, promoted, made to lead, at random and with kills.
+    Members,
+    /// Leadership is handed over by hand, again and again.
+    Transfers,
 }
 
 /// What scenarios need to know.
@@ -119,6 +126,9 @@ pub(crate) fn run(args: &FaultsArgs) -> Result<()> {
             Scenario::TakeOver => takeover::take_over(&run),
             Scenario::Snapshot => newcomer::snapshot(&run),
             Scenario::Elections => stories::elections(&run),
+            Scenario::Wipe => members::wipe(&run),
+            Scenario::Members => members::members_at_random(&run),
+            Scenario::Transfers => members::transfers(&run),
         };
         done.with_context(|| {
             let logs = Cluster::logs(&name);

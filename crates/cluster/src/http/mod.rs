@@ -130,6 +130,7 @@ pub fn get(path: &str, look: &Inspection, lease: Millis) -> Option<HttpAnswer> {
         }
         ("status", None, None) => HttpAnswer::json(200, &look.status(lease)),
         ("health-reports", None, None) => HttpAnswer::json(200, &serde_json::json!({ "reports": look.reports() })),
+        ("alarms", None, None) => HttpAnswer::json(200, &serde_json::json!({ "alarms": look.alarms() })),
         ("groups", None, None) => HttpAnswer::json(200, &look.groups()),
         ("leader", None, None) => match look.leader() {
             Some(leader) => HttpAnswer::json(200, &leader),

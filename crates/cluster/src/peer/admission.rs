@@ -19,7 +19,7 @@ const JOINING_MAX: usize = 4;
 /// Makes a node a learner of this cluster. Twice is as good as once.
 pub(crate) async fn admit<S: StateMachine>(shared: &Shared<S>, newcomer: Member) -> Result<Cluster, Refusal> {
     let refuse = |code, text: &str| Err(Refusal { code, text: text.into() });
-    let Some(cluster) = shared.common.cluster.get().copied() else {
+    let Some(cluster) = shared.common.cluster() else {
         return refuse("not-leader", "this node has no cluster either");
     };
     if shared.common.routes.leader(RECORDS) != shared.common.me {

@@ -42,8 +42,11 @@ fn read(body: &Bytes) -> Result<Vec<Event>, Malformed> {
     Ok(events)
 }
 
-/// What one member has to tell; nothing: it does not answer in time.
-async fn ask<S: StateMachine>(link: &Link<S>, after: u64) -> Option<Vec<Event>> {
+/// What one member has to tell; nothing: it does not answer in time. `is_there`: it was heard of lately; else it is not waited for.
+async fn ask<S: StateMachine>(link: &Link<S>, after: u64, is_there: bool) -> Option<Vec<Event>> {
+    if !is_there {
+        return None;
+    }
     let answer = link.request(What::Tell, after.to_le_bytes().to_vec())?;
     read(&timeout(ANSWER_MAX, answer).await.ok()?.ok()?).ok()
 }
@@ -56,7 +59,12 @@ pub(crate) async fn collect<S: StateMachine>(shared: &Shared<S>, cursor: &Cursor
         .iter()
         .map(|member| {
             let (link, after) = (shared.links.get(member.id), cursor.of(member.id));
-            async move { ask(&*link?, after).await }
+            let now = shared.clock.now().mono;
+            async move {
+                let link = link?;
+                let is_there = link.contact(now).heard.is_some_and(|heard| heard <= shared.common.contact_max);
+                ask(&link, after, is_there).await
+            }
         })
         .collect();
     let (mut events, mut missing) = (Vec::new(), Vec::new());

@@ -202,11 +202,13 @@ async fn expect(reader: &mut FrameReader<OwnedReadHalf>, kind: Kind) -> Result<B
 /// Says something about a node once, and again when it changes.
 struct Report {
     last: String,
+    /// How much it matters that it cannot be reached.
+    level: Level,
 }
 
 impl Report {
-    fn new() -> Report {
-        Report { last: String::new() }
+    fn new(level: Level) -> Report {
+        Report { last: String::new(), level }
     }
 
     fn failure(&mut self, events: &Events, who: &str, failure: &Failure) {
@@ -217,7 +219,7 @@ impl Report {
         match failure {
             Failure::Network(_) => {
                 let text = format!("{who} cannot be reached: {text}");
-                let unreachable = Draft::new(Level::Info, "raft.peer.unreachable", text);
+                let unreachable = Draft::new(self.level, "raft.peer.unreachable", text);
                 events.tell(unreachable.with("peer", who).unkept());
             }
             Failure::Refused(refusal) => {
@@ -235,7 +237,7 @@ impl Report {
 
 /// Greets the node at an address again and again, until this node has a cluster. Several nodes may share a name: all are greeted.
 pub(super) async fn greet<S: StateMachine>(shared: Arc<Shared<S>>, address: String) {
-    let mut report = Report::new();
+    let mut report = Report::new(Level::Info);
     while shared.greeting().cluster.is_none() {
         let found: Vec<String> = match timeout(CONNECT_TIMEOUT, lookup_host(&address)).await {
             Ok(Ok(found)) => found.map(|one| one.to_string()).take(ADDRESSES_MAX).collect(),
@@ -343,7 +345,8 @@ pub(super) async fn dial_members<S: StateMachine>(shared: Arc<Shared<S>>) {
 
 async fn keep_connected<S: StateMachine>(shared: Arc<Shared<S>>, link: Arc<Link<S>>) {
     let mut target = link.target.subscribe();
-    let mut report = Report::new();
+    // That a connection has ended was told.
+    let mut report = Report::new(Level::Debug);
     let mut pause = RETRY_FIRST;
     let mut down_since: Option<Mono> = None;
     loop {
@@ -512,12 +515,13 @@ fn take_answers<S: StateMachine>(shared: &Shared<S>, link: &Link<S>, body: &Byte
 const APPLIED: u8 = 0;
 const UNAVAILABLE: u8 = 1;
 
-const UNAVAILABLES: [Unavailable; 5] = [
+const UNAVAILABLES: [Unavailable; 6] = [
     Unavailable::NoLeader,
     Unavailable::Overloaded,
     Unavailable::Draining,
     Unavailable::TooStale,
     Unavailable::Unknown,
+    Unavailable::Restoring,
 ];
 
 fn encode_reply<S: StateMachine>(reply: &Reply<S>, body: &mut Vec<u8>) {

@@ -16,10 +16,12 @@ mod outgoing;
 pub(crate) mod requests;
 pub(crate) mod saves;
 pub(crate) mod snapshots;
+pub(crate) mod stages;
 pub(crate) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -207,6 +209,9 @@ impl<S: StateMachine> Shared<S> {
         let mut reports = self.reports.lock().expect("nothing panics while it holds this lock");
         reports.retain(|id, _| members.get(*id).is_some());
         let Some(member) = members.get(from) else { return };
+        if report.lacks_room() {
+            self.common.lacks_room.store(true, Ordering::Relaxed);
+        }
         let (now, applied) = (self.clock.now(), report.applied.first().copied().unwrap_or_default());
         let told = Draft::new(Level::Debug, "cluster.health.report", format!("{} says how it is", member.name))
             .with("member", &*member.name)

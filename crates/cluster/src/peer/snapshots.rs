@@ -256,10 +256,11 @@ fn take_chunk<S: StateMachine>(
     let mut staged = incoming.finish()?;
     let damaged =
         |what: String| StorageError::BadSnapshot { index: snapshot.meta.index, term: snapshot.meta.term, what };
-    let incarnation = shared.common.cluster.get().map(|cluster| cluster.incarnation).unwrap_or_default();
-    let machine = S::restore(ShardInfo { shard, incarnation }, &mut staged).map_err(|error| damaged(error.0))?;
     let members =
         Members::decode(&staged.meta().configuration).map_err(|_| damaged("its members do not read back".into()))?;
+    let founded = shared.common.cluster().map(|cluster| cluster.incarnation).unwrap_or_default();
+    let info = ShardInfo { shard, incarnation: members.incarnation(founded) };
+    let machine = S::restore(info, &mut staged).map_err(|error| damaged(error.0))?;
     let (done, installed) = tokio::sync::oneshot::channel();
     let meta = snapshot.meta;
     // The connection may have ended meanwhile.

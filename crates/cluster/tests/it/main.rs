@@ -4,6 +4,7 @@ mod alone;
 mod buffered;
 mod operate;
 mod register;
+mod restoring;
 mod story;
 mod three_nodes;
 

@@ -1,7 +1,7 @@
 //! From values to what a server runs with, once it is known that they go together.
 
 use base::Millis;
-use cluster::{Data, Durability, Identity, NodeConfig};
+use cluster::{Data, Durability, Identity, NodeConfig, Room};
 use queue::policy::{LeaseBounds, Retention};
 use queue::{Backoff, BackoffPolicy, Policy};
 
@@ -9,6 +9,7 @@ use crate::backups::BackupSettings;
 use crate::config::access::{self, Access};
 use crate::config::cluster::{self as cluster_settings, Meeting};
 use crate::config::kinds::{KIB, LEVELS};
+use crate::config::table::room;
 use crate::config::values::{Origin, Values};
 use crate::config::{Notice, Reading, Refused};
 use crate::settings::{HttpSettings, Limits, Settings};
@@ -136,6 +137,10 @@ fn settings_of(values: &Values, Access { addr, auth }: Access, meeting: Meeting)
 /// How often the log says who leads, where `BIND` is given: as the program does that it comes from.
 const STATUS_LOG: Millis = Millis(5_000);
 
+fn room_of(values: &Values, name: &str) -> Room {
+    room(values.text(name)).expect("the table bounds it")
+}
+
 fn node_of(values: &Values, meeting: Meeting) -> NodeConfig {
     let is_beside_bind = match &values.get("cluster.raftAddr").origin {
         Origin::Codeq(name) => *name == "BIND",
@@ -166,6 +171,8 @@ fn node_of(values: &Values, meeting: Meeting) -> NodeConfig {
         propose_timeout: values.duration("cluster.proposeTimeout"),
         election_timeout: values.duration("cluster.electionTimeout"),
         heartbeat: values.duration("cluster.heartbeat"),
+        disk_low: room_of(values, "storage.diskLow"),
+        disk_critical: room_of(values, "storage.diskCritical"),
         status_log: values.maybe_duration("cluster.raftStatusLog").unwrap_or(if is_beside_bind {
             STATUS_LOG
         } else {

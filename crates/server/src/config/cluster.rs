@@ -190,7 +190,7 @@ fn advertised(values: &Values, own: Option<&Address>, problems: &mut Vec<String>
                 format!("{} needs it", values.told(asks.unwrap_or("cluster.initialClusterState")))
             }
         };
-        format!("cluster.raftAdvertise is not set, and {why}: say where peers reach this node, HOST:{PEER_PORT}, or auto for its host name")
+        format!("cluster.raftAdvertise is not set, and {why}: say where peers reach this node (--raft-advertise), HOST:{PEER_PORT}, or auto for its host name")
     });
     None
 }

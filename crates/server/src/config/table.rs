@@ -5,12 +5,12 @@
 //! A name that codeQ has for it is a row in `codeq.rs`.
 
 use base::limits::{ENTRY_OPERATIONS_MAX, SHARDS_MAX};
-use cluster::ELECTIONS_MAX;
 use cluster::forming::FOUNDERS_MAX;
+use cluster::{ELECTIONS_MAX, Room};
 use queue::policy::ATTEMPTS_MAX;
 
 use crate::auth::is_tenant;
-use crate::config::kinds::{DAY, GIB, HOUR, KIB, Kind, MIB, MINUTE, Rule, SECOND, TIB, Words};
+use crate::config::kinds::{DAY, GIB, HOUR, KIB, Kind, MIB, MINUTE, Rule, SECOND, TIB, Words, size};
 
 /// A setting.
 #[derive(Debug)]
@@ -152,6 +152,16 @@ pub(crate) fn is_node_id(text: &str) -> bool {
 }
 
 static LABEL: Rule = Rule { allowed: "1 to 63 characters", fits: |text| (1..=63).contains(&text.chars().count()) };
+
+static ROOM: Rule = Rule { allowed: "0% to 50%, or an amount of bytes like 2GiB", fits: |text| room(text).is_some() };
+
+/// An amount of free space: a part of the disk, or bytes.
+pub(crate) fn room(text: &str) -> Option<Room> {
+    match text.strip_suffix('%') {
+        Some(percent) => percent.parse().ok().filter(|percent| *percent <= 50).map(Room::Percent),
+        None => size(text).map(Room::Bytes),
+    }
+}
 
 static CLUSTER_STATE: Words = Words { known: &[("new", "new"), ("existing", "existing")], refused: &[] };
 
@@ -506,6 +516,22 @@ pub static SECTIONS: &[Section] = &[
                 default: Default::Is("256MiB"),
                 scope: Scope::Node,
                 meaning: "log that a checkpoint holds and that is kept for members that lack it, per shard",
+            },
+            Setting {
+                name: "storage.diskLow",
+                flag: Some("disk-low"),
+                kind: Kind::Text(&ROOM),
+                default: Default::Is("10%"),
+                scope: Scope::Node,
+                meaning: "free space below which a member raises an alarm, and new tasks are refused everywhere; 0: never",
+            },
+            Setting {
+                name: "storage.diskCritical",
+                flag: Some("disk-critical"),
+                kind: Kind::Text(&ROOM),
+                default: Default::Is("3%"),
+                scope: Scope::Node,
+                meaning: "free space below which a member leads nothing; 0: never",
             },
             Setting {
                 name: "backup.dir",

@@ -137,6 +137,13 @@ impl Edge {
             let allow = (problem.code == Code::MethodNotAllowed).then(|| routes::allowed(uri.path()));
             (problem, allow)
         })?;
+        if route == Route::Restore {
+            let principal = self.identify(&route, &head, from).map_err(plain)?;
+            let call = Call { head, body: bytes::Bytes::new(), principal };
+            let restoring: Pin<Box<dyn Future<Output = Outcome<Answer>> + Send + '_>> =
+                Box::pin(self.restore(&call, body));
+            return catch_panic(AssertUnwindSafe(restoring)).await.map_err(plain);
+        }
         let declared = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if declared.is_some_and(|length| length > settings.limits.body_bytes_max as u64) {
             return Err(plain(self.body_too_large()));
@@ -202,6 +209,8 @@ impl Edge {
             Route::Join => Box::pin(self.join(call)),
             Route::Question(path) => ready(self.question(path)),
             Route::Page => ready(Ok(self.page())),
+            // Its body is taken as it comes, before this.
+            Route::Restore => ready(Err(crate::http::error::invalid_body("the body is a backup"))),
             Route::Save => Box::pin(self.save(call)),
             Route::Trigger => Box::pin(self.trigger()),
             Route::Leave => Box::pin(self.leave(call)),

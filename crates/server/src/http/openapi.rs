@@ -97,6 +97,8 @@ rows! {
     GET "/cluster/monitor" "The log of this node, as it is written" [] None => [(200, Text)];
     GET "/cluster/check/quorum" "Whether a node may stop" [] None => [(200, Json("Object"))];
     GET "/cluster/snapshot" "A backup" [] None => [(200, Tar)];
+    PUT "/cluster/snapshot" "Restore a backup" [] Some("Any") => [(200, Json("Object"))];
+    GET "/cluster/alarms" "What is wrong with the members" [] None => [(200, Plain("Object"))];
     POST "/cluster/snapshot/trigger" "Write checkpoints" [] None => [(200, Json("Object"))];
     POST "/cluster/join" "Introduce this node to others" [] Some("Object") => [(200, Json("Object"))];
     POST "/cluster/leave" "Leave the cluster" [] Some("Object") => [(200, Json("Object"))];

@@ -41,6 +41,7 @@ pub(crate) enum Route<'a> {
     /// The page for people.
     Page,
     Save,
+    Restore,
     Trigger,
     Leave,
     AddMember,
@@ -83,6 +84,7 @@ impl Route<'_> {
             Route::Cluster(_) | Route::CheckQuorum | Route::Page => Access::Any,
             Route::Question(path) => questions::access(path),
             Route::Save
+            | Route::Restore
             | Route::Trigger
             | Route::Join
             | Route::Leave
@@ -126,6 +128,7 @@ pub(crate) fn allowed(path: &str) -> &'static str {
     let is_action = questions::action(path).is_some();
     let takes = |method: &Method| !is_action && of_path(path, method).is_some_and(|(_, allowed)| allowed == *method);
     match (takes(&Method::GET), takes(&Method::POST)) {
+        (true, false) if takes(&Method::PUT) => "GET, HEAD, PUT",
         (true, true) => "GET, HEAD, POST",
         (true, false) => "GET, HEAD",
         (false, false) if takes(&Method::DELETE) => "DELETE",
@@ -146,6 +149,7 @@ fn of_path<'a>(path: &'a str, method: &Method) -> Option<(Route<'a>, Method)> {
         "/cluster/join" => return Some((Route::Join, post)),
         "/" | "/web/status" => return Some((Route::Page, get)),
         _ if path.starts_with("/api/") => return Some((Route::Question(path), get)),
+        "/cluster/snapshot" if *method == Method::PUT => return Some((Route::Restore, Method::PUT)),
         "/cluster/snapshot" => return Some((Route::Save, get)),
         "/cluster/snapshot/trigger" => return Some((Route::Trigger, post)),
         "/cluster/leave" => return Some((Route::Leave, post)),
@@ -268,6 +272,10 @@ mod tests {
         check(get, "/v1/codeq/admin/queues/a%3Ab", &Ok(Route::GetQueue("a:b".into())));
         check(get, "/v1/codeq/raft/status", &Ok(Route::RaftStatus));
         check(get, "/healthz", &Ok(Route::Healthz));
+        check(get, "/cluster/snapshot", &Ok(Route::Save));
+        check(&Method::PUT, "/cluster/snapshot", &Ok(Route::Restore));
+        check(post, "/cluster/snapshot", &Err(Code::MethodNotAllowed));
+        assert_eq!(allowed("/cluster/snapshot"), "GET, HEAD, PUT");
         check(post, "/cluster/leader/step-down", &Ok(Route::StepDown));
         check(&Method::DELETE, "/cluster/members/node-a", &Ok(Route::RemoveMember("node-a".into())));
         check(post, "/cluster/members/node-a/replace", &Ok(Route::Replace("node-a".into())));
