@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::documents::{self, DocumentsArgs};
 use crate::faults::{self, FaultsArgs};
 use crate::kill::{self, KillArgs};
+use crate::openapi::{self, OpenApiArgs};
 use crate::process::{Folder, Server, build_codeq};
 use crate::repository::{cargo, root};
 use crate::tidy;
@@ -38,6 +39,7 @@ const STEPS: &[Step] = &[
     Step { name: "tidy", run: tidy::run },
     Step { name: "advisories", run: advisories },
     Step { name: "bench smoke", run: bench_smoke },
+    Step { name: "openapi", run: || openapi::run(&OpenApiArgs::few()) },
     Step { name: "kill -9", run: || kill::run(&KillArgs::few()) },
     Step { name: "faults", run: || faults::run(&FaultsArgs::quick()) },
     Step { name: "documents", run: || documents::run(&DocumentsArgs::all()) },

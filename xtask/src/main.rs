@@ -15,6 +15,7 @@ mod image;
 mod judge;
 mod kill;
 mod load;
+mod openapi;
 mod process;
 mod repository;
 mod systemd;
@@ -48,6 +49,8 @@ enum Chore {
     Walk(walk::WalkArgs),
     /// Makes the container image of the program and what it loads, without a registry and a network, and tries it.
     Image(image::ImageArgs),
+    /// Compares a running server with its description of itself, by requests made from it.
+    Openapi(openapi::OpenApiArgs),
     /// Renders the Helm chart, and runs its pods as containers.
     Chart(chart::ChartArgs),
     /// Runs the systemd unit on three machines, which are containers with Debian's systemd.
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Chore::Faults(args) => faults::run(&args),
         Chore::Walk(args) => walk::run(&args),
         Chore::Image(args) => image::run(&args),
+        Chore::Openapi(args) => openapi::run(&args),
         Chore::Chart(args) => chart::run(&args),
         Chore::Systemd(args) => systemd::run(&args),
         Chore::Documents(args) => documents::run(&args),

@@ -62,6 +62,10 @@ codes! {
     InvalidPosition "invalid_position" 400 "the position cannot be used";
     /// Not a kind of consistency, or one that does not fit the other parameters.
     InvalidConsistency "invalid_consistency" 400 "the consistency cannot be used";
+    /// Of another list, malformed, or not the form of this version.
+    InvalidCursor "invalid_cursor" 400 "the cursor cannot be used";
+    /// An unknown parameter, one that cannot be used, or one that contradicts another.
+    InvalidFilter "invalid_filter" 400 "the filter cannot be used";
     /// No token was sent.
     MissingCredentials "missing_credentials" 401 "credentials are missing";
     /// The token was refused.

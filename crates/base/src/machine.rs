@@ -190,7 +190,7 @@ pub trait StateMachine: Sized + Send + 'static {
     /// Lists about `rows_max` more changes between the save before and the frozen state. True: that was the last of them.
     fn collect(&mut self, rows_max: usize, changes: &mut Changes) -> bool;
 
-    /// The frozen state is durable. Returns what was kept for readers until then: dropping it takes time, so the caller does it where
+    /// Readers of the checkpoint see the frozen state. Returns what was kept for readers until then: dropping it takes time, so the caller does it where
     /// nobody waits.
     fn saved(&mut self) -> Box<dyn Send>;
 }

@@ -3,6 +3,8 @@
 //! A row has a 64-bit key that is unique in its table, and a list of values in the order of the table's columns. A *sliced* table is a
 //! family of equal tables, told apart by a slice number, that can be dropped one by one: deleting a slice costs nothing per row.
 
+use std::ops::ControlFlow;
+
 use crate::codec::{Malformed, Reader, Write};
 
 /// Which table of the schema: its place in [`Schema::tables`].
@@ -26,6 +28,39 @@ pub struct Table {
     pub columns: &'static [Column],
     /// Whether this is a family of slices.
     pub sliced: bool,
+    /// Orders in which its rows can be looked through, besides that of their keys. Each costs time whenever a row is written.
+    pub indexes: &'static [Index],
+}
+
+/// An order in which the rows of a table can be looked through.
+#[derive(Clone, Copy, Debug)]
+pub struct Index {
+    /// Its name, unique in the table.
+    pub name: &'static str,
+    /// Rows that are equal in these columns stand together, in the order of their keys. Null is in none of them.
+    pub group: &'static [&'static str],
+    /// A column that comes before the key within a group. It has a number in every row of the index.
+    pub order: Option<&'static str>,
+    /// Only rows in which this column is not null are in the index; nothing: all.
+    pub present: Option<&'static str>,
+}
+
+impl Table {
+    /// The place of a column.
+    ///
+    /// # Panics
+    /// There is no such column.
+    pub fn column(&self, name: &str) -> usize {
+        self.columns.iter().position(|column| column.name == name).expect("the table has that column")
+    }
+
+    /// The place of an index.
+    ///
+    /// # Panics
+    /// There is no such index.
+    pub fn index(&self, name: &str) -> usize {
+        self.indexes.iter().position(|index| index.name == name).expect("the table has that index")
+    }
 }
 
 /// A query that an operator finds under a name of its own.
@@ -330,6 +365,63 @@ pub trait RowSource {
         table: TableId,
         visit: &mut dyn FnMut(u32, i64, Row<'_>) -> Result<(), Malformed>,
     ) -> Result<(), Unreadable>;
+}
+
+/// A look at the rows of a checkpoint: everything that is read through it is of one moment.
+pub trait Look {
+    /// Why a row cannot be read.
+    type Error;
+
+    /// The slices of a table, ascending; of a table that is not sliced: 0.
+    fn slices(&mut self, table: TableId) -> Result<Vec<u32>, Self::Error>;
+
+    /// One row, whole.
+    fn row(&mut self, table: TableId, slice: u32, key: i64) -> Result<Option<Vec<u8>>, Self::Error>;
+
+    /// The groups of an index that begin with the values of `beginning`, each as a row, in any order. Nothing: there are more than `max`,
+    /// or to find them would cost as much as to look through all rows.
+    fn groups(
+        &mut self,
+        table: TableId,
+        slice: u32,
+        index: usize,
+        beginning: Row<'_>,
+        max: usize,
+    ) -> Result<Option<Vec<Vec<u8>>>, Self::Error>;
+
+    /// Calls `visit` with order, key and the wanted values of each row of `scan`, until it has enough. The order is 0 where the scan has none.
+    /// Values are read as they stand: only [`Look::row`] compares a row with its checksum.
+    fn scan(
+        &mut self,
+        scan: &Scan<'_>,
+        visit: &mut dyn FnMut(i64, i64, Row<'_>) -> ControlFlow<()>,
+    ) -> Result<(), Self::Error>;
+}
+
+/// Rows of one table or slice in one order.
+#[derive(Clone, Copy, Debug)]
+pub struct Scan<'a> {
+    /// The table.
+    pub table: TableId,
+    /// The slice; 0 in a table that is not sliced.
+    pub slice: u32,
+    /// The place of the index that orders them, and the values of all columns of its group. Nothing: all rows, by key.
+    pub index: Option<(usize, Row<'a>)>,
+    /// Begin behind this order and key; in an index without an order, and without one, the first number is ignored.
+    pub after: Option<(i64, i64)>,
+    /// From the last to the first.
+    pub descending: bool,
+    /// The values to read.
+    pub wanted: &'a [Wanted],
+}
+
+/// A value to read of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// The column of that place.
+    Value(usize),
+    /// How many bytes it has.
+    Bytes(usize),
 }
 
 /// The checkpoint is damaged; the text says where.

@@ -1,9 +1,13 @@
 //! The rows of a checkpoint in memory: for a server that keeps nothing on disk, for the simulator, and for tests.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::ops::ControlFlow;
 
 use crate::codec::{Malformed, Reader, Write};
-use crate::rows::{Change, Changes, Row, RowSource, RowWriter, TableId, Unreadable, Value};
+use crate::rows::{
+    Change, Changes, Look, Row, RowSource, RowWriter, Scan, Schema, Table, TableId, Unreadable, Value, Wanted,
+};
 
 /// Rows by table, slice and key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,6 +106,135 @@ impl RowSource for RowStore {
             let refused =
                 |Malformed| Unreadable(format!("row {key} of table {table}, slice {slice} does not read back"));
             visit(*slice, *key, Row(row)).map_err(refused)?;
+        }
+        Ok(())
+    }
+}
+
+/// A look at rows in memory, which do not change meanwhile. There is nothing but their keys to find them by.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreLook<'a> {
+    /// The rows.
+    pub store: &'a RowStore,
+    /// Their tables.
+    pub schema: Schema,
+}
+
+impl StoreLook<'_> {
+    fn table(&self, table: TableId) -> &'static Table {
+        &self.schema.tables[usize::from(table)]
+    }
+
+    /// Order and wanted values of a row, if it is one of the scan.
+    fn select(&self, scan: &Scan<'_>, row: &[u8], out: &mut Vec<u8>) -> Option<i64> {
+        let table = self.table(scan.table);
+        let mut values = Vec::with_capacity(table.columns.len());
+        let mut reader = Row(row).reader();
+        while !reader.is_empty() {
+            values.push(reader.value().expect("rows are written by RowWriter"));
+        }
+        let mut order = 0;
+        if let Some((index, group)) = scan.index {
+            let index = &table.indexes[index];
+            let mut expected = group.reader();
+            let same = |name: &&str| values[table.column(name)] == expected.value().expect("as long as the group");
+            let is_there = |name: &str| values[table.column(name)] != Value::Null;
+            if !index.group.iter().all(same) || !index.present.is_none_or(is_there) {
+                return None;
+            }
+            if let Some(Value::Int(number)) = index.order.map(|name| values[table.column(name)]) {
+                order = number;
+            }
+        }
+        out.clear();
+        let mut writer = RowWriter::new(out);
+        for wanted in scan.wanted {
+            match *wanted {
+                Wanted::Value(place) => writer.value(values[place]),
+                Wanted::Bytes(place) => writer.maybe_number(match values[place] {
+                    Value::Text(text) => Some(text.len() as u64),
+                    Value::Blob(blob) => Some(blob.len() as u64),
+                    _ => None,
+                }),
+            }
+        }
+        Some(order)
+    }
+}
+
+impl Look for StoreLook<'_> {
+    type Error = Infallible;
+
+    fn slices(&mut self, table: TableId) -> Result<Vec<u32>, Infallible> {
+        if !self.table(table).sliced {
+            return Ok(vec![0]);
+        }
+        let mut slices = Vec::new();
+        let mut next = (table, 0, i64::MIN);
+        while let Some(((_, slice, _), _)) = self.store.0.range(next..=(table, u32::MAX, i64::MAX)).next() {
+            slices.push(*slice);
+            let Some(following) = slice.checked_add(1) else { break };
+            next = (table, following, i64::MIN);
+        }
+        Ok(slices)
+    }
+
+    fn row(&mut self, table: TableId, slice: u32, key: i64) -> Result<Option<Vec<u8>>, Infallible> {
+        Ok(self.store.0.get(&(table, slice, key)).cloned())
+    }
+
+    fn groups(
+        &mut self,
+        _table: TableId,
+        _slice: u32,
+        _index: usize,
+        _beginning: Row<'_>,
+        _max: usize,
+    ) -> Result<Option<Vec<Vec<u8>>>, Infallible> {
+        Ok(None)
+    }
+
+    fn scan(
+        &mut self,
+        scan: &Scan<'_>,
+        visit: &mut dyn FnMut(i64, i64, Row<'_>) -> ControlFlow<()>,
+    ) -> Result<(), Infallible> {
+        let Scan { table, slice, after, descending, .. } = *scan;
+        let is_ordered = scan.index.is_some_and(|(index, _)| self.table(table).indexes[index].order.is_some());
+        let (mut first, mut last) = (i64::MIN, i64::MAX);
+        if let (Some((_, key)), false) = (after, is_ordered) {
+            match descending {
+                true => last = key.saturating_sub(1),
+                false => first = key.saturating_add(1),
+            }
+        }
+        if first > last {
+            return Ok(());
+        }
+        let rows = self.store.0.range((table, slice, first)..=(table, slice, last));
+        let mut out = Vec::new();
+        if !is_ordered {
+            let rows: &mut dyn Iterator<Item = _> = if descending { &mut rows.rev() } else { &mut { rows } };
+            for ((_, _, key), row) in rows {
+                if self.select(scan, row, &mut out).is_some() && visit(0, *key, Row(&out)).is_break() {
+                    break;
+                }
+            }
+            return Ok(());
+        }
+        let mut selected: Vec<(i64, i64)> =
+            rows.filter_map(|((_, _, key), row)| Some((self.select(scan, row, &mut out)?, *key))).collect();
+        selected.sort_unstable();
+        if descending {
+            selected.reverse();
+        }
+        let behind =
+            |place: &(i64, i64)| after.is_none_or(|after| if descending { *place < after } else { *place > after });
+        for (order, key) in selected.into_iter().filter(behind) {
+            self.select(scan, &self.store.0[&(table, slice, key)], &mut out);
+            if visit(order, key, Row(&out)).is_break() {
+                break;
+            }
         }
         Ok(())
     }

@@ -10,13 +10,24 @@ use base::machine::StateMachine;
 use base::{Index, ShardId};
 use replica::{Job, Jobs};
 use storage::StorageError;
-use storage::checkpoint::{BUSY_MAX, Checkpoint};
+use storage::checkpoint::{BUSY_MAX, Checkpoint, RowReader};
 use storage::disk::Disk;
 
 use crate::inbox::{Control, Inbox};
 use crate::restoring;
 
-/// A checkpoint is durable.
+/// Threads that read checkpoints: for single rows, for what is soon done, and for what takes longer.
+pub(crate) const READERS: usize = 3;
+
+/// Readers of one checkpoint, one for each thread.
+///
+/// # Errors
+/// They cannot be opened.
+pub(crate) fn readers(checkpoint: &dyn Checkpoint) -> Result<[Box<dyn RowReader>; READERS], StorageError> {
+    Ok([checkpoint.reader()?, checkpoint.reader()?, checkpoint.reader()?])
+}
+
+/// A checkpoint is durable, or shown.
 pub(crate) struct Saved {
     pub(crate) shard: ShardId,
     pub(crate) index: Index,
@@ -83,15 +94,21 @@ fn run<S: StateMachine, D: Disk>(
                 let took = std::mem::take(&mut spent) + start.elapsed();
                 inbox.control(Control::Saved(Saved { shard, index: meta.index, took }));
             }
+            Job::Show(shard, meta) => {
+                let checkpoint = checkpoints.get_mut(&shard).expect("every shard has a checkpoint");
+                patiently(|| checkpoint.show(&meta))?;
+                let took = std::mem::take(&mut spent) + start.elapsed();
+                inbox.control(Control::Saved(Saved { shard, index: meta.index, took }));
+            }
             Job::Install(shard, staged) => {
                 let checkpoint = checkpoints.get_mut(&shard).expect("every shard has a checkpoint");
                 checkpoint.install(*staged)?;
-                inbox.control(Control::Installed(shard, checkpoint.reader()?));
+                inbox.control(Control::Installed(shard, readers(&**checkpoint)?));
             }
             Job::Restore(path, swap) => {
                 let checkpoint = checkpoints.get_mut(&swap.shard).expect("every shard has a checkpoint");
                 let members = restoring::install::<S>(&mut **checkpoint, &path, &swap)?;
-                inbox.control(Control::Restored(swap.shard, Box::new(members), checkpoint.reader()?));
+                inbox.control(Control::Restored(swap.shard, Box::new(members), readers(&**checkpoint)?));
             }
             Job::Drop(garbage) => drop(garbage),
             Job::MakeSpare(job) => inbox.control(Control::Spare(job.run()?)),

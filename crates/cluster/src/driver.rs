@@ -21,7 +21,7 @@ use storage::checkpoint::RowReader;
 use storage::disk::Disk;
 
 use crate::alarms::{AlarmKind, Slowness};
-use crate::checkpoints::{Background, Saved};
+use crate::checkpoints::{Background, READERS, Saved};
 use crate::clock::Clock;
 use crate::events::elections::Elections;
 use crate::events::lasting::{Lasting, Said};
@@ -31,11 +31,12 @@ use crate::events::{Draft, Level, role_name};
 use crate::health::Report;
 use crate::inbox::Control;
 use crate::lane::{Replies, ReplyTo};
+use crate::looks::Looks;
 use crate::node::{Common, Durability, LoopHooks, NodeConfig, NodeError, NodeStatus, Observe, Stage, Start};
 use crate::open::{Opened, lost_log, open};
 use crate::operate::HOLD;
 use crate::restoring::SILENCE_MAX;
-use crate::rows::Rows;
+use crate::rows::{Fail, Rows};
 
 /// Nothing sleeps longer: the loop shows that it lives.
 const SLEEP_MAX: Duration = Duration::from_millis(1_000);
@@ -98,6 +99,9 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let Opened { wal, mut shards, checkpoints, readers, snapshots } =
             open::<S, D>(disk, folder, &identity, founding.as_ref(), segment_bytes, progress)?;
         let kept_from = shards.iter().map(|(shard, restored)| (*shard, restored.index.next())).collect();
+        for (shard, restored) in &shards {
+            common.shown.set(*shard, restored.index, clock.now().mono);
+        }
         for restored in shards.values_mut() {
             prepare(&mut restored.machine);
         }
@@ -125,8 +129,10 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             NodeError::Storage(storage::StorageError::Failed { doing: "start", file: "a thread".into(), cause })
         };
         let inbox = common.inbox.clone();
-        let fail = Arc::new(move |failure| inbox.control(Control::Failed(failure)));
-        let rows = Rows::start(readers, folder.map(Path::to_owned), fail).map_err(failed)?;
+        let fail: Fail = Arc::new(move |failure| inbox.control(Control::Failed(failure)));
+        let [single, quick, slow] = readers;
+        let looks = Looks::start(quick, slow, &fail).map_err(failed)?;
+        let rows = Rows::start(single, folder.map(Path::to_owned), fail, looks).map_err(failed)?;
         *common.rows.lock().expect("nothing panics while it holds this lock") = Some(rows);
         let (background, thread) = Background::start(checkpoints, common.inbox.clone()).map_err(failed)?;
         let promotion = config
@@ -365,7 +371,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                     self.runner.on_event(now, Event::Transfer { shard, to });
                 }
                 Control::Arrived(arrived) => self.runner.on_arrived(now, arrived),
-                Control::Installed(shard, reader) => self.on_installed(now, shard, reader),
+                Control::Installed(shard, readers) => self.on_installed(now, shard, readers),
                 Control::SnapshotSent(shard, to, arrived) => {
                     let event = Event::SnapshotSent { shard, to, arrived };
                     self.runner.on_event(now, event);
@@ -379,7 +385,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                         self.restore_heard = now.mono;
                     }
                 }
-                Control::Restored(shard, members, reader) => self.on_restored(now, shard, *members, reader)?,
+                Control::Restored(shard, members, readers) => self.on_restored(now, shard, *members, readers)?,
                 Control::StepDown(hold) => self.leadership.stay_out(now, hold),
                 Control::Settle => self.leadership.settle(now),
                 Control::Heard(member) => self.leadership.heard(member),
@@ -395,6 +401,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                 }
                 Control::Stop => {}
                 Control::Save(tell) => self.runner.on_save_asked(tell),
+                Control::Show(tell) => self.runner.on_show_asked(tell),
                 Control::Saved(saved) => self.on_saved(&saved)?,
                 Control::Spare(spare) => self.runner.add_spare(spare),
                 Control::Failed(failure) => return Err(NodeError::Storage(failure)),
@@ -721,13 +728,14 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         now: Now,
         shard: ShardId,
         members: Members,
-        reader: Box<dyn RowReader>,
+        readers: [Box<dyn RowReader>; READERS],
     ) -> Result<(), NodeError> {
         if let Some(rows) = &*self.common.rows.lock().expect("nothing panics while it holds this lock") {
-            rows.replace(shard, reader);
+            rows.replace(shard, readers);
         }
         let index = self.runner.restored(now, shard, members, &self.prepare, &mut self.background);
         let index = index.map_err(NodeError::Storage)?;
+        self.note_shown(shard);
         let (term, role) = self.part(shard);
         let text = format!("shard {shard} was restored from a backup, at entry {index}");
         let restored = Draft::new(Level::Info, "raft.restored", text).with("index", index.0);
@@ -765,11 +773,12 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         }
     }
 
-    fn on_installed(&mut self, now: Now, shard: ShardId, reader: Box<dyn RowReader>) {
+    fn on_installed(&mut self, now: Now, shard: ShardId, readers: [Box<dyn RowReader>; READERS]) {
         if let Some(rows) = &*self.common.rows.lock().expect("nothing panics while it holds this lock") {
-            rows.replace(shard, reader);
+            rows.replace(shard, readers);
         }
         let Installed { index, term, took } = self.runner.installed(now, shard, &mut self.background);
+        self.note_shown(shard);
         let installed =
             Draft::new(Level::Info, "raft.snapshot.installed", format!("goes on from a snapshot at {index}"))
                 .with("index", index.0)
@@ -779,9 +788,18 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         self.common.events.tell(installed.of(shard, own_term, role));
     }
 
+    /// Makes known what readers of a shard's checkpoint see.
+    fn note_shown(&self, shard: ShardId) {
+        if let Some((index, at)) = self.runner.shown(shard) {
+            self.common.shown.set(shard, index, at);
+        }
+    }
+
     fn on_saved(&mut self, saved: &Saved) -> Result<(), NodeError> {
         let Saved { shard, index, took } = *saved;
-        if !self.runner.saved(shard, index, &mut self.background).map_err(NodeError::Storage)? {
+        let is_durable = self.runner.saved(shard, index, &mut self.background).map_err(NodeError::Storage)?;
+        self.note_shown(shard);
+        if !is_durable {
             return Ok(());
         }
         let counters = &self.common.counters;
@@ -834,7 +852,8 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         if self.runner.is_collecting() || self.runner.replica.has_work(now) || !self.common.inbox.is_empty() {
             return Ok(());
         }
-        let wakeup = self.runner.replica.next_wakeup(now).map_or(self.next_tick, |wakeup| wakeup.min(self.next_tick));
+        let show = self.runner.next_show();
+        let wakeup = self.runner.replica.next_wakeup(now).into_iter().chain(show).fold(self.next_tick, Mono::min);
         let idle = wakeup - now.mono;
         if idle > Millis(0) {
             self.runner.settle().map_err(NodeError::Storage)?;

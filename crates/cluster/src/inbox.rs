@@ -11,10 +11,11 @@ use std::time::Duration;
 use base::machine::StateMachine;
 use base::{Millis, ShardId};
 use crossbeam_queue::{ArrayQueue, SegQueue};
-use replica::{Arrived, Event, Member, MemberChange, Members, Message, RestoreId, RestoreStep, TellSaved};
+use replica::{Arrived, Event, Member, MemberChange, Members, Message, RestoreId, RestoreStep, TellSaved, TellShown};
 use storage::StorageError;
 use storage::checkpoint::RowReader;
 
+use crate::checkpoints::READERS;
 use crate::lane::ReplyTo;
 
 /// What the loop is asked for besides requests. There is at most a handful at a time, or as many as there are waiting requests.
@@ -28,7 +29,7 @@ pub(crate) enum Control<S: StateMachine> {
     /// A snapshot has arrived.
     Arrived(Box<Arrived<S>>),
     /// It is the shard's checkpoint now.
-    Installed(ShardId, Box<dyn RowReader>),
+    Installed(ShardId, [Box<dyn RowReader>; READERS]),
     /// A snapshot has reached a member, or has not.
     SnapshotSent(ShardId, u64, bool),
     /// A member says this of itself.
@@ -40,7 +41,7 @@ pub(crate) enum Control<S: StateMachine> {
     /// Somebody looks after the restore under way.
     StillRestoring(RestoreId),
     /// What was staged is the shard's checkpoint now, with these members.
-    Restored(ShardId, Box<Members>, Box<dyn RowReader>),
+    Restored(ShardId, Box<Members>, [Box<dyn RowReader>; READERS]),
     /// Give every group away, and lead none for this long.
     StepDown(Millis),
     /// Leave the groups where they are for a while.
@@ -51,7 +52,9 @@ pub(crate) enum Control<S: StateMachine> {
     Stop,
     /// Write checkpoints of all shards now, and tell which index each is of.
     Save(TellSaved),
-    /// A checkpoint is durable.
+    /// Show readers of checkpoints what is applied now.
+    Show(TellShown),
+    /// A checkpoint is durable, or shown.
     Saved(crate::checkpoints::Saved),
     /// A file for a later segment of the log is there.
     Spare(storage::wal::Spare),

@@ -7,11 +7,11 @@
 //!
 //! A node owns a data directory and carries N shards. One thread, the loop, runs the replica: it takes what clients have queued, proposes,
 //! writes the log and syncs it once for everything that gathered, applies, and hands out replies. A second thread writes checkpoints, a third
-//! reads single rows of them for clients, a fourth carries the connections to other nodes. Nothing here blocks an async runtime: clients wait
+//! reads single rows of them for clients, two more look through them, another one carries the connections to other nodes. Nothing here blocks an async runtime: clients wait
 //! for replies by future.
 //!
 //! Reading order: `builder` and `simple` (what one begins with), `node` (all that a user of this crate sees), `driver` (the loop), then the
-//! parts: `inbox` where threads meet, `lane` for replies, `checkpoints` and `rows` for two of the other threads, `clock`. For several nodes:
+//! parts: `inbox` where threads meet, `lane` for replies, `checkpoints`, `rows` and `looks` for other threads, `clock`. For several nodes:
 //! [`forming`] and `founding` (how a cluster begins), `peer` (the connections), `routes` (who leads), `operate` and
 //! `guard` (what operators ask for, and what is refused), `health` (how the members are), `alarms` (what somebody
 //! should look after), [`http`] (what a node says of all this),
@@ -31,6 +31,7 @@ mod histogram;
 pub mod http;
 mod inbox;
 mod lane;
+mod looks;
 mod node;
 mod open;
 mod operate;
@@ -53,6 +54,7 @@ pub use health::Report;
 pub use histogram::Histogram;
 pub use http::view;
 pub use lane::{Lane, LaneId};
+pub use looks::{Reader, Readers, Time};
 pub use node::{
     AdminAction, Cluster, Counters, Data, Durability, Handle, Hooks, Node, NodeConfig, NodeError, NodeStatus, Stage,
     StartError,
@@ -69,6 +71,6 @@ pub use restoring::{NotRestored, Upload};
 pub use rows::RowsUnavailable;
 pub use simple::{Simple, SimpleMachine};
 pub use storage::StorageError;
-pub use storage::checkpoint::StoredRow;
+pub use storage::checkpoint::{RowReader, StoredRow};
 pub use storage::identity::{Identity, recorded as recorded_identity};
 pub use tls::{PeerPem, PeerTls};

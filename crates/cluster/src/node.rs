@@ -34,6 +34,7 @@ use crate::histogram::Histogram;
 use crate::http::view::{About, Inspection};
 use crate::inbox::{Control, Inbox};
 use crate::lane::{Lane, LaneId, Replies, ReplyTo, Shared};
+use crate::looks::{Readers, Shown, Time};
 use crate::operate::{Actor, Retired};
 use crate::peer::Shared as PeerShared;
 use crate::peer::{Forward, Heard, Joined, Link, PeerConfig, Peers, own_greeting};
@@ -406,6 +407,7 @@ pub(crate) struct Common<S: StateMachine> {
     pub(crate) inbox: Arc<Inbox<S>>,
     pub(crate) lanes: Mutex<Vec<Arc<Shared<S>>>>,
     pub(crate) rows: Mutex<Option<Rows>>,
+    pub(crate) shown: Shown,
     pub(crate) counters: Counters,
     pub(crate) events: Events,
     /// The elections that the groups remember, as far as they are applied here.
@@ -547,6 +549,7 @@ impl<S: StateMachine> Node<S> {
             inbox: Arc::new(Inbox::new(config.shards, config.inbox_depth)),
             lanes: Mutex::new(Vec::new()),
             rows: Mutex::new(None),
+            shown: Shown::default(),
             counters: Counters::default(),
             events,
             elections: Mutex::new(BTreeMap::new()),
@@ -854,6 +857,43 @@ impl<S: StateMachine> Handle<S> {
     ) -> Result<Option<(TableId, StoredRow)>, RowsUnavailable> {
         let rows = self.common.rows.lock().expect("nothing panics while it holds this lock").clone();
         rows.ok_or(RowsUnavailable::NotRunning)?.find(shard, tables, key).await
+    }
+
+    /// Shows those who look through checkpoints what is applied now, within this time. False: it takes longer.
+    pub async fn show(&self, up_to: Millis) -> bool {
+        let (done, shown) = oneshot::channel();
+        self.common.inbox.control(Control::Show(Box::new(move || {
+            // Whoever asked may have gone.
+            let _ = done.send(());
+        })));
+        matches!(tokio::time::timeout(up_to.to_std(), shown).await, Ok(Ok(())))
+    }
+
+    /// Looks through the checkpoints of this node on a thread for that. `read` is called with all of them and the time it has; while that is
+    /// not the last, it may give nothing, and is called again with more time and the checkpoints as they are by then.
+    ///
+    /// # Errors
+    /// Too many look, or they cannot be read.
+    pub async fn look<T: Send + 'static>(
+        &self,
+        read: impl FnMut(&mut Readers, &Time) -> Result<Option<T>, StorageError> + Send + 'static,
+    ) -> Result<T, RowsUnavailable> {
+        let rows = self.common.rows.lock().expect("nothing panics while it holds this lock").clone();
+        let looked = rows.ok_or(RowsUnavailable::NotRunning)?.looks.look(read).await;
+        // A thread that has ended answers nobody.
+        looked.map_err(|why| if self.stage() == Stage::Stopped { RowsUnavailable::NotRunning } else { why })
+    }
+
+    /// For how long what a look has seen at `position` has been older than what is applied here.
+    pub fn shown_age(&self, position: Position) -> Millis {
+        let applied = |status: &ShardStatus| status.shard == position.shard && status.applied <= position.index;
+        match self.common.shown.get(position.shard) {
+            Some((index, _)) if index <= position.index && self.common.status.borrow().shards.iter().any(applied) => {
+                Millis(0)
+            }
+            Some((_, at)) => self.common.clock.now().mono - at,
+            None => Millis(0),
+        }
     }
 
     /// A row that [`Handle::find_row`] found cannot be one that the state machine has written: the node stops.

@@ -13,7 +13,7 @@ use storage::disk::Disk;
 use storage::identity::Identity;
 use storage::wal::{Options, Wal};
 
-use crate::checkpoints::patiently;
+use crate::checkpoints::{READERS, patiently, readers};
 use crate::forming::Proposal;
 use crate::founding::first_checkpoint;
 use crate::node::NodeError;
@@ -23,7 +23,7 @@ pub(crate) struct Opened<S, D: Disk> {
     pub(crate) wal: Wal<D>,
     pub(crate) shards: BTreeMap<ShardId, RestoreShard<S>>,
     pub(crate) checkpoints: BTreeMap<ShardId, Box<dyn Checkpoint>>,
-    pub(crate) readers: BTreeMap<ShardId, Box<dyn RowReader>>,
+    pub(crate) readers: [BTreeMap<ShardId, Box<dyn RowReader>>; READERS],
     pub(crate) snapshots: BTreeMap<ShardId, Arc<dyn Snapshots>>,
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
         wal,
         shards: BTreeMap::new(),
         checkpoints: BTreeMap::new(),
-        readers: BTreeMap::new(),
+        readers: Default::default(),
         snapshots: BTreeMap::new(),
     };
     for number in 0..identity.shards {
@@ -72,7 +72,7 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
                 let opened = patiently(|| SqliteCheckpoint::open(file, S::schema()));
                 Box::new(opened.map_err(NodeError::Storage)?)
             }
-            None => Box::new(MemoryCheckpoint::new()),
+            None => Box::new(MemoryCheckpoint::new(S::schema())),
         };
         let log = recovered.shards.remove(&shard).unwrap_or_default();
         let info = ShardInfo { shard, incarnation: identity.cluster_incarnation };
@@ -80,7 +80,10 @@ pub(crate) fn open<S: StateMachine, D: Disk>(
             let meta = first_checkpoint(founding, identity);
             patiently(|| checkpoint.commit(&meta)).map(|()| meta)
         });
-        opened.readers.insert(shard, checkpoint.reader().map_err(NodeError::Storage)?);
+        let readers = readers(&*checkpoint).map_err(NodeError::Storage)?;
+        for (all, reader) in opened.readers.iter_mut().zip(readers) {
+            all.insert(shard, reader);
+        }
         opened.snapshots.insert(shard, checkpoint.snapshots());
         opened.checkpoints.insert(shard, checkpoint);
         opened.shards.insert(shard, restored.map_err(NodeError::Storage)?);

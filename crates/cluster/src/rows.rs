@@ -12,7 +12,8 @@ use storage::StorageError;
 use storage::checkpoint::{RowReader, StoredRow};
 use tokio::sync::oneshot;
 
-use crate::checkpoints::patiently;
+use crate::checkpoints::{READERS, patiently};
+use crate::looks::Looks;
 use crate::open::checkpoint_name;
 
 /// A row that somebody wants.
@@ -46,6 +47,7 @@ pub(crate) struct Rows {
     replaced: Arc<Mutex<Vec<(ShardId, Box<dyn RowReader>)>>>,
     folder: Option<PathBuf>,
     fail: Fail,
+    pub(crate) looks: Looks,
 }
 
 /// Stops the node for what is wrong with its data.
@@ -57,18 +59,20 @@ impl Rows {
         readers: BTreeMap<ShardId, Box<dyn RowReader>>,
         folder: Option<PathBuf>,
         fail: Fail,
+        looks: Looks,
     ) -> std::io::Result<Rows> {
         let (sender, receiver) = sync_channel(WANTED_MAX);
         let replaced = Arc::new(Mutex::new(Vec::new()));
         let (replacements, failed) = (replaced.clone(), fail.clone());
         let thread = std::thread::Builder::new().name("codeq-rows".into());
         thread.spawn(move || run(readers, &receiver, &replacements, &*failed))?;
-        Ok(Rows { sender, replaced, folder, fail })
+        Ok(Rows { sender, replaced, folder, fail, looks })
     }
 
     /// Reads a shard's rows from its new checkpoint from now on.
-    pub(crate) fn replace(&self, shard: ShardId, reader: Box<dyn RowReader>) {
-        self.replaced.lock().expect("nothing panics while it holds this lock").push((shard, reader));
+    pub(crate) fn replace(&self, shard: ShardId, [single, quick, slow]: [Box<dyn RowReader>; READERS]) {
+        self.replaced.lock().expect("nothing panics while it holds this lock").push((shard, single));
+        self.looks.replace(shard, quick, slow);
     }
 
     /// A row fits its checksum, and yet it is none that the state machine has written.

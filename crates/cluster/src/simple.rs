@@ -106,6 +106,7 @@ const TABLES: &[Table] = &[Table {
         Column { name: "lease_clock", kind: "INTEGER" },
         Column { name: "schedule_clock", kind: "INTEGER" },
     ],
+    indexes: &[],
 }];
 
 impl<M: SimpleMachine> StateMachine for Simple<M> {

@@ -10,7 +10,9 @@ use std::vec::IntoIter;
 use base::codec::{Malformed, Reader, Write};
 use base::machine::ShardInfo;
 use base::map::IdMap;
-use base::rows::{Changes, Column, RowSource, RowWriter, Schema, Table, TableId, Unreadable, Value, View};
+use base::rows::{
+    Changes, Column, Index as RowIndex, RowSource, RowWriter, Schema, Table, TableId, Unreadable, Value, View,
+};
 use base::{Incarnation, Index, LeaseTime, ScheduleTime, Stamps};
 
 use crate::id::LeaseToken;
@@ -38,15 +40,28 @@ pub const DEAD: TableId = 4;
 const QUEUES: TableId = 5;
 const TENANTS: TableId = 6;
 const KEYS: TableId = 7;
-const SLICES: TableId = 8;
-const EPOCHS: TableId = 9;
-const SHARD: TableId = 10;
+pub(crate) const SLICES: TableId = 8;
+pub(crate) const EPOCHS: TableId = 9;
+pub(crate) const SHARD: TableId = 10;
 
 macro_rules! columns {
     ($($name:ident $kind:ident),* $(,)?) => { &[$(Column { name: stringify!($name), kind: stringify!($kind) }),*] };
 }
 
-const TABLES: &[Table] = &[
+/// Few values: so a list merges the groups that it wants, each in the order of its keys.
+const BY_QUEUE: RowIndex =
+    RowIndex { name: "queue", group: &["tenant", "command", "state", "priority"], order: None, present: None };
+const BY_KEY: RowIndex = RowIndex {
+    name: "key",
+    group: &["tenant", "command", "idempotency_key"],
+    order: None,
+    present: Some("idempotency_key"),
+};
+const STATE_OF_QUEUE: &[&str] = &["tenant", "command", "state"];
+const OF_ENDED: &[RowIndex] =
+    &[BY_QUEUE, BY_KEY, RowIndex { name: "finished", group: &[], order: Some("finished_at"), present: None }];
+
+pub(crate) const TABLES: &[Table] = &[
     Table {
         name: "live",
         sliced: false,
@@ -56,11 +71,28 @@ const TABLES: &[Table] = &[
             worker TEXT, lease_index INTEGER, lease_suffix BLOB, lease_until INTEGER,
             cancel_requested INTEGER, cancel_reason TEXT, error TEXT, webhook TEXT, idempotency_key TEXT, payload_bytes INTEGER,
         },
+        indexes: &[
+            BY_QUEUE,
+            BY_KEY,
+            RowIndex {
+                name: "ready",
+                group: &["tenant", "command", "priority"],
+                order: Some("place"),
+                present: Some("place"),
+            },
+            RowIndex { name: "due_lease", group: STATE_OF_QUEUE, order: Some("due_lease"), present: Some("due_lease") },
+            RowIndex {
+                name: "due_schedule",
+                group: STATE_OF_QUEUE,
+                order: Some("due_schedule"),
+                present: Some("due_schedule"),
+            },
+        ],
     },
-    Table { name: "payloads", sliced: false, columns: columns! { payload TEXT } },
-    Table { name: "completed", sliced: true, columns: record::COLUMNS },
-    Table { name: "failed", sliced: true, columns: record::COLUMNS },
-    Table { name: "dead", sliced: true, columns: record::COLUMNS },
+    Table { name: "payloads", sliced: false, columns: columns! { payload TEXT }, indexes: &[] },
+    Table { name: "completed", sliced: true, columns: record::COLUMNS, indexes: OF_ENDED },
+    Table { name: "failed", sliced: true, columns: record::COLUMNS, indexes: OF_ENDED },
+    Table { name: "dead", sliced: true, columns: record::COLUMNS, indexes: OF_ENDED },
     Table {
         name: "queues",
         sliced: false,
@@ -68,11 +100,22 @@ const TABLES: &[Table] = &[
             tenant TEXT, command TEXT, created INTEGER, claimed INTEGER, completed INTEGER, failed INTEGER, dead INTEGER,
             cancelled INTEGER, expired INTEGER, rounds BLOB,
         },
+        indexes: &[],
     },
-    Table { name: "tenants", sliced: false, columns: columns! { tenant TEXT, rounds BLOB } },
-    Table { name: "idempotency", sliced: false, columns: columns! { scope BLOB, body BLOB, since INTEGER } },
-    Table { name: "slices", sliced: false, columns: columns! { ending INTEGER, closes INTEGER, last_keyed INTEGER } },
-    Table { name: "epochs", sliced: false, columns: columns! { incarnation INTEGER } },
+    Table { name: "tenants", sliced: false, columns: columns! { tenant TEXT, rounds BLOB }, indexes: &[] },
+    Table {
+        name: "idempotency",
+        sliced: false,
+        columns: columns! { scope BLOB, body BLOB, since INTEGER },
+        indexes: &[],
+    },
+    Table {
+        name: "slices",
+        sliced: false,
+        columns: columns! { ending INTEGER, closes INTEGER, last_keyed INTEGER },
+        indexes: &[],
+    },
+    Table { name: "epochs", sliced: false, columns: columns! { incarnation INTEGER }, indexes: &[] },
     Table {
         name: "shard",
         sliced: false,
@@ -80,6 +123,7 @@ const TABLES: &[Table] = &[
             shard INTEGER, lease_clock INTEGER, schedule_clock INTEGER, next_place INTEGER, next_slice INTEGER,
             live_tasks INTEGER, policy BLOB,
         },
+        indexes: &[],
     },
 ];
 

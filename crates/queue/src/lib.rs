@@ -9,13 +9,16 @@
 
 mod backoff;
 mod cancel;
+mod changes;
 pub mod checkpoint;
 pub mod codec;
 mod create;
 mod due;
+pub mod groups;
 pub mod id;
 pub mod idempotency;
 mod lease;
+pub mod listing;
 mod machine;
 pub mod op;
 pub mod outcome;
@@ -26,6 +29,7 @@ mod query;
 mod ready;
 pub mod record;
 mod retention;
+pub mod search;
 mod slab;
 mod task;
 

@@ -11,6 +11,7 @@ use base::map::IdMap;
 use base::rows::{Changes, RowSource, Schema, Unreadable};
 use base::{Incarnation, Index, Millis, ShardId, Stamps, Term};
 
+use crate::changes::RecentChanges;
 use crate::checkpoint::{self, SCHEMA, Saves};
 use crate::codec;
 use crate::due::DueIndex;
@@ -24,7 +25,7 @@ use crate::policy::Policy;
 use crate::ready::{Queue, Supplier, Tenant, work_in, work_of};
 use crate::retention::Ended;
 use crate::slab::Slab;
-use crate::task::Ending;
+use crate::task::{Ending, change_of};
 
 /// All queues of one shard: a deterministic state machine. See the crate's documentation for how to read it.
 pub struct QueueMachine {
@@ -50,6 +51,7 @@ pub struct QueueMachine {
     pub(crate) keys: Keys,
     pub(crate) ended: Ended,
     pub(crate) saves: Saves,
+    pub(crate) changes: RecentChanges,
     /// Most live tasks; 0: no limit. Not replicated: it guards the leader's memory before an operation is proposed.
     live_tasks_max: u64,
     /// This node's settings, which it makes those of the shard when it leads. Not replicated.
@@ -106,6 +108,7 @@ impl QueueMachine {
             keys: Keys::default(),
             ended: Ended::default(),
             saves: Saves::default(),
+            changes: RecentChanges::default(),
             live_tasks_max: 0,
             own_policy: None,
             cache: PayloadCache::default(),
@@ -207,17 +210,21 @@ impl StateMachine for QueueMachine {
         self.entry = *entry;
         self.creations_in_entry = 0;
         self.grants_in_entry = 0;
+        self.changes.begin(entry.index);
         self.clocks.lease = self.clocks.lease.max(entry.stamps.lease);
         self.clocks.schedule = self.clocks.schedule.max(entry.stamps.schedule);
         self.due_phase(effects);
         let freed = self.keys.tidy(self.clocks.lease, self.policy.idempotency_window);
         self.saves.freed_keys.extend(freed);
         self.drop_slices();
+        effects.woken.extend(self.changes.take_untold().map(change_of));
     }
 
     fn apply(&mut self, operation: &[u8], effects: &mut Effects<Self>) -> Result<Outcome, UnknownOperation> {
         let op = codec::decode(operation)?;
-        Ok(self.apply_op(&op, effects).unwrap_or_else(Outcome::Rejected))
+        let outcome = self.apply_op(&op, effects).unwrap_or_else(Outcome::Rejected);
+        effects.woken.extend(self.changes.take_untold().map(change_of));
+        Ok(outcome)
     }
 
     fn encode_outcome(outcome: &Outcome, bytes: &mut Vec<u8>) {

@@ -1,5 +1,6 @@
 //! What operations and questions are answered with.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use base::{Index, Millis, ScheduleTime};
@@ -249,6 +250,25 @@ pub struct QueueStats {
     pub depth: Depth,
     /// What has happened in it.
     pub totals: Totals,
+    /// Since when its oldest ready task is ready.
+    pub oldest_ready: Option<ScheduleTime>,
+}
+
+/// Some of a tenant's queues on a shard, by name.
+#[derive(Clone, Debug, Default)]
+pub struct QueuesOf {
+    /// Their owner.
+    pub tenant: Arc<str>,
+    /// What their names begin with.
+    pub prefix: Arc<str>,
+    /// Their names come after this one.
+    pub after: Option<Arc<str>>,
+    /// These alone.
+    pub commands: Option<BTreeSet<Arc<str>>>,
+    /// Only those that hold tasks.
+    pub non_empty: bool,
+    /// So many at most.
+    pub limit: usize,
 }
 
 /// A question to a shard.
@@ -262,6 +282,15 @@ pub enum Query {
         id: TaskId,
         /// Wait until it has ended.
         until_ended: bool,
+    },
+    /// One task, as it is when an entry has changed it, or when it has ended.
+    TaskAfter {
+        /// Its tenant.
+        tenant: Arc<str>,
+        /// Its id.
+        id: TaskId,
+        /// The entry comes after this one. Of entries long ago it is not known what they have changed: then the answer comes at once.
+        index: Index,
     },
     /// Whether an operation on the lease would be refused now.
     Lease {
@@ -281,6 +310,8 @@ pub enum Query {
     },
     /// The numbers of all queues.
     Queues,
+    /// The numbers of some.
+    QueuesOf(QueuesOf),
     /// The settings in force.
     Policy,
 }
@@ -312,6 +343,13 @@ pub enum Answer {
     Queue(QueueStats),
     /// All queues' numbers.
     Queues(Vec<QueueStats>),
+    /// Some queues' numbers, by name.
+    QueuePage {
+        /// They.
+        queues: Vec<QueueStats>,
+        /// The last name that was looked at; nothing: it was the last there is.
+        looked_to: Option<Arc<str>>,
+    },
     /// The settings in force.
     Policy(crate::policy::Policy),
 }

@@ -1,5 +1,6 @@
 //! Answers that change nothing.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use base::machine::WaitKey;
@@ -7,22 +8,30 @@ use base::machine::WaitKey;
 use crate::id::TaskId;
 use crate::machine::QueueMachine;
 use crate::op::{Credential, LeaseRef};
-use crate::outcome::{Answer, Depth, OwnedCredential, Query, QueueStats, Totals};
+use crate::outcome::{Answer, Depth, OwnedCredential, Query, QueueStats, QueuesOf, Totals};
 use crate::ready::Queue;
 use crate::retention::Recent;
 use crate::slab::Slot;
-use crate::task::end_of;
+use crate::task::change_of;
+
+/// Queues that one question looks at.
+const QUEUES_LOOKED_MAX: usize = 2_000;
 
 impl QueueMachine {
     pub(crate) fn answer(&self, query: &Query) -> (Answer, Option<WaitKey>) {
         match query {
             Query::Task { tenant, id, until_ended } => {
                 if let Some(slot) = self.find(tenant, *id) {
-                    let wait = until_ended.then(|| end_of(id.key.0));
+                    let wait = until_ended.then(|| change_of(id.key.0));
                     return (Answer::Task(Arc::new(self.view(self.tasks.get(slot)))), wait);
                 }
                 let recent = self.recent(tenant, *id);
                 (recent.map_or_else(|| Answer::NotLive { dropped: self.outdated_slices(id.key.0) }, Answer::Task), None)
+            }
+            Query::TaskAfter { tenant, id, index } => {
+                let (answer, _) = self.answer(&Query::Task { tenant: tenant.clone(), id: *id, until_ended: false });
+                let waits = self.find(tenant, *id).is_some() && !self.changes.has_changed(id.key.0, *index);
+                (answer, waits.then(|| change_of(id.key.0)))
             }
             Query::Lease { tenant, id, credential } => {
                 let credential = match credential {
@@ -34,16 +43,18 @@ impl QueueMachine {
                 (Answer::Lease(self.held(&lease).map(|_| ())), None)
             }
             Query::Queue { tenant, command } => {
-                let known = self.queue_id(tenant, command).map(|queue| stats(&self.queues[queue as usize]));
+                let known = self.queue_id(tenant, command).map(|queue| self.stats(&self.queues[queue as usize]));
                 let unknown = || QueueStats {
                     tenant: tenant.clone(),
                     command: command.clone(),
                     depth: Depth::default(),
                     totals: Totals::default(),
+                    oldest_ready: None,
                 };
                 (Answer::Queue(known.unwrap_or_else(unknown)), None)
             }
-            Query::Queues => (Answer::Queues(self.queues.iter().map(stats).collect()), None),
+            Query::Queues => (Answer::Queues(self.queues.iter().map(|queue| self.stats(queue)).collect()), None),
+            Query::QueuesOf(of) => (self.page(of), None),
             Query::Policy => (Answer::Policy(self.policy), None),
         }
     }
@@ -63,13 +74,42 @@ impl QueueMachine {
         let recent = self.ended.recent.get(&key).or_else(|| self.ended.saving.get(&key).filter(in_time))?;
         (*recent.view.tenant == *tenant && recent.view.id == id).then(|| recent.view.clone())
     }
-}
 
-fn stats(queue: &Queue) -> QueueStats {
-    QueueStats {
-        tenant: queue.tenant.clone(),
-        command: queue.command.clone(),
-        depth: queue.depth(),
-        totals: queue.totals,
+    fn page(&self, of: &QueuesOf) -> Answer {
+        let mut queues = Vec::new();
+        let owner = self.tenant_ids.get(&of.tenant).map(|owner| &self.tenants[*owner as usize]);
+        let first = match &of.after {
+            Some(after) if **after >= *of.prefix => Bound::Excluded(&**after),
+            _ => Bound::Included(&*of.prefix),
+        };
+        let all = owner.into_iter().flat_map(|owner| owner.queues.range::<str, _>((first, Bound::Unbounded)));
+        let mut looked = 0;
+        for (command, queue) in all.take_while(|(command, _)| command.starts_with(&*of.prefix)) {
+            let queue = &self.queues[*queue as usize];
+            let depth = queue.depth();
+            let is_empty = depth.ready_total() + depth.delayed + depth.leased + depth.dead == 0;
+            let is_asked = of.commands.as_ref().is_none_or(|commands| commands.contains(command));
+            if is_asked && !(of.non_empty && is_empty) {
+                queues.push(self.stats(queue));
+            }
+            looked += 1;
+            // One more than a page, so that it is known whether there is another one.
+            if queues.len() > of.limit || looked == QUEUES_LOOKED_MAX {
+                return Answer::QueuePage { queues, looked_to: Some(command.clone()) };
+            }
+        }
+        Answer::QueuePage { queues, looked_to: None }
+    }
+
+    fn stats(&self, queue: &Queue) -> QueueStats {
+        let heads = queue.lists.iter().filter_map(|list| list.first());
+        QueueStats {
+            tenant: queue.tenant.clone(),
+            command: queue.command.clone(),
+            depth: queue.depth(),
+            totals: queue.totals,
+            // A ready task does not change, and the head of a list became ready before the others.
+            oldest_ready: heads.map(|head| self.tasks.get(head).updated_at).min(),
+        }
     }
 }

@@ -49,6 +49,13 @@ pub(crate) struct List {
     pub(crate) round: u64,
 }
 
+impl List {
+    /// The task that is claimed first.
+    pub(crate) fn first(&self) -> Option<Slot> {
+        (self.length > 0).then_some(self.head)
+    }
+}
+
 /// A tenant's queues.
 #[derive(Default)]
 pub(crate) struct Tenant {

@@ -14,7 +14,7 @@
 use std::sync::Arc;
 
 use base::machine::{Effects, WaitKey};
-use base::{LeaseTime, Millis, ScheduleTime};
+use base::{LeaseTime, Millis, ScheduleTime, Stamps};
 
 use crate::checkpoint::Mark;
 use crate::id::{LeaseToken, TaskKey};
@@ -131,8 +131,16 @@ impl Task {
     }
 }
 
-/// The key that requests waiting for the end of a task wait for.
-pub(crate) fn end_of(task: u64) -> WaitKey {
+/// The same, when the clocks show this.
+pub(crate) fn estimate(due: Due, clocks: Stamps) -> ScheduleTime {
+    match due {
+        Due::Schedule(time) => time,
+        Due::Lease(time) => clocks.schedule + (time - clocks.lease),
+    }
+}
+
+/// The key that requests waiting for a task to change, or to end, wait for.
+pub(crate) fn change_of(task: u64) -> WaitKey {
     WaitKey(base::rng::mix(task ^ 0x656e_6420_6f66))
 }
 
@@ -284,7 +292,6 @@ impl QueueMachine {
             _ => &mut queue.totals.cancelled,
         };
         *total += 1;
-        effects.woken.push(end_of(task.key));
         effects.signals.push(Signal::Ended { command: view.command.clone(), state, lived: now - task.created_at });
         let view = Arc::new(view);
         self.retain(&task, view.clone());
@@ -305,7 +312,8 @@ impl QueueMachine {
         let now = self.clocks.schedule;
         let task = self.tasks.get_mut(slot);
         task.updated_at = now;
-        let queue = task.queue;
+        let (queue, key) = (task.queue, task.key);
+        self.changes.note(self.entry.index, key);
         self.change_queue(queue);
     }
 
@@ -343,10 +351,7 @@ impl QueueMachine {
 
     /// A due time on the schedule clock, for people.
     pub(crate) fn estimate(&self, due: Due) -> ScheduleTime {
-        match due {
-            Due::Schedule(time) => time,
-            Due::Lease(time) => self.clocks.schedule + (time - self.clocks.lease),
-        }
+        estimate(due, self.clocks)
     }
 
     /// An error text within its limit, cut at a character boundary.

@@ -43,5 +43,5 @@ pub use replay::replay;
 pub use replica::{Replica, ReplicaConfig, RestoreShard};
 pub use restore::{FIRST, lost_log, restore};
 pub use restores::{RestoreId, RestoreStep, Restores};
-pub use runner::{Arrived, Installed, Job, Jobs, Runner, RunnerConfig, TellSaved};
+pub use runner::{Arrived, Installed, Job, Jobs, Runner, RunnerConfig, TellSaved, TellShown};
 pub use shard::Fault;

@@ -282,6 +282,14 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
         self.shard_mut(shard).saved()
     }
 
+    /// Readers see the checkpoint of the frozen state, which is not durable. Returns what the caller should drop where nobody waits.
+    ///
+    /// # Panics
+    /// The node does not carry the shard, or it is not frozen.
+    pub fn shown(&mut self, shard: ShardId) -> Box<dyn Send> {
+        self.shard_mut(shard).shown()
+    }
+
     /// The snapshot that [`Effects::installs`] asked for is the shard's checkpoint, and `machine` and `members` are what it holds. Returns
     /// the state before, which the caller should drop where nobody waits. A save in progress has ended without success.
     ///

@@ -40,8 +40,10 @@ pub struct RunnerConfig {
 pub enum Job<D: Disk> {
     /// Changes of the checkpoint being written.
     Write(ShardId, Changes),
-    /// They are complete: then [`Runner::saved`].
+    /// They are complete and become durable: then [`Runner::saved`].
     Commit(ShardId, Meta),
+    /// They are complete, and readers of the checkpoint see them: then [`Runner::saved`].
+    Show(ShardId, Meta),
     /// A snapshot takes the place of the checkpoint, and of what was written to it and not completed: then [`Runner::installed`].
     Install(ShardId, Box<Staged>),
     /// What was staged for a restore, in this file, takes the place of the checkpoint, likewise: then [`Runner::restored`].
@@ -85,10 +87,30 @@ pub struct Arrived<S> {
 /// Told which index the checkpoint of each shard is of.
 pub type TellSaved = Box<dyn FnOnce(BTreeMap<ShardId, Index>) + Send>;
 
+/// Told that readers of checkpoints see what was applied when it was asked for.
+pub type TellShown = Box<dyn FnOnce() + Send>;
+
+/// Who has asked for a round of checkpoints.
+#[derive(Default)]
+struct Asked {
+    /// For durable ones.
+    saves: Vec<TellSaved>,
+    /// For any that readers see.
+    shows: Vec<TellShown>,
+}
+
+/// To show readers what is new takes no more than this part of the time, unless they would wait for long.
+const SHOW_SHARE: u64 = 10;
+
+/// Nor is it held back for longer.
+const SHOW_PAUSE_MAX: Millis = Millis(100);
+
 /// A checkpoint being collected or written.
 struct Saving {
     shard: ShardId,
     meta: Meta,
+    /// When it was the present state.
+    at: Mono,
     /// Collected, and waiting for room among the jobs.
     waiting: Option<Changes>,
     /// Everything is collected.
@@ -137,8 +159,15 @@ pub struct Runner<S: StateMachine, C, D: Disk> {
     /// The shards that the present round of checkpoints still has to save.
     to_save: Vec<ShardId>,
     saving: Option<Saving>,
+    /// Whether the present round makes its checkpoints durable, or only shows them to readers, and since when it lasts.
+    is_durable: bool,
+    round_since: Mono,
+    /// From when on readers may be shown something again.
+    show_from: Mono,
+    /// What readers see of each shard, and when that was its state.
+    shown: BTreeMap<ShardId, (Index, Mono)>,
     /// Who has asked for checkpoints that the next round makes, and who for those of the present one.
-    asked: [Vec<TellSaved>; 2],
+    asked: [Asked; 2],
     last_checkpoint: Mono,
     log_bytes_at_checkpoint: u64,
     /// What the log must keep, by shard: everything from here on.
@@ -156,9 +185,14 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
         wal: Wal<D>,
         kept_from: BTreeMap<ShardId, Index>,
     ) -> Runner<S, C, D> {
+        let shown = replica.shards().into_iter().map(|shard| (shard, (replica.applied(shard), now.mono))).collect();
         Runner {
             config,
             replica,
+            is_durable: true,
+            round_since: now.mono,
+            show_from: now.mono,
+            shown,
             effects: Effects::default(),
             wal,
             arrived: BTreeMap::new(),
@@ -196,7 +230,17 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
 
     /// The next round of checkpoints begins as soon as the present one has ended; who asks is told when it is durable.
     pub fn on_save_asked(&mut self, tell: TellSaved) {
-        self.asked[0].push(tell);
+        self.asked[0].saves.push(tell);
+    }
+
+    /// Readers of checkpoints are shown what is applied now as soon as may be; who asks is told when they see it.
+    pub fn on_show_asked(&mut self, tell: TellShown) {
+        self.asked[0].shows.push(tell);
+    }
+
+    /// What readers of a shard's checkpoint see: the state at an index, and when that was the present one.
+    pub fn shown(&self, shard: ShardId) -> Option<(Index, Mono)> {
+        self.shown.get(&shard).copied()
     }
 
     /// A file that [`Job::MakeSpare`] has made.
@@ -308,22 +352,28 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
             self.wal.give_back(job);
         }
         if self.saving.is_none() && self.to_save.is_empty() {
-            for tell in self.asked[1].drain(..) {
-                let saved = self.kept_from.iter().map(|(shard, next)| (*shard, Index(next.0.saturating_sub(1))));
-                tell(saved.collect());
-            }
-            self.asked.swap(0, 1);
-            let asked = !self.asked[1].is_empty();
+            self.end_round(now);
+            let asked = !self.asked[0].saves.is_empty();
             let written = self.wal.stats().bytes - self.log_bytes_at_checkpoint;
             let due = now.mono - self.last_checkpoint >= self.config.checkpoint_interval;
             let wanted = self.replica.wants_checkpoint();
             let worth = due || wanted || written >= self.config.checkpoint_log_bytes || stopping;
-            if asked || (written > 0 && worth) {
+            self.is_durable = asked || (written > 0 && worth);
+            if self.is_durable {
                 self.last_checkpoint = now.mono;
                 self.log_bytes_at_checkpoint += written;
                 self.to_save = self.replica.shards();
                 self.saved_since_stop |= stopping;
+                self.asked.swap(0, 1);
+            } else if self.next_show().is_some_and(|moment| moment <= now.mono) {
+                let is_new = |shard: &ShardId| self.shown[shard].0 < self.replica.applied(*shard);
+                self.to_save = self.replica.shards().into_iter().filter(is_new).collect();
+                self.asked.swap(0, 1);
+                if self.to_save.is_empty() {
+                    self.end_round(now);
+                }
             }
+            self.round_since = now.mono;
         }
         if self.saving.is_none()
             && let Some(shard) = self.to_save.pop()
@@ -332,9 +382,28 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
         {
             let (index, term, configuration) = self.replica.freeze(shard);
             let meta = Meta { index, term, configuration };
-            self.saving = Some(Saving { shard, meta, waiting: None, complete: false, committed: false });
+            let at = now.mono;
+            self.saving = Some(Saving { shard, meta, at, waiting: None, complete: false, committed: false });
         }
         self.collect(jobs);
+    }
+
+    /// Tells those who asked for the round that has ended.
+    fn end_round(&mut self, now: Now) {
+        if !self.is_durable && !self.asked[1].shows.is_empty() {
+            let took = now.mono - self.round_since;
+            self.show_from = now.mono + Millis(took.0 * (SHOW_SHARE - 1)).min(SHOW_PAUSE_MAX);
+        }
+        for tell in self.asked[1].saves.drain(..) {
+            let saved = self.kept_from.iter().map(|(shard, next)| (*shard, Index(next.0.saturating_sub(1))));
+            tell(saved.collect());
+        }
+        self.asked[1].shows.drain(..).for_each(|tell| tell());
+    }
+
+    /// When a round begins that somebody has asked for.
+    pub fn next_show(&self) -> Option<Mono> {
+        (!self.asked[0].shows.is_empty()).then_some(self.show_from)
     }
 
     /// Collects a few rows of the checkpoint under way and hands them over.
@@ -354,23 +423,27 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
             saving.waiting = Some(changes);
         }
         if saving.complete && saving.waiting.is_none() {
-            saving.committed = jobs.try_queue(Job::Commit(saving.shard, saving.meta.clone())).is_ok();
+            let (shard, meta) = (saving.shard, saving.meta.clone());
+            let job = if self.is_durable { Job::Commit(shard, meta) } else { Job::Show(shard, meta) };
+            saving.committed = jobs.try_queue(job).is_ok();
         }
     }
 
     // Jobs that are done.
 
-    /// A checkpoint is durable. False: a snapshot has taken its place meanwhile.
+    /// A checkpoint is durable, or shown. False: it is not durable, or a snapshot has taken its place meanwhile.
     ///
     /// # Errors
     /// The disk failed: the node must stop.
     pub fn saved(&mut self, shard: ShardId, index: Index, jobs: &mut impl Jobs<D>) -> Result<bool, StorageError> {
-        if !self.saving.as_ref().is_some_and(|saving| saving.shard == shard && saving.meta.index == index) {
+        let of_this = |saving: &mut Saving| saving.shard == shard && saving.meta.index == index;
+        let Some(saving) = self.saving.take_if(of_this) else { return Ok(false) };
+        self.shown.insert(shard, (index, saving.at));
+        let garbage = if self.is_durable { self.replica.saved(shard) } else { self.replica.shown(shard) };
+        jobs.queue(Job::Drop(garbage));
+        if !self.is_durable {
             return Ok(false);
         }
-        self.saving = None;
-        let garbage = self.replica.saved(shard);
-        jobs.queue(Job::Drop(garbage));
         self.kept_from.insert(shard, index.next());
         self.wal.release(&self.kept_from)?;
         Ok(true)
@@ -385,6 +458,7 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
             self.installing.remove(&shard).expect("it was being installed");
         let before = self.replica.installed(now, shard, machine, members, &mut self.effects);
         self.kept_from.insert(shard, index.next());
+        self.shown.insert(shard, (index, now.mono));
         jobs.queue(Job::Drop(Box::new(before)));
         done();
         Installed { index, term, took: now.mono - since }
@@ -410,6 +484,7 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
         let before = self.replica.restored(now, shard, machine, members, &mut self.effects);
         jobs.queue(Job::Drop(Box::new(before)));
         let index = self.replica.applied(shard);
+        self.shown.insert(shard, (index, now.mono));
         self.kept_from.insert(shard, index.next());
         self.wal.release(&self.kept_from)?;
         Ok(index)

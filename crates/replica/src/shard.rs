@@ -923,6 +923,11 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         self.machine.saved()
     }
 
+    pub(crate) fn shown(&mut self) -> Box<dyn Send> {
+        self.frozen = None;
+        self.machine.saved()
+    }
+
     fn begin_install(
         &mut self,
         snapshot: SnapshotOf,

@@ -214,6 +214,14 @@ fn another(setting: &Setting, file: &str) -> (String, Vec<(&'static str, String)
         "queue.lease.max" => ("10h".into(), Vec::new()),
         "limits.maxBodyBytes" => ("17MiB".into(), Vec::new()),
         "http.addr" => ("127.0.0.1:0".into(), Vec::new()),
+        "http.cert" => (config.clone(), vec![("http-key", config)]),
+        "http.key" => (config.clone(), vec![("http-cert", config)]),
+        "http.clientCa" => (config.clone(), vec![("http-cert", config.clone()), ("http-key", config)]),
+        "cluster.peerCert" => (config.clone(), vec![("peer-key", config.clone()), ("peer-ca", config)]),
+        "cluster.peerKey" => (config.clone(), vec![("peer-cert", config.clone()), ("peer-ca", config)]),
+        "cluster.peerCa" => (config.clone(), vec![("peer-cert", config.clone()), ("peer-key", config)]),
+        "storage.diskLow" => ("12%".into(), Vec::new()),
+        "storage.diskCritical" => ("2%".into(), Vec::new()),
         _ => match (setting.kind, setting.default) {
             (Kind::Bool, Default::Is(default)) => ((default != "true").to_string(), Vec::new()),
             (Kind::Int(min, _), Default::Is(default)) if default == min.to_string() => {
@@ -245,7 +253,8 @@ fn every_setting_reaches_the_server() {
     for setting in settings().filter(|setting| setting.name != "config") {
         let (value, others) = another(setting, &file);
         // A provider and its config do nothing alone.
-        let is_half = setting.name.starts_with("auth.") && !others.is_empty();
+        let is_half =
+            ["auth.", "http.", "cluster.peer"].iter().any(|part| setting.name.starts_with(part)) && !others.is_empty();
         let others: Vec<(String, String)> = others.into_iter().map(|(flag, value)| (flag.to_owned(), value)).collect();
         let without = if is_half { with(&[]) } else { with(&others) };
         let mut flags = others;

@@ -15,6 +15,7 @@ const SCHEMA: Schema = Schema {
         name: "things",
         sliced: false,
         columns: &[Column { name: "text", kind: "TEXT" }, Column { name: "number", kind: "INTEGER" }],
+        indexes: &[],
     }],
     views: &[],
 };

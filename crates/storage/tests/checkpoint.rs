@@ -1,5 +1,6 @@
 //! Checkpoints in SQLite and in memory: what was committed reads back, what was not is not there, damage is noticed.
 
+mod look;
 mod support;
 
 use base::Index;
@@ -13,7 +14,7 @@ use support::{Folder, OLD, PARTS, SCHEMA, THINGS, dump, meta, open, things};
 fn with_each(test: &str, check: impl Fn(&mut dyn Checkpoint)) {
     let folder = Folder::new(test);
     check(&mut open(&folder.file()));
-    check(&mut MemoryCheckpoint::new());
+    check(&mut MemoryCheckpoint::new(SCHEMA));
 }
 
 #[test]

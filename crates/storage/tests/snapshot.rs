@@ -29,7 +29,7 @@ fn with_each(test: &str, check: impl Fn(&mut dyn Checkpoint, &mut dyn Checkpoint
     };
     let (from, to) = (Folder::new(&format!("{test}-from")), Folder::new(&format!("{test}-to")));
     fill(&mut open(&from.file()), &mut open(&to.file()));
-    fill(&mut MemoryCheckpoint::new(), &mut MemoryCheckpoint::new());
+    fill(&mut MemoryCheckpoint::new(SCHEMA), &mut MemoryCheckpoint::new(SCHEMA));
     // Neither copies nor what was received stay behind.
     for folder in [from, to] {
         assert!(folder.names().iter().all(|name| name.starts_with("shard-0.sqlite")), "{:?}", folder.names());
@@ -121,7 +121,7 @@ fn a_snapshot_of_nothing_empties() {
     };
     let to = Folder::new("nothing-to");
     check(&mut open(&from.file()), &mut open(&to.file()));
-    check(&mut MemoryCheckpoint::new(), &mut MemoryCheckpoint::new());
+    check(&mut MemoryCheckpoint::new(SCHEMA), &mut MemoryCheckpoint::new(SCHEMA));
 }
 
 /// Each commit gives all rows the same number, and its own index is that number. So must every copy be.
@@ -249,7 +249,7 @@ fn announce(bytes: &[u8]) -> Snapshot {
 fn a_snapshot_of_another_build_or_kind_is_refused_by_name() {
     const COLUMNS: Schema = Schema {
         tables: &[
-            Table { name: "things", sliced: false, columns: &[Column { name: "name", kind: "TEXT" }] },
+            Table { name: "things", sliced: false, columns: &[Column { name: "name", kind: "TEXT" }], indexes: &[] },
             SCHEMA.tables[1],
             SCHEMA.tables[2],
         ],
@@ -291,9 +291,9 @@ fn a_snapshot_of_another_build_or_kind_is_refused_by_name() {
     assert!(unreadable.0.contains("row 1 of table things does not fit its checksum"), "{unreadable:?}");
     for garbage in [&b""[..], b"this is not SQLite", &[0; 4096]] {
         refusal(receive(&*snapshots, &announce(garbage), garbage));
-        refusal(receive(&*MemoryCheckpoint::new().snapshots(), &announce(garbage), garbage));
+        refusal(receive(&*MemoryCheckpoint::new(SCHEMA).snapshots(), &announce(garbage), garbage));
     }
-    let mut memory = MemoryCheckpoint::new();
+    let mut memory = MemoryCheckpoint::new(SCHEMA);
     memory.commit(&meta(7)).expect("it is written");
     let outgoing = take(&memory);
     refusal(receive(&*snapshots, outgoing.snapshot(), &bytes(&outgoing)));

@@ -15,6 +15,8 @@ pub(super) struct Load {
     pub(super) commands: u32,
     pub(super) payload_bytes: u32,
     pub(super) duration: Duration,
+    /// Requests per second in all, whatever the answers; nothing: each connection waits for its answers.
+    pub(super) rate: Option<u64>,
     /// Reads everything acknowledged back afterwards; a run that lost something is an error.
     pub(super) verify: bool,
 }
@@ -34,6 +36,9 @@ impl Load {
         command.args(["--commands", &self.commands.to_string()]);
         command.args(["--payload", &self.payload_bytes.to_string()]);
         command.args(["--duration", &format!("{}ms", self.duration.as_millis())]);
+        if let Some(rate) = self.rate {
+            command.args(["--rate", &rate.to_string()]);
+        }
         if !self.verify {
             command.arg("--no-verify");
         }

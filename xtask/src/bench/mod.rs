@@ -3,6 +3,7 @@
 //! Nothing here passes or fails: the figures of a shared machine are no test. Bars are stated beside the figures, and a reader judges.
 
 mod fill;
+mod lists;
 mod load;
 mod sections;
 mod three;
@@ -44,6 +45,8 @@ enum Section {
     Restart,
     /// From a commit to the answer of the worker that waited for it.
     LongPoll,
+    /// Pages of lists beside the work, and what they cost it.
+    Lists,
     /// Three nodes against one.
     Three,
     /// Reads at a follower against reads at the leader.
@@ -79,6 +82,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
             Section::Memory => sections::memory(&bench)?,
             Section::Restart => sections::restart(&bench)?,
             Section::LongPoll => sections::long_poll(&bench)?,
+            Section::Lists => lists::lists(&bench)?,
             Section::Three => three::against_one(&bench)?,
             Section::FollowerReads => three::follower_reads(&bench)?,
             Section::Shards => sections::shards(&bench)?,

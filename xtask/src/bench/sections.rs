@@ -18,6 +18,7 @@ pub(super) const CYCLES: Load = Load {
     commands: 1,
     payload_bytes: 16,
     duration: Duration::from_secs(5),
+    rate: None,
     verify: false,
 };
 

@@ -56,8 +56,12 @@ pub struct Task<'a> {
     pub lease: Option<Lease<'a>>,
     /// The producer's key.
     pub idempotency_key: &'a str,
+    /// How long its payload is, in lists that leave it out.
+    pub payload_bytes: Option<u64>,
     /// Its holder is asked to stop.
     pub cancel_requested: bool,
+    /// JSON of its result, in lists that include it.
+    pub result: Option<&'a [u8]>,
 }
 
 /// What the answer to a claim adds.
@@ -104,8 +108,14 @@ impl Task<'_> {
             object.number("leaseMs", lease.ms);
         }
         maybe_text(&mut object, "idempotencyKey", self.idempotency_key);
+        if let Some(bytes) = self.payload_bytes {
+            object.number("payloadBytes", bytes);
+        }
         if self.cancel_requested {
             object.flag("cancelRequested", true);
+        }
+        if let Some(result) = self.result {
+            object.raw("result", result);
         }
         object.end();
     }

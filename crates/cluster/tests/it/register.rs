@@ -17,11 +17,12 @@ const LINES: u8 = 0;
 const CLOCKS: u8 = 1;
 
 const TABLES: &[Table] = &[
-    Table { name: "lines", sliced: false, columns: &[Column { name: "line", kind: "TEXT" }] },
+    Table { name: "lines", sliced: false, columns: &[Column { name: "line", kind: "TEXT" }], indexes: &[] },
     Table {
         name: "clocks",
         sliced: false,
         columns: &[Column { name: "lease", kind: "INTEGER" }, Column { name: "schedule", kind: "INTEGER" }],
+        indexes: &[],
     },
 ];
 

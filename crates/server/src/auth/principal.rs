@@ -125,6 +125,11 @@ impl Principal {
         Principal { event_types: EventTypes::Any, scopes: worker.collect(), ..self.clone() }
     }
 
+    /// The scopes of its token.
+    pub fn scopes(&self) -> impl Iterator<Item = &str> {
+        self.scopes.iter().map(String::as_str)
+    }
+
     /// Whether its token has this scope.
     pub fn has_scope(&self, scope: &str) -> bool {
         self.scopes.contains(scope)

@@ -72,7 +72,7 @@ pub(crate) fn decide(
     let encryption = encryption(values, &name, problems);
     if secret.is_none() && encryption.is_none() && !listen.ip().is_loopback() {
         let text = format!(
-            "peers connect to {listen} without cluster.peerCert and cluster.clusterSecret: whoever reaches it can pose as one of them and read everything"
+            "peers connect to {listen} with neither cluster.peerCert nor cluster.clusterSecret: whoever reaches it can pose as one of them and read everything"
         );
         notices.push(Notice::warning(text));
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use cluster::http::{Form, HttpAnswer};
 use hyper::Response;
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
+    ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, LINK,
     LOCATION, RETRY_AFTER,
 };
 
@@ -52,6 +52,8 @@ pub(crate) struct Answer {
     age: Option<LastContact>,
     /// Nodes that did not answer.
     missing: Vec<String>,
+    /// Path and query of the next page.
+    next: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +138,7 @@ impl Answer {
             replayed: false,
             age: None,
             missing: Vec::new(),
+            next: None,
         }
     }
 
@@ -160,6 +163,12 @@ impl Answer {
     /// It was read without asking the leader.
     pub(crate) fn age(mut self, age: Option<LastContact>) -> Answer {
         self.age = age;
+        self
+    }
+
+    /// It is a page of a list, and this is the next one.
+    pub(crate) fn link(mut self, next: Option<String>) -> Answer {
+        self.next = next;
         self
     }
 
@@ -196,6 +205,9 @@ impl Answer {
             }
             Kind::Empty => None,
         };
+        if let Some(link) = self.next.and_then(|next| HeaderValue::try_from(format!("<{next}>; rel=\"next\"")).ok()) {
+            headers.insert(LINK, link);
+        }
         if let Some(disposition) = disposition {
             headers.insert(CONTENT_DISPOSITION, disposition);
         }

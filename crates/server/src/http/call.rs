@@ -56,6 +56,13 @@ impl Call {
         self.json()
     }
 
+    /// All parameters of the query, in order, with their escapes undone.
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+        let pairs = self.head.uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        pairs.map(|(name, value)| (unescape(name), unescape(value)))
+    }
+
     /// A parameter of the query, with its escapes undone; the last one of that name.
     pub(crate) fn query(&self, name: &str) -> Option<Cow<'_, str>> {
         let query = self.head.uri.query()?;
@@ -153,7 +160,7 @@ pub(crate) struct Reading {
 }
 
 /// What the answer to a stale read says of its age: how long ago this node last heard from the leader, if it knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct LastContact(pub(crate) Option<Millis>);
 
 impl Reading {
@@ -167,14 +174,40 @@ impl Reading {
         }
     }
 
+    /// Whether any state of this node will do.
+    pub(crate) fn takes_any(&self) -> bool {
+        self.consistency == Consistency::Stale && self.position.is_none()
+    }
+
+    /// The position that it names.
+    pub(crate) fn position(&self) -> Option<Index> {
+        self.position
+    }
+
+    /// How long it may wait for the state that is asked for.
+    pub(crate) fn wait(&self) -> Millis {
+        self.wait
+    }
+
     /// What the answer, read just now, says about its age; nothing if it is linearizable.
     ///
     /// # Errors
     /// It is older than was asked for.
     pub(crate) fn age(&self, node: &Handle<QueueMachine>) -> Outcome<Option<LastContact>> {
+        self.age_of(node, Millis(0))
+    }
+
+    /// The same of an answer from a state that this node has left behind for so long.
+    ///
+    /// # Errors
+    /// It is older than was asked for.
+    pub(crate) fn age_of(&self, node: &Handle<QueueMachine>, left: Millis) -> Outcome<Option<LastContact>> {
         match self.consistency {
             Consistency::Linearizable => Ok(None),
-            Consistency::Stale => check_age(node.contact_age(self.shard), self.staleness_max).map(Some),
+            Consistency::Stale => {
+                let contact = node.contact_age(self.shard);
+                check_age(contact.map(|contact| contact + left), self.staleness_max).map(Some)
+            }
         }
     }
 }

@@ -189,7 +189,9 @@ fn write_new(create: &Create<'_>, created: &Created, out: &mut Vec<u8>) {
         finished_at: None,
         lease: None,
         idempotency_key: create.key.map(|key| key.text).unwrap_or_default(),
+        payload_bytes: None,
         cancel_requested: false,
+        result: None,
     }
     .write(out);
 }

@@ -24,6 +24,7 @@ use crate::http::answer::{Answer, HttpResponse, problem_response};
 use crate::http::call::{Call, Outcome, request_id};
 use crate::http::cluster::is_look_back;
 use crate::http::epochs::Epochs;
+use crate::http::openapi;
 use crate::http::routes::{self, MONITOR, Route};
 use crate::http::waiting::Waiting;
 use crate::metrics::Metrics;
@@ -206,6 +207,13 @@ impl Edge {
             Route::SubmitResult(id) => Box::pin(self.submit_result(call, id)),
             Route::Cancel(id) => Box::pin(self.cancel(call, id)),
             Route::Redrive(id) => Box::pin(self.redrive(call, id)),
+            Route::ListTasks => Box::pin(self.list_tasks(call)),
+            Route::ListDead => Box::pin(self.list_dead(call)),
+            Route::DeadGroups => Box::pin(self.dead_groups(call)),
+            Route::ListQueues => Box::pin(self.list_queues(call)),
+            Route::ShowQueue(command) => Box::pin(self.show_queue(call, command)),
+            Route::Whoami => ready(self.whoami(call)),
+            Route::OpenApi => ready(Ok(openapi::answer())),
             Route::GetTask(id) => Box::pin(self.get_task(call, id)),
             Route::GetResult(id) => Box::pin(self.get_result(call, id)),
             Route::GetQueue(command) => Box::pin(self.get_queue(call, command)),

@@ -1,29 +1,52 @@
 //! `GET /tasks/{id}`, `GET /tasks/{id}/result` and `GET /admin/queues/{command}`.
 
+use std::sync::Arc;
+
 use api::json::Writer;
 use api::{Code, Problem};
-use base::Millis;
-use cluster::Unavailable;
+use base::{Millis, Position};
+use cluster::{Freshness, Unavailable};
 use queue::id::shard_of;
-use queue::{Answer as Told, Query};
+use queue::{Answer as Told, Query, TaskId, TaskView};
 
 use crate::http::answer::Answer;
 use crate::http::call::{Call, Consistency, Outcome, query_seconds};
 use crate::http::create::check_command;
 use crate::http::edge::Edge;
 use crate::http::error::{Words, task_not_found, unavailable};
+use crate::http::filter::bad;
 use crate::http::tasks::{has_ended, write_result, write_task};
 
-/// Longest wait for a result.
+/// Longest wait for the end of a task.
 const WAIT_MAX: Millis = Millis(60_000);
 
 impl Edge {
     pub(crate) async fn get_task(&self, call: &Call, id: &str) -> Outcome<Answer> {
         let id = self.live_id(id, Words::Tasks)?;
         let reading = call.freshness(id.shard, self.node.identity().shards, Consistency::Linearizable)?;
+        let wait = query_seconds(call.query("waitSeconds")).min(WAIT_MAX);
+        let changed_after = match call.query("waitFor").as_deref() {
+            None | Some("finished") => None,
+            Some("change") => match reading.position() {
+                Some(index) => Some(index),
+                None => {
+                    let detail = "waitFor=change needs minPosition: the position of the state that is known";
+                    return Err(Box::new(Problem::new(Code::InvalidFilter, detail).field("minPosition")));
+                }
+            },
+            Some(other) => return Err(bad("waitFor", other, "finished or change")),
+        };
         self.check_running()?;
-        let (position, view) = self.find_task(&call.principal.tenant, id, reading.freshness(), None).await?;
-        let view = view.ok_or_else(|| task_not_found(Words::Tasks))?;
+        let tenant = &call.principal.tenant;
+        let (mut position, view) = self.find_task(tenant, id, reading.freshness(), None).await?;
+        let mut view = view.ok_or_else(|| task_not_found(Words::Tasks))?;
+        if !has_ended(view.state) && wait > Millis(0) {
+            let query = match changed_after {
+                Some(index) => Query::TaskAfter { tenant: tenant.clone(), id, index },
+                None => Query::Task { tenant: tenant.clone(), id, until_ended: true },
+            };
+            (position, view) = self.await_task(query, tenant, id, reading.freshness(), wait, Words::Tasks).await?;
+        }
         Ok(Answer::json(200, |out| write_task(&view, None, out)).at(position).age(reading.age(&self.node)?))
     }
 
@@ -36,14 +59,8 @@ impl Edge {
         let (mut position, view) = self.find_task(tenant, id, reading.freshness(), None).await?;
         let mut view = view.ok_or_else(|| task_not_found(Words::Results))?;
         if !has_ended(view.state) && wait > Millis(0) {
-            if self.is_draining() {
-                return Err(unavailable(Unavailable::Draining));
-            }
-            let limits = &self.shared.settings.limits;
-            let _place = self.shared.waiting.enter(tenant, limits.waiters_max, limits.waiters_per_tenant_max)?;
-            let (later, waited) = self.find_task(tenant, id, reading.freshness(), Some(wait)).await?;
-            position = later;
-            view = waited.ok_or_else(|| task_not_found(Words::Results))?;
+            let query = Query::Task { tenant: tenant.clone(), id, until_ended: true };
+            (position, view) = self.await_task(query, tenant, id, reading.freshness(), wait, Words::Results).await?;
         }
         if !has_ended(view.state) {
             let problem = Problem::new(Code::ResultNotFound, "the task has not ended yet; wait with waitSeconds");
@@ -56,6 +73,25 @@ impl Edge {
             body.end();
         });
         Ok(answer.at(position).age(reading.age(&self.node)?))
+    }
+
+    /// The task when there is a final answer to a question that waits, or when that time is over.
+    async fn await_task(
+        &self,
+        query: Query,
+        tenant: &Arc<str>,
+        id: TaskId,
+        freshness: Freshness,
+        wait: Millis,
+        words: Words,
+    ) -> Outcome<(Position, Arc<TaskView>)> {
+        if self.is_draining() {
+            return Err(unavailable(Unavailable::Draining));
+        }
+        let limits = &self.shared.settings.limits;
+        let _place = self.shared.waiting.enter(tenant, limits.waiters_max, limits.waiters_per_tenant_max)?;
+        let (position, waited) = self.find_by(query, tenant, id, freshness, Some(wait)).await?;
+        Ok((position, waited.ok_or_else(|| task_not_found(words))?))
     }
 
     pub(crate) async fn get_queue(&self, call: &Call, command: &str) -> Outcome<Answer> {

@@ -12,6 +12,13 @@ use crate::http::questions;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route<'a> {
     CreateTask,
+    ListTasks,
+    ListDead,
+    DeadGroups,
+    ListQueues,
+    ShowQueue(Cow<'a, str>),
+    Whoami,
+    OpenApi,
     CreateBatch,
     Claim,
     ClaimBatch,
@@ -64,6 +71,12 @@ impl Route<'_> {
             Route::Nack(_) => Access::Worker(scope::NACK),
             Route::SubmitResult(_) | Route::BatchResults => Access::Worker(scope::RESULT),
             Route::GetTask(_) | Route::GetResult(_) | Route::RaftStatus => Access::Any,
+            Route::ListTasks
+            | Route::ListDead
+            | Route::DeadGroups
+            | Route::ListQueues
+            | Route::ShowQueue(_)
+            | Route::Whoami => Access::Any,
             Route::GetQueue(_) | Route::Redrive(_) => Access::Admin,
             Route::Cluster(page) if *page == "/cluster/health" || page.starts_with("/cluster/leader-check") => {
                 Access::Open
@@ -85,7 +98,7 @@ impl Route<'_> {
             | Route::Replace(_)
             | Route::Transfer
             | Route::StepDown => Access::Operator,
-            Route::Healthz | Route::Livez | Route::Readyz(_) | Route::Metrics => Access::Open,
+            Route::OpenApi | Route::Healthz | Route::Livez | Route::Readyz(_) | Route::Metrics => Access::Open,
         }
     }
 }
@@ -142,6 +155,7 @@ fn of_path<'a>(path: &'a str, method: &Method) -> Option<(Route<'a>, Method)> {
         "/livez" => return Some((Route::Livez, get)),
         "/readyz" => return Some((Route::Readyz(None), get)),
         "/metrics" => return Some((Route::Metrics, get)),
+        "/openapi.json" => return Some((Route::OpenApi, get)),
         "/cluster/join" => return Some((Route::Join, post)),
         "/" | "/web/status" => return Some((Route::Page, get)),
         _ if path.starts_with("/api/") => return Some((Route::Question(path), get)),
@@ -177,7 +191,14 @@ fn of_path<'a>(path: &'a str, method: &Method) -> Option<(Route<'a>, Method)> {
         return None;
     }
     Some(match parts {
-        [Some("tasks"), None, None] => (Route::CreateTask, post),
+        [Some("tasks"), None, None] if *method == post => (Route::CreateTask, post),
+        [Some("tasks"), None, None] => (Route::ListTasks, get),
+        [Some("dlq"), None, None] => (Route::ListDead, get),
+        [Some("dlq"), Some("groups"), None] => (Route::DeadGroups, get),
+        [Some("queues"), None, None] => (Route::ListQueues, get),
+        [Some("queues"), Some(command), None] => (Route::ShowQueue(decode(command)?), get),
+        [Some("whoami"), None, None] => (Route::Whoami, get),
+        [Some("openapi.json"), None, None] => (Route::OpenApi, get),
         [Some("tasks"), Some("batch"), None] if *method == post => (Route::CreateBatch, post),
         [Some("tasks"), Some("batch"), Some("results")] => (Route::BatchResults, post),
         [Some("tasks"), Some("claim"), None] if *method == post => (Route::Claim, post),
@@ -236,6 +257,12 @@ mod tests {
         let (get, post) = (&Method::GET, &Method::POST);
         check(post, "/v1/codeq/tasks", &Ok(Route::CreateTask));
         check(post, "/v1/codeq/tasks/", &Ok(Route::CreateTask));
+        check(get, "/v1/codeq/tasks", &Ok(Route::ListTasks));
+        check(get, "/v1/codeq/dlq", &Ok(Route::ListDead));
+        check(get, "/v1/codeq/dlq/groups", &Ok(Route::DeadGroups));
+        check(get, "/v1/codeq/queues/", &Ok(Route::ListQueues));
+        check(get, "/v1/codeq/queues/a%3Ab", &Ok(Route::ShowQueue("a:b".into())));
+        check(get, "/v1/codeq/whoami", &Ok(Route::Whoami));
         check(get, "/", &Ok(Route::Page));
         check(get, "/web/status/", &Ok(Route::Page));
         check(get, "/api/leader-check/503", &Ok(Route::Question("/api/leader-check/503")));
@@ -296,11 +323,11 @@ mod tests {
             check(get, path, &Err(Code::RouteNotFound));
         }
         check(get, "/v1/codeq/tasks/a%2Fb", &Ok(Route::GetTask("a/b".into())));
-        check(get, "/v1/codeq/tasks", &Err(Code::MethodNotAllowed));
         check(get, "/v1/codeq/tasks/batch/results", &Err(Code::MethodNotAllowed));
         check(&Method::DELETE, "/v1/codeq/tasks/x", &Err(Code::MethodNotAllowed));
         check(&Method::POST, "/healthz", &Err(Code::MethodNotAllowed));
-        assert_eq!(allowed("/v1/codeq/tasks"), "POST");
+        check(&Method::DELETE, "/v1/codeq/tasks", &Err(Code::MethodNotAllowed));
+        assert_eq!(allowed("/v1/codeq/tasks"), "GET, HEAD, POST");
         assert_eq!(allowed("/v1/codeq/tasks/x/result"), "GET, HEAD, POST");
         assert_eq!(allowed("/healthz"), "GET, HEAD");
         assert_eq!(allowed("/cluster/members/node-a"), "DELETE");

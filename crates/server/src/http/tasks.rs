@@ -40,14 +40,28 @@ pub(crate) fn has_ended(state: State) -> bool {
 
 /// Appends a task. Its payload must be in memory; see [`Edge::with_payload`].
 pub(crate) fn write_task(view: &TaskView, lease: Option<Lease<'_>>, out: &mut Vec<u8>) {
+    let id = view.id.text();
+    Task { lease, ..wire(view, str_of(&id)) }.write(out);
+}
+
+/// Appends a task of a list: with its result if it has been read, and with the length of a payload that has not.
+pub(crate) fn write_listed(view: &TaskView, out: &mut Vec<u8>) {
+    let id = view.id.text();
+    let payload_bytes = match view.payload {
+        Payload::Resident(_) => None,
+        Payload::Stored(bytes) => Some(u64::from(bytes)),
+    };
+    Task { payload_bytes, result: view.result.as_deref(), ..wire(view, str_of(&id)) }.write(out);
+}
+
+fn wire<'a>(view: &'a TaskView, id: &'a str) -> Task<'a> {
     let ended = has_ended(view.state);
     let payload = match &view.payload {
         Payload::Resident(bytes) => Some(&**bytes),
         Payload::Stored(_) => None,
     };
-    let id = view.id.text();
     Task {
-        id: str_of(&id),
+        id,
         command: &view.command,
         payload,
         priority: view.priority,
@@ -65,11 +79,12 @@ pub(crate) fn write_task(view: &TaskView, lease: Option<Lease<'_>>, out: &mut Ve
         run_at: view.run_at.map(|time| time.0),
         last_error: if ended { "" } else { &view.error },
         finished_at: view.finished_at.map(|time| time.0),
-        lease,
+        lease: None,
         idempotency_key: &view.idempotency_key,
+        payload_bytes: None,
         cancel_requested: view.cancel_requested,
+        result: None,
     }
-    .write(out);
 }
 
 /// Appends how a task ended.
@@ -95,6 +110,19 @@ impl Edge {
         freshness: Freshness,
         wait: Option<base::Millis>,
     ) -> Outcome<(Position, Option<Arc<TaskView>>)> {
+        let query = Query::Task { tenant: tenant.clone(), id, until_ended: wait.is_some() };
+        self.find_by(query, tenant, id, freshness, wait).await
+    }
+
+    /// The same by another question for that task.
+    pub(crate) async fn find_by(
+        &self,
+        query: Query,
+        tenant: &Arc<str>,
+        id: TaskId,
+        freshness: Freshness,
+        wait: Option<base::Millis>,
+    ) -> Outcome<(Position, Option<Arc<TaskView>>)> {
         if !self.is_ours(&id) {
             return Ok((Position { shard: id.shard, ..Position::default() }, None));
         }
@@ -102,8 +130,7 @@ impl Edge {
         // be replaced: what is missing is looked for once more.
         let mut last = None;
         for _ in 0..2 {
-            let query = Query::Task { tenant: tenant.clone(), id, until_ended: wait.is_some() };
-            let asked = self.node.ask(id.shard, query, freshness, wait, Some(self.lane)).await;
+            let asked = self.node.ask(id.shard, query.clone(), freshness, wait, Some(self.lane)).await;
             let (position, answer) = asked.map_err(unavailable)?;
             let dropped = match answer {
                 Answer::Task(view) => match self.with_payload(view).await {

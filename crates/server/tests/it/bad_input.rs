@@ -467,8 +467,13 @@ async fn unknown_paths_and_methods_are_refused() {
     }
     let id = &target.id;
     for (path, allow) in [
-        ("/v1/codeq/tasks".into(), "POST"),
-        ("/v1/codeq/tasks/".into(), "POST"),
+        ("/v1/codeq/tasks".into(), "GET, HEAD, POST"),
+        ("/v1/codeq/tasks/".into(), "GET, HEAD, POST"),
+        ("/v1/codeq/dlq".into(), "GET, HEAD"),
+        ("/v1/codeq/dlq/groups".into(), "GET, HEAD"),
+        ("/v1/codeq/queues".into(), "GET, HEAD"),
+        ("/v1/codeq/queues/mail".into(), "GET, HEAD"),
+        ("/v1/codeq/whoami".into(), "GET, HEAD"),
         ("/v1/codeq/tasks/batch".into(), "GET, HEAD, POST"),
         ("/v1/codeq/tasks/claim".into(), "GET, HEAD, POST"),
         ("/v1/codeq/tasks/claim/batch".into(), "POST"),

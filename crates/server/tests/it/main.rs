@@ -11,6 +11,7 @@ mod faults;
 mod http2;
 mod life;
 mod limits;
+mod lists;
 mod metrics;
 mod operator;
 mod operators;

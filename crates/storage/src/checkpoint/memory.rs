@@ -1,10 +1,11 @@
 //! A checkpoint that lives and dies with the process.
 
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use base::codec::{Malformed, Reader, Write};
-use base::rows::{Changes, RowSource, TableId};
-use base::rowstore::RowStore;
+use base::rows::{Changes, Look, Row, RowSource, Scan, Schema, TableId};
+use base::rowstore::{RowStore, StoreLook};
 use base::{Index, Term};
 
 use crate::StorageError;
@@ -13,13 +14,17 @@ use crate::checkpoint::{Checkpoint, Incoming, Meta, Outgoing, RowReader, Snapsho
 use crate::disk::{DiskFile, MemoryFile};
 
 /// The rows of a shard, in memory. Clones are the same checkpoint.
-#[derive(Clone, Default)]
-pub struct MemoryCheckpoint(Arc<Mutex<State>>);
+#[derive(Clone)]
+pub struct MemoryCheckpoint {
+    schema: Schema,
+    state: Arc<Mutex<State>>,
+}
 
 #[derive(Default)]
 struct State {
     meta: Option<Meta>,
-    rows: RowStore,
+    /// Copied when it changes during a look.
+    rows: Arc<RowStore>,
     waiting: Vec<Changes>,
 }
 
@@ -30,13 +35,13 @@ const NAME: &str = "the checkpoint in memory";
 const MAGIC: &[u8] = b"codeq rows 1\n";
 
 impl MemoryCheckpoint {
-    /// An empty checkpoint.
-    pub fn new() -> MemoryCheckpoint {
-        MemoryCheckpoint::default()
+    /// An empty checkpoint with these tables.
+    pub fn new(schema: Schema) -> MemoryCheckpoint {
+        MemoryCheckpoint { schema, state: Arc::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("nothing panics while it holds this lock")
+        self.state.lock().expect("nothing panics while it holds this lock")
     }
 }
 
@@ -46,7 +51,7 @@ impl Checkpoint for MemoryCheckpoint {
     }
 
     fn rows(&mut self) -> Box<dyn RowSource + '_> {
-        Box::new(self.state().rows.clone())
+        Box::new(self.state().rows.as_ref().clone())
     }
 
     fn write(&mut self, changes: &Changes) -> Result<(), StorageError> {
@@ -55,17 +60,21 @@ impl Checkpoint for MemoryCheckpoint {
     }
 
     fn commit(&mut self, meta: &Meta) -> Result<(), StorageError> {
+        self.show(meta)
+    }
+
+    fn show(&mut self, meta: &Meta) -> Result<(), StorageError> {
         let mut state = self.state();
         for changes in std::mem::take(&mut state.waiting) {
             let damaged = |what: base::rows::Unreadable| StorageError::damaged(NAME, None, what.0);
-            state.rows.apply(&changes).map_err(damaged)?;
+            Arc::make_mut(&mut state.rows).apply(&changes).map_err(damaged)?;
         }
         state.meta = Some(meta.clone());
         Ok(())
     }
 
     fn reader(&self) -> Result<Box<dyn RowReader>, StorageError> {
-        Ok(Box::new(self.clone()))
+        Ok(Box::new(MemoryReader { checkpoint: self.clone(), look: Arc::default() }))
     }
 
     fn snapshots(&self) -> Arc<dyn Snapshots> {
@@ -76,15 +85,73 @@ impl Checkpoint for MemoryCheckpoint {
         let Content::Rows(rows) = staged.content else {
             panic!("a checkpoint installs what its own snapshots have received");
         };
-        *self.state() = State { meta: Some(staged.meta), rows, waiting: Vec::new() };
+        *self.state() = State { meta: Some(staged.meta), rows: Arc::new(rows), waiting: Vec::new() };
         Ok(())
     }
 }
 
-impl RowReader for MemoryCheckpoint {
+struct MemoryReader {
+    checkpoint: MemoryCheckpoint,
+    /// The rows that are looked at.
+    look: Arc<RowStore>,
+}
+
+impl MemoryReader {
+    fn look(&self) -> StoreLook<'_> {
+        StoreLook { store: &self.look, schema: self.checkpoint.schema }
+    }
+}
+
+impl RowReader for MemoryReader {
+    fn begin(&mut self) -> Result<Option<Meta>, StorageError> {
+        let state = self.checkpoint.state();
+        self.look = state.rows.clone();
+        Ok(state.meta.clone())
+    }
+
+    fn end(&mut self) -> Result<(), StorageError> {
+        self.look = Arc::default();
+        Ok(())
+    }
+
     fn find(&mut self, table: TableId, key: i64) -> Result<Option<StoredRow>, StorageError> {
-        let state = self.state();
+        let state = self.checkpoint.state();
         Ok(state.rows.find(table, key).map(|(slice, row)| StoredRow { slice, bytes: row.0.to_vec() }))
+    }
+}
+
+impl Look for MemoryReader {
+    type Error = StorageError;
+
+    fn slices(&mut self, table: TableId) -> Result<Vec<u32>, StorageError> {
+        let Ok(slices) = self.look().slices(table);
+        Ok(slices)
+    }
+
+    fn row(&mut self, table: TableId, slice: u32, key: i64) -> Result<Option<Vec<u8>>, StorageError> {
+        let Ok(row) = self.look().row(table, slice, key);
+        Ok(row)
+    }
+
+    fn groups(
+        &mut self,
+        table: TableId,
+        slice: u32,
+        index: usize,
+        beginning: Row<'_>,
+        max: usize,
+    ) -> Result<Option<Vec<Vec<u8>>>, StorageError> {
+        let Ok(groups) = self.look().groups(table, slice, index, beginning, max);
+        Ok(groups)
+    }
+
+    fn scan(
+        &mut self,
+        scan: &Scan<'_>,
+        visit: &mut dyn FnMut(i64, i64, Row<'_>) -> ControlFlow<()>,
+    ) -> Result<(), StorageError> {
+        let Ok(()) = self.look().scan(scan, visit);
+        Ok(())
     }
 }
 

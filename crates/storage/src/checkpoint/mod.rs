@@ -10,7 +10,7 @@ mod sqlite;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::rows::{Changes, RowSource, TableId};
+use base::rows::{Changes, Look, RowSource, TableId};
 use base::{Index, Term};
 
 use crate::StorageError;
@@ -56,7 +56,14 @@ pub trait Checkpoint: Send {
     /// The disk failed; or [`StorageError::Busy`], if nothing was written since the last commit.
     fn commit(&mut self, meta: &Meta) -> Result<(), StorageError>;
 
-    /// Another reader of committed rows, for another thread.
+    /// Shows readers all changes since the last commit, together, without making them durable: a crash leaves the last commit, or what was
+    /// shown since, whole.
+    ///
+    /// # Errors
+    /// The disk failed; or [`StorageError::Busy`], if nothing was written since the last commit.
+    fn show(&mut self, meta: &Meta) -> Result<(), StorageError>;
+
+    /// Another reader of committed and shown rows, for another thread.
     ///
     /// # Errors
     /// It cannot be opened.
@@ -73,8 +80,21 @@ pub trait Checkpoint: Send {
     fn install(&mut self, staged: Staged) -> Result<(), StorageError>;
 }
 
-/// Reads single rows of the last committed checkpoint.
-pub trait RowReader: Send {
+/// Reads rows of the last checkpoint that was committed or shown. As a [`Look`] it reads between [`RowReader::begin`] and
+/// [`RowReader::end`].
+pub trait RowReader: Look<Error = StorageError> + Send {
+    /// Begins a look, and says what it is at; nothing: nothing was committed yet.
+    ///
+    /// # Errors
+    /// The disk failed, or the checkpoint is damaged.
+    fn begin(&mut self) -> Result<Option<Meta>, StorageError>;
+
+    /// Ends a look. Rows that have changed meanwhile take up room until then.
+    ///
+    /// # Errors
+    /// The disk failed.
+    fn end(&mut self) -> Result<(), StorageError>;
+
     /// The row of that key, and its slice; in a sliced table the newest slice is looked at first.
     ///
     /// # Errors

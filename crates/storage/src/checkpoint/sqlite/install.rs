@@ -74,6 +74,14 @@ pub(super) fn sync_folder(folder: &Path) -> Result<(), StorageError> {
     synced.map_err(|cause| StorageError::failed("sync", &folder.display().to_string(), cause))
 }
 
+/// Makes what SQLite's log of this file holds durable.
+pub(super) fn sync_log(path: &Path) -> Result<(), StorageError> {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let synced = File::open(&log).and_then(|log| log.sync_data());
+    synced.map_err(|cause| StorageError::failed("sync", &PathBuf::from(&log).display().to_string(), cause))
+}
+
 /// Removes a file, if there is one.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
@@ -104,7 +112,12 @@ mod tests {
     use crate::checkpoint::{Checkpoint, Meta, SqliteCheckpoint};
 
     const SCHEMA: Schema = Schema {
-        tables: &[Table { name: "things", sliced: false, columns: &[Column { name: "name", kind: "TEXT" }] }],
+        tables: &[Table {
+            name: "things",
+            sliced: false,
+            columns: &[Column { name: "name", kind: "TEXT" }],
+            indexes: &[],
+        }],
         views: &[],
     };
 

@@ -14,7 +14,7 @@ use rusqlite::types::ValueRef;
 use crate::StorageError;
 use crate::checkpoint::Meta;
 use crate::checkpoint::sqlite::snapshot::copy;
-use crate::checkpoint::sqlite::{Rows, check_tables, error, name, open_read_only, read_meta};
+use crate::checkpoint::sqlite::{Rows, all_tables, check_tables, error, name, open_read_only, read_meta};
 
 /// Lines of a count of what a checkpoint holds; the rest is left out.
 const COUNTED_MAX: usize = 2_000;
@@ -154,8 +154,7 @@ impl CheckpointFile {
     }
 
     fn each_table(&self) -> Vec<(TableId, u32, String)> {
-        let whole = (0..).zip(self.schema.tables).filter(|(_, table)| !table.sliced).map(|(table, _)| (table, 0));
-        let all: BTreeSet<(TableId, u32)> = whole.chain(self.slices.iter().copied()).collect();
+        let all = all_tables(&self.schema, &self.slices);
         all.into_iter().map(|(table, slice)| (table, slice, name(&self.schema, table, slice))).collect()
     }
 }

@@ -6,9 +6,12 @@
 //!
 //! The file is in SQLite's write-ahead mode, in which readers keep nobody from writing, nor the writer them. Only another program that writes
 //! is in the way: every transaction of ours takes the write lock when it begins, so that nothing is half done where it has to wait.
+//!
+//! A transaction ends in SQLite's log without a sync, which is enough for readers; `commit` then syncs that log.
 
 mod install;
 mod look;
+mod scan;
 mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +22,7 @@ use std::sync::{Arc, Mutex};
 
 use base::checksum::crc32c;
 use base::codec::Malformed;
-use base::rows::{Change, Changes, Row, RowSource, RowWriter, Schema, TableId, Unreadable, Value};
+use base::rows::{Change, Changes, Index as RowIndex, Row, RowSource, RowWriter, Schema, TableId, Unreadable, Value};
 use base::{Index, Term};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, Statement, TransactionBehavior, params};
@@ -108,7 +111,7 @@ impl SqliteCheckpoint {
         let connection = Connection::open(path).map_err(&failed)?;
         connection.busy_timeout(BUSY_MAX).map_err(&failed)?;
         connection.pragma_update(None, "journal_mode", "wal").map_err(&failed)?;
-        connection.pragma_update(None, "synchronous", "full").map_err(&failed)?;
+        connection.pragma_update(None, "synchronous", "normal").map_err(&failed)?;
         connection.pragma_update(None, "cache_size", -8_192).map_err(&failed)?;
         connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(&failed)?;
         connection.set_prepared_statement_cache_capacity(256);
@@ -122,8 +125,11 @@ impl SqliteCheckpoint {
         };
         checkpoint.make_tables().map_err(&failed)?;
         checkpoint.slices = check_tables(&checkpoint.connection, path, &schema)?;
-        // An earlier build may have made other views.
+        // An earlier build may have made other views and fewer indexes.
         make_views(&checkpoint.connection, &schema, &checkpoint.slices).map_err(&failed)?;
+        for (table, slice) in all_tables(&schema, &checkpoint.slices) {
+            make_indexes(&checkpoint.connection, &schema, table, slice).map_err(&failed)?;
+        }
         // The file's name must be durable before the log may rely on it.
         install::sync_folder(&install::folder(path))?;
         Ok(checkpoint)
@@ -145,6 +151,7 @@ impl SqliteCheckpoint {
         for (table, definition) in self.schema.tables.iter().enumerate() {
             if !definition.sliced {
                 transaction.execute_batch(&create_table(&self.schema, table as TableId, 0))?;
+                make_indexes(&transaction, &self.schema, table as TableId, 0)?;
             }
         }
         make_views(&transaction, &self.schema, &BTreeSet::new())?;
@@ -163,6 +170,7 @@ impl SqliteCheckpoint {
     fn ensure_slice(&mut self, table: TableId, slice: u32) -> rusqlite::Result<()> {
         if self.schema.tables[usize::from(table)].sliced && self.slices.insert((table, slice)) {
             self.connection.execute_batch(&create_table(&self.schema, table, slice))?;
+            make_indexes(&self.connection, &self.schema, table, slice)?;
             make_views(&self.connection, &self.schema, &self.slices)?;
         }
         Ok(())
@@ -279,6 +287,15 @@ impl Checkpoint for SqliteCheckpoint {
     }
 
     fn commit(&mut self, meta: &Meta) -> Result<(), StorageError> {
+        self.show(meta)?;
+        install::sync_log(&self.path)?;
+        // Copies what is durable into the main file, as far as no reader is in the way; the next one copies the rest.
+        let copied: rusqlite::Result<i64> =
+            self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(0));
+        copied.map(drop).map_err(error(&self.path, "write"))
+    }
+
+    fn show(&mut self, meta: &Meta) -> Result<(), StorageError> {
         let path = self.path.clone();
         let failed = error(&path, "write");
         self.begin().map_err(&failed)?;
@@ -287,10 +304,7 @@ impl Checkpoint for SqliteCheckpoint {
         self.connection.execute("INSERT OR REPLACE INTO checkpoint VALUES (0, ?, ?, ?, ?)", values).map_err(&failed)?;
         self.connection.execute_batch("COMMIT").map_err(&failed)?;
         self.in_transaction = false;
-        // Copies what is durable into the main file, as far as no reader is in the way; the next one copies the rest.
-        let copied: rusqlite::Result<i64> =
-            self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(0));
-        copied.map(drop).map_err(&failed)
+        Ok(())
     }
 
     fn reader(&self) -> Result<Box<dyn RowReader>, StorageError> {
@@ -357,8 +371,7 @@ fn check_tables(
         return Err(foreign(what));
     }
     let slices = slices(connection, schema).map_err(&failed)?;
-    let whole = (0..).zip(schema.tables).filter(|(_, table)| !table.sliced).map(|(table, _)| (table, 0));
-    let expected = whole.chain(slices.iter().copied());
+    let expected = all_tables(schema, &slices).into_iter();
     let expected = expected.map(|(table, slice)| (name(schema, table, slice), create_table(schema, table, slice)));
     for (name, sql) in expected.chain([("checkpoint".into(), CREATE_CHECKPOINT.into())]) {
         match tables.get(&name) {
@@ -487,6 +500,22 @@ impl SqliteReader {
 }
 
 impl RowReader for SqliteReader {
+    fn begin(&mut self) -> Result<Option<Meta>, StorageError> {
+        let path = self.path.clone();
+        let failed = error(&path, "read");
+        self.connection.execute_batch("BEGIN").map_err(&failed)?;
+        let begun = self.refresh().map_err(&failed).and_then(|()| read_meta(&self.connection, &path));
+        if begun.is_err() {
+            // Why it failed says more than that the look cannot be ended either.
+            let _ = self.end();
+        }
+        begun
+    }
+
+    fn end(&mut self) -> Result<(), StorageError> {
+        self.connection.execute_batch("COMMIT").map_err(error(&self.path, "read"))
+    }
+
     fn find(&mut self, table: TableId, key: i64) -> Result<Option<StoredRow>, StorageError> {
         let path = self.path.clone();
         let failed = error(&path, "read");
@@ -529,18 +558,26 @@ fn encode(row: &rusqlite::Row<'_>, columns: usize, key: i64, bytes: &mut Vec<u8>
     bytes.clear();
     let mut writer = RowWriter::new(bytes);
     for column in 0..columns {
-        writer.value(match row.get_ref(column + 1).ok()? {
-            ValueRef::Null => Value::Null,
-            ValueRef::Integer(number) => Value::Int(number),
-            ValueRef::Text(text) => Value::Text(std::str::from_utf8(text).ok()?),
-            ValueRef::Blob(blob) => Value::Blob(blob),
-            ValueRef::Real(_) => return None,
-        });
+        put_value(row, column + 1, &mut writer).ok()?;
     }
     let ValueRef::Integer(expected) = row.get_ref(columns + 1).ok()? else {
         return None;
     };
     (expected == i64::from(checksum(key, bytes))).then_some(())
+}
+
+/// Writes one value of a row as [`base::rows`] does.
+fn put_value(row: &rusqlite::Row<'_>, place: usize, writer: &mut RowWriter<'_>) -> rusqlite::Result<()> {
+    writer.value(match row.get_ref(place)? {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(number) => Value::Int(number),
+        ValueRef::Text(text) => Value::Text(std::str::from_utf8(text)?),
+        ValueRef::Blob(blob) => Value::Blob(blob),
+        ValueRef::Real(_) => {
+            return Err(rusqlite::Error::InvalidColumnType(place, "a value".into(), rusqlite::types::Type::Real));
+        }
+    });
+    Ok(())
 }
 
 fn checksum(key: i64, row: &[u8]) -> u32 {
@@ -569,6 +606,27 @@ fn create_table(schema: &Schema, table: TableId, slice: u32) -> String {
 fn insert(schema: &Schema, table: TableId, slice: u32) -> String {
     let places = ", ?".repeat(schema.tables[usize::from(table)].columns.len() + 1);
     format!("INSERT OR REPLACE INTO {} VALUES (?{places})", name(schema, table, slice))
+}
+
+/// All tables of the schema and all their slices.
+fn all_tables(schema: &Schema, slices: &BTreeSet<(TableId, u32)>) -> BTreeSet<(TableId, u32)> {
+    let whole = (0..).zip(schema.tables).filter(|(_, table)| !table.sliced).map(|(table, _)| (table, 0));
+    whole.chain(slices.iter().copied()).collect()
+}
+
+/// Makes the indexes that a table has not got yet.
+fn make_indexes(connection: &Connection, schema: &Schema, table: TableId, slice: u32) -> rusqlite::Result<()> {
+    let table_name = name(schema, table, slice);
+    schema.tables[usize::from(table)].indexes.iter().try_for_each(|index| {
+        let columns: Vec<&str> = index.group.iter().copied().chain(index.order).collect();
+        let only = index.present.map(|column| format!(" WHERE {column} IS NOT NULL")).unwrap_or_default();
+        let (index, columns) = (index_name(&table_name, index), columns.join(", "));
+        connection.execute_batch(&format!("CREATE INDEX IF NOT EXISTS {index} ON {table_name} ({columns}){only}"))
+    })
+}
+
+fn index_name(table_name: &str, index: &RowIndex) -> String {
+    format!("{table_name}_by_{}", index.name)
 }
 
 /// The slices that exist, ascending.
