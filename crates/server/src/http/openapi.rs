@@ -158,7 +158,8 @@ fn operation(row: &Row) -> Value {
         Access::Producer => ("For producers.".into(), json!([{"token": []}])),
         Access::Worker(scope) => (format!("For workers with scope `{scope}`."), json!([{"token": []}])),
         Access::Admin => ("For administrators of the tenant.".into(), json!([{"token": []}])),
-        Access::Operator => ("For operators of the cluster.".into(), json!([{"token": []}])),
+        // Whoever acts on the cluster.
+        _ => ("For operators of the cluster.".into(), json!([{"token": []}])),
     };
     let mut operation = json!({
         "summary": row.summary,
