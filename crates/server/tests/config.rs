@@ -12,6 +12,7 @@ use server::config::kinds::Kind;
 use server::config::table::{Default, Setting, settings};
 use server::config::{Inputs, Origin, show};
 use server::settings::Settings;
+use tls::{Authority, Usage, Validity};
 
 struct Script {
     inputs: Inputs,
@@ -177,6 +178,7 @@ fn three() -> Vec<(&'static str, String)> {
 /// Another value than the default, and what else must be given so that it matters.
 fn another(setting: &Setting, file: &str) -> (String, Vec<(&'static str, String)>) {
     let config = file.to_owned();
+    let pem = || file.replace(".json", ".pem");
     match setting.name {
         "env" => {
             ("live".into(), vec![("auth-producer-provider", "static".into()), ("auth-producer-config-file", config)])
@@ -214,12 +216,36 @@ fn another(setting: &Setting, file: &str) -> (String, Vec<(&'static str, String)
         "queue.lease.max" => ("10h".into(), Vec::new()),
         "limits.maxBodyBytes" => ("17MiB".into(), Vec::new()),
         "http.addr" => ("127.0.0.1:0".into(), Vec::new()),
-        "http.cert" => (config.clone(), vec![("http-key", config)]),
-        "http.key" => (config.clone(), vec![("http-cert", config)]),
-        "http.clientCa" => (config.clone(), vec![("http-cert", config.clone()), ("http-key", config)]),
-        "cluster.peerCert" => (config.clone(), vec![("peer-key", config.clone()), ("peer-ca", config)]),
-        "cluster.peerKey" => (config.clone(), vec![("peer-cert", config.clone()), ("peer-ca", config)]),
-        "cluster.peerCa" => (config.clone(), vec![("peer-cert", config.clone()), ("peer-key", config)]),
+        "http.cert" => (pem(), vec![("http-key", pem())]),
+        "http.key" => (pem(), vec![("http-cert", pem())]),
+        "http.clientCa" => (pem(), vec![("http-cert", pem()), ("http-key", pem())]),
+        "cluster.peerCert" => (
+            pem(),
+            vec![
+                ("node-id", "node-a".into()),
+                ("raft-addr", "127.0.0.1:7001".into()),
+                ("peer-key", pem()),
+                ("peer-ca", pem()),
+            ],
+        ),
+        "cluster.peerKey" => (
+            pem(),
+            vec![
+                ("node-id", "node-a".into()),
+                ("raft-addr", "127.0.0.1:7001".into()),
+                ("peer-cert", pem()),
+                ("peer-ca", pem()),
+            ],
+        ),
+        "cluster.peerCa" => (
+            pem(),
+            vec![
+                ("node-id", "node-a".into()),
+                ("raft-addr", "127.0.0.1:7001".into()),
+                ("peer-cert", pem()),
+                ("peer-key", pem()),
+            ],
+        ),
         "storage.diskLow" => ("12%".into(), Vec::new()),
         "storage.diskCritical" => ("2%".into(), Vec::new()),
         _ => match (setting.kind, setting.default) {
@@ -242,6 +268,8 @@ fn another(setting: &Setting, file: &str) -> (String, Vec<(&'static str, String)
     }
 }
 
+const FOR_A_DAY: Validity = Validity { from: 0, to: 1 };
+
 /// No setting is dead: giving it another value makes the server run with something else.
 #[test]
 fn every_setting_reaches_the_server() {
@@ -249,12 +277,17 @@ fn every_setting_reaches_the_server() {
     let file = folder.path().join("config.json");
     std::fs::write(&file, r#"{"token": "a-long-enough-token", "raw": {"tenantId": "acme"}}"#)
         .expect("it can be written");
+    let pem = Authority::new("an authority", FOR_A_DAY).and_then(|authority| {
+        let member = authority.issue(&["node-a"], Usage::Member, FOR_A_DAY)?;
+        Ok(member.certificate + &member.key + &authority.own().certificate)
+    });
+    std::fs::write(file.with_extension("pem"), pem.expect("certificates can be issued")).expect("it can be written");
     let file = file.display().to_string();
     for setting in settings().filter(|setting| setting.name != "config") {
         let (value, others) = another(setting, &file);
-        // A provider and its config do nothing alone.
-        let is_half =
-            ["auth.", "http.", "cluster.peer"].iter().any(|part| setting.name.starts_with(part)) && !others.is_empty();
+        // A provider and its config do nothing alone, nor does a part of what encryption needs.
+        let halves = ["auth.", "http.cert", "http.key", "cluster.peer"];
+        let is_half = halves.iter().any(|half| setting.name.starts_with(half)) && !others.is_empty();
         let others: Vec<(String, String)> = others.into_iter().map(|(flag, value)| (flag.to_owned(), value)).collect();
         let without = if is_half { with(&[]) } else { with(&others) };
         let mut flags = others;

@@ -25,7 +25,8 @@ struct Current {
 
 impl std::fmt::Debug for ServerTls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ServerTls").field("facts", &self.facts()).finish_non_exhaustive()
+        let current = self.current();
+        f.debug_struct("ServerTls").field("asks", &current.asks).field("facts", &current.facts).finish_non_exhaustive()
     }
 }
 

@@ -100,6 +100,7 @@ rows! {
     PUT "/cluster/snapshot" "Restore a backup" [] Some("Any") => [(200, Json("Object"))];
     GET "/cluster/alarms" "What is wrong with the members" [] None => [(200, Plain("Object"))];
     POST "/cluster/snapshot/trigger" "Write checkpoints" [] None => [(200, Json("Object"))];
+    POST "/cluster/reload" "Read certificates, tokens and log levels again" [] None => [(200, Json("Object"))];
     POST "/cluster/join" "Introduce this node to others" [] Some("Object") => [(200, Json("Object"))];
     POST "/cluster/leave" "Leave the cluster" [] Some("Object") => [(200, Json("Object"))];
     POST "/cluster/members" "Add a member" [] Some("Object") => [(200, Json("Object"))];
@@ -403,7 +404,7 @@ fn schemas() -> Value {
         ], 7))), ("partial", flag())], 1),
         "Whoami": closed(&[
             ("subject", text()), ("tenantId", text()), ("roles", list(text())), ("scopes", list(text())),
-            ("eventTypes", list(text())), ("node", text()),
+            ("eventTypes", list(text())), ("node", text()), ("clusterRole", text()),
         ], 6),
     })
 }
