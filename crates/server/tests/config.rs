@@ -188,6 +188,7 @@ fn another(setting: &Setting, file: &str) -> (String, Vec<(&'static str, String)
         "auth.producer.config" => (config, vec![("auth-producer-provider", "static".into())]),
         "auth.worker.provider" => ("static".into(), vec![("auth-worker-config-file", config)]),
         "auth.worker.config" => (config, vec![("auth-worker-provider", "static".into())]),
+        "auth.tokensFile" => (file.replace(".json", ".tokens"), Vec::new()),
         "auth.defaultTenant" => ("acme".into(), Vec::new()),
         "storage.bufferedSyncInterval" => ("7ms".into(), vec![("storage-durability", "buffered".into())]),
         "cluster.nodeId" => ("another-node".into(), Vec::new()),
@@ -277,6 +278,8 @@ fn every_setting_reaches_the_server() {
     let file = folder.path().join("config.json");
     std::fs::write(&file, r#"{"token": "a-long-enough-token", "raw": {"tenantId": "acme"}}"#)
         .expect("it can be written");
+    let tokens = format!("operator alice {}", "5e".repeat(32));
+    std::fs::write(file.with_extension("tokens"), tokens).expect("it can be written");
     let pem = Authority::new("an authority", FOR_A_DAY).and_then(|authority| {
         let member = authority.issue(&["node-a"], Usage::Member, FOR_A_DAY)?;
         Ok(member.certificate + &member.key + &authority.own().certificate)
