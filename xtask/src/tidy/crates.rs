@@ -113,8 +113,8 @@ const HOMES: &[Home] = &[
     Home { of: &["rusqlite", "libsqlite3-sys"], homes: &["storage"], because: "only storage opens files" },
     Home {
         of: &["serde_json"],
-        homes: &["api", "server", "client", "cli", "cluster", "hello-cluster", "xtask"],
-        because: "JSON is for the faces",
+        homes: &["api", "server", "client", "cli", "cluster", "history", "hello-cluster", "xtask"],
+        because: "JSON is for the faces, and for histories",
     },
     Home {
         of: &["http", "http-body", "http-body-util", "hyper", "hyper-util", "axum", "tonic", "h2"],

@@ -1,0 +1,743 @@
+//! The lines of a history. In a file each line is one JSON object with one member that names its kind: `{"op":{…}}`.
+//!
+//! Names (tenants, queues, workers, idempotency keys) are numbers that the recorder hands out; a `name` line gives one its text, for
+//! reports. Payloads, results and texts are digests ([`Digest::of`]). Times of the test clock are microseconds; durations and stamps are
+//! milliseconds, as in the log.
+//!
+//! Order: `op` lines come before the `log` lines that hold the same operations, or the reader needs more memory. All else may come in
+//! any order. An `op` line is written when the operation has ended, or at the end of the run if it never did.
+
+use serde::{Deserialize, Serialize};
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Line {
+    /// What the run was; one line.
+    Run(Box<Run>),
+    /// A name's text.
+    Name(NameText),
+    /// An operation as its client saw it.
+    Op(Box<Op>),
+    /// A careful worker was really working.
+    Work(Work),
+    /// An entry that a node has applied.
+    Log(Box<Entry>),
+    /// What a node holds of a shard at the end.
+    Export(Box<Export>),
+    /// What was done to the cluster; for reports only.
+    Fault(Event),
+    /// Anything else worth a line in a report.
+    Note(Event),
+}
+
+/// What the run was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// The command that repeats it; for reports.
+    pub reproduce: String,
+    /// Shards; each must have an export.
+    pub shards: u16,
+    /// The cluster's incarnation: backoff draws depend on it.
+    pub incarnation: u64,
+    /// ρ: how much a node's monotonic clock may be off, in parts per million.
+    pub drift_ppm: u32,
+    /// Due tasks that one entry handles before its operations.
+    pub due_per_entry: u32,
+    /// In force until the first `Configure` of a shard's log.
+    pub policy: Policy,
+    /// With fewer operations answered the run shows nothing.
+    pub operations_min: u32,
+    /// When the last fault ended and only honest workers were left, on the test clock. Absent: never, so that liveness is not judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healed: Option<u64>,
+}
+
+/// A tenant, a queue of some tenant, a worker's identity or an idempotency key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Name(pub u32);
+
+/// What a name stands for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameText {
+    /// The name.
+    pub name: Name,
+    /// Its text.
+    pub text: String,
+}
+
+/// 64 bits that stand for bytes: [`Digest::EMPTY`] for none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Digest(pub u64);
+
+impl Digest {
+    /// Of no bytes.
+    pub const EMPTY: Digest = Digest(0);
+
+    /// The digest of some bytes. Two texts share one once in 2^64; nobody looks for such texts here.
+    pub fn of(bytes: &[u8]) -> Digest {
+        if bytes.is_empty() {
+            return Digest::EMPTY;
+        }
+        let words = bytes.chunks(8).map(|chunk| {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            u64::from_le_bytes(word)
+        });
+        let hash = words.fold(bytes.len() as u64, |hash, word| base::rng::mix_all(&[hash, word]));
+        Digest(hash.max(1))
+    }
+}
+
+/// A task: its shard, and its key there (index of the entry that created it × 65,536 + its rank among that entry's creations). An id of
+/// another incarnation of the cluster is no task: recorders write it with a key that no entry can have, such as `u64::MAX`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Task {
+    /// The shard.
+    pub shard: u16,
+    /// The key.
+    pub key: u64,
+}
+
+/// What names a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Token {
+    /// Which delivery.
+    pub attempt: u32,
+    /// The entry that granted it.
+    pub index: u64,
+    /// The secret part, or as much of it as fits.
+    pub suffix: u64,
+}
+
+/// A point in a shard's log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// The shard.
+    pub shard: u16,
+    /// Term of the entry.
+    pub term: u32,
+    /// Index of the entry.
+    pub index: u64,
+}
+
+/// The test clock's reading that never comes: what an operation without an answer has as its end.
+pub const NEVER: u64 = u64::MAX;
+
+fn never() -> u64 {
+    NEVER
+}
+
+fn is_never(time: &u64) -> bool {
+    *time == NEVER
+}
+
+fn is_zero(part: &u16) -> bool {
+    *part == 0
+}
+
+/// One operation as its client saw it.
+///
+/// A client has one operation open at a time. What one request asks of several shards, and the items of a batch, are parts of one
+/// operation: lines with the same number, which may overlap.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Op {
+    /// Its number, unique in the history, not 0.
+    pub number: u64,
+    /// Which part of the operation.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub part: u16,
+    /// Who asked.
+    pub client: u32,
+    /// Which of the client's sessions. Positions do not fall within a session: a read `AtLeast` in it names what the session has seen.
+    pub session: u32,
+    /// The node that was asked.
+    pub node: u16,
+    /// When the request left its client, µs of the test clock.
+    pub t0: u64,
+    /// When the answer came, µs of the test clock; absent: it never came.
+    #[serde(default = "never", skip_serializing_if = "is_never")]
+    pub t1: u64,
+    /// What was asked for.
+    pub call: Call,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// What an operation asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Call {
+    /// A new task.
+    Create(Create),
+    /// Leases for ready tasks.
+    Claim(Box<Claim>),
+    /// A longer lease.
+    Extend {
+        /// Whose.
+        lease: Lease,
+        /// From now on, ms; absent: the default.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        length: Option<u64>,
+    },
+    /// The task is given back unharmed.
+    Release {
+        /// Whose.
+        lease: Lease,
+    },
+    /// The attempt has failed.
+    Nack {
+        /// Whose.
+        lease: Lease,
+        /// Until the next attempt, ms; absent: the policy's backoff.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        delay: Option<u64>,
+        /// Why.
+        reason: Digest,
+    },
+    /// The task is done.
+    Complete {
+        /// Whose.
+        lease: Lease,
+        /// Its result.
+        result: Digest,
+        /// A remark.
+        error: Digest,
+    },
+    /// The task cannot be done.
+    Fail {
+        /// Whose.
+        lease: Lease,
+        /// Its result, if any.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        result: Option<Digest>,
+        /// Why.
+        error: Digest,
+    },
+    /// The task is not wanted any more.
+    Cancel {
+        /// Its tenant.
+        tenant: Name,
+        /// The task.
+        task: Task,
+        /// Why.
+        reason: Digest,
+        /// Leased or not.
+        force: bool,
+    },
+    /// The ended task is wanted again.
+    Redrive(Redrive),
+    /// Other settings. Only the server asks for that: there is no `op` line for it.
+    Configure(Box<Policy>),
+    /// One task.
+    Read {
+        /// Its tenant.
+        tenant: Name,
+        /// The task.
+        task: Task,
+        /// How new the answer must be.
+        level: Level,
+    },
+    /// One queue's numbers.
+    Stats {
+        /// Its tenant.
+        tenant: Name,
+        /// Its name.
+        command: Name,
+        /// How new the answer must be.
+        level: Level,
+    },
+}
+
+/// A new task.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Create {
+    /// Owner of the queue.
+    pub tenant: Name,
+    /// Name of the queue.
+    pub command: Name,
+    /// 0 to 9, 9 most urgent.
+    pub priority: u8,
+    /// The payload's.
+    pub payload: Digest,
+    /// When it becomes ready.
+    pub schedule: Schedule,
+    /// URL of its webhook.
+    #[serde(default)]
+    pub webhook: Digest,
+    /// Deliveries; absent: the policy's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_attempts: Option<u32>,
+    /// Its idempotency key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Name>,
+}
+
+/// When a new task becomes ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// At once.
+    Now,
+    /// After so many ms of the lease clock.
+    After(u64),
+    /// At this reading of the schedule clock, ms since the Unix epoch.
+    At(u64),
+}
+
+/// A worker's request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Claim {
+    /// Owner of the queues.
+    pub tenant: Name,
+    /// Who.
+    pub worker: Name,
+    /// From which queues; none: all of the tenant.
+    pub commands: Vec<Name>,
+    /// Which of them first.
+    pub order: Order,
+    /// How many tasks at most.
+    pub count: u8,
+    /// For how long, ms; absent: the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<u64>,
+}
+
+/// Which of several queues a claim takes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// In the order named.
+    Request,
+    /// The highest priority at any head, then the oldest head.
+    Priority,
+    /// The highest priority at any head, then in turn.
+    Fair,
+}
+
+/// A lease and the right to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Lease {
+    /// The task's tenant.
+    pub tenant: Name,
+    /// The task.
+    pub task: Task,
+    /// The right.
+    pub by: Right,
+}
+
+/// What shows that the caller holds a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Right {
+    /// The grant's token.
+    Token(Token),
+    /// Only who it is.
+    Worker(Name),
+    /// A token that no grant has.
+    Forged,
+}
+
+/// An ended task that is wanted again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Redrive {
+    /// Its tenant.
+    pub tenant: Name,
+    /// The task.
+    pub task: Task,
+    /// Index of the entry that ended it, as whoever asks has read it. In an `op` line 0: its client does not know.
+    pub ended_at: u64,
+    /// Do not begin anew.
+    pub keep_attempts: bool,
+    /// Until it becomes ready, ms.
+    pub delay: u64,
+    /// Another priority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u8>,
+}
+
+/// How new the state must be that a read reflects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Everything acknowledged before.
+    Linearizable,
+    /// The entry at this index of the shard, at least.
+    AtLeast(u64),
+    /// Any.
+    Stale,
+}
+
+/// What came of an operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// It was answered from the state at a position: its own entry's, of an operation that stands in the log.
+    Answered {
+        /// Where.
+        at: Position,
+        /// How.
+        answer: Answer,
+    },
+    /// It was refused before the log: it has had no effect and will have none.
+    Refused(Refusal),
+    /// Somebody said that it is not known, or the connection broke: it may have an effect, now or later.
+    Unknown,
+    /// Nobody said anything until the client gave up. Also not known; and after the heal it must not be.
+    Silent,
+}
+
+/// Why an operation was refused before the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Refusal {
+    /// Nobody leads.
+    NoLeader,
+    /// Too much is under way, or held.
+    Overloaded,
+    /// The node stops.
+    Draining,
+    /// The entry asked for was not there in time.
+    TooStale,
+    /// It makes no sense: found at the edge.
+    Invalid,
+}
+
+/// An answer. Times that are estimates for people are left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    /// A new task.
+    Created {
+        /// Its id.
+        task: Task,
+        /// Its deliveries.
+        max_attempts: u32,
+    },
+    /// The key names this earlier task.
+    Replayed(Task),
+    /// Tasks leased.
+    Claimed(Box<[Grant]>),
+    /// The lease goes on.
+    Extended {
+        /// For so long, ms.
+        remaining: u64,
+        /// Its holder should stop.
+        cancel_requested: bool,
+    },
+    /// The task is ready again.
+    Released,
+    /// Another attempt follows.
+    Retried {
+        /// After so long, ms.
+        delay: u64,
+        /// Attempts so far.
+        attempts: u32,
+    },
+    /// It was the last attempt.
+    Deadlettered {
+        /// Attempts made.
+        attempts: u32,
+    },
+    /// The task ended as completed or failed.
+    Finished {
+        /// By this attempt.
+        attempt: u32,
+    },
+    /// The task ended as cancelled.
+    Cancelled,
+    /// The holder is asked to stop.
+    CancelRequested,
+    /// The task lives again.
+    Redriven(Box<View>),
+    /// The settings hold.
+    Configured,
+    /// No effect.
+    Rejected(Rejection),
+    /// The task asked for.
+    Found(Box<View>),
+    /// No task of this tenant has that id.
+    Missing,
+    /// A queue's numbers.
+    Stats(Box<Stats>),
+}
+
+/// One task leased.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The task as it is now.
+    pub task: View,
+    /// The right to the lease.
+    pub token: Token,
+    /// The lease's length, ms.
+    pub length: u64,
+}
+
+/// Why an operation of the log had no effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rejection {
+    /// No live task of the tenant has the id.
+    NotLive,
+    /// The task waits.
+    NotLeased,
+    /// Another worker holds the task.
+    NotOwner,
+    /// The token is not the current one, or the deadline has passed.
+    LeaseLost {
+        /// Somebody holds the task.
+        held: bool,
+    },
+    /// The key is bound to another creation.
+    KeyConflict {
+        /// Of this task.
+        first: Task,
+    },
+    /// The task is live.
+    NotEnded,
+    /// The task has ended again since it was read.
+    RecordChanged,
+}
+
+/// Where a task stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Waits for its time.
+    Delayed,
+    /// Can be claimed.
+    Ready,
+    /// A worker holds it.
+    Leased,
+    /// Ended with success.
+    Completed,
+    /// Ended: its worker said so.
+    Failed,
+    /// Ended: no attempts left.
+    Dead,
+    /// Ended: somebody asked for it.
+    Cancelled,
+}
+
+/// A task as it can be seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct View {
+    /// Its id.
+    pub task: Task,
+    /// Owner of the queue.
+    pub tenant: Name,
+    /// Name of the queue.
+    pub command: Name,
+    /// The payload's.
+    pub payload: Digest,
+    /// 0 to 9.
+    pub priority: u8,
+    /// Where it stands.
+    pub state: State,
+    /// Who holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<Name>,
+    /// Deliveries that count.
+    pub attempts: u32,
+    /// Deliveries it may have.
+    pub max_attempts: u32,
+    /// Why it ended, or its last attempt failed.
+    #[serde(default)]
+    pub error: Digest,
+    /// The entry that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<u64>,
+    /// Its result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Digest>,
+    /// URL of its webhook.
+    #[serde(default)]
+    pub webhook: Digest,
+    /// Its idempotency key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Name>,
+    /// Its holder is asked to stop.
+    #[serde(default)]
+    pub cancel_requested: bool,
+}
+
+/// One queue's numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Owner of the queue.
+    pub tenant: Name,
+    /// Name of the queue.
+    pub command: Name,
+    /// Ready tasks by priority.
+    pub ready: [u64; 10],
+    /// Delayed tasks.
+    pub delayed: u64,
+    /// Leased tasks.
+    pub leased: u64,
+    /// Dead tasks that are kept.
+    pub dead: u64,
+    /// What has happened since the queue began.
+    pub totals: Totals,
+}
+
+/// What has happened in a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// New tasks, without replays.
+    pub created: u64,
+    /// Deliveries.
+    pub claimed: u64,
+    /// Completed.
+    pub completed: u64,
+    /// Failed by their workers.
+    pub failed: u64,
+    /// Dead-lettered.
+    pub dead: u64,
+    /// Cancelled.
+    pub cancelled: u64,
+    /// Leases that ran out.
+    pub expired: u64,
+}
+
+/// What holds for every queue; durations in ms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Policy {
+    /// Length of a lease whose claim names none.
+    pub lease_default: u64,
+    /// No lease is granted shorter.
+    pub lease_min: u64,
+    /// No lease is granted longer.
+    pub lease_max: u64,
+    /// Deliveries of a task whose creation names no number.
+    pub max_attempts: u32,
+    /// Shape of the delays between attempts.
+    pub backoff: Backoff,
+    /// Delay after the first failure, before jitter.
+    pub backoff_base: u64,
+    /// No delay after a failure is longer.
+    pub backoff_max: u64,
+    /// How long an idempotency key is bound, on the lease clock.
+    pub idempotency_window: u64,
+    /// How long completed tasks are kept, on the schedule clock.
+    pub completed_kept: u64,
+    /// How long failed and cancelled tasks are kept.
+    pub failed_kept: u64,
+    /// How long dead tasks are kept.
+    pub dead_kept: u64,
+}
+
+/// The shape of the delays between attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backoff {
+    /// min(base, max).
+    Fixed,
+    /// min(base × n, max).
+    Linear,
+    /// min(base × 2ⁿ⁻¹, max).
+    Exponential,
+    /// Half of `Exponential`, and a draw from 0 to the other half.
+    ExpEqualJitter,
+    /// A draw from 0 to `Exponential`.
+    ExpFullJitter,
+}
+
+/// Time in which a worker that stops before its lease can end was working on a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// Who.
+    pub worker: Name,
+    /// On what.
+    pub task: Task,
+    /// By what right.
+    pub token: Token,
+    /// From, µs of the test clock.
+    pub from: u64,
+    /// To, µs of the test clock.
+    pub to: u64,
+}
+
+/// An entry of a shard's log that a node has applied, as that node has it. The nodes' logs may begin late and have gaps, where a
+/// snapshot took their place; together they must have every entry.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The node.
+    pub node: u16,
+    /// The shard.
+    pub shard: u16,
+    /// Index.
+    pub index: u64,
+    /// Term.
+    pub term: u32,
+    /// Of the entry's bytes.
+    pub digest: Digest,
+    /// What it says about tasks; absent: nothing, as the first entry of a leader, or a change of members.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<Body>,
+}
+
+/// Operations of an entry.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Body {
+    /// The term that its proposer led in. If it is not the entry's, nothing of the entry holds, its clocks neither.
+    pub proposed_in: u32,
+    /// The lease clock, ms.
+    pub lease: u64,
+    /// The schedule clock, ms.
+    pub schedule: u64,
+    /// Its operations in order; none: only time passes.
+    pub operations: Vec<Logged>,
+}
+
+/// An operation in the log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Logged {
+    /// The number of the `op` line that asked for it, where the log keeps it (in payloads, reasons, errors); else 0: then it is known
+    /// by what it asks for.
+    #[serde(default)]
+    pub number: u64,
+    /// The part of that operation.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub part: u16,
+    /// What is asked for.
+    pub call: Call,
+}
+
+/// What a node holds of a shard at the end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Export {
+    /// The node.
+    pub node: u16,
+    /// What it has applied.
+    pub at: Position,
+    /// Every task it can show, live or ended.
+    pub tasks: Vec<View>,
+    /// Idempotency keys whose window is not over.
+    pub keys: Vec<Bound>,
+    /// Every queue that has had a task.
+    pub queues: Vec<Stats>,
+}
+
+/// An idempotency key and what it is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Bound {
+    /// Owner of the queue.
+    pub tenant: Name,
+    /// Name of the queue.
+    pub command: Name,
+    /// The key.
+    pub key: Name,
+    /// The first task.
+    pub task: Task,
+}
+
+/// Something that happened besides operations.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When, µs of the test clock.
+    pub t: u64,
+    /// What.
+    pub what: String,
+}
