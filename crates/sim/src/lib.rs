@@ -1,3 +1,19 @@
-//! Stand-ins for what a node lives on, which lose, tear and damage things on purpose and repeat it for the same seed.
+//! A whole cluster in one thread, from one seed: real queue, consensus, replica and log over a simulated disk, network and clock.
+//!
+//! Reading order: [`options`] says what a seed draws, [`world`] lets things happen, [`process`] is one node and [`edge`] its face to
+//! [`clients`]; [`network`], [`disk`], [`checkpoint`] and [`clock`] stand in for what is outside; [`faults`] does harm; [`invariants`] looks
+//! after every step, [`record`] writes down what clients saw, [`run`] puts a run together and has it judged.
 
+pub mod checkpoint;
+pub mod clients;
+pub mod clock;
 pub mod disk;
+pub mod edge;
+pub mod faults;
+pub mod invariants;
+pub mod network;
+pub mod options;
+pub mod process;
+pub mod record;
+pub mod run;
+pub mod world;
