@@ -12,9 +12,7 @@ use base::rows::RowWriter;
 use base::{Index, Millis, ScheduleTime, ShardId};
 use history::record::{Call, Level, Line, Work};
 use queue::id::shard_of;
-use queue::op::{
-    Claim, ClaimOrder, Create, Credential, IdempotencyKey, LeaseRef, Redrive, Schedule,
-};
+use queue::op::{Claim, ClaimOrder, Create, Credential, IdempotencyKey, LeaseRef, Redrive, Schedule};
 use queue::{LeaseToken, Op, Outcome, Query, State, TaskId, TaskView, codec, idempotency, record as rows};
 use replica::{Freshness, Operations};
 
@@ -123,8 +121,7 @@ impl Clients {
         (0..options.producers).for_each(|_| add(Kind::Producer { again: None }));
         for place in 0..options.workers {
             let bad = place > 0 && happens(&mut rng, options.bad_workers);
-            let styles =
-                [Style::Slow, Style::Dying, Style::Zombie, Style::Double, Style::Extending, Style::Tokenless];
+            let styles = [Style::Slow, Style::Dying, Style::Zombie, Style::Double, Style::Extending, Style::Tokenless];
             let style = if bad { styles[rng.below(styles.len() as u64) as usize] } else { Style::Honest };
             add(Kind::Worker { style, actions: BTreeMap::new(), doing: None });
         }
@@ -244,11 +241,7 @@ impl World {
         let node = self.clients.rng.below(self.nodes.len() as u64) as usize;
         // Nodes that never joined are asked rarely: nobody has their address.
         let founders = self.options.nodes;
-        let node = if self.nodes[node].process().is_some() {
-            node
-        } else {
-            self.clients.rng.below(founders) as usize
-        };
+        let node = if self.nodes[node].process().is_some() { node } else { self.clients.rng.below(founders) as usize };
         self.ask(client, session, node, shard, calls, asked, number);
     }
 
@@ -377,8 +370,7 @@ impl World {
         let tokenless = matches!(self.clients.list[client].kind, Kind::Worker { style: Style::Tokenless, .. });
         let remark = format!("n={number}");
         let result = format!("\"r{number}\"");
-        let credential =
-            if tokenless { Credential::Worker(&action.worker) } else { Credential::Token(action.token) };
+        let credential = if tokenless { Credential::Worker(&action.worker) } else { Credential::Token(action.token) };
         let lease = LeaseRef { tenant: &action.tenant, task: action.id.key, credential };
         let rng = &mut self.clients.rng;
         let op = match action.what {

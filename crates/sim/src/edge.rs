@@ -110,7 +110,8 @@ impl World {
 
     /// A request reaches its node, or is tried again there.
     pub(crate) fn on_retry(&mut self, number: u64) {
-        let Some(request) = self.requests.get(&number).filter(|request| request.told.is_none() && !request.handed) else {
+        let Some(request) = self.requests.get(&number).filter(|request| request.told.is_none() && !request.handed)
+        else {
             return;
         };
         let (node, first) = (request.node, request.epoch == 0);
@@ -149,7 +150,6 @@ impl World {
         let request = &self.requests[&number];
         let (shard, gone, asked) = (request.shard, request.gone.clone(), request.asked.clone());
         let (inbox, me) = (self.options.inbox as usize, self.nodes[n].directory.id);
-        let ids = self.ids.clone();
         let process = self.nodes[n].process_mut().expect("it runs");
         let caller = Caller::Here(number, gone);
         let (operations, wait) = match asked {
@@ -178,7 +178,7 @@ impl World {
             self.wake(n);
             return Ok(());
         }
-        let Some(to) = ids.get(&leader).copied().filter(|to| self.links[n][*to].up) else {
+        let Some(to) = self.place_of(leader).filter(|to| self.links[n][*to].up) else {
             return Err(Unavailable::NoLeader);
         };
         let mut bytes = Vec::new();
@@ -328,13 +328,17 @@ impl World {
         let process = self.nodes[n].process_mut().expect("it runs");
         let reader = process.readers.get_mut(&shard).expect("every shard has a reader");
         let row = reader.find(queue::checkpoint::PAYLOADS, key).ok().flatten();
-        let payload = row.and_then(|row| base::rows::Row(&row.bytes).reader().maybe_bytes().ok().flatten().map(<[u8]>::to_vec));
+        let payload =
+            row.and_then(|row| base::rows::Row(&row.bytes).reader().maybe_bytes().ok().flatten().map(<[u8]>::to_vec));
         let payload = match payload {
             Some(bytes) => Payload::Resident(bytes.into()),
             None => match self.find_ended(n, view.id, &[]) {
                 Some(ended) => ended.payload,
                 None => {
-                    self.violate("S2", format!("the payload of {} is neither in memory nor in the checkpoint", view.id));
+                    self.violate(
+                        "S2",
+                        format!("the payload of {} is neither in memory nor in the checkpoint", view.id),
+                    );
                     view.payload.clone()
                 }
             },
@@ -444,9 +448,7 @@ impl World {
                 .iter()
                 .map(|outcome| match &**outcome {
                     QueueOutcome::Rejected(queue::Rejection::TooManyTasks) => Outcome::Refused(Refusal::Overloaded),
-                    outcome => {
-                        Outcome::Answered { at: at(position), answer: record::answer(&mut self.names, outcome) }
-                    }
+                    outcome => Outcome::Answered { at: at(position), answer: record::answer(&mut self.names, outcome) },
                 })
                 .collect(),
             Told::Task(position, Some(view)) => {

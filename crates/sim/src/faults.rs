@@ -153,7 +153,7 @@ impl World {
             let committed = self.watch.committed_to(*shard);
             let voters = &members.configuration.voters;
             let sound = |id: &&u64| {
-                let Some(other) = self.ids.get(id).copied() else { return false };
+                let Some(other) = self.place_of(**id) else { return false };
                 let node = &self.nodes[other];
                 let has = node.directory.written.get(shard).is_some_and(|written| self.watch.has_all(*shard, written));
                 other != n && node.directory.id == **id && !node.directory.damaged && has && committed > 0
@@ -229,7 +229,8 @@ impl World {
             }
             Fault::Slow => {
                 if let Some(n) = self.some_running() {
-                    let (factor, length) = (2 + self.faults.rng.below(19), 1_000_000 + self.faults.rng.below(29_000_000));
+                    let (factor, length) =
+                        (2 + self.faults.rng.below(19), 1_000_000 + self.faults.rng.below(29_000_000));
                     self.done("slow", || format!("n{} is {factor} times slower", n + 1));
                     self.nodes[n].slow = (factor, self.time + length);
                 }
@@ -327,7 +328,9 @@ impl World {
             let status = process.runner.replica.status();
             status.iter().any(|shard| shard.ready)
         });
-        self.done(if machine { "crash" } else { "kill" }, || format!("n{} dies{}", n + 1, if leads { ", leading" } else { "" }));
+        self.done(if machine { "crash" } else { "kill" }, || {
+            format!("n{} dies{}", n + 1, if leads { ", leading" } else { "" })
+        });
         self.crash(n, survival);
         self.restart_later(n);
     }
@@ -394,7 +397,8 @@ impl World {
 
     fn flip(&mut self, n: usize) {
         let files: Vec<(String, u64)> = self.nodes[n].directory.disk.lengths();
-        let logs: Vec<&(String, u64)> = files.iter().filter(|(name, length)| name.starts_with("wal-") && *length > 0).collect();
+        let logs: Vec<&(String, u64)> =
+            files.iter().filter(|(name, length)| name.starts_with("wal-") && *length > 0).collect();
         if logs.is_empty() {
             return;
         }
@@ -413,9 +417,10 @@ impl World {
     /// What an operator does with a node whose data is of no use any more.
     fn replace(&mut self, n: usize) {
         let id = self.nodes[n].directory.id;
-        let removed = self.leader(RECORDS).and_then(|leader| self.nodes[leader].process()).is_some_and(|process| {
-            process.runner.replica.members(RECORDS).was_removed(id)
-        });
+        let removed = self
+            .leader(RECORDS)
+            .and_then(|leader| self.nodes[leader].process())
+            .is_some_and(|process| process.runner.replica.members(RECORDS).was_removed(id));
         let damaged = self.nodes[n].directory.damaged;
         if damaged || removed {
             self.crash(n, Survival::Everything);
@@ -467,7 +472,7 @@ impl World {
             })
             .collect();
         let up = |id: &&u64| {
-            let place = self.ids.get(id).copied();
+            let place = self.place_of(**id);
             place.is_some_and(|n| n == leader || (self.nodes[n].process().is_some() && self.links[leader][n].up))
         };
         // Somebody may go if the others can still decide.
@@ -481,7 +486,7 @@ impl World {
             return;
         }
         let id = voters[self.faults.rng.below(voters.len() as u64) as usize];
-        let Some(n) = self.ids.get(&id).copied() else { return };
+        let Some(n) = self.place_of(id) else { return };
         self.done("remove", || format!("n{} is removed", n + 1));
         let process = self.nodes[leader].process_mut().expect("it leads");
         process.controls.push_back(Control::Change(vec![MemberChange::Remove(id)], Vec::new()));

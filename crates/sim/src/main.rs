@@ -22,7 +22,13 @@ fn main() {
         let _ = writeln!(
             std::io::stdout(),
             "{seed} {:016x} {:.1}s x{speed:.0} events {} finished {} {:?} {:?} {:?}",
-            outcome.digest, outcome.time as f64 / 1e6, outcome.events, outcome.finished, outcome.faults, outcome.reached, outcome.violation
+            outcome.digest,
+            outcome.time as f64 / 1e6,
+            outcome.events,
+            outcome.finished,
+            outcome.faults,
+            outcome.reached,
+            outcome.violation
         );
     }
 }

@@ -143,16 +143,12 @@ pub fn call(names: &mut Names, shard: u16, op: &Op<'_>) -> Call {
             delay: delay.map(|delay| delay.0),
             reason: digest(reason.as_bytes()),
         },
-        Op::Complete { lease: held, result, error } => Call::Complete {
-            lease: lease(names, shard, held),
-            result: digest(result),
-            error: digest(error.as_bytes()),
-        },
-        Op::Fail { lease: held, result, error } => Call::Fail {
-            lease: lease(names, shard, held),
-            result: result.map(digest),
-            error: digest(error.as_bytes()),
-        },
+        Op::Complete { lease: held, result, error } => {
+            Call::Complete { lease: lease(names, shard, held), result: digest(result), error: digest(error.as_bytes()) }
+        }
+        Op::Fail { lease: held, result, error } => {
+            Call::Fail { lease: lease(names, shard, held), result: result.map(digest), error: digest(error.as_bytes()) }
+        }
         Op::Cancel { tenant, task, reason, force } => Call::Cancel {
             tenant: names.of(tenant),
             task: Task { shard, key: task.0 },

@@ -47,6 +47,9 @@ pub fn run(seed: u64, options: &Options, trace: Option<Box<dyn FnMut(&str)>>) ->
         world.violation = None;
         world.violate("panic", text.unwrap_or_else(|| "of an unknown kind".into()));
     }
+    if world.violation.is_some() && world.trace.is_some() {
+        world.tell_standing();
+    }
     let outcome = Outcome {
         violation: world.violation.clone(),
         time: world.time,

@@ -438,9 +438,10 @@ impl World {
                 }
                 None => Meta { configuration: Members::default().encode(), ..Meta::default() },
             };
-            let restored = replica::restore::<QueueMachine>(info, &mut checkpoint, "its checkpoint", log, |checkpoint| {
-                checkpoint.commit(&first).map(|()| first)
-            });
+            let restored =
+                replica::restore::<QueueMachine>(info, &mut checkpoint, "its checkpoint", log, |checkpoint| {
+                    checkpoint.commit(&first).map(|()| first)
+                });
             let mut restored = restored.map_err(told)?;
             own.prepare(&mut restored.machine);
             readers.insert(shard, checkpoint.reader().map_err(told)?);
@@ -459,8 +460,7 @@ impl World {
             written.pending.clear();
             written.term = restored.hard_state.term.max(restored.term).0;
             written.durable_term = written.term;
-            written.entries =
-                restored.entries.iter().map(|entry| (entry.index.0, (entry.clone(), true))).collect();
+            written.entries = restored.entries.iter().map(|entry| (entry.index.0, (entry.clone(), true))).collect();
             directory.written.insert(*shard, written);
         }
         if torn {
@@ -600,6 +600,12 @@ impl World {
             let until = self.nodes[n].paused_until;
             self.nodes[n].process_mut().expect("it runs").turn_at = Some(until);
             return self.plan(until, Event::Turn(n, epoch));
+        }
+        let process = self.nodes[n].process_mut().expect("it runs");
+        if process.syncing {
+            // When it has synced it looks for what has come meanwhile.
+            process.turn_at = None;
+            return;
         }
         let cost = 15 * self.slowness(n);
         let now = self.nodes[n].clock.now(time);
@@ -897,7 +903,7 @@ impl World {
         let mut frames: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
         for (shard, message) in messages {
             let known = |process: &Process| process.runner.replica.members(RECORDS).get(message.to()).is_some();
-            let target = self.ids.get(&message.to()).copied();
+            let target = self.place_of(message.to());
             let Some(to) = target.filter(|_| self.nodes[n].process().is_some_and(known)) else { continue };
             if message.snapshot().is_some() {
                 self.begin_transfer(n, to, shard, message);
@@ -1329,6 +1335,44 @@ impl World {
             self.reach("admitted");
             self.open(n, true);
         }
+    }
+
+    /// Where every group stands on every node, for whoever debugs.
+    pub(crate) fn tell_standing(&mut self) {
+        let mut lines = Vec::new();
+        for (n, node) in self.nodes.iter().enumerate() {
+            let Some(process) = node.process() else {
+                let state = match &node.state {
+                    State::Down => "is down".to_owned(),
+                    State::Forming(_) => "has no cluster".to_owned(),
+                    State::Stopped(why) => format!("has stopped: {why}"),
+                    State::Running(_) => String::new(),
+                };
+                lines.push(format!("n{} {state}", n + 1));
+                continue;
+            };
+            let name = |id: &u64| self.place_of(*id).map_or_else(|| format!("{id:x}"), |n| format!("n{}", n + 1));
+            for status in process.runner.replica.status() {
+                let consensus = status.consensus;
+                let configuration = &process.runner.replica.members(status.shard).configuration;
+                let voters: Vec<String> = configuration.voters.iter().map(name).collect();
+                let learners: Vec<String> = configuration.learners.iter().map(name).collect();
+                let changing = if configuration.is_changing() { " changing" } else { "" };
+                lines.push(format!(
+                    "n{} shard {} {:?} term {} led by {} applied {} committed {} last {} first {} checkpoint {} ready {} installing {} voters {voters:?} learners {learners:?}{changing}",
+                    n + 1, status.shard, consensus.role, consensus.term, name(&consensus.leader), status.applied,
+                    consensus.commit, consensus.last, consensus.first, status.checkpoint, status.ready, status.installing
+                ));
+            }
+        }
+        for line in lines {
+            self.tell(|| line);
+        }
+    }
+
+    /// Where the data directory of this id is, if it still exists.
+    pub(crate) fn place_of(&self, id: u64) -> Option<usize> {
+        self.ids.get(&id).copied().filter(|n| self.nodes[*n].directory.id == id)
     }
 
     /// The nodes that run and belong to the cluster.

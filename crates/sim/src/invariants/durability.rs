@@ -44,7 +44,12 @@ impl World {
         let written = self.nodes[n].directory.written.get_mut(&shard).expect("every shard has a log");
         written.promised = written.promised.max(term);
         if term > written.durable_term {
-            let what = format!("n{} speaks in term {term} of shard {shard}, and only {} is durable", n + 1, written.durable_term);
+            let what = format!(
+                "n{} speaks in term {term} of shard {shard} by a message of kind {kind}, and only {} is durable ({} written)",
+                n + 1,
+                written.durable_term,
+                written.term
+            );
             return self.violate("I2", what);
         }
         let rejects = bytes_reject(bytes);
@@ -68,12 +73,12 @@ impl World {
     }
 }
 
-/// Whether a message says no: the byte behind nine numbers, the last of them signed.
+/// Whether a message says no: the byte behind ten numbers, the last of them signed.
 fn bytes_reject(bytes: &[u8]) -> bool {
     let mut reader = Reader::new(bytes);
     let mut read = || {
         reader.u8().ok()?;
-        for _ in 0..8 {
+        for _ in 0..9 {
             reader.varint().ok()?;
         }
         reader.signed().ok()?;

@@ -37,7 +37,8 @@ impl World {
             }
         }
         if let Some(index) = missing {
-            let what = format!("n{} leads shard {shard} in term {term} without entry {index}, which is committed", n + 1);
+            let what =
+                format!("n{} leads shard {shard} in term {term} without entry {index}, which is committed", n + 1);
             self.violate("R3", what);
         }
     }

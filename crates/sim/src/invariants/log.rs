@@ -69,7 +69,8 @@ impl World {
         let Some(term) = self.watch.entry(shard, index).map(|entry| entry.term) else { return };
         // Who votes may have changed since: what follows a change is looked at when the change is applied everywhere.
         let range = index.saturating_sub(20)..=index + 20;
-        let changes = |index: u64| self.watch.entry(shard, index).is_some_and(|entry| entry.data.first() == Some(&MEMBERS));
+        let changes =
+            |index: u64| self.watch.entry(shard, index).is_some_and(|entry| entry.data.first() == Some(&MEMBERS));
         if range.into_iter().any(changes) {
             return;
         }

@@ -87,7 +87,7 @@ impl World {
             return None;
         }
         let has = |id: &&u64| {
-            let Some(other) = self.ids.get(id).copied() else { return false };
+            let Some(other) = self.place_of(**id) else { return false };
             let directory = &self.nodes[other].directory;
             directory.id == **id
                 && directory.written.get(&shard).is_some_and(|written| written.has_durably(index, term))

@@ -39,10 +39,8 @@ impl World {
         self.watch.seen.insert((n, shard), applied);
         let process = self.nodes[n].process_mut().expect("it runs");
         let members = process.runner.replica.members(shard).encode();
-        let hash = mix_all(&[
-            hash(process.runner.replica.machine_mut(shard)),
-            u64::from(base::checksum::crc32c(0, &members)),
-        ]);
+        let hash =
+            mix_all(&[hash(process.runner.replica.machine_mut(shard)), u64::from(base::checksum::crc32c(0, &members))]);
         let (known, first) = *self.watch.states.entry((shard, applied)).or_insert((hash, n));
         if known != hash {
             let what = format!("n{} and n{} differ at entry {applied} of shard {shard}", n + 1, first + 1);
