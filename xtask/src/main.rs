@@ -9,6 +9,7 @@ mod docker;
 mod faults;
 mod http;
 mod image;
+mod judge;
 mod kill;
 mod load;
 mod process;
@@ -43,6 +44,8 @@ enum Chore {
     Walk(walk::WalkArgs),
     /// Makes the container image of the program and what it loads, without a registry and a network, and tries it.
     Image(image::ImageArgs),
+    /// Says what a recorded history shows: what clients saw, against the log and the rules.
+    Judge(judge::JudgeArgs),
     /// Measures what the benchmark page shows, and prints it as Markdown.
     Bench(bench::BenchArgs),
 }
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Chore::Faults(args) => faults::run(&args),
         Chore::Walk(args) => walk::run(&args),
         Chore::Image(args) => image::run(&args),
+        Chore::Judge(args) => judge::run(&args),
         Chore::Bench(args) => bench::run(&args),
     };
     match done {

@@ -23,6 +23,8 @@ pub enum Line {
     Work(Work),
     /// An entry that a node has applied.
     Log(Box<Entry>),
+    /// An entry that a node has applied, and of which another node's line says more.
+    Held(Held),
     /// What a node holds of a shard at the end.
     Export(Box<Export>),
     /// What was done to the cluster; for reports only.
@@ -49,7 +51,6 @@ pub struct Run {
     /// With fewer operations answered the run shows nothing.
     pub operations_min: u32,
     /// When the last fault ended and only honest workers were left, on the test clock. Absent: never, so that liveness is not judged.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healed: Option<u64>,
 }
 
@@ -123,21 +124,6 @@ pub struct Position {
     pub index: u64,
 }
 
-/// The test clock's reading that never comes: what an operation without an answer has as its end.
-pub const NEVER: u64 = u64::MAX;
-
-fn never() -> u64 {
-    NEVER
-}
-
-fn is_never(time: &u64) -> bool {
-    *time == NEVER
-}
-
-fn is_zero(part: &u16) -> bool {
-    *part == 0
-}
-
 /// One operation as its client saw it.
 ///
 /// A client has one operation open at a time. What one request asks of several shards, and the items of a batch, are parts of one
@@ -147,7 +133,7 @@ pub struct Op {
     /// Its number, unique in the history, not 0.
     pub number: u64,
     /// Which part of the operation.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default)]
     pub part: u16,
     /// Who asked.
     pub client: u32,
@@ -157,9 +143,9 @@ pub struct Op {
     pub node: u16,
     /// When the request left its client, µs of the test clock.
     pub t0: u64,
-    /// When the answer came, µs of the test clock; absent: it never came.
-    #[serde(default = "never", skip_serializing_if = "is_never")]
-    pub t1: u64,
+    /// When the answer came or the client gave up, µs of the test clock; absent: neither, to the end of the run. What has no known outcome
+    /// may take effect later all the same.
+    pub t1: Option<u64>,
     /// What was asked for.
     pub call: Call,
     /// What came of it.
@@ -179,7 +165,6 @@ pub enum Call {
         /// Whose.
         lease: Lease,
         /// From now on, ms; absent: the default.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         length: Option<u64>,
     },
     /// The task is given back unharmed.
@@ -192,7 +177,6 @@ pub enum Call {
         /// Whose.
         lease: Lease,
         /// Until the next attempt, ms; absent: the policy's backoff.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         delay: Option<u64>,
         /// Why.
         reason: Digest,
@@ -211,7 +195,6 @@ pub enum Call {
         /// Whose.
         lease: Lease,
         /// Its result, if any.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         result: Option<Digest>,
         /// Why.
         error: Digest,
@@ -268,10 +251,8 @@ pub struct Create {
     #[serde(default)]
     pub webhook: Digest,
     /// Deliveries; absent: the policy's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_attempts: Option<u32>,
     /// Its idempotency key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Name>,
 }
 
@@ -301,7 +282,6 @@ pub struct Claim {
     /// How many tasks at most.
     pub count: u8,
     /// For how long, ms; absent: the default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<u64>,
 }
 
@@ -354,7 +334,6 @@ pub struct Redrive {
     /// Until it becomes ready, ms.
     pub delay: u64,
     /// Another priority.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<u8>,
 }
 
@@ -537,7 +516,6 @@ pub struct View {
     /// Where it stands.
     pub state: State,
     /// Who holds it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<Name>,
     /// Deliveries that count.
     pub attempts: u32,
@@ -547,16 +525,13 @@ pub struct View {
     #[serde(default)]
     pub error: Digest,
     /// The entry that ended it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<u64>,
     /// Its result.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Digest>,
     /// URL of its webhook.
     #[serde(default)]
     pub webhook: Digest,
     /// Its idempotency key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Name>,
     /// Its holder is asked to stop.
     #[serde(default)]
@@ -674,8 +649,22 @@ pub struct Entry {
     /// Of the entry's bytes.
     pub digest: Digest,
     /// What it says about tasks; absent: nothing, as the first entry of a leader, or a change of members.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<Body>,
+}
+
+/// An entry of a node's log, without what it says. It must be the one that a `log` line of another node shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The node.
+    pub node: u16,
+    /// The shard.
+    pub shard: u16,
+    /// Index.
+    pub index: u64,
+    /// Term.
+    pub term: u32,
+    /// Of the entry's bytes.
+    pub digest: Digest,
 }
 
 /// Operations of an entry.
@@ -694,12 +683,12 @@ pub struct Body {
 /// An operation in the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Logged {
-    /// The number of the `op` line that asked for it, where the log keeps it (in payloads, reasons, errors); else 0: then it is known
-    /// by what it asks for.
+    /// The number of the `op` line that asked for it, where the log keeps it: in payloads, reasons, errors. Else 0, and it is known by
+    /// what it asks for; so are creations with a key, which repeat their payload.
     #[serde(default)]
     pub number: u64,
     /// The part of that operation.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default)]
     pub part: u16,
     /// What is asked for.
     pub call: Call,
