@@ -11,6 +11,7 @@ use crate::faults::{self, FaultsArgs};
 use crate::kill::{self, KillArgs};
 use crate::process::{Folder, Server, build_codeq};
 use crate::repository::{cargo, root};
+use crate::sim::{self, SimArgs};
 use crate::tidy;
 use crate::walk::{self, WalkArgs};
 
@@ -37,6 +38,7 @@ const STEPS: &[Step] = &[
     Step { name: "tidy", run: tidy::run },
     Step { name: "advisories", run: advisories },
     Step { name: "bench smoke", run: bench_smoke },
+    Step { name: "simulator", run: || SimArgs::ci().iter().try_for_each(sim::run).and_then(|()| sim::compare()) },
     Step { name: "kill -9", run: || kill::run(&KillArgs::few()) },
     Step { name: "faults", run: || faults::run(&FaultsArgs::quick()) },
     Step { name: "walks", run: || walk::run(&WalkArgs::all()) },

@@ -14,6 +14,7 @@ mod kill;
 mod load;
 mod process;
 mod repository;
+mod sim;
 mod tidy;
 mod walk;
 
@@ -46,6 +47,12 @@ enum Chore {
     Image(image::ImageArgs),
     /// Says what a recorded history shows: what clients saw, against the log and the rules.
     Judge(judge::JudgeArgs),
+    /// Simulated clusters, one for each seed.
+    Sim(sim::SimArgs),
+    /// Runs the same seeds in two processes and compares.
+    Twice,
+    /// Plants bugs, and says how many seeds it takes to find each.
+    Planted(sim::PlantedArgs),
     /// Measures what the benchmark page shows, and prints it as Markdown.
     Bench(bench::BenchArgs),
 }
@@ -60,6 +67,9 @@ fn main() -> ExitCode {
         Chore::Walk(args) => walk::run(&args),
         Chore::Image(args) => image::run(&args),
         Chore::Judge(args) => judge::run(&args),
+        Chore::Sim(args) => sim::run(&args),
+        Chore::Twice => sim::compare(),
+        Chore::Planted(args) => sim::planted(&args),
         Chore::Bench(args) => bench::run(&args),
     };
     match done {

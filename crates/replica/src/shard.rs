@@ -6,7 +6,7 @@ use base::codec::Reader;
 use base::limits::{BATCH_HELD_MAX, ENTRIES_PER_TURN, LEADERLESS_MAX, UNAPPLIED_BYTES_MAX};
 use base::log::{Entry, HardState};
 use base::machine::{Admission, Effects as MachineEffects, EntryInfo, StateMachine, WaitKey};
-use base::{Index, Mono, Position, ShardId, Stamps, Term};
+use base::{Index, Mono, Position, ShardId, Stamps, Term, planted};
 use consensus::codec::{ELECTION, MEMBERS, OPERATIONS};
 use consensus::{Group, MemberChange, Message, Progress, Refused, Role, SnapshotOf, Status, Ticket, decode_changes};
 
@@ -345,7 +345,8 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
     /// Says something that another leader could know better: at once if nobody else could lead, else when a quorum has confirmed it. That
     /// there is nothing to do is for the leader alone to say, since it wakes who waits.
     fn claim(&mut self, now: Now, claimed: Claimed<S, C>, fx: &mut Effects<S, C>) {
-        if self.group.is_alone() {
+        // M14: questions are answered without asking who leads.
+        if self.group.is_alone() || (planted::is(14) && matches!(claimed, Claimed::Answer(_))) {
             self.settle(claimed, fx);
         } else if self.status.role == Role::Leader || matches!(claimed, Claimed::Answer(_)) {
             self.reads.gather(now.mono + self.config.leader_wait, claimed);
@@ -431,7 +432,8 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
     }
 
     fn work(&mut self, now: Now, fx: &mut Effects<S, C>) -> Result<(), Fault> {
-        while self.installing.is_none() && self.group.has_work() {
+        // M10: entries are applied while a snapshot takes the place of the state.
+        while (self.installing.is_none() || planted::is(10)) && self.group.has_work() {
             let work = self.group.work();
             let shard = self.id;
             fx.messages.extend(work.messages.into_iter().map(|message| (shard, message)));
@@ -452,7 +454,13 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             }
             fx.writes.extend(work.entries.into_iter().map(|entry| Write::Entry(shard, entry)));
             fx.after_sync.tickets.extend(work.ticket.map(|ticket| (shard, ticket)));
-            fx.after_sync.messages.extend(work.messages_after_sync.into_iter().map(|message| (shard, message)));
+            let after_sync = work.messages_after_sync.into_iter().map(|message| (shard, message));
+            // M05: a vote leaves before it is durable.
+            if planted::is(5) {
+                fx.messages.extend(after_sync);
+            } else {
+                fx.after_sync.messages.extend(after_sync);
+            }
             for (context, index) in work.reads {
                 self.reads.on_confirmed(&context, index);
             }

@@ -108,8 +108,6 @@ pub struct Clients {
     pub(crate) overload_until: u64,
     order: u64,
     keys: u64,
-    /// Requests of a drain that are not answered.
-    pub(crate) last_progress: u64,
 }
 
 impl Clients {
@@ -136,7 +134,6 @@ impl Clients {
             overload_until: 0,
             order: 0,
             keys: 0,
-            last_progress: 0,
         }
     }
 

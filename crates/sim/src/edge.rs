@@ -467,7 +467,7 @@ impl World {
         let is_ok = matches!(told, Told::Applied(..) | Told::Task(..) | Told::Queue(..));
         self.clients.finished += u64::from(is_ok);
         self.fold(&[8, number, self.time, u64::from(is_ok)]);
-        let t1 = if matches!(told, Told::Silent) { history::record::NEVER } else { self.time };
+        let t1 = Some(self.time);
         for (part, (call, outcome)) in request.calls.iter().zip(parts).enumerate() {
             self.lines.push(Line::Op(Box::new(Op {
                 number,

@@ -118,6 +118,8 @@ pub struct Process {
     pub(crate) next_wait: u64,
     pub(crate) sending: BTreeMap<(u64, ShardId), Sending>,
     pub(crate) receiving: BTreeMap<ShardId, Incoming>,
+    /// Who has sent a snapshot that is being installed, by which connection.
+    pub(crate) arrived_from: BTreeMap<ShardId, (usize, u32)>,
     pub(crate) seeds: SplitMix,
     /// A turn's second half is under way.
     pub(crate) syncing: bool,

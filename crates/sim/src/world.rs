@@ -46,6 +46,9 @@ const TRANSFER_MAX: u64 = 10_000_000;
 /// A dead connection is noticed after so long at most, µs.
 const NOTICED_MAX: u64 = 3_000_000;
 
+/// A run of more events hangs.
+const EVENTS_MAX: u64 = 30_000_000;
+
 /// Messages that wait for a loop.
 const MESSAGES_MAX: usize = 8_192;
 
@@ -131,7 +134,6 @@ pub struct Violation {
 /// See the module's documentation.
 pub struct World {
     pub(crate) options: Options,
-    pub(crate) seed: u64,
     pub(crate) time: u64,
     events: BinaryHeap<Planned>,
     planned: u64,
@@ -153,14 +155,15 @@ pub struct World {
     pub(crate) faults: Faults,
     pub(crate) names: Names,
     pub(crate) lines: Vec<history::record::Line>,
-    pub(crate) violation: Option<Violation>,
+    /// The first thing that is wrong, if anything is.
+    pub violation: Option<Violation>,
     /// Everything is healed from then on.
     pub(crate) healed: Option<u64>,
     pub(crate) next_number: u64,
     /// What happens is told, for whoever debugs.
     pub(crate) trace: Option<Box<dyn FnMut(&str)>>,
     /// Named things that have happened, with how often.
-    pub(crate) reached: BTreeMap<&'static str, u64>,
+    pub reached: BTreeMap<&'static str, u64>,
 }
 
 /// The settings that a run gives its queues.
@@ -216,7 +219,6 @@ impl World {
         let clients = Clients::new(seed, &options);
         let faults = Faults::new(seed, &options);
         World {
-            seed,
             time: 0,
             events: BinaryHeap::new(),
             planned: 0,
@@ -310,6 +312,9 @@ impl World {
 
     /// Runs until `time`, or until something is wrong.
     pub fn run_until(&mut self, time: u64) {
+        if self.happened > EVENTS_MAX {
+            return self.violate("hang", format!("{EVENTS_MAX} events, and no end"));
+        }
         while self.violation.is_none() && self.events.peek().is_some_and(|next| next.time <= time) {
             self.step();
         }
@@ -507,6 +512,7 @@ impl World {
             next_wait: 1,
             sending: BTreeMap::new(),
             receiving: BTreeMap::new(),
+            arrived_from: BTreeMap::new(),
             seeds: SplitMix::new(self.rng.next_u64()),
             syncing: false,
             turn_at: None,
@@ -735,6 +741,12 @@ impl World {
                 | Transition::Members { .. }
                 | Transition::Ready { .. } => {}
             }
+        }
+        let installing: Vec<ShardId> =
+            process.runner.replica.status().iter().filter(|status| status.installing).map(|status| status.shard).collect();
+        let ended: Vec<_> = process.arrived_from.extract_if(.., |shard, _| !installing.contains(shard)).collect();
+        for (shard, (from, epoch)) in ended {
+            self.send_back(n, from, epoch, Packet::Receipt { shard, receipt: Receipt::Installed });
         }
         self.look_at_writes(n);
         self.check_process(n);
@@ -1153,7 +1165,11 @@ impl World {
         bytes: &Bytes,
     ) {
         let receipt = self.take_chunk(to, shard, snapshot, message, offset, bytes);
-        if let Some(receipt) = receipt {
+        if receipt == Some(Receipt::Installed) {
+            // The sender hears of it when consensus has decided, and it is done.
+            let process = self.nodes[to].process_mut().expect("it has taken a piece");
+            process.arrived_from.insert(shard, (from, epoch));
+        } else if let Some(receipt) = receipt {
             self.send_back(to, from, epoch, Packet::Receipt { shard, receipt });
         }
     }
@@ -1190,7 +1206,6 @@ impl World {
         let arrived = Arrived { shard, message, meta, staged, machine, members, done: Box::new(|| ()) };
         process.controls.push_back(Control::Arrived(Box::new(arrived)));
         self.wake(n);
-        // Whether it is wanted is for consensus to say; the sender learns that it has arrived.
         Some(Receipt::Installed)
     }
 
