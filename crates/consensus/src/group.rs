@@ -456,7 +456,8 @@ impl Group {
         if !(planted::is(6) || planted::is(7)) || self.node.raft.state != StateRole::Leader {
             return;
         }
-        let mut matched: Vec<u64> = self.progress().iter().filter(|member| !member.learner).map(|member| member.matched.0).collect();
+        let mut matched: Vec<u64> =
+            self.progress().iter().filter(|member| !member.learner).map(|member| member.matched.0).collect();
         matched.sort_unstable_by(|one, other| other.cmp(one));
         let needed = matched.len() / 2 + usize::from(planted::is(6));
         if let Some(index) = needed.checked_sub(1).and_then(|place| matched.get(place))

@@ -43,8 +43,8 @@ pub(crate) struct Question<Q, C> {
 enum Claimed<S: StateMachine, C> {
     /// The answer to a question.
     Answer(Question<S::Query, C>),
-    /// That there is nothing to do.
-    Nothing(S::Outcome, C),
+    /// That there was nothing to do there.
+    Nothing(Position, S::Outcome, C),
 }
 
 /// Requests whose entry is proposed and not applied yet.
@@ -247,7 +247,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         }
         let deadline = wait.map(|Wait { id, up_to }| (id, now.mono + up_to));
         match (nothing.filter(|_| operations.len() == 1), deadline) {
-            (Some(nothing), None) => self.claim(now, Claimed::Nothing(nothing, client), fx),
+            (Some(nothing), None) => self.claim(now, Claimed::Nothing(self.position(), nothing, client), fx),
             (Some(nothing), Some((wait, deadline))) => {
                 let rank = self.waiters.new_rank();
                 let wants = Wants::Work { operations, nothing };
@@ -356,9 +356,9 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
     }
 
     fn settle(&mut self, claimed: Claimed<S, C>, fx: &mut Effects<S, C>) {
-        let position = self.position();
         match claimed {
-            Claimed::Nothing(outcome, client) => {
+            // More may have been applied since it was looked, and have changed that.
+            Claimed::Nothing(position, outcome, client) => {
                 fx.replies.push((client, Reply::Applied { position, outcomes: vec![outcome] }));
             }
             Claimed::Answer(question) => {
@@ -369,6 +369,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
                     let client = question.client;
                     self.waiters.park(rank, Waiter { wait, keys: vec![key], deadline, client, wants });
                 } else {
+                    let position = self.position();
                     fx.replies.push((question.client, Reply::Answered { position, answer }));
                 }
             }
@@ -723,7 +724,15 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         for waiter in self.waiters.take_late(now.mono) {
             let client = waiter.client;
             let claimed = match waiter.wants {
-                Wants::Work { nothing, .. } => Claimed::Nothing(nothing, client),
+                Wants::Work { operations, nothing } => {
+                    let operation = operations.iter().next().expect("what waits has an operation");
+                    if !matches!(self.machine.admit(operation, &mut Vec::new()), Admission::Nothing(_)) {
+                        // What is there is about to go to somebody else, perhaps: the log decides.
+                        self.batch.push(operations, Pending { client: Some(client), count: 1, retry: None });
+                        continue;
+                    }
+                    Claimed::Nothing(self.position(), nothing, client)
+                }
                 Wants::Answer(query) => {
                     Claimed::Answer(Question { query, freshness: Freshness::Linearizable, wait: None, client })
                 }
@@ -872,7 +881,7 @@ impl<S: StateMachine, C> Claimed<S, C> {
     fn into_client(self) -> C {
         match self {
             Claimed::Answer(question) => question.client,
-            Claimed::Nothing(_, client) => client,
+            Claimed::Nothing(_, _, client) => client,
         }
     }
 }

@@ -125,16 +125,7 @@ impl Clients {
         }
         (0..options.readers).for_each(|_| add(Kind::Reader));
         (0..options.meddlers).for_each(|_| add(Kind::Meddler { wanted: None }));
-        Clients {
-            list,
-            rng,
-            known: Vec::new(),
-            finished: 0,
-            asked: 0,
-            overload_until: 0,
-            order: 0,
-            keys: 0,
-        }
+        Clients { list, rng, known: Vec::new(), finished: 0, asked: 0, overload_until: 0, order: 0, keys: 0 }
     }
 
     /// How many there are.
@@ -177,7 +168,8 @@ impl World {
     }
 
     fn pause(&mut self) -> u64 {
-        let pace = self.options.pace_ms * 2_000;
+        // Whoever finishes what is left does not dawdle.
+        let pace = if self.healed.is_some() { 20_000 } else { self.options.pace_ms * 2_000 };
         let pace = if self.time < self.clients.overload_until { pace / 20 } else { pace };
         self.clients.rng.below(pace + 1)
     }
@@ -331,9 +323,10 @@ impl World {
         let shards = self.options.shards;
         let queues = self.options.queues;
         let tokenless = matches!(self.clients.list[client].kind, Kind::Worker { style: Style::Tokenless, .. });
+        let drains = self.healed.is_some();
         let rng = &mut self.clients.rng;
         let everything = rng.one_in(4);
-        let count = 1 + rng.below(self.options.claim_count) as u8;
+        let count = 1 + rng.below(if drains { 10 } else { self.options.claim_count }) as u8;
         let lease = rng.one_in(3).then(|| Millis(self.options.lease_min_ms + rng.below(self.options.lease_ms)));
         let wait = rng.one_in(3).then(|| 50 + rng.below(2_000));
         let order = [ClaimOrder::Request, ClaimOrder::Priority, ClaimOrder::Fair][rng.below(3) as usize];
@@ -410,7 +403,7 @@ impl World {
                 78..92 => What::Nack,
                 _ => What::Release,
             };
-            let short = (length / 2).clamp(1_000, 1_500_000);
+            let short = (length / 2).clamp(1_000, if drains { 20_000 } else { 1_500_000 });
             let working = 200 + rng.below(short);
             let (at, what) = match style {
                 Style::Honest if rng.one_in(6) && !drains => (time + working / 2, What::Extend(1)),

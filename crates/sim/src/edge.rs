@@ -433,6 +433,25 @@ impl World {
         }
     }
 
+    /// The run is over, and nobody knows what has become of what is under way.
+    pub(crate) fn write_down_open(&mut self) {
+        for (number, request) in std::mem::take(&mut self.requests) {
+            for (part, call) in request.calls.iter().enumerate() {
+                self.lines.push(Line::Op(Box::new(Op {
+                    number,
+                    part: part as u16,
+                    client: request.client as u32,
+                    session: request.session,
+                    node: request.node as u16,
+                    t0: request.begun,
+                    t1: None,
+                    call: call.clone(),
+                    outcome: Outcome::Unknown,
+                })));
+            }
+        }
+    }
+
     /// The client knows.
     fn finish(&mut self, number: u64, told: Told) {
         let Some(request) = self.requests.remove(&number) else { return };

@@ -48,6 +48,7 @@ impl World {
                 index += 1;
             }
         }
+        self.write_down_open();
         for name in self.names.all() {
             history.push(Line::Name(name));
         }
@@ -131,9 +132,10 @@ impl World {
             tasks.push(record::view(&mut self.names, &view));
         }
         tasks.extend(ended.iter().map(|view| record::view(&mut self.names, view)));
-        let keys = bound.iter().filter(|(_, _, since)| now < since + window).filter_map(|(scope, key, _)| {
-            self.names.bound(scope, history::record::Task { shard: shard.0, key: *key })
-        });
+        let keys = bound
+            .iter()
+            .filter(|(_, _, since)| now < since + window)
+            .filter_map(|(scope, key, _)| self.names.bound(scope, history::record::Task { shard: shard.0, key: *key }));
         let keys = keys.collect();
         let queues = queues.iter().map(|stats| record::stats(&mut self.names, stats)).collect();
         let at = record::position(Position { shard, term: Term(term.0), index });

@@ -49,6 +49,8 @@ pub enum Fault {
     Wipe,
     /// A node whose data is damaged, or that was removed, gets an empty directory.
     Replace(usize),
+    /// A member whose vote was taken goes, as soon as it votes nowhere.
+    Remove(u64),
     /// A group is handed over.
     Transfer,
     /// An operator wants checkpoints.
@@ -173,6 +175,9 @@ impl World {
                 self.nodes[n].directory.disk.crash(Survival::Everything, rng);
             }
             return self.start(n);
+        }
+        if let Fault::Remove(id) = fault {
+            return self.remove(id);
         }
         if let Fault::Replace(n) = fault {
             return self.replace(n);
@@ -299,7 +304,7 @@ impl World {
                 self.done("overload", || "there is more to do than usual".into());
                 self.clients.overload_until = self.time + length;
             }
-            Fault::Restart(_) | Fault::Replace(_) | Fault::Housekeeping | Fault::Space(_) => {}
+            Fault::Restart(_) | Fault::Replace(_) | Fault::Remove(_) | Fault::Housekeeping | Fault::Space(_) => {}
         }
     }
 
@@ -489,10 +494,32 @@ impl World {
         let Some(n) = self.place_of(id) else { return };
         self.done("remove", || format!("n{} is removed", n + 1));
         let process = self.nodes[leader].process_mut().expect("it leads");
-        process.controls.push_back(Control::Change(vec![MemberChange::Remove(id)], Vec::new()));
+        process.controls.push_back(Control::Change(vec![MemberChange::AddLearner(id)], Vec::new()));
         self.wake(leader);
-        let delay = 2_000_000 + self.faults.rng.below(20_000_000);
-        self.after(delay, Event::Fault(Fault::Replace(n)));
+        self.after(500_000, Event::Fault(Fault::Remove(id)));
+    }
+
+    /// Takes out a member whose vote is gone in every group.
+    fn remove(&mut self, id: u64) {
+        let Some(leader) = self.leader(RECORDS) else {
+            return self.after(1_000_000, Event::Fault(Fault::Remove(id)));
+        };
+        let process = self.nodes[leader].process().expect("it leads");
+        let replica = &process.runner.replica;
+        if replica.members(RECORDS).get(id).is_none() {
+            if let Some(n) = self.place_of(id) {
+                let delay = 2_000_000 + self.faults.rng.below(20_000_000);
+                self.after(delay, Event::Fault(Fault::Replace(n)));
+            }
+            return;
+        }
+        let votes = replica.shards().into_iter().any(|shard| replica.members(shard).configuration.voters.contains(&id));
+        if !votes {
+            let process = self.nodes[leader].process_mut().expect("it leads");
+            process.controls.push_back(Control::Change(vec![MemberChange::Remove(id)], Vec::new()));
+            self.wake(leader);
+        }
+        self.after(1_000_000, Event::Fault(Fault::Remove(id)));
     }
 
     /// Everything that stood in the way goes; a random majority is whole again, and everybody else may be.

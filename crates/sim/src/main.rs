@@ -80,8 +80,30 @@ struct Sum {
 
 /// What a run must have reached, in enough seeds, for them to show anything.
 const MARKS: &[&str] = &[
-    "K01", "K02", "K03", "K04", "K05", "K07", "K08", "K09", "K10", "K12", "K14", "K15", "K16-happened", "K16-not",
-    "K17", "K19", "K20", "checkpoint", "installed", "torn-tail", "refused-damage", "admitted", "replayed", "redriven",
+    "K01",
+    "K02",
+    "K03",
+    "K04",
+    "K05",
+    "K07",
+    "K08",
+    "K09",
+    "K10",
+    "K12",
+    "K14",
+    "K15",
+    "K16-happened",
+    "K16-not",
+    "K17",
+    "K19",
+    "K20",
+    "checkpoint",
+    "installed",
+    "torn-tail",
+    "refused-damage",
+    "admitted",
+    "replayed",
+    "redriven",
 ];
 
 fn main() -> ExitCode {

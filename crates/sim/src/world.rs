@@ -742,8 +742,14 @@ impl World {
                 | Transition::Ready { .. } => {}
             }
         }
-        let installing: Vec<ShardId> =
-            process.runner.replica.status().iter().filter(|status| status.installing).map(|status| status.shard).collect();
+        let installing: Vec<ShardId> = process
+            .runner
+            .replica
+            .status()
+            .iter()
+            .filter(|status| status.installing)
+            .map(|status| status.shard)
+            .collect();
         let ended: Vec<_> = process.arrived_from.extract_if(.., |shard, _| !installing.contains(shard)).collect();
         for (shard, (from, epoch)) in ended {
             self.send_back(n, from, epoch, Packet::Receipt { shard, receipt: Receipt::Installed });
@@ -815,7 +821,8 @@ impl World {
         {
             return self.stop(n, error.to_string());
         }
-        let when = self.nodes[n].clock.when(wakeup).max(time + 1);
+        // Clocks are read in whole milliseconds: what is due now may not be due before the next one.
+        let when = self.nodes[n].clock.when(wakeup).max(time + 100);
         self.turn_by(n, when);
     }
 
@@ -914,7 +921,11 @@ impl World {
         }
         let mut frames: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
         for (shard, message) in messages {
-            let known = |process: &Process| process.runner.replica.members(RECORDS).get(message.to()).is_some();
+            // Whoever does not know the members yet answers those who have introduced themselves.
+            let known = |process: &Process| {
+                let members = process.runner.replica.members(RECORDS);
+                members.configuration.members().is_empty() || members.get(message.to()).is_some()
+            };
             let target = self.place_of(message.to());
             let Some(to) = target.filter(|_| self.nodes[n].process().is_some_and(known)) else { continue };
             if message.snapshot().is_some() {
@@ -1279,6 +1290,8 @@ impl World {
                 let steps = forming.on_greeting(mono, greeting);
                 self.take_steps(n, steps);
             }
+            // Members have other ways to speak to each other.
+            State::Running(_) if greeting.cluster.is_some() => {}
             State::Running(_) => {
                 let mut bytes = Vec::new();
                 self.greeting(n).encode(&mut bytes);

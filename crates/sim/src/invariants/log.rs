@@ -33,6 +33,7 @@ impl World {
             return;
         }
         written.applied = applied;
+        let mut new = Vec::new();
         for index in before + 1..=applied {
             let written = &self.nodes[n].directory.written[&shard];
             // What a snapshot covers was not seen here.
@@ -57,10 +58,13 @@ impl World {
                     }
                     self.watch.committed[usize::from(shard.0)].push(entry.clone());
                     if entry.data.first() != Some(&MEMBERS) {
-                        self.check_majority(n, shard, index, "R5");
+                        new.push(index);
                     }
                 }
             }
+        }
+        for index in new {
+            self.check_majority(n, shard, index, "R5");
         }
     }
 
