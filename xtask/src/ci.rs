@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde_json::Value;
 
+use crate::documents::{self, DocumentsArgs};
 use crate::faults::{self, FaultsArgs};
 use crate::kill::{self, KillArgs};
 use crate::process::{Folder, Server, build_codeq};
@@ -41,6 +42,7 @@ const STEPS: &[Step] = &[
     Step { name: "simulator", run: || SimArgs::ci().iter().try_for_each(sim::run).and_then(|()| sim::compare()) },
     Step { name: "kill -9", run: || kill::run(&KillArgs::few()) },
     Step { name: "faults", run: || faults::run(&FaultsArgs::quick()) },
+    Step { name: "documents", run: || documents::run(&DocumentsArgs::all()) },
     Step { name: "walks", run: || walk::run(&WalkArgs::all()) },
 ];
 

@@ -53,6 +53,11 @@ impl Project {
         Ok(project)
     }
 
+    /// What it is called.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Sets variables for the next start of services. JSON is YAML too.
     ///
     /// # Errors

@@ -29,7 +29,7 @@ pub(crate) struct ImageArgs {
 pub(crate) const TAGS: [&str; 2] = ["codeq:latest", "codeq:dev"];
 
 /// Bytes of the largest image that is worth its name.
-const IMAGE_BYTES_MAX: u64 = 60 << 20;
+pub(crate) const IMAGE_BYTES_MAX: u64 = 60 << 20;
 
 /// How long the server in the image may take until it is ready.
 const READY_MAX: Duration = Duration::from_secs(20);

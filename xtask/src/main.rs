@@ -2,10 +2,13 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program whose work is to tell what it found")]
 
+mod bars;
 mod bench;
+mod chart;
 mod ci;
 mod compose;
 mod docker;
+mod documents;
 mod faults;
 mod http;
 mod image;
@@ -15,6 +18,7 @@ mod load;
 mod process;
 mod repository;
 mod sim;
+mod systemd;
 mod tidy;
 mod walk;
 
@@ -45,6 +49,14 @@ enum Chore {
     Walk(walk::WalkArgs),
     /// Makes the container image of the program and what it loads, without a registry and a network, and tries it.
     Image(image::ImageArgs),
+    /// Renders the Helm chart, and runs its pods as containers.
+    Chart(chart::ChartArgs),
+    /// Runs the systemd unit on three machines, which are containers with Debian's systemd.
+    Systemd(systemd::SystemdArgs),
+    /// Runs the commands of the documents, in a network of their own.
+    Documents(documents::DocumentsArgs),
+    /// Measures joins, the return of a node that lost its disk, and the image, each against its bar.
+    Bars(bars::BarsArgs),
     /// Says what a recorded history shows: what clients saw, against the log and the rules.
     Judge(judge::JudgeArgs),
     /// Simulated clusters, one for each seed.
@@ -66,6 +78,10 @@ fn main() -> ExitCode {
         Chore::Faults(args) => faults::run(&args),
         Chore::Walk(args) => walk::run(&args),
         Chore::Image(args) => image::run(&args),
+        Chore::Chart(args) => chart::run(&args),
+        Chore::Systemd(args) => systemd::run(&args),
+        Chore::Documents(args) => documents::run(&args),
+        Chore::Bars(args) => bars::run(&args),
         Chore::Judge(args) => judge::run(&args),
         Chore::Sim(args) => sim::run(&args),
         Chore::Twice => sim::compare(),

@@ -70,6 +70,10 @@ codes! {
     AuthNotConfigured "auth_not_configured" 401 "no credentials are configured for this route";
     /// The route is for operators of the cluster.
     OperatorRequired "operator_required" 403 "operators of the cluster only";
+    /// The node was told to take no actions on the cluster.
+    ReadOnlyNode "read_only_node" 403 "this node takes no actions on the cluster";
+    /// A file that was to be read again is not as it should be; the server goes on with what it had.
+    InvalidFile "invalid_file" 422 "a file cannot be used";
     /// The token's claims name no tenant, or several.
     TenantInvalid "tenant_invalid" 403 "the token names no usable tenant";
     /// A valid token without what a worker needs.
@@ -128,6 +132,10 @@ codes! {
     SingleMode "single_mode" 409 "the node is alone";
     /// The node keeps its data in memory.
     NothingStored "nothing_stored" 409 "the node keeps nothing on disk";
+    /// A member could not take its part of the backup, or the backup does not fit the cluster. Nothing has changed.
+    RestoreRefused "restore_refused" 409 "the backup was not restored";
+    /// The cluster is another one than was named.
+    WrongCluster "wrong_cluster" 409 "this is another cluster";
     /// Too many requests of this tenant wait.
     TooManyWaiters "too_many_waiters" 429 "too many requests wait";
     /// Too many refused credentials came from this address.
@@ -136,6 +144,8 @@ codes! {
     HeadersTooLarge "headers_too_large" 431 "the headers are too large";
     /// A fault of ours.
     Internal "internal" 500 "the server has met a fault of its own";
+    /// A backup takes the place of all data just now.
+    RestoreInProgress "restore_in_progress" 503 "a backup is being restored";
     /// No node leads the shard.
     NoLeader "no_leader" 503 "no leader";
     /// This node has no contact with a majority.

@@ -68,6 +68,17 @@ pub enum Admission<O> {
     Refuse(O),
 }
 
+/// Something that a state machine wants people to know: an event under a name of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Stable and dotted, beginning with the product's word, as `queue.leases.resumed`.
+    pub name: &'static str,
+    /// A sentence.
+    pub text: String,
+    /// Numbers; their names have the unit.
+    pub fields: Vec<(&'static str, u64)>,
+}
+
 /// A committed operation this build does not know: the replica must stop, because it cannot agree with the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownOperation;
@@ -164,6 +175,12 @@ pub trait StateMachine: Sized + Send + 'static {
     /// When it wants an entry although nobody writes.
     fn next_due(&self) -> NextDue {
         NextDue::default()
+    }
+
+    /// What people should know when this node begins to lead, all earlier entries being applied. It runs between two entries, so it must be
+    /// quick.
+    fn on_leader_ready(&self) -> Option<Notice> {
+        None
     }
 
     /// Marks the present state as the one to be saved. What [`StateMachine::collect`] lists from now on describes this state, whatever

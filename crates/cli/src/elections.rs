@@ -2,19 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 
 use crate::endpoint::{EndpointArgs, refused, unanswered};
 use crate::output;
-
-/// How often a node is asked what is new.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
-
-/// What another node has told may come so much later than what is known already: it is asked for once more. In milliseconds.
-const LATE_MS: u64 = 3_000;
 
 #[derive(Subcommand)]
 pub(crate) enum ClusterCommand {
@@ -67,9 +60,6 @@ pub(crate) struct MonitorArgs {
     /// How much is shown, whatever the node itself logs: debug, info, warn or error.
     #[arg(long, default_value = "info")]
     level: String,
-    /// Only this node.
-    #[arg(long, value_name = "NAME")]
-    node: Option<String>,
     /// A JSON object per line.
     #[arg(long)]
     json: bool,
@@ -88,25 +78,32 @@ enum Form {
 /// Prints what has happened in a cluster.
 pub(crate) fn cluster(command: &ClusterCommand) -> ExitCode {
     match command {
-        ClusterCommand::Events(args) if args.follow => {
-            follow(&args.endpoint, &args.query(), 0, args.output == Form::Json)
+        ClusterCommand::Events(args) if args.follow => args.follow("/cluster/events", |event| vec![line(event)]),
+        ClusterCommand::Elections(args) if args.follow => {
+            let mut is_first = true;
+            args.follow("/cluster/elections", move |election| {
+                let rows = table(std::slice::from_ref(election));
+                rows.into_iter().skip(usize::from(!std::mem::take(&mut is_first))).collect()
+            })
         }
-        ClusterCommand::Events(args) => args.print("/cluster/events", |body| lines(body).iter().map(line).collect()),
-        ClusterCommand::Elections(args) => args.print("/cluster/elections", |body| table(&parsed(body))),
+        ClusterCommand::Timeline(args) if args.follow => {
+            args.follow("/cluster/timeline", |timeline| drawn(timeline, args.ascii))
+        }
+        ClusterCommand::Events(args) => {
+            args.print("/cluster/events", |body| body.lines().map(|text| line(&parsed(text))).collect())
+        }
+        ClusterCommand::Elections(args) => args.print("/cluster/elections", |body| {
+            table(parsed(body)["elections"].as_array().map(Vec::as_slice).unwrap_or_default())
+        }),
         ClusterCommand::Timeline(args) => args.print("/cluster/timeline", |body| drawn(&parsed(body), args.ascii)),
     }
 }
 
-/// Prints what happens from now on, at any level.
+/// Prints what a node logs from now on, at any level.
 pub(crate) fn monitor(args: &MonitorArgs) -> ExitCode {
-    let node = args.node.as_ref().map(|node| format!("&node={node}")).unwrap_or_default();
-    // The last thing that anybody has told is what everything else comes after.
-    let last = match args.endpoint.ask("/cluster/events?last=1", None) {
-        Ok(answer) if answer.status == 200 => lines(&answer.body).last().map_or(0, hlc),
-        Ok(answer) => return refused(&answer),
-        Err(error) => return unanswered(&error),
-    };
-    follow(&args.endpoint, &format!("level={}{node}", args.level), last + 1, args.json)
+    args.endpoint.follow(&format!("/cluster/monitor?level={}", args.level), |text| {
+        output::data(&if args.json { text.to_owned() } else { logged(&parsed(text)) });
+    })
 }
 
 impl LookArgs {
@@ -123,67 +120,27 @@ impl LookArgs {
         pairs.collect::<Vec<_>>().join("&")
     }
 
-    /// Prints what a page says; with `follow` again whenever it says something else.
+    /// Prints what a page says.
     fn print(&self, page: &str, shown: impl Fn(&str) -> Vec<String>) -> ExitCode {
-        let mut before = String::new();
-        loop {
-            let answer = match self.endpoint.ask(&format!("{page}?{}", self.query()), None) {
-                Ok(answer) if answer.status == 200 => answer,
-                Ok(answer) if !self.follow => return refused(&answer),
-                Err(error) if !self.follow => return unanswered(&error),
-                // Whoever follows sees a cluster through its failures.
-                Ok(_) | Err(_) => {
-                    std::thread::sleep(LOOK_AGAIN);
-                    continue;
-                }
-            };
-            if answer.body != before {
-                match self.output {
-                    Form::Json => output::data(answer.body.trim_end()),
-                    Form::Table => shown(&answer.body).iter().for_each(|line| output::data(line)),
-                }
-                before = answer.body;
-            }
-            if !self.follow {
-                return ExitCode::SUCCESS;
-            }
-            std::thread::sleep(LOOK_AGAIN);
+        let answer = match self.endpoint.ask(&format!("{page}?{}", self.query()), None) {
+            Ok(answer) if answer.status == 200 => answer,
+            Ok(answer) => return refused(&answer),
+            Err(error) => return unanswered(&error),
+        };
+        match self.output {
+            Form::Json => output::data(answer.body.trim_end()),
+            Form::Table => shown(&answer.body).iter().for_each(|line| output::data(line)),
         }
+        ExitCode::SUCCESS
     }
-}
 
-/// Prints events as they come, until the process is ended. Nothing is printed twice.
-fn follow(endpoint: &EndpointArgs, query: &str, first: u64, json: bool) -> ExitCode {
-    let mut printed: BTreeSet<(u64, String, u64)> = BTreeSet::new();
-    let mut is_first = true;
-    loop {
-        let newest = printed.last().map_or(first, |(hlc, ..)| *hlc);
-        let after = newest.saturating_sub(LATE_MS << 16).max(first.saturating_sub(1));
-        // What was asked for last is the beginning; from there on everything.
-        let rest: Vec<&str> = query.split('&').filter(|pair| is_first || !pair.starts_with("last=")).collect();
-        match endpoint.ask(&format!("/cluster/events?after={after}&{}", rest.join("&")), None) {
-            Ok(answer) if answer.status == 200 => {
-                is_first = false;
-                for event in lines(&answer.body) {
-                    let key = (hlc(&event), text(&event, "nodeId"), event["seq"].as_u64().unwrap_or_default());
-                    if printed.insert(key) {
-                        output::data(&if json { event.to_string() } else { line(&event) });
-                    }
-                }
-                let oldest = newest.saturating_sub((2 * LATE_MS) << 16);
-                printed = printed.split_off(&(oldest, String::new(), 0));
-            }
-            Ok(answer) if is_first => return refused(&answer),
-            Err(error) if is_first => return unanswered(&error),
-            // Whoever follows sees a cluster through its failures.
-            Ok(_) | Err(_) => {}
-        }
-        std::thread::sleep(LOOK_AGAIN);
+    /// Prints what a page goes on to say, until the process is ended.
+    fn follow(&self, page: &str, mut shown: impl FnMut(&Value) -> Vec<String>) -> ExitCode {
+        self.endpoint.follow(&format!("{page}?{}", self.query()), |text| match self.output {
+            Form::Json => output::data(text),
+            Form::Table => shown(&parsed(text)).iter().for_each(|line| output::data(line)),
+        })
     }
-}
-
-fn lines(body: &str) -> Vec<Value> {
-    body.lines().map(parsed).collect()
 }
 
 fn parsed(body: &str) -> Value {
@@ -216,11 +173,23 @@ fn line(event: &Value) -> String {
     )
 }
 
-fn table(body: &Value) -> Vec<String> {
+/// A line of a node's log: time, level, where from, message, and what else is known.
+fn logged(line: &Value) -> String {
+    let get = |name| text(line, name);
+    let named = ["ts", "level", "target", "msg"];
+    let others = line.as_object().into_iter().flatten().filter(|(name, _)| !named.contains(&name.as_str()));
+    let others: String = others.map(|(name, value)| format!(" {name}={value}")).collect();
+    format!("{} {:>5} {}: {}{others}", get("ts"), get("level").to_uppercase(), get("target"), get("msg"))
+}
+
+/// The narrowest columns of elections, so that lines that come one by one stand below each other.
+const WIDTHS: [usize; 10] = [4, 4, 5, 27, 10, 10, 9, 5, 8, 7];
+
+fn table(elections: &[Value]) -> Vec<String> {
     let headings =
         ["No", "Term", "Group", "When", "Leader", "Previous", "Cause", "Votes", "Attempts", "Outage"].map(String::from);
     let mut rows = vec![headings];
-    for election in body["elections"].as_array().into_iter().flatten() {
+    for election in elections {
         let get = |name| text(election, name);
         let votes = election["votes"].as_array().into_iter().flatten();
         let granted = votes.filter(|vote| vote["granted"] == true).count();
@@ -238,7 +207,7 @@ fn table(body: &Value) -> Vec<String> {
             outage,
         ]);
     }
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).fold(WIDTHS[column], usize::max);
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
     let line = |row: &[String; 10]| {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
@@ -327,7 +296,7 @@ fn draw(told: &Value, missing: &[&str], ink: &Ink, drawing: &mut Vec<String>) {
         let indent = |place: usize| " ".repeat(place * LANE);
         let cells = match event["event"].as_str().unwrap_or_default() {
             "raft.vote.cast" => {
-                let Some(candidate) = event["to"].as_str().and_then(lane) else { continue };
+                let Some(candidate) = event["for"].as_str().and_then(lane) else { continue };
                 let kind = if event["pre"] == true { "pre-vote" } else { "vote" };
                 let said =
                     if event["granted"] == true { "granted".into() } else { format!("no: {}", text(event, "reason")) };
@@ -359,7 +328,7 @@ fn cell(event: &Value, ink: &Ink) -> Option<String> {
         "raft.candidate" => format!("candidate, term {}", get("term")),
         "raft.election.won" => format!("{} won {}, {} needed", ink.won, get("tally"), get("needed")),
         "raft.election.timeout" => "no majority".into(),
-        "raft.leader.ready" => format!("ready at {}", get("index")),
+        "raft.leader.ready" => format!("ready at {}", get("firstIndex")),
         "raft.leader.stepdown" => format!("steps down: {}", get("reason")),
         "raft.transfer.started" => format!("hands over to {}", get("to")),
         "raft.append.first" => format!("follows {}", get("from")),
@@ -389,10 +358,10 @@ mod tests {
         let events = [
             event(611, "node-b", "raft.heartbeat.timeout", &json(r#"{"sinceContactMs": 611, "term": 7}"#)),
             event(620, "node-b", "raft.candidate", &json("{}")),
-            event(630, "node-c", "raft.vote.cast", &json(r#"{"to": "node-b", "granted": true, "pre": false}"#)),
+            event(630, "node-c", "raft.vote.cast", &json(r#"{"for": "node-b", "granted": true, "pre": false}"#)),
             event(649, "node-b", "raft.election.won", &json(r#"{"tally": 2, "needed": 2}"#)),
             event(650, "node-c", "raft.append.first", &json(r#"{"from": "node-b"}"#)),
-            event(702, "node-b", "raft.leader.ready", &json(r#"{"index": 4183}"#)),
+            event(702, "node-b", "raft.leader.ready", &json(r#"{"firstIndex": 4183}"#)),
         ];
         let votes = [serde_json::json!({"granted": true}), serde_json::json!({"granted": true})];
         let body = serde_json::json!({

@@ -1,7 +1,7 @@
 //! How commands reach a running server: which one, as whom, how long they wait, and what a refusal means for the exit status.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,15 +9,19 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::Args;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Body;
 use hyper::client::conn::http1::{Connection, SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, HOST};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use server::config::Inputs;
 use server::config::kinds::Value;
+use tls::ClientTls;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::file_body::FileBody;
 use crate::output;
 
 /// No leader, or no quorum.
@@ -43,6 +47,43 @@ pub(crate) struct EndpointArgs {
     /// File with a token, for servers that ask for one. Without it, the variable CODEQ_TOKEN.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    #[command(flatten)]
+    trust: TrustArgs,
+}
+
+/// Whom to trust where a server speaks HTTPS.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct TrustArgs {
+    /// File with the authorities that vouch for servers; nobody else does. Needed for https:// addresses.
+    #[arg(long, value_name = "FILE", env = "CODEQ_CA", hide_env_values = true)]
+    ca: Option<PathBuf>,
+    /// File with a certificate to show to servers that ask for one.
+    #[arg(long, value_name = "FILE", env = "CODEQ_CERT", hide_env_values = true, requires = "key")]
+    cert: Option<PathBuf>,
+    /// File with its key.
+    #[arg(long, value_name = "FILE", env = "CODEQ_KEY", hide_env_values = true)]
+    key: Option<PathBuf>,
+}
+
+impl TrustArgs {
+    /// What connections are encrypted with; nothing: nobody is trusted.
+    pub(crate) fn read(&self) -> Result<Option<ClientTls>> {
+        let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        let Some(ca) = &self.ca else { return Ok(None) };
+        let own = match (&self.cert, &self.key) {
+            (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
+            _ => None,
+        };
+        let own = own.as_ref().map(|(cert, key)| (cert.as_slice(), key.as_slice()));
+        Ok(Some(ClientTls::new(&read(ca)?, own)?))
+    }
+}
+
+/// How a server is asked: as whom, and whom it must be vouched for by.
+#[derive(Clone, Copy)]
+pub(crate) struct As<'a> {
+    pub(crate) token: Option<&'a str>,
+    pub(crate) tls: Option<&'a ClientTls>,
 }
 
 /// A server's answer.
@@ -86,13 +127,37 @@ impl EndpointArgs {
     /// # Errors
     /// None of them can be reached, or the body breaks off or cannot be written.
     pub(crate) fn download(&self, path: &str, to: &mut dyn Write) -> Result<Answer> {
-        let token = self.token()?;
+        let (token, tls) = (self.token()?, self.trust.read()?);
+        let who = As { token: token.as_deref(), tls: tls.as_ref() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (mut failures, endpoints) = (Vec::new(), self.endpoints());
         for endpoint in &endpoints {
             // Once a part of the body is written, another server's would not follow it.
-            match runtime.block_on(download(endpoint, path, token.as_deref(), to, self.timeout.max(SLOWEST))) {
+            match runtime.block_on(download(endpoint, path, who, to, self.timeout.max(SLOWEST))) {
                 Ok(answer) => return Ok(answer),
+                Err(failure) => failures.push(format!("{endpoint}: {failure:#}")),
+            }
+        }
+        bail!("no server answers; {}", failures.join("; "))
+    }
+
+    /// Sends a file to the first server that can be reached, as the body of a PUT. It may take `extra` time to be taken in.
+    ///
+    /// # Errors
+    /// None of them can be reached, or the file cannot be read, or the server has not answered in time: it may have done it.
+    pub(crate) fn upload(&self, path: &str, file: &Path, extra: Duration) -> Result<Answer> {
+        let (token, tls) = (self.token()?, self.trust.read()?);
+        let who = As { token: token.as_deref(), tls: tls.as_ref() };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut failures = Vec::new();
+        for endpoint in &self.endpoints() {
+            let body = FileBody::open(file)?;
+            let begun = begin(&Method::PUT, endpoint, path, who, body);
+            match runtime.block_on(async { timeout(self.timeout, begun).await? }) {
+                Ok(begun) => {
+                    return runtime.block_on(async { timeout(self.timeout + extra, answer(begun)).await? });
+                }
+                // Who cannot be reached has begun nothing.
                 Err(failure) => failures.push(format!("{endpoint}: {failure:#}")),
             }
         }
@@ -112,11 +177,12 @@ impl EndpointArgs {
         body: Option<&str>,
         longest: Duration,
     ) -> Result<Vec<(String, Result<Answer>)>> {
-        let token = self.token()?;
+        let (token, tls) = (self.token()?, self.trust.read()?);
+        let who = As { token: token.as_deref(), tls: tls.as_ref() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut answers = Vec::new();
         for endpoint in self.endpoints() {
-            let asked = send(method, &endpoint, path, token.as_deref(), body);
+            let asked = send(method, &endpoint, path, who, body);
             let answer = runtime.block_on(async { tokio::time::timeout(longest, asked).await });
             let is_late = answer.is_err();
             let answer = answer.unwrap_or_else(|_| bail!("no answer within {longest:?}"));
@@ -130,10 +196,24 @@ impl EndpointArgs {
         Ok(answers)
     }
 
-    fn token(&self) -> Result<Option<String>> {
+    /// How long a server may take to answer.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The token to show, if there is one.
+    ///
+    /// # Errors
+    /// Its file cannot be read.
+    pub(crate) fn token(&self) -> Result<Option<String>> {
         let Some(path) = &self.token_file else { return Ok(std::env::var("CODEQ_TOKEN").ok()) };
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Some(text.trim().into()))
+    }
+
+    /// What connections are encrypted with.
+    pub(crate) fn trust(&self) -> Result<Option<ClientTls>> {
+        self.trust.read()
     }
 
     /// The servers that are asked, in turn.
@@ -153,7 +233,8 @@ fn own() -> String {
     if address.is_unspecified() {
         address.host = "127.0.0.1".into();
     }
-    format!("http://{address}")
+    let scheme = if values.is_given("http.cert") { "https" } else { "http" };
+    format!("{scheme}://{address}")
 }
 
 /// One request on a connection of its own.
@@ -162,11 +243,26 @@ fn own() -> String {
 /// The server cannot be reached, or does not speak HTTP.
 pub(crate) async fn request(endpoint: &str, path: &str, token: Option<&str>, body: Option<&str>) -> Result<Answer> {
     let method = if body.is_some() { Method::POST } else { Method::GET };
-    send(&method, endpoint, path, token, body).await
+    send(&method, endpoint, path, As { token, tls: None }, body).await
 }
 
-async fn send(method: &Method, endpoint: &str, path: &str, token: Option<&str>, body: Option<&str>) -> Result<Answer> {
-    let (mut sender, connection, request) = begin(method, endpoint, path, token, body).await?;
+async fn send(method: &Method, endpoint: &str, path: &str, who: As<'_>, body: Option<&str>) -> Result<Answer> {
+    answer(begin(method, endpoint, path, who, text(body)).await?).await
+}
+
+/// A body that is a text, or none.
+pub(crate) fn text(body: Option<&str>) -> Full<Bytes> {
+    Full::new(Bytes::from(body.unwrap_or_default().to_owned()))
+}
+
+/// What a connection is asked for, and the connection.
+pub(crate) type Begun<B> = (SendRequest<B>, Connection<TokioIo<Box<dyn Socket>>, B>, Request<B>);
+
+async fn answer<B>((mut sender, connection, request): Begun<B>) -> Result<Answer>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: std::error::Error + Send + Sync,
+{
     let answered = async {
         let response = sender.send_request(request).await?;
         let status = response.status().as_u16();
@@ -181,38 +277,47 @@ async fn send(method: &Method, endpoint: &str, path: &str, token: Option<&str>, 
     }
 }
 
+/// A socket, or an encrypted one.
+pub(crate) trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Socket for T {}
+
 /// A connection of its own, and what to ask on it.
-async fn begin(
-    method: &Method,
-    endpoint: &str,
-    path: &str,
-    token: Option<&str>,
-    body: Option<&str>,
-) -> Result<(SendRequest<Full<Bytes>>, Connection<TokioIo<TcpStream>, Full<Bytes>>, Request<Full<Bytes>>)> {
-    if endpoint.starts_with("https://") {
-        bail!("TLS is not spoken here: give an address with http://");
-    }
-    let rest = endpoint.strip_prefix("http://").unwrap_or(endpoint).trim_end_matches('/');
+///
+/// # Errors
+/// The server cannot be reached.
+pub(crate) async fn begin<B>(method: &Method, endpoint: &str, path: &str, who: As<'_>, body: B) -> Result<Begun<B>>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: std::error::Error + Send + Sync,
+{
+    let (rest, is_https) = match endpoint.strip_prefix("https://") {
+        Some(rest) => (rest, true),
+        None => (endpoint.strip_prefix("http://").unwrap_or(endpoint), false),
+    };
+    let rest = rest.trim_end_matches('/');
     let (authority, prefix) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let address = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
+    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+    let port = if is_https { 443 } else { 80 };
+    let address = if has_port { authority.to_owned() } else { format!("{authority}:{port}") };
     let stream = TcpStream::connect(&address).await?;
+    let stream: Box<dyn Socket> = if is_https {
+        let tls = who.tls.context("name the authority that vouches for the server, with --ca FILE or CODEQ_CA")?;
+        let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
+        Box::new(tls.connect(host.trim_start_matches('[').trim_end_matches(']'), stream).await?)
+    } else {
+        Box::new(stream)
+    };
     let (sender, connection) = handshake(TokioIo::new(stream)).await?;
     let mut request = Request::builder().method(method.clone()).uri(format!("{prefix}{path}")).header(HOST, authority);
-    if let Some(token) = token {
+    if let Some(token) = who.token {
         request = request.header(AUTHORIZATION, format!("Bearer {token}"));
     }
-    let request = request.body(Full::new(Bytes::from(body.unwrap_or_default().to_owned())))?;
-    Ok((sender, connection, request))
+    Ok((sender, connection, request.body(body)?))
 }
 
-async fn download(
-    endpoint: &str,
-    path: &str,
-    token: Option<&str>,
-    to: &mut dyn Write,
-    longest: Duration,
-) -> Result<Answer> {
-    let (mut sender, connection, request) = begin(&Method::GET, endpoint, path, token, None).await?;
+async fn download(endpoint: &str, path: &str, who: As<'_>, to: &mut dyn Write, longest: Duration) -> Result<Answer> {
+    let (mut sender, connection, request) = begin(&Method::GET, endpoint, path, who, text(None)).await?;
     let answered = async {
         let response = timeout(longest, sender.send_request(request)).await??;
         let status = response.status().as_u16();

@@ -2,22 +2,34 @@
 
 use std::fmt::{self, Write as _};
 use std::io::IsTerminal;
+use std::sync::Arc;
 
 use server::config::{LogFormat, LogSettings};
+use server::log_lines;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Subscriber};
+use tracing::level_filters::LevelFilter;
+use tracing::subscriber::Interest;
+use tracing::{Event, Metadata, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::{Context, Filter};
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::reload;
 
 use crate::output;
 
 /// The log of this process, set up.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Log(LogFormat);
+#[derive(Clone)]
+pub(crate) struct Log {
+    format: LogFormat,
+    /// Takes the place of the filter.
+    set: Arc<dyn Fn(Targets) -> Result<(), String> + Send + Sync>,
+}
 
 impl Log {
     /// Sets up the log. Once per process.
@@ -25,21 +37,43 @@ impl Log {
         let is_terminal = std::io::stderr().is_terminal();
         let format = settings.format.unwrap_or(if is_terminal { LogFormat::Text } else { LogFormat::Json });
         let filter: Targets = settings.filter.parse().expect("the settings have checked it");
-        let registry = tracing_subscriber::registry().with(filter);
+        let registry = tracing_subscriber::registry().with(Watched.with_filter(WhileWatched));
         let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let (filter, handle) = reload::Layer::new(filter);
         match format {
-            LogFormat::Text => registry.with(layer.with_ansi(is_terminal)).init(),
-            LogFormat::Json => registry.with(layer.event_format(JsonLines)).init(),
+            LogFormat::Text => {
+                let layer = layer.with_ansi(is_terminal).fmt_fields(debug_fn(text_field).delimited(" "));
+                registry.with(layer.with_filter(filter)).init();
+            }
+            LogFormat::Json => registry.with(layer.event_format(JsonLines).with_filter(filter)).init(),
         }
-        Log(format)
+        Log { format, set: Arc::new(move |filter| handle.reload(filter).map_err(|error| error.to_string())) }
+    }
+
+    /// Logs as much as these settings say from now on.
+    pub(crate) fn follow(&self, settings: &LogSettings) -> Result<(), String> {
+        let filter: Targets = settings.filter.parse().expect("the settings have checked it");
+        (self.set)(filter)
     }
 
     /// Says in a line why the process ends.
-    pub(crate) fn last_words(self, why: &impl fmt::Display) {
-        match self.0 {
+    pub(crate) fn last_words(&self, why: &impl fmt::Display) {
+        match self.format {
             LogFormat::Text => output::note(&format!("error: {why}")),
             LogFormat::Json => tracing::error!(event = "server.failed", "{why}"),
         }
+    }
+}
+
+/// The field of an event of the cluster that has all that is its own: text, or, asked for the other form, the members of a JSON object, each
+/// with a comma in front.
+const OWN: &str = "own";
+
+/// A field in a line of text.
+fn text_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    match field.name() {
+        "message" | OWN => write!(writer, "{value:?}"),
+        name => write!(writer, "{name}={value:?}"),
     }
 }
 
@@ -52,17 +86,56 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let mut time = String::new();
-        SystemTime.format_time(&mut Writer::new(&mut time))?;
-        let level = event.metadata().level().as_str().to_ascii_lowercase();
-        let mut fields = Fields::default();
-        event.record(&mut fields);
-        let (target, message) = (quoted(event.metadata().target()), quoted(&fields.message));
-        writeln!(
-            writer,
-            "{{\"ts\":\"{time}\",\"level\":\"{level}\",\"target\":{target},\"msg\":{message}{}}}",
-            fields.others
-        )
+        writeln!(writer, "{}", json_line(event)?)
+    }
+}
+
+fn json_line(event: &Event<'_>) -> Result<String, fmt::Error> {
+    let mut time = String::new();
+    SystemTime.format_time(&mut Writer::new(&mut time))?;
+    let level = event.metadata().level().as_str().to_ascii_lowercase();
+    let mut fields = Fields::default();
+    event.record(&mut fields);
+    let (target, message) = (quoted(event.metadata().target()), quoted(&fields.message));
+    let others = fields.others;
+    Ok(format!("{{\"ts\":\"{time}\",\"level\":\"{level}\",\"target\":{target},\"msg\":{message}{others}}}"))
+}
+
+/// Makes lines for those who watch this process's log from elsewhere.
+struct Watched;
+
+impl<S: Subscriber> Layer<S> for Watched {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        if let Ok(line) = json_line(event) {
+            log_lines().put(*event.metadata().level(), &line);
+        }
+    }
+}
+
+/// Lets through what somebody watches. Only lines of this program: a library that tells how a line is sent would tell of that for ever.
+struct WhileWatched;
+
+/// Where this program's lines come from.
+const OWN_TARGETS: [&str; 5] = ["raft", "codeq", "server", "cluster", "storage"];
+
+impl WhileWatched {
+    fn lets(metadata: &Metadata<'_>) -> bool {
+        let from = metadata.target().split("::").next().unwrap_or_default();
+        OWN_TARGETS.contains(&from) && *metadata.level() <= log_lines().level()
+    }
+}
+
+impl<S> Filter<S> for WhileWatched {
+    fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        WhileWatched::lets(metadata)
+    }
+
+    fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if WhileWatched::lets(metadata) { Interest::always() } else { Interest::never() }
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(log_lines().level())
     }
 }
 
@@ -102,7 +175,10 @@ impl Visit for Fields {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.record_str(field, &format!("{value:?}"));
+        match field.name() {
+            OWN => write!(self.others, "{value:#?}").expect("a string takes all"),
+            _ => self.record_str(field, &format!("{value:?}")),
+        }
     }
 }
 
@@ -112,7 +188,7 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use super::*;
 

@@ -7,6 +7,7 @@ mod debug;
 mod dev;
 mod elections;
 mod endpoint;
+mod file_body;
 mod flags;
 mod logs;
 mod members;
@@ -15,6 +16,9 @@ mod output;
 mod recover;
 mod serve;
 mod snapshot;
+mod status;
+mod stream;
+mod tls_init;
 
 use std::process::ExitCode;
 
@@ -79,6 +83,9 @@ enum Command {
     /// Prints the server that commands ask, and why that one.
     #[command(after_help = "Example:\n  codeq which-endpoint --endpoints node-a:8080,node-b:8080")]
     WhichEndpoint(operate::WhichArgs),
+    /// Prints how the cluster is, in a sentence, and then the numbers of the server that is asked.
+    #[command(after_help = "Example:\n  codeq status -o wide")]
+    Status(status::StatusArgs),
     /// Asks a server how it is. Exit status 6 if it is not well.
     #[command(after_help = "Example:\n  codeq health --ready")]
     Health(members::HealthArgs),
@@ -88,6 +95,9 @@ enum Command {
     /// Brings a cluster back that has lost a majority of its nodes for good.
     #[command(subcommand, after_help = "Example:\n  codeq recover plan /var/lib/codeq")]
     Recover(recover::RecoverCommand),
+    /// Makes certificates for the connections between members.
+    #[command(subcommand, after_help = "Example:\n  codeq tls init --nodes node-a,node-b,node-c --out certificates")]
+    Tls(tls_init::TlsCommand),
     /// Looks at what a node keeps.
     #[command(subcommand, after_help = "Example:\n  codeq debug db check")]
     Debug(debug::DebugCommand),
@@ -103,9 +113,9 @@ enum Command {
     /// Shows, checks or explains settings, without starting anything.
     #[command(subcommand, after_help = "Example:\n  codeq config template > codeq.yaml")]
     Config(config::ConfigCommand),
-    /// Prints the version.
-    #[command(after_help = "Example:\n  codeq version")]
-    Version,
+    /// Prints the version, or those of all members of a cluster.
+    #[command(after_help = "Example:\n  codeq version --all")]
+    Version(members::VersionArgs),
 }
 
 fn main() -> ExitCode {
@@ -120,6 +130,7 @@ fn main() -> ExitCode {
         Command::Check(command) => operate::check(&command),
         Command::Wait(args) => operate::wait(&args),
         Command::WhichEndpoint(args) => operate::which_endpoint(&args),
+        Command::Status(args) => status::status(&args),
         Command::Health(args) => members::health(&args),
         Command::Cluster(command) => elections::cluster(&command),
         Command::Monitor(args) => elections::monitor(&args),
@@ -132,11 +143,9 @@ fn main() -> ExitCode {
         },
         Command::Snapshot(command) => snapshot::run(command),
         Command::Recover(command) => recover::run(&command),
+        Command::Tls(command) => tls_init::run(&command),
         Command::Debug(command) => debug::run(command),
         Command::Config(command) => config::run(command),
-        Command::Version => {
-            output::data(concat!("codeq ", env!("CARGO_PKG_VERSION")));
-            ExitCode::SUCCESS
-        }
+        Command::Version(args) => members::version(&args),
     }
 }

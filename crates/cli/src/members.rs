@@ -78,6 +78,7 @@ struct Nodes {
 struct Member {
     id: String,
     name: String,
+    zone: Option<String>,
     status: String,
     alive: String,
     role: Option<String>,
@@ -92,6 +93,7 @@ struct Member {
     lag: Option<u64>,
     groups_led: Vec<u16>,
     build: Option<String>,
+    protocol: Option<u16>,
     uptime_ms: Option<u64>,
     message: String,
 }
@@ -160,6 +162,11 @@ pub(crate) fn join(args: &JoinArgs) -> ExitCode {
     let body = serde_json::json!({ "addresses": addresses }).to_string();
     let answer = match args.endpoint.ask("/cluster/join", Some(&body)) {
         Ok(answer) if answer.status == 200 => answer,
+        // The server is there, and none of the addresses: nothing is unavailable that could come back by itself.
+        Ok(answer) if answer.body.contains("\"not_joined\"") => {
+            refused(&answer);
+            return ExitCode::FAILURE;
+        }
         Ok(answer) => return refused(&answer),
         Err(error) => return unanswered(&error),
     };
@@ -183,6 +190,45 @@ pub(crate) fn whole(address: &str) -> String {
 
 fn is_whole(address: &str) -> bool {
     address.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+#[derive(Args)]
+pub(crate) struct VersionArgs {
+    /// The versions of all members of a cluster. Exit status 6 if they differ.
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    endpoint: EndpointArgs,
+}
+
+/// Prints the version, of this program or of all members.
+pub(crate) fn version(args: &VersionArgs) -> ExitCode {
+    if !args.all {
+        output::data(concat!("codeq ", env!("CARGO_PKG_VERSION")));
+        return ExitCode::SUCCESS;
+    }
+    let answer = match args.endpoint.ask("/cluster/nodes", None) {
+        Ok(answer) if answer.status == 200 => answer,
+        Ok(answer) => return refused(&answer),
+        Err(error) => return unanswered(&error),
+    };
+    let Some(nodes) = understood::<Nodes>(&answer) else { return ExitCode::FAILURE };
+    let (printed, is_one) = versions(&nodes.nodes);
+    output::data(&printed);
+    if is_one { ExitCode::SUCCESS } else { ExitCode::from(UNHEALTHY) }
+}
+
+/// A line for each member, and whether all that are known are of one build.
+fn versions(nodes: &[Member]) -> (String, bool) {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    let mut rows = vec![["Node", "Build", "Protocol"].map(str::to_owned).to_vec()];
+    rows.extend(nodes.iter().map(|node| {
+        let protocol = node.protocol.map(|protocol| protocol.to_string());
+        vec![node.name.clone(), or_dash(node.build.clone()), or_dash(protocol)]
+    }));
+    let mut builds: Vec<&String> = nodes.iter().filter_map(|node| node.build.as_ref()).collect();
+    builds.dedup();
+    (columns(&rows).join("\n"), builds.len() <= 1)
 }
 
 /// Prints what a probe says.
@@ -278,8 +324,8 @@ fn row(node: &Member, wide: bool) -> Vec<String> {
         node.alive.clone(),
         "server".into(),
         or_dash(node.build.clone()),
-        "-".into(),
-        "-".into(),
+        or_dash(node.protocol.map(|protocol| protocol.to_string())),
+        or_dash(node.zone.clone()),
         or_dash(role),
         node.voter.to_string(),
         number(node.term),
@@ -308,7 +354,7 @@ mod tests {
 
     fn member(name: &str, status: &str, healthy: bool) -> serde_json::Value {
         serde_json::json!({
-            "id": "00000000000000a1", "name": name, "status": status, "alive": if healthy { "alive" } else { "failed" },
+            "id": "00000000000000a1", "name": name, "zone": "dc1", "protocol": 1, "status": status, "alive": if healthy { "alive" } else { "failed" },
             "role": null, "voter": true, "self": false, "raftAddr": format!("{name}:7000"),
             "httpAddr": format!("{name}:8080"), "publicUrl": format!("http://{name}:8080"), "healthy": healthy,
             "lastContactMs": 12, "term": 8, "matchIndex": 5, "appliedIndex": null, "lag": 0, "groupsLed": [0, 2],
@@ -324,14 +370,30 @@ mod tests {
         table(&serde_json::from_value(body).expect("it is what the route answers"), wide)
     }
 
+    /// Every member has a line, also one that has not said what it is; two builds are noticed.
+    #[test]
+    fn versions_of_all_and_whether_they_differ() {
+        let nodes = |builds: [&str; 2]| -> Vec<Member> {
+            let node = |(name, build): (&str, &str)| {
+                let mut node = member(name, "follower", true);
+                node["build"] = (!build.is_empty()).then_some(build).into();
+                serde_json::from_value(node).expect("it is what the route answers")
+            };
+            ["node-a", "node-b"].into_iter().zip(builds).map(node).collect()
+        };
+        let expected = "Node    Build  Protocol\nnode-a  0.1.0  1\nnode-b  -      1";
+        assert_eq!(versions(&nodes(["0.1.0", ""])), (expected.into(), true));
+        assert!(!versions(&nodes(["0.1.0", "0.2.0"])).1);
+    }
+
     /// Columns stand where they stood, the longest cell makes the room, and the last line says how the whole is.
     #[test]
     fn a_row_for_each_member_and_a_sentence() {
         let nodes = [member("node-a", "failed", false), member("node-b", "leader", true)];
         let expected = "\
-Node    Address      Status  Type    Build  Protocol  DC  Role    Voter  Term  Lag  Health  Message
-node-a  node-a:7000  failed  server  0.1.0  -         -   -       true   8     0    down    not heard of for 12 s
-node-b  node-b:7000  alive   server  0.1.0  -         -   leader  true   8     0    ok
+Node    Address      Status  Type    Build  Protocol  DC   Role    Voter  Term  Lag  Health  Message
+node-a  node-a:7000  failed  server  0.1.0  1         dc1  -       true   8     0    down    not heard of for 12 s
+node-b  node-b:7000  alive   server  0.1.0  1         dc1  leader  true   8     0    ok
 cluster unavailable: in words";
         assert_eq!(printed(&nodes, 1, false), expected);
         assert!(printed(&nodes, 2, false).ends_with("cluster degraded: in words"));

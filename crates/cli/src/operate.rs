@@ -12,7 +12,7 @@ use crate::members::{Form, UNHEALTHY, columns, understood, whole};
 use crate::output;
 
 /// An action answers when it is done: at most so long after a server would have to answer.
-const ACTION_MAX: Duration = Duration::from_secs(40);
+const ACTION_MAX: Duration = Duration::from_secs(65);
 
 /// Between looks at what is waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -32,10 +32,13 @@ pub(crate) struct LeaderArgs {
 #[derive(Subcommand)]
 enum LeaderAction {
     /// Hands leadership to a voter, or to the one that lacks least.
-    #[command(after_help = "Example:\n  codeq leader transfer node-c")]
+    #[command(after_help = "Examples:\n  codeq leader transfer node-c\n  codeq leader transfer --zone dc2")]
     Transfer {
         /// Its name or id.
         name: Option<String>,
+        /// Only a voter with this label of a data centre.
+        #[arg(long, conflicts_with = "name")]
+        zone: Option<String>,
         /// Only this group; without it, all.
         #[arg(long)]
         group: Option<u16>,
@@ -82,6 +85,16 @@ pub(crate) enum MemberCommand {
     Promote {
         /// Its name or id.
         member: String,
+        #[command(flatten)]
+        endpoint: EndpointArgs,
+    },
+    /// Lets a node that waits for a cluster take a member's place: it learns, and then the vote changes hands at once.
+    #[command(after_help = "Example:\n  codeq member replace node-c node-d:7000")]
+    Replace {
+        /// Name or id of the member that goes.
+        member: String,
+        /// Peer port of the node that comes: host:port or host.
+        address: String,
         #[command(flatten)]
         endpoint: EndpointArgs,
     },
@@ -183,9 +196,9 @@ struct Checked {
 pub(crate) fn leader(args: &LeaderArgs) -> ExitCode {
     match &args.action {
         None => show_leader(args),
-        Some(LeaderAction::Transfer { name, group, within, endpoint }) => {
+        Some(LeaderAction::Transfer { name, zone, group, within, endpoint }) => {
             let within = within.map(|within| within.as_millis() as u64);
-            let body = serde_json::json!({ "to": name, "group": group, "timeoutMs": within });
+            let body = serde_json::json!({ "to": name, "zone": zone, "group": group, "timeoutMs": within });
             let extra = ACTION_MAX + Duration::from_millis(within.unwrap_or_default());
             act(endpoint, &Method::POST, "/cluster/leader/transfer", &body, extra, leads)
         }
@@ -241,6 +254,11 @@ pub(crate) fn member(command: &MemberCommand) -> ExitCode {
         }
         MemberCommand::Promote { member, endpoint } => {
             let (path, body) = (format!("/cluster/members/{member}/promote"), serde_json::json!({}));
+            act(endpoint, &Method::POST, &path, &body, ACTION_MAX, |done: &Done| done.note.clone())
+        }
+        MemberCommand::Replace { member, address, endpoint } => {
+            let (path, body) =
+                (format!("/cluster/members/{member}/replace"), serde_json::json!({ "address": whole(address) }));
             act(endpoint, &Method::POST, &path, &body, ACTION_MAX, |done: &Done| done.note.clone())
         }
         MemberCommand::Remove { member, force, endpoint } => {

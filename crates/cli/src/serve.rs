@@ -1,12 +1,13 @@
 //! `codeq serve`: a server from its start to its end, and the exit status that says how it ended.
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use base::Millis;
 use server::config::kinds::show_duration;
-use server::config::{Configuration, Notice};
+use server::config::{Configuration, Inputs, Notice};
+use server::reload::Reload;
 use server::{Data, Durability, Exit, NodeError, Retired, Server, Stage, StartError, StorageError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -29,8 +30,9 @@ const STORAGE_FAILED: u8 = 9;
 
 /// Runs a server with the settings from all sources.
 pub(crate) fn serve(flags: SettingFlags) -> ExitCode {
-    match flags.with_environment().read().configuration() {
-        Ok(configuration) => run(&configuration, |server| {
+    let inputs = flags.with_environment();
+    match inputs.read().configuration() {
+        Ok(configuration) => run(&configuration, Some(inputs), |server| {
             let text = started(&configuration, server);
             tracing::info!(event = "server.started", env = configuration.env, "{text}");
         }),
@@ -38,8 +40,9 @@ pub(crate) fn serve(flags: SettingFlags) -> ExitCode {
     }
 }
 
-/// Runs a server until it is asked to stop. `ready` is called once it takes writes.
-pub(crate) fn run(configuration: &Configuration, ready: impl FnOnce(&Server)) -> ExitCode {
+/// Runs a server until it is asked to stop. `inputs`: what its settings come from, and are read from again for the log's levels. `ready` is
+/// called once it takes writes.
+pub(crate) fn run(configuration: &Configuration, inputs: Option<Inputs>, ready: impl FnOnce(&Server)) -> ExitCode {
     give_memory_back();
     let log = Log::start(&configuration.log);
     for Notice { is_warning, text } in &configuration.notices {
@@ -56,7 +59,14 @@ pub(crate) fn run(configuration: &Configuration, ready: impl FnOnce(&Server)) ->
             return ExitCode::from(FAILED);
         }
     };
-    let ended = runtime.block_on(until_stopped(configuration, ready));
+    let follow = inputs.map(|inputs| {
+        let log = log.clone();
+        move || {
+            let configuration = inputs.read().configuration().map_err(|refused| refused.to_string())?;
+            log.follow(&configuration.log)
+        }
+    });
+    let ended = runtime.block_on(until_stopped(configuration, follow, ready));
     match ended {
         Ended::Clean => ExitCode::SUCCESS,
         Ended::AtOnce => {
@@ -99,9 +109,6 @@ enum Ended {
     By(Exit),
 }
 
-/// A node that belongs to no cluster says so after this long: as long as it takes those who start together to find each other.
-const PATIENCE: Duration = Duration::from_secs(3);
-
 /// The signals that ask a process to stop.
 pub(crate) struct Signals {
     interrupt: Signal,
@@ -121,7 +128,11 @@ impl Signals {
     }
 }
 
-async fn until_stopped(configuration: &Configuration, ready: impl FnOnce(&Server)) -> Ended {
+async fn until_stopped(
+    configuration: &Configuration,
+    follow: Option<impl Fn() -> Result<(), String> + Send + Sync + 'static>,
+    ready: impl FnOnce(&Server),
+) -> Ended {
     let mut signals = match Signals::listen() {
         Ok(signals) => signals,
         Err(cause) => return Ended::NoSignals(cause),
@@ -130,13 +141,17 @@ async fn until_stopped(configuration: &Configuration, ready: impl FnOnce(&Server
         Ok(server) => server,
         Err(exit) => return Ended::By(exit),
     };
+    if let Some(follow) = follow {
+        server.reload().also("log levels", follow);
+    }
+    tokio::spawn(reload_on_hangup(server.reload().clone()));
     let node = server.node().clone();
-    let (addr, join_timeout) = (server.addr(), configuration.settings.join_timeout);
+    let join_timeout = configuration.settings.join_timeout;
     tokio::select! {
         biased;
         exit = server.failed() => return Ended::By(exit),
         () = signals.next() => return stop(server, signals).await,
-        why = not_admitted(|| node.stage(), addr, join_timeout) => return match stop(server, signals).await {
+        why = not_admitted(|| node.stage(), join_timeout) => return match stop(server, signals).await {
             Ended::Clean => Ended::NotAdmitted(why),
             otherwise => otherwise,
         },
@@ -154,6 +169,17 @@ async fn until_stopped(configuration: &Configuration, ready: impl FnOnce(&Server
     }
 }
 
+/// Has files read again whenever SIGHUP comes.
+async fn reload_on_hangup(reload: Arc<Reload>) {
+    // Without it, files are read again when they change.
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    while hangup.recv().await.is_some() {
+        let reload = reload.clone();
+        // It says what was read, and what is wrong.
+        let _ = tokio::task::spawn_blocking(move || reload.now()).await;
+    }
+}
+
 /// Stops a server whose node is no member any more: requests under way are answered.
 async fn retire(server: Server, signals: Signals, retired: Retired) -> Ended {
     match stop(server, signals).await {
@@ -162,18 +188,15 @@ async fn retire(server: Server, signals: Signals, retired: Retired) -> Ended {
     }
 }
 
-/// Warns of a node that belongs to no cluster. Returns, with the reason, when it has waited as long as it should.
-async fn not_admitted(stage: impl Fn() -> Stage, addr: SocketAddr, longest: Option<Millis>) -> String {
-    let begun = Instant::now();
-    let longest = longest.map(|longest| (longest.to_std(), show_duration(longest)));
-    tokio::time::sleep(longest.as_ref().map_or(PATIENCE, |(longest, _)| PATIENCE.min(*longest))).await;
-    if let Stage::Unjoined(why) = stage() {
-        tracing::warn!(target: "raft", event = "raft.unjoined", "this node belongs to no cluster yet: {why}; it waits, and http://{addr}/readyz says for what");
-    }
-    let Some((longest, shown)) = longest else { return std::future::pending().await };
-    tokio::time::sleep(longest.saturating_sub(begun.elapsed())).await;
+/// Returns, with the reason, when a node that belongs to no cluster has waited as long as it should.
+async fn not_admitted(stage: impl Fn() -> Stage, longest: Option<Millis>) -> String {
+    let Some(longest) = longest else { return std::future::pending().await };
+    tokio::time::sleep(longest.to_std()).await;
     match stage() {
-        Stage::Unjoined(why) => format!("this node belongs to no cluster after {shown} (cluster.joinTimeout): {why}"),
+        Stage::Unjoined(why) => {
+            let shown = show_duration(longest);
+            format!("this node belongs to no cluster after {shown} (cluster.joinTimeout): {why}")
+        }
         _ => std::future::pending().await,
     }
 }
@@ -246,7 +269,8 @@ fn started(configuration: &Configuration, server: &Server) -> String {
             format!("peers on {peers}, members {}", names.join(" "))
         }
     };
-    format!("node {name} listens on http://{}, {data}, {shards}, {durability}, {members}, {access}", server.addr())
+    let scheme = if settings.files.http.is_some() { "https" } else { "http" };
+    format!("node {name} listens on {scheme}://{}, {data}, {shards}, {durability}, {members}, {access}", server.addr())
 }
 
 /// How often memory that nobody uses any longer is given back, at least.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base::ScheduleTime;
 use clap::{Args, Subcommand, ValueEnum};
@@ -29,10 +29,14 @@ pub(crate) enum SnapshotCommand {
     /// Compares every part of a backup with its checksum. Needs no server. Exit status 6 if one is damaged.
     #[command(after_help = "Example:\n  codeq snapshot verify backup.tar")]
     Verify(FileArgs),
-    /// Restores a backup into an empty data directory, as a new cluster of one node.
+    /// Restores a backup: into an empty data directory, as a new cluster of one node, or with --yes into the cluster that runs.
     ///
-    /// Ids of tasks stay what they were. Leases that were held when the backup was made are over: their tasks are delivered again.
-    #[command(after_help = "Example:\n  codeq snapshot restore backup.tar --data-dir /var/lib/codeq")]
+    /// Ids of tasks stay what they were. Leases that were held when the backup was made are over: their tasks are delivered again. A running
+    /// cluster loses all that is not in the backup; it refuses writes until every voter has the backup, and if one cannot have it nothing
+    /// changes.
+    #[command(
+        after_help = "Examples:\n  codeq snapshot restore backup.tar --data-dir /var/lib/codeq\n  codeq snapshot restore backup.tar --yes"
+    )]
     Restore(RestoreArgs),
     /// Lets all members write their checkpoints now, and prints the index each is of. Exit status 1 if one of them did not.
     #[command(after_help = "Example:\n  codeq snapshot trigger")]
@@ -75,6 +79,11 @@ pub(crate) struct RestoreArgs {
     /// The directory to restore to: empty, or not there yet. Without it, the one of the settings in the environment.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Replaces all data of the cluster that runs.
+    #[arg(long, conflicts_with_all = ["data_dir", "node_id"])]
+    yes: bool,
+    #[command(flatten)]
+    endpoint: EndpointArgs,
     /// The node's name. Without it, the one of the settings in the environment, else that of the node which made the backup.
     #[arg(long, value_name = "NAME")]
     node_id: Option<String>,
@@ -198,7 +207,46 @@ fn verify(args: &FileArgs) -> ExitCode {
     if is_sound { ExitCode::SUCCESS } else { ExitCode::from(DAMAGED) }
 }
 
+/// What identifies the cluster that a server belongs to.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OfCluster {
+    cluster_id: Option<String>,
+}
+
+/// The server takes so long at most to send a backup to the others and to let them read it.
+const RESTORE_MAX: Duration = Duration::from_secs(3_600);
+
+fn restore_online(args: &RestoreArgs) -> ExitCode {
+    // What is damaged is not sent.
+    let manifest = match sound(&args.file) {
+        Ok(manifest) => manifest,
+        Err(error) => return data::failed(&error),
+    };
+    let status = match args.endpoint.ask("/cluster/status", None) {
+        Ok(answer) if answer.status == 200 => answer,
+        Ok(answer) => return refused(&answer),
+        Err(error) => return unanswered(&error),
+    };
+    let of: OfCluster = match serde_json::from_str(&status.body) {
+        Ok(of) => of,
+        Err(error) => return data::failed(&format!("the answer is not understood: {error}")),
+    };
+    let Some(cluster) = of.cluster_id else { return data::failed("that server belongs to no cluster yet") };
+    match args.endpoint.upload(&format!("/cluster/snapshot?confirm={cluster}"), &args.file, RESTORE_MAX) {
+        Ok(answer) if answer.status == 200 => {
+            output::data(&format!("restored {}, into cluster {cluster}", summary(&manifest)));
+            ExitCode::SUCCESS
+        }
+        Ok(answer) => refused(&answer),
+        Err(error) => unanswered(&error),
+    }
+}
+
 fn restore(args: RestoreArgs) -> ExitCode {
+    if args.yes {
+        return restore_online(&args);
+    }
     let settings = data::Settings::of_environment();
     let directory = args.data_dir.unwrap_or_else(|| settings.data_dir());
     let restored = offline::inspect(&args.file).and_then(|manifest| {

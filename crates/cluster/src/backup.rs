@@ -13,7 +13,7 @@ use base::machine::StateMachine;
 use base::{Incarnation, Index, ScheduleTime, ShardId};
 use storage::StorageError;
 use storage::backup::{Backup, BackupFile, Content, kept_name};
-pub use storage::backup::{NewFile, kept, trim};
+pub use storage::backup::{NewFile, WholeFile, kept, trim};
 use storage::checkpoint::{CheckpointFile, Outgoing, Snapshots};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 

@@ -25,6 +25,7 @@ use base::machine::StateMachine;
 use base::{Millis, ShardId, limits};
 use replica::{Operations, Reply};
 use storage::identity::recorded;
+use tls::PeerTls;
 
 use crate::forming::{FOUNDERS_MAX, Plan};
 use crate::node::{Data, Durability, Hooks, Node, NodeConfig, StartError};
@@ -43,6 +44,7 @@ pub struct Builder<S: StateMachine> {
     join: Vec<String>,
     label: String,
     secret: Option<Arc<[u8]>>,
+    tls: Option<Arc<PeerTls>>,
     admits_anybody: bool,
 }
 
@@ -59,6 +61,7 @@ impl<S: StateMachine> Builder<S> {
             join: Vec::new(),
             label: "cluster".into(),
             secret: None,
+            tls: None,
             admits_anybody: false,
         }
     }
@@ -123,6 +126,13 @@ impl<S: StateMachine> Builder<S> {
     #[must_use]
     pub fn secret(mut self, secret: &[u8]) -> Self {
         self.secret = Some(secret.into());
+        self
+    }
+
+    /// Encrypts every connection between members; all of them must do so, and whoever has a certificate of the authority may join.
+    #[must_use]
+    pub fn tls(mut self, tls: Arc<PeerTls>) -> Self {
+        self.tls = Some(tls);
         self
     }
 
@@ -295,6 +305,7 @@ impl<S: StateMachine> Builder<S> {
             advertise,
             label: self.label.clone(),
             secret: self.secret.clone(),
+            tls: self.tls.clone(),
             plan,
             addresses: addresses.cloned().collect(),
             bootstrap: false,
@@ -303,6 +314,7 @@ impl<S: StateMachine> Builder<S> {
             promote_lag: 1_000,
             promote_after: Millis(1_000),
             health_interval: Millis(5_000),
+            zone: String::new(),
         }))
     }
 }

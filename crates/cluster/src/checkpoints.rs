@@ -14,6 +14,7 @@ use storage::checkpoint::{BUSY_MAX, Checkpoint};
 use storage::disk::Disk;
 
 use crate::inbox::{Control, Inbox};
+use crate::restoring;
 
 /// A checkpoint is durable.
 pub(crate) struct Saved {
@@ -86,6 +87,11 @@ fn run<S: StateMachine, D: Disk>(
                 let checkpoint = checkpoints.get_mut(&shard).expect("every shard has a checkpoint");
                 checkpoint.install(*staged)?;
                 inbox.control(Control::Installed(shard, checkpoint.reader()?));
+            }
+            Job::Restore(path, swap) => {
+                let checkpoint = checkpoints.get_mut(&swap.shard).expect("every shard has a checkpoint");
+                let members = restoring::install::<S>(&mut **checkpoint, &path, &swap)?;
+                inbox.control(Control::Restored(swap.shard, Box::new(members), checkpoint.reader()?));
             }
             Job::Drop(garbage) => drop(garbage),
             Job::MakeSpare(job) => inbox.control(Control::Spare(job.run()?)),

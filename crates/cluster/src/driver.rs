@@ -14,24 +14,42 @@ use base::machine::StateMachine;
 use base::{Incarnation, Index, Millis, Mono, ShardId, Term};
 use replica::leadership::{Leadership, Promotion};
 use replica::{
-    Election, Event, Happening, Message, Now, Replica, ReplicaConfig, Role, Runner, RunnerConfig, Told, Transition,
+    Election, Event, Happening, Installed, Job, Jobs, Members, Message, Now, Replica, ReplicaConfig, RestoreStep, Role,
+    Runner, RunnerConfig, Told, Transition,
 };
 use storage::checkpoint::RowReader;
 use storage::disk::Disk;
 
+use crate::alarms::{AlarmKind, Slowness};
 use crate::checkpoints::{Background, Saved};
 use crate::clock::Clock;
 use crate::events::elections::Elections;
-use crate::events::story::{Scene, configuration};
+use crate::events::lasting::{Lasting, Said};
+use crate::events::members::changes;
+use crate::events::story::{Scene, configuration, handed_over, why};
 use crate::events::{Draft, Level, role_name};
+use crate::health::Report;
 use crate::inbox::Control;
 use crate::lane::{Replies, ReplyTo};
 use crate::node::{Common, Durability, LoopHooks, NodeConfig, NodeError, NodeStatus, Observe, Stage, Start};
 use crate::open::{Opened, lost_log, open};
+use crate::operate::HOLD;
+use crate::restoring::SILENCE_MAX;
 use crate::rows::Rows;
 
 /// Nothing sleeps longer: the loop shows that it lives.
 const SLEEP_MAX: Duration = Duration::from_millis(1_000);
+
+/// A sync that takes longer is slow.
+const SYNC_SLOW: Duration = Duration::from_millis(1_000);
+
+/// A group being handed over.
+struct HandingOver {
+    to: u64,
+    since: Mono,
+    /// A word of [`why`].
+    why: &'static str,
+}
 
 pub(crate) struct Driver<S: StateMachine, D: Disk> {
     config: NodeConfig,
@@ -39,6 +57,9 @@ pub(crate) struct Driver<S: StateMachine, D: Disk> {
     common: Arc<Common<S>>,
     prepare: Box<dyn Fn(&mut S) + Send>,
     observe: Observe<S>,
+    slowness: Slowness,
+    /// When somebody last said that the restore under way is looked after.
+    restore_heard: Mono,
     runner: Runner<S, ReplyTo<S>, D>,
     background: Background<D>,
     /// Entries proposed here and not committed yet, by shard, with the moment of the proposal.
@@ -54,6 +75,11 @@ pub(crate) struct Driver<S: StateMachine, D: Disk> {
     /// How long elections take.
     elections: Elections,
     next_status: Mono,
+    /// Groups that this node hands over just now.
+    handing_over: BTreeMap<ShardId, HandingOver>,
+    /// Groups that somebody wants to be led elsewhere.
+    asked_over: BTreeSet<ShardId>,
+    slow_sync: Lasting,
     /// Groups whose configuration was told.
     configured: BTreeSet<ShardId>,
     stopping: bool,
@@ -86,7 +112,10 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             lease_renewal: config.heartbeat,
             leader_wait: config.leader_wait,
             trailing_bytes: config.trailing_log_bytes,
+            elections_max: config.elections_max,
         };
+        let members = shards.iter().map(|(shard, restored)| (*shard, restored.members.clone())).collect();
+        common.staging.load(&members).map_err(NodeError::Storage)?;
         common.saving.snapshots.get_or_init(|| snapshots.clone());
         if let Some(peers) = common.peers.get() {
             peers.snapshots.get_or_init(|| snapshots);
@@ -119,6 +148,8 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             common,
             prepare,
             observe,
+            slowness: Slowness::default(),
+            restore_heard: now.mono,
             runner: Runner::new(runner_config, now, replica, wal, kept_from),
             background,
             proposed: BTreeMap::new(),
@@ -129,6 +160,9 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             leader_since: BTreeMap::new(),
             elections: Elections::default(),
             next_status: now.mono,
+            handing_over: BTreeMap::new(),
+            asked_over: BTreeSet::new(),
+            slow_sync: Lasting::default(),
             configured: BTreeSet::new(),
             stopping: false,
         };
@@ -137,6 +171,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             let names: Vec<&str> = records.iter().map(|member| member.name.as_str()).collect();
             tracing::warn!(target: "raft", event = "raft.no_peers", "this node belongs to a cluster of {}, but no setting names an address for peers: it cannot reach them", names.join(", "));
         }
+        driver.follow_incarnation();
         for shard in driver.runner.replica.shards() {
             let (status, members) = (driver.runner.replica.leader(shard), driver.runner.replica.members(shard).clone());
             driver.common.routes.set(shard, status);
@@ -178,6 +213,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             };
             let (begun, applied_before) = (Instant::now(), self.runner.replica.applied_entries());
             self.runner.begin(now, seeds, &self.prepare, &mut self.background).map_err(NodeError::Fault)?;
+            self.swap();
             self.measure(begun, applied_before);
             self.common.counters.turns.fetch_add(1, Ordering::Relaxed);
             self.follow_transitions(now);
@@ -219,9 +255,11 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let tick = tick(&self.config);
         // After a pause only one tick is made up for: the others did not pass for anybody who could have acted.
         self.next_tick = now.mono + tick;
+        self.leadership.bar(self.common.alarms.is_raised(AlarmKind::SpaceCritical));
         self.runner.replica.stay_out(self.leadership.is_out(now));
         self.runner.on_event(now, Event::Tick);
         self.lead_first(now);
+        self.give_up_restore(now);
         self.log_status(now);
         let stage = if self.stopping { Stage::Draining } else { Stage::Running };
         self.publish(stage);
@@ -245,6 +283,44 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let asks = status.iter().all(|shard| shard.consensus.role == Role::Candidate);
         if !asks && 2 * voters.iter().filter(|id| is_there(id)).count() > voters.len() {
             self.runner.replica.campaign();
+        }
+    }
+
+    /// Aborts a restore that nobody looks after any more, if this node leads group 0.
+    fn give_up_restore(&mut self, now: Now) {
+        let restores = *self.runner.replica.members(ShardId(0)).restores();
+        let Some(id) = restores.last.filter(|_| restores.pending) else {
+            self.restore_heard = now.mono;
+            return;
+        };
+        if self.runner.replica.leader(ShardId(0)) != self.common.me {
+            // A new leader waits as long as the one before.
+            self.restore_heard = now.mono;
+        } else if now.mono - self.restore_heard >= SILENCE_MAX {
+            self.restore_heard = now.mono;
+            tracing::warn!(target: "raft", event = "restore.given_up", "nobody looks after the restore any more: it is given up");
+            let (sender, _nobody) = tokio::sync::oneshot::channel();
+            let client = ReplyTo::Local { sender, lane: None };
+            let event = Event::Restore { shard: ShardId(0), step: RestoreStep::Abort(id), client };
+            self.runner.on_event(now, event);
+        }
+    }
+
+    fn follow_incarnation(&self) {
+        if let Some(id) = self.runner.replica.members(ShardId(0)).restores().done {
+            self.common.restored.store(id.incarnation.0, Ordering::Relaxed);
+        }
+    }
+
+    /// Drops what is staged and not needed any more.
+    fn forget_staged(&mut self) {
+        let first = *self.runner.replica.members(ShardId(0)).restores();
+        let needs = |id, shard| first.needs(id, self.runner.replica.members(shard).restores());
+        match self.common.staging.forget(needs) {
+            Ok(states) if states.is_empty() => {}
+            Ok(states) => self.background.queue(Job::Drop(Box::new(states))),
+            // It is tried again at the next start.
+            Err(error) => tracing::warn!(event = "restore.leftover", %error, "what was staged cannot be removed"),
         }
     }
 
@@ -285,6 +361,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                     self.runner.on_event(now, change);
                 }
                 Control::Transfer(shard, to) => {
+                    self.asked_over.insert(shard);
                     self.runner.on_event(now, Event::Transfer { shard, to });
                 }
                 Control::Arrived(arrived) => self.runner.on_arrived(now, arrived),
@@ -293,6 +370,16 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                     let event = Event::SnapshotSent { shard, to, arrived };
                     self.runner.on_event(now, event);
                 }
+                Control::Restore(step, client) => {
+                    let event = Event::Restore { shard: ShardId(0), step, client };
+                    self.runner.on_event(now, event);
+                }
+                Control::StillRestoring(id) => {
+                    if self.runner.replica.members(ShardId(0)).restores().last == Some(id) {
+                        self.restore_heard = now.mono;
+                    }
+                }
+                Control::Restored(shard, members, reader) => self.on_restored(now, shard, *members, reader)?,
                 Control::StepDown(hold) => self.leadership.stay_out(now, hold),
                 Control::Settle => self.leadership.settle(now),
                 Control::Heard(member) => self.leadership.heard(member),
@@ -371,10 +458,23 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                             self.common.counters.leader_changes.fetch_add(1, Ordering::Relaxed);
                         }
                         self.common.routes.set(shard, leader);
+                        self.next_status = now.mono;
                     }
-                    Transition::Ready { shard, term, index } => {
+                    Transition::Ready { shard, term, index, resumed, counted, notice } => {
                         self.common.routes.bump();
                         self.tell_ready(now, shard, term, index);
+                        let text =
+                            format!("the lease clock goes on at {} ms, {} ms were counted", resumed.0, counted.0);
+                        let clock = Draft::new(Level::Info, "raft.clock.resumed", text)
+                            .with("lastStampMs", resumed.0 - counted.0)
+                            .with("resumedAtMs", resumed.0)
+                            .with("countedMs", counted.0);
+                        self.common.events.tell(clock.of(shard, term, Role::Leader));
+                        if let Some(notice) = notice {
+                            let draft = Draft::new(Level::Info, notice.name, notice.text).of(shard, term, Role::Leader);
+                            let with = |draft: Draft, (name, number)| draft.with(name, number);
+                            self.common.events.tell(notice.fields.into_iter().fold(draft, with));
+                        }
                     }
                     Transition::FirstWrite { shard, term, last } => {
                         let record = self.elections.on_first_write(now, shard, term, last);
@@ -383,7 +483,10 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                     Transition::Elections { shard, .. } => self.remember_elections(shard),
                     Transition::Members { shard, members } => {
                         self.tell_configuration(shard);
+                        self.follow_incarnation();
+                        self.forget_staged();
                         if let (ShardId(0), Some(peers)) = (shard, self.common.peers.get()) {
+                            self.tell_changes(&peers.members(), &members);
                             peers.follow(members);
                         }
                     }
@@ -399,8 +502,55 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         }
     }
 
+    /// Why this node hands a group over, if it does so now.
+    fn reason(&self, now: Now, shard: ShardId) -> &'static str {
+        let records = self.runner.replica.members(ShardId(0));
+        match () {
+            () if self.leadership.gives_away() => why::SHUTDOWN,
+            () if self.leadership.is_out(now) || self.asked_over.contains(&shard) => why::OPERATOR,
+            () if records.is_demoted(self.common.me) || records.get(self.common.me).is_none() => why::REMOVED,
+            () => why::BALANCE,
+        }
+    }
+
+    /// Takes note of who is to lead a group next. What has come of it is told when somebody leads.
+    fn follow_hand_over(&mut self, now: Now, shard: ShardId, told: &Told) {
+        let why = self.reason(now, shard);
+        match &told.happening {
+            Happening::TransferStarted { to } => {
+                self.asked_over.remove(&shard);
+                self.handing_over.insert(shard, HandingOver { to: *to, since: now.mono, why });
+            }
+            Happening::LeaderElected { leader, .. } => {
+                let Some(HandingOver { to, since, why }) = self.handing_over.remove(&shard) else { return };
+                if to == *leader {
+                    let members = self.runner.replica.members(shard);
+                    let name_of = |id: u64| members.get(id).map(|one| one.name.clone()).unwrap_or_default();
+                    let done = handed_over(&name_of(to), &name_of(self.common.me), now.mono - since, why);
+                    self.common.events.tell(done.of(shard, told.term, told.role));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells, as the leader, what has become of the members.
+    fn tell_changes(&self, before: &Members, after: &Members) {
+        let (term, role) = self.part(ShardId(0));
+        // Others hear of it in the configuration. Whoever knew nobody before has only just been told.
+        if role != Role::Leader || before.configuration.voters.is_empty() {
+            return;
+        }
+        let by = after.get(self.common.me).map(|me| me.name.clone()).unwrap_or_default();
+        changes(before, after, &by)
+            .into_iter()
+            .for_each(|draft| self.common.events.tell(draft.of(ShardId(0), term, role)));
+    }
+
     /// Puts what has happened in a group into words.
     fn tell(&mut self, now: Now, shard: ShardId, told: &Told) {
+        let handing = self.handing_over.get(&shard).map(|over| (over.why, now.mono - over.since));
+        let hands_over = handing.map_or_else(|| self.reason(now, shard), |(why, _)| why);
         let members = self.runner.replica.members(shard);
         let name_of = |id: u64| members.get(id).map_or_else(|| Incarnation(id).to_string(), |one| one.name.clone());
         let record = self.elections.on_told(now, self.common.me, shard, told, &name_of);
@@ -409,11 +559,14 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             group: shard,
             name_of: &name_of,
             tick: tick(&self.config),
-            stops: self.leadership.gives_away(),
+            hands_over,
+            handing_for: handing.map(|(_, since)| since),
             since_contact: self.elections.since_contact(now, shard),
             asking_for: self.elections.asking_for(now, shard),
+            requested_for: self.elections.requested_for(now, shard),
         };
         self.common.events.tell(scene.event(told));
+        self.follow_hand_over(now, shard, told);
         if matches!(told.happening, Happening::LeaderElected { .. }) && !self.configured.contains(&shard) {
             self.tell_configuration(shard);
         }
@@ -423,7 +576,9 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
     fn tell_configuration(&mut self, shard: ShardId) {
         let (term, role) = self.part(shard);
         self.configured.insert(shard);
-        self.common.events.tell(configuration(shard, term, role, self.runner.replica.members(shard)));
+        let replica = &self.runner.replica;
+        let configuration = configuration(replica.applied(shard), replica.members(shard));
+        self.common.events.tell(configuration.of(shard, term, role));
     }
 
     fn tell_ready(&mut self, now: Now, shard: ShardId, term: Term, index: Index) {
@@ -431,7 +586,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let outage = record.as_ref().and_then(Election::outage);
         let text = format!("ready after {} ms, writes accepted", since.0);
         let mut ready = Draft::new(Level::Info, "raft.leader.ready", text)
-            .with("index", index.0)
+            .with("firstIndex", index.0)
             .with("sinceElectedMs", since.0)
             .of(shard, term, Role::Leader);
         if let Some(outage) = outage {
@@ -453,7 +608,8 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             .with("lastTerm", status.applied_term.0)
             .with("commit", status.consensus.commit.0)
             .with("voters", voters)
-            .with("learners", configuration.learners.len());
+            .with("learners", configuration.learners.len())
+            .with("storage", &*self.common.kind);
         self.common.events.tell(started.of(shard, term, role));
     }
 
@@ -473,7 +629,14 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         };
         let own = if status.consensus.leader == self.common.me { " (this node)" } else { "" };
         let (state, applied) = (role_name(status.consensus.role), status.applied.0);
-        tracing::info!(target: "raft", event = "raft.status", leader, state, applied, "leader is {leader}{own}; state {state}, applied {applied}");
+        let text = format!("leader is {leader}{own}; state {state}, applied {applied}");
+        let status_line = Draft::new(Level::Info, "raft.status", text)
+            .with("leader", leader)
+            .with("self", !own.is_empty())
+            .with("state", state)
+            .with("applied", applied);
+        let (term, role) = (status.consensus.term, status.consensus.role);
+        self.common.events.tell(status_line.of(group, term, role).unkept());
     }
 
     fn part(&self, shard: ShardId) -> (Term, Role) {
@@ -524,6 +687,8 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let messages = self.runner.keep(now).map_err(NodeError::Storage)?;
         if syncs {
             self.common.counters.sync_time.record_duration(begun.elapsed());
+            self.tell_slow(now, begun.elapsed());
+            self.watch_sync(now, begun.elapsed());
         }
         self.send(messages);
         if entries > 0 || syncs {
@@ -537,12 +702,81 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         Ok(())
     }
 
+    /// Lets what is staged take the places that the log has decided on.
+    fn swap(&mut self) {
+        for swap in std::mem::take(&mut self.runner.effects.swaps) {
+            let shard = swap.shard;
+            match self.common.staging.claim(swap.id, shard) {
+                Some((path, machine)) => self.runner.swap(swap, path, machine, &mut self.background),
+                None => {
+                    tracing::warn!(target: "raft", event = "restore.missed", shard = shard.0, "shard {shard} was restored while nothing was staged here: it is asked for as a snapshot");
+                    self.runner.replica.ask_for_snapshot(shard);
+                }
+            }
+        }
+    }
+
+    fn on_restored(
+        &mut self,
+        now: Now,
+        shard: ShardId,
+        members: Members,
+        reader: Box<dyn RowReader>,
+    ) -> Result<(), NodeError> {
+        if let Some(rows) = &*self.common.rows.lock().expect("nothing panics while it holds this lock") {
+            rows.replace(shard, reader);
+        }
+        let index = self.runner.restored(now, shard, members, &self.prepare, &mut self.background);
+        let index = index.map_err(NodeError::Storage)?;
+        let (term, role) = self.part(shard);
+        let text = format!("shard {shard} was restored from a backup, at entry {index}");
+        let restored = Draft::new(Level::Info, "raft.restored", text).with("index", index.0);
+        self.common.events.tell(restored.of(shard, term, role));
+        Ok(())
+    }
+
+    /// A disk that is slow for long lets the groups go elsewhere, if another voter's is not.
+    fn watch_sync(&mut self, now: Now, took: Duration) {
+        let took = Millis(took.as_millis() as u64);
+        let is_slow = self.slowness.on_sync(now.mono, took);
+        let was_slow = self.common.alarms.is_raised(AlarmKind::SlowStorage);
+        if is_slow == was_slow {
+            return;
+        }
+        let text = is_slow.then(|| format!("syncs of the log take longer than a second, the last one {} ms", took.0));
+        self.common.alarms.set(AlarmKind::SlowStorage, text, now.mono, &self.common.events);
+        if !is_slow {
+            return;
+        }
+        let reports = self.common.peers.get().map(|peers| peers.reports()).unwrap_or_default();
+        let voters = &self.runner.replica.members(ShardId(0)).configuration.voters;
+        let is_fast = |report: &Report| report.alarms.iter().all(|(kind, ..)| *kind != AlarmKind::SlowStorage);
+        if reports.iter().any(|(id, (_, report))| voters.contains(id) && is_fast(report)) {
+            self.leadership.stay_out(now, HOLD);
+        }
+    }
+
+    /// Tells of a disk that is slow, until a sync is fast again.
+    fn tell_slow(&mut self, now: Now, took: Duration) {
+        if let Some(Said::Began | Said::Lasts(_)) = self.slow_sync.look(now.mono, took > SYNC_SLOW) {
+            let ms = took.as_millis() as u64;
+            let slow = Draft::new(Level::Warn, "storage.slow", format!("writing and syncing the log took {ms} ms"));
+            self.common.events.tell(slow.with("op", "sync").with("ms", ms));
+        }
+    }
+
     fn on_installed(&mut self, now: Now, shard: ShardId, reader: Box<dyn RowReader>) {
         if let Some(rows) = &*self.common.rows.lock().expect("nothing panics while it holds this lock") {
             rows.replace(shard, reader);
         }
-        let index = self.runner.installed(now, shard, &mut self.background);
-        tracing::info!(target: "raft", event = "raft.snapshot.installed", shard = shard.0, index = index.0, "shard {shard} goes on from the snapshot");
+        let Installed { index, term, took } = self.runner.installed(now, shard, &mut self.background);
+        let installed =
+            Draft::new(Level::Info, "raft.snapshot.installed", format!("goes on from a snapshot at {index}"))
+                .with("index", index.0)
+                .with("snapshotTerm", term.0)
+                .with("durationMs", took.0);
+        let (own_term, role) = self.part(shard);
+        self.common.events.tell(installed.of(shard, own_term, role));
     }
 
     fn on_saved(&mut self, saved: &Saved) -> Result<(), NodeError> {
@@ -553,7 +787,11 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let counters = &self.common.counters;
         counters.checkpoints.fetch_add(1, Ordering::Relaxed);
         counters.checkpoint_micros.fetch_add(took.as_micros() as u64, Ordering::Relaxed);
-        tracing::debug!(event = "storage.checkpoint", shard = shard.0, index = index.0, ms = took.as_millis() as u64);
+        let taken = Draft::new(Level::Debug, "raft.snapshot.taken", format!("checkpoint at {index}"))
+            .with("index", index.0)
+            .with("durationMs", took.as_millis() as u64);
+        let (term, role) = self.part(shard);
+        self.common.events.tell(taken.of(shard, term, role).unkept());
         Ok(())
     }
 
@@ -564,8 +802,10 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let voters = |shard: ShardId| self.runner.replica.members(shard).configuration.voters.clone();
         let voters = self.runner.replica.shards().into_iter().map(|shard| (shard, voters(shard))).collect();
         let leader_since = self.leader_since.clone();
+        let restores = self.runner.replica.shards().into_iter();
+        let restores = restores.map(|shard| (shard, *self.runner.replica.members(shard).restores())).collect();
         let at = self.clock.now().mono;
-        self.common.status.send_replace(NodeStatus { stage, shards, progress, voters, leader_since, at });
+        self.common.status.send_replace(NodeStatus { stage, shards, progress, voters, restores, leader_since, at });
     }
 
     /// Asked to stop, everything taken is finished, and a checkpoint holds it.

@@ -13,6 +13,13 @@ pub(crate) enum Step {
     Stop(u64),
     /// It votes from then on.
     Vote(u64),
+    /// One takes another one's vote, and is there then.
+    Succeed {
+        /// Whose vote it is.
+        of: u64,
+        /// Who takes it.
+        by: u64,
+    },
 }
 
 /// How a group would stand after a change; of several groups, the worst.
@@ -60,10 +67,17 @@ impl fmt::Display for Numbers {
 /// How the worst of these groups would stand after the step. `groups`: each with its voters; there is at least one.
 pub(crate) fn after(groups: &[(ShardId, Vec<u64>)], step: Step, is_alive: impl Fn(u64) -> bool) -> Numbers {
     let numbers = |(group, voters): &(ShardId, Vec<u64>)| {
-        let stays = |id: &&u64| step != Step::Unvote(**id);
-        let alive = |id: &&u64| step != Step::Stop(**id) && is_alive(**id);
+        let stays = |id: &&u64| match step {
+            Step::Unvote(gone) | Step::Succeed { of: gone, .. } => gone != **id,
+            Step::Stop(_) | Step::Vote(_) => true,
+        };
+        let alive = |id: &&u64| match step {
+            Step::Stop(away) if away == **id => false,
+            Step::Succeed { by, .. } if by == **id => true,
+            _ => is_alive(**id),
+        };
         let comes = match &step {
-            Step::Vote(id) if !voters.contains(id) => Some(id),
+            Step::Vote(id) | Step::Succeed { by: id, .. } if !voters.contains(id) => Some(id),
             _ => None,
         };
         let voters: Vec<&u64> = voters.iter().filter(stays).chain(comes).collect();
@@ -88,6 +102,8 @@ mod tests {
     fn a_loss_is_counted_in_voters_and_in_who_is_there() {
         check(&[1, 2, 3], &[1, 2, 3], Step::Unvote(3), (2, 2, 2));
         check(&[1, 2, 3], &[1, 2], Step::Unvote(3), (2, 2, 2));
+        check(&[1, 2, 3], &[1, 2], Step::Succeed { of: 3, by: 4 }, (3, 3, 2));
+        check(&[1, 2, 3], &[1], Step::Succeed { of: 1, by: 4 }, (3, 1, 2));
         check(&[1, 2, 3], &[1, 2], Step::Unvote(2), (2, 1, 2));
         check(&[1, 2], &[1, 2], Step::Unvote(2), (1, 1, 1));
         check(&[1, 2], &[1], Step::Unvote(1), (1, 0, 1));

@@ -1,15 +1,19 @@
 //! Reports of health: every member tells every other one how it is, at an interval and whenever a connection begins, over the connection that
 //! carries the log as well. So every node can show all of them, whoever leads. Nothing of it enters the log.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use base::codec::{Malformed, Reader, Write};
 use base::machine::StateMachine;
-use base::{Incarnation, Index, Millis, Mono, Term};
+use base::{Incarnation, Index, Millis, Mono, ScheduleTime, Term};
+use replica::Now;
 use tokio::time::interval;
 
+use crate::alarms::AlarmKind;
+use crate::events::lasting::{Lasting, Said};
+use crate::events::{Draft, Level};
 use crate::http::view::BUILD;
 use crate::node::Common;
 use crate::peer::Shared;
@@ -40,22 +44,38 @@ pub struct Report {
     pub term: Term,
     /// What it has applied, by group.
     pub applied: Vec<Index>,
+    /// The label of its data centre.
+    pub zone: String,
+    /// Its wall clock when it said so: milliseconds since 1970.
+    pub wall: ScheduleTime,
+    /// Room on its disk, in bytes; 0: it keeps nothing there, or has not looked yet.
+    pub free_bytes: u64,
+    /// Its alarms: what it says of each, and how long ago it was raised.
+    pub alarms: Vec<(AlarmKind, String, Millis)>,
 }
 
 impl Report {
     /// How this node is.
-    fn of<S: StateMachine>(common: &Common<S>, now: Mono) -> Report {
+    fn of<S: StateMachine>(common: &Common<S>, zone: &str, now: Now) -> Report {
         let status = common.status.borrow();
         Report {
             build: BUILD.into(),
             protocol: PROTOCOL,
-            uptime: now - Mono(0),
+            uptime: now.mono - Mono(0),
             kind: common.kind.clone(),
             paths: common.paths.clone(),
             log_bytes: common.counters.log_size.load(Ordering::Relaxed),
             term: status.shards.first().map_or(Term(0), |shard| shard.consensus.term),
             applied: status.shards.iter().map(|shard| shard.applied).collect(),
+            zone: zone.into(),
+            wall: now.wall,
+            free_bytes: common.space.lock().expect("nothing panics while it holds this lock").free,
+            alarms: common.alarms.all(now.mono),
         }
+    }
+
+    pub(crate) fn lacks_room(&self) -> bool {
+        self.alarms.iter().any(|(kind, ..)| *kind == AlarmKind::SpaceLow)
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -70,6 +90,15 @@ impl Report {
         bytes.put_varint(self.term.0);
         bytes.put_varint(self.applied.len() as u64);
         self.applied.iter().for_each(|index| bytes.put_varint(index.0));
+        bytes.put_bytes(self.zone.as_bytes());
+        bytes.put_varint(self.wall.0);
+        bytes.put_varint(self.free_bytes);
+        bytes.put_varint(self.alarms.len() as u64);
+        for (kind, text, since) in &self.alarms {
+            bytes.put_u8(*kind as u8);
+            bytes.put_bytes(text.as_bytes());
+            bytes.put_varint(since.0);
+        }
         bytes
     }
 
@@ -80,8 +109,16 @@ impl Report {
         let paths = (0..count(&mut reader)?).map(|_| reader.text().map(str::to_owned)).collect::<Result<_, _>>()?;
         let (log_bytes, term) = (reader.varint()?, Term(reader.varint()?));
         let applied = (0..count(&mut reader)?).map(|_| reader.varint().map(Index)).collect::<Result<_, _>>()?;
+        let zone = reader.text()?.to_owned();
+        let (wall, free_bytes) = (ScheduleTime(reader.varint()?), reader.varint()?);
+        let mut alarms = Vec::new();
+        for _ in 0..count(&mut reader)? {
+            let (kind, text, since) = (reader.u8()?, reader.text()?.to_owned(), Millis(reader.varint()?));
+            // Another build may know more.
+            alarms.extend(AlarmKind::of_number(kind).map(|kind| (kind, text, since)));
+        }
         reader.finish()?;
-        Ok(Report { build, protocol, uptime, kind, paths, log_bytes, term, applied })
+        Ok(Report { build, protocol, uptime, kind, paths, log_bytes, term, applied, zone, free_bytes, wall, alarms })
     }
 }
 
@@ -96,30 +133,34 @@ pub(crate) fn is_late(age: Millis, interval: Millis) -> bool {
 
 /// This node's report, for the connection that begins or the interval that ends.
 pub(crate) fn report<S: StateMachine>(shared: &Shared<S>) -> Vec<u8> {
-    Report::of(&shared.common, shared.clock.now().mono).encode()
+    Report::of(&shared.common, &shared.config.zone, shared.clock.now()).encode()
 }
 
-/// Reports for ever, and says once of each member that its reports have stopped, and once that they are back.
+/// Reports for ever, and says of each member that its reports have stopped, and that they are back.
 pub(crate) async fn report_for_ever<S: StateMachine>(shared: Arc<Shared<S>>) {
     let every = shared.config.health_interval;
     let mut due = interval(every.to_std());
-    let mut silent: BTreeSet<u64> = BTreeSet::new();
+    let mut silent: BTreeMap<u64, Lasting> = BTreeMap::new();
     loop {
         due.tick().await;
         let report = report(&shared);
         shared.links.all().iter().for_each(|link| link.put_report(report.clone()));
-        let name = |id: u64| shared.member(id).map_or_else(|| Incarnation(id).to_string(), |member| member.name);
-        let reports = shared.reports();
-        silent.retain(|id| reports.contains_key(id));
+        let (now, reports) = (shared.clock.now().mono, shared.reports());
+        silent.retain(|id, _| reports.contains_key(id));
         for (id, (age, _)) in reports {
-            let is_late = is_late(age, every);
-            if is_late && silent.insert(id) {
-                let (member, ms) = (name(id), age.0);
-                tracing::warn!(target: "raft", event = "cluster.node.unhealthy", %member, lastReportMs = ms, "{member} has not said how it is for {ms} ms");
-            } else if !is_late && silent.remove(&id) {
-                let member = name(id);
-                tracing::info!(target: "raft", event = "cluster.node.healthy", %member, "{member} says again how it is");
-            }
+            let Some(said) = silent.entry(id).or_default().look(now, is_late(age, every)) else { continue };
+            let member = shared.member(id).map_or_else(|| Incarnation(id).to_string(), |member| member.name);
+            let draft = match said {
+                Said::Began | Said::Lasts(_) => {
+                    let text = format!("{member} has not said how it is for {} ms", age.0);
+                    Draft::new(Level::Warn, "cluster.node.unhealthy", text).with("why", "its reports have stopped")
+                }
+                Said::Ended(_) => {
+                    let text = format!("{member} says again how it is");
+                    Draft::new(Level::Info, "cluster.node.healthy", text).with("why", "its reports are back")
+                }
+            };
+            shared.common.events.tell(draft.with("member", member).with("lastReportMs", age.0));
         }
     }
 }
@@ -139,6 +180,10 @@ mod tests {
             log_bytes: 1 << 20,
             term: Term(7),
             applied: vec![Index(9), Index(0)],
+            zone: "dc2".into(),
+            wall: ScheduleTime(1_700_000_000_000),
+            free_bytes: 1 << 30,
+            alarms: vec![(AlarmKind::SpaceLow, "little".into(), Millis(3))],
         };
         let bytes = report.encode();
         assert_eq!(Report::decode(&bytes), Ok(report));

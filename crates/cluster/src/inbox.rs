@@ -11,7 +11,7 @@ use std::time::Duration;
 use base::machine::StateMachine;
 use base::{Millis, ShardId};
 use crossbeam_queue::{ArrayQueue, SegQueue};
-use replica::{Arrived, Event, Member, MemberChange, Message, TellSaved};
+use replica::{Arrived, Event, Member, MemberChange, Members, Message, RestoreId, RestoreStep, TellSaved};
 use storage::StorageError;
 use storage::checkpoint::RowReader;
 
@@ -35,6 +35,12 @@ pub(crate) enum Control<S: StateMachine> {
     Heard(Member),
     /// Hand the leadership of a group over, if this node has it.
     Transfer(ShardId, u64),
+    /// Take a step of a restore, if this node leads group 0.
+    Restore(RestoreStep, ReplyTo<S>),
+    /// Somebody looks after the restore under way.
+    StillRestoring(RestoreId),
+    /// What was staged is the shard's checkpoint now, with these members.
+    Restored(ShardId, Box<Members>, Box<dyn RowReader>),
     /// Give every group away, and lead none for this long.
     StepDown(Millis),
     /// Leave the groups where they are for a while.

@@ -13,9 +13,11 @@
 //! Reading order: `builder` and `simple` (what one begins with), `node` (all that a user of this crate sees), `driver` (the loop), then the
 //! parts: `inbox` where threads meet, `lane` for replies, `checkpoints` and `rows` for two of the other threads, `clock`. For several nodes:
 //! [`forming`] and `founding` (how a cluster begins), `peer` (the connections), `routes` (who leads), `operate` and
-//! `guard` (what operators ask for, and what is refused), `health` (how the members are), [`http`] (what a node says of all this),
-//! [`events`] (what happens, and the story of each election). For data that must not be lost: [`backup`] and [`recovery`].
+//! `guard` (what operators ask for, and what is refused), `health` (how the members are), `alarms` (what somebody
+//! should look after), [`http`] (what a node says of all this),
+//! [`events`] (what happens, and the story of each election). For data that must not be lost: [`backup`], [`recovery`] and `restoring`.
 
+mod alarms;
 pub mod backup;
 mod builder;
 mod checkpoints;
@@ -34,10 +36,12 @@ mod open;
 mod operate;
 mod peer;
 pub mod recovery;
+mod restoring;
 mod routes;
 mod rows;
 mod simple;
 
+pub use alarms::{AlarmKind, Room};
 pub use base::machine::{Admission, Effects, EntryInfo, NextDue, ShardInfo, StateMachine, UnknownOperation, WaitKey};
 /// The rows of a checkpoint, as a [`StateMachine`] lists them and is restored from them.
 pub use base::rows as checkpoint;
@@ -49,17 +53,21 @@ pub use histogram::Histogram;
 pub use http::view;
 pub use lane::{Lane, LaneId};
 pub use node::{
-    Cluster, Counters, Data, Durability, Handle, Hooks, Node, NodeConfig, NodeError, NodeStatus, Stage, StartError,
+    AdminAction, Cluster, Counters, Data, Durability, Handle, Hooks, Node, NodeConfig, NodeError, NodeStatus, Stage,
+    StartError,
 };
-pub use operate::{Done, HOLD, Refused, Retired, TRANSFER_MAX};
+pub use operate::{Actor, Done, HOLD, Refused, Retired, Right, TRANSFER_MAX, Target};
 pub use peer::PeerConfig;
+pub use replica::elections::ELECTIONS_MAX;
 pub use replica::forming;
 pub use replica::{
     Cause, Configuration, Election, Elections, Fault, Freshness, Member, MemberChange, Members, Operations, Progress,
     Reason, Reply, Role, ShardStatus, Status, Unavailable,
 };
+pub use restoring::{NotRestored, Upload};
 pub use rows::RowsUnavailable;
 pub use simple::{Simple, SimpleMachine};
 pub use storage::StorageError;
 pub use storage::checkpoint::StoredRow;
 pub use storage::identity::{Identity, recorded as recorded_identity};
+pub use tls::{PeerPem, PeerTls};

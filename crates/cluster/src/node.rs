@@ -11,19 +11,22 @@ use base::machine::StateMachine;
 use base::rows::TableId;
 use base::{Incarnation, Millis, Mono, Position, ShardId};
 use replica::{
-    Elections, Event, Fault, Freshness, Member, MemberChange, Members, Operations, Progress, Reply, ShardStatus,
-    Unavailable, Wait,
+    Elections, Event, Fault, Freshness, Member, MemberChange, Members, Operations, Progress, Reply, Restores,
+    ShardStatus, Unavailable, Wait,
 };
 use storage::StorageError;
 use storage::checkpoint::StoredRow;
 use storage::disk::{MemoryDisk, RealDisk};
 use storage::identity::{DataDir, Identity};
+use storage::space::Space;
 use tokio::sync::{oneshot, watch};
 
+use crate::alarms::{self, AlarmKind, Alarms, Floors, Room, Watch};
 use crate::backup::Saving;
 use crate::builder::Builder;
 use crate::clock::Clock;
 use crate::driver::Driver;
+use crate::events::cursor::Cursor;
 use crate::events::{Draft, Event as TimedEvent, Events, Level, Who, keep};
 use crate::forming::{ClusterId, Proposal};
 use crate::founding::{accept, accepted, found_alone, identify, join};
@@ -31,9 +34,10 @@ use crate::histogram::Histogram;
 use crate::http::view::{About, Inspection};
 use crate::inbox::{Control, Inbox};
 use crate::lane::{Lane, LaneId, Replies, ReplyTo, Shared};
-use crate::operate::Retired;
+use crate::operate::{Actor, Retired};
 use crate::peer::Shared as PeerShared;
 use crate::peer::{Forward, Heard, Joined, Link, PeerConfig, Peers, own_greeting};
+use crate::restoring::Staging;
 use crate::routes::Routes;
 use crate::rows::{Rows, RowsUnavailable};
 
@@ -93,8 +97,16 @@ pub struct NodeConfig {
     pub election_timeout: Millis,
     /// Time between a leader's heartbeats.
     pub heartbeat: Millis,
+    /// Room that the disk must have, lest others are asked not to give this node more to keep; 0 asks never.
+    pub disk_low: Room,
+    /// Room that it must have, lest this node leads nothing.
+    pub disk_critical: Room,
     /// How often the log says who leads and how far this node is; 0: never.
     pub status_log: Millis,
+    /// Events that are kept; older ones are forgotten.
+    pub events_max: usize,
+    /// Elections that each group remembers; 1 to [`crate::ELECTIONS_MAX`].
+    pub elections_max: usize,
     /// Operations in one entry.
     pub entry_operations_max: usize,
     /// Bytes of operations in one entry.
@@ -123,7 +135,11 @@ impl NodeConfig {
             propose_timeout: Millis(10_000),
             election_timeout: Millis(500),
             heartbeat: Millis(100),
+            disk_low: Room::Percent(10),
+            disk_critical: Room::Percent(3),
             status_log: Millis(0),
+            events_max: 10_000,
+            elections_max: 500,
             entry_operations_max: 512,
             entry_bytes_max: 256 << 10,
         }
@@ -284,6 +300,8 @@ pub struct NodeStatus {
     pub progress: BTreeMap<ShardId, Vec<Progress>>,
     /// Members whose votes count, by group.
     pub voters: BTreeMap<ShardId, Vec<u64>>,
+    /// What is known of restores, by group.
+    pub restores: BTreeMap<ShardId, Restores>,
     /// Since when each shard has its leader, or none, on this process's clock; nothing: since the start.
     pub leader_since: BTreeMap<ShardId, Mono>,
     /// When its loop said this, on this process's clock: at the latest after a unit of consensus time, while it runs.
@@ -371,6 +389,16 @@ pub(crate) struct Common<S: StateMachine> {
     pub(crate) me: u64,
     pub(crate) routes: Routes,
     pub(crate) cluster: OnceLock<Cluster>,
+    /// The incarnation that the last restore has brought; 0: there was none.
+    pub(crate) restored: AtomicU64,
+    /// What somebody should look after.
+    pub(crate) alarms: Alarms,
+    /// Nobody is to be given more to keep, as far as is known.
+    pub(crate) lacks_room: AtomicBool,
+    /// Room on the disk, when it was looked at last.
+    pub(crate) space: Mutex<Space>,
+    /// What waits to take the checkpoints' places.
+    pub(crate) staging: Staging<S>,
     pub(crate) peers: OnceLock<Arc<PeerShared<S>>>,
     pub(crate) inbox: Arc<Inbox<S>>,
     pub(crate) lanes: Mutex<Vec<Arc<Shared<S>>>>,
@@ -393,6 +421,21 @@ pub(crate) struct Common<S: StateMachine> {
     next_wait: AtomicU64,
 }
 
+/// What an operator has wanted of a node.
+#[derive(Clone, Copy, Debug)]
+pub struct AdminAction<'a> {
+    /// Whose token it was.
+    pub who: &'a str,
+    /// The address it came from.
+    pub from: &'a str,
+    /// What was asked for.
+    pub action: &'a str,
+    /// The member it was about.
+    pub target: &'a str,
+    /// What has come of it.
+    pub result: &'a str,
+}
+
 /// A running node.
 pub struct Node<S: StateMachine> {
     handle: Handle<S>,
@@ -409,6 +452,8 @@ pub struct Handle<S: StateMachine> {
     url: Arc<str>,
     peer_addr: Option<std::net::SocketAddr>,
     about: Arc<About>,
+    /// On whose behalf actions are done.
+    pub(crate) actor: Arc<Actor>,
 }
 
 impl<S: StateMachine> Clone for Handle<S> {
@@ -418,6 +463,7 @@ impl<S: StateMachine> Clone for Handle<S> {
             identity: self.identity.clone(),
             url: self.url.clone(),
             about: self.about.clone(),
+            actor: self.actor.clone(),
             ..*self
         }
     }
@@ -474,20 +520,26 @@ impl<S: StateMachine> Node<S> {
             shards: Vec::new(),
             progress: BTreeMap::new(),
             voters: BTreeMap::new(),
+            restores: BTreeMap::new(),
             leader_since: BTreeMap::new(),
             at: clock.now().mono,
         };
         let boot = getrandom::u64().expect("the operating system has random numbers");
-        let kept = directory.as_ref().map(|directory| keep::open(directory.path())).transpose();
+        let kept = directory.as_ref().map(|directory| keep::open(directory.path(), config.events_max)).transpose();
         let (file, kept) = kept.map_err(StartError::Storage)?.unzip();
         let who = Who { node: me.name.clone(), id: me.id, boot };
-        let events = Events::new(who, kept.unwrap_or_default());
+        let events = Events::new(who, kept.unwrap_or_default(), config.events_max);
         let keeper = file.map(|file| keep::start(file, events.to_file())).transpose().map_err(StartError::Thread)?;
         let common = Arc::new(Common {
             clock,
             me: me.id,
             routes: Routes::new(config.shards),
             cluster: OnceLock::new(),
+            restored: AtomicU64::new(0),
+            alarms: Alarms::default(),
+            lacks_room: AtomicBool::new(false),
+            space: Mutex::default(),
+            staging: Staging::new(directory.as_deref().map(DataDir::path)),
             peers: OnceLock::new(),
             inbox: Arc::new(Inbox::new(config.shards, config.inbox_depth)),
             lanes: Mutex::new(Vec::new()),
@@ -529,6 +581,7 @@ impl<S: StateMachine> Node<S> {
             lease: Millis(config.election_timeout.0 * 4 / 5),
             url: config.url.as_str().into(),
             peer_addr: peers.as_ref().map(|(peers, _)| peers.addr),
+            actor: Arc::new(Actor::node()),
             about: Arc::new(About {
                 boot,
                 started_at: clock.now().wall,
@@ -544,7 +597,18 @@ impl<S: StateMachine> Node<S> {
             let ending = common.clone();
             let told = common.clone();
             let start = Start { config, clock, common, hooks, identity, founding, fresh: false };
+            let floors = Floors { low: start.config.disk_low, critical: start.config.disk_critical };
+            // Without it nobody looks, and everything else works.
+            let watch = Watch::start(start.common.clone(), directory.as_deref().map(DataDir::path), floors);
             let mut outcome = run_node(directory.as_deref(), start, &mut peers);
+            if let Err(NodeError::Storage(failure)) = &outcome {
+                let mut failed = Draft::new(Level::Error, "storage.failed", failure.to_string());
+                if let StorageError::Failed { doing, cause, .. } = failure {
+                    let errno = cause.raw_os_error().unwrap_or_default();
+                    failed = failed.with("op", *doing).with("errno", u64::from(errno.unsigned_abs()));
+                }
+                told.events.tell(failed);
+            }
             if let (Some(directory), Some(retired)) = (&directory, *ending.retired.borrow()) {
                 let marked = directory.retire(retired.word()).map_err(NodeError::Storage);
                 outcome = outcome.and(marked);
@@ -552,6 +616,7 @@ impl<S: StateMachine> Node<S> {
             if let Some((peers, _)) = peers {
                 peers.stop();
             }
+            drop(watch);
             told.events.close();
             // A panic has been logged where it happened.
             let _ = keeper.map(std::thread::JoinHandle::join);
@@ -827,6 +892,21 @@ impl<S: StateMachine> Handle<S> {
         running && status.shards.iter().all(|shard| self.serves(shard))
     }
 
+    /// Raises an alarm of this node, or clears it.
+    pub fn set_alarm(&self, kind: AlarmKind, text: Option<String>) {
+        self.common.alarms.set(kind, text, self.common.clock.now().mono, &self.common.events);
+    }
+
+    /// Why nobody should be given more to keep: the disk of a member has little room.
+    pub fn lacks_room(&self) -> Option<String> {
+        // Every creation asks this.
+        if !self.common.lacks_room.load(Ordering::Relaxed) {
+            return None;
+        }
+        let who = alarms::who_lacks_room(&self.common)?;
+        Some(self.member(who).map_or_else(|| self.identity.node.clone(), |member| member.name))
+    }
+
     /// One look at this node and at what it knows of the others.
     pub fn inspect(&self) -> Inspection {
         let NodeStatus { stage, shards, progress, leader_since, at, .. } = self.common.status.borrow().clone();
@@ -846,6 +926,10 @@ impl<S: StateMachine> Handle<S> {
             members: self.members(),
             reports: self.common.peers.get().map(|peers| peers.reports()).unwrap_or_default(),
             report_interval: self.common.peers.get().map(|peers| peers.config.health_interval).unwrap_or_default(),
+            zone: self.common.peers.get().map(|peers| peers.config.zone.clone()).unwrap_or_default(),
+            alarms: self.common.alarms.all(now),
+            free_bytes: Some(self.common.space.lock().expect("nothing panics while it holds this lock").free)
+                .filter(|free| *free > 0),
             contacts: links.iter().map(|link| (link.id, link.contact(now))).collect(),
             confirmed,
             uptime: now - Mono(0),
@@ -946,13 +1030,27 @@ impl<S: StateMachine> Handle<S> {
     /// What has happened on all nodes later than this reading of the hybrid logical clock, as far as they have kept it, in one order; and
     /// the names of the nodes that did not answer within a second.
     pub async fn collect_events(&self, after: u64) -> (Vec<TimedEvent>, Vec<String>) {
+        self.collect_events_behind(&Cursor::from(after)).await
+    }
+
+    /// The same, for whoever has events of each node up to some point.
+    pub async fn collect_events_behind(&self, cursor: &Cursor) -> (Vec<TimedEvent>, Vec<String>) {
         let (mut events, missing) = match self.common.peers.get() {
-            Some(peers) => crate::peer::collecting::collect(peers, after).await,
+            Some(peers) => crate::peer::collecting::collect(peers, cursor).await,
             None => Default::default(),
         };
-        let own = self.common.events.after(0, usize::MAX, |event| event.hlc > after);
+        let own = self.common.events.later(cursor.of(self.common.me));
         events.extend(own.iter().map(|event| TimedEvent::clone(event)));
         (crate::events::timeline::merged(events), missing)
+    }
+
+    /// An operator has wanted something of this node: an event tells of it.
+    pub fn tell_action(&self, told: &AdminAction<'_>) {
+        let AdminAction { who, from, action, target, result } = *told;
+        let draft =
+            Draft::new(Level::Info, "admin.action", format!("{who} from {from}: {action} at {target}: {result}"));
+        let draft = draft.with("who", who).with("from", from).with("action", action);
+        self.common.events.tell(draft.with("member", target).with("result", result));
     }
 
     /// Events that are kept in memory only, because their file did not take them in time.
@@ -978,7 +1076,7 @@ impl<S: StateMachine> Handle<S> {
 
     /// The cluster that the node belongs to; nothing if it has none yet.
     pub fn cluster(&self) -> Option<Cluster> {
-        self.common.cluster.get().copied()
+        self.common.cluster()
     }
 
     /// The name and addresses of a member, as far as this node knows.
@@ -1104,6 +1202,15 @@ enum Waiting<S: StateMachine> {
 }
 
 impl<S: StateMachine> Common<S> {
+    /// The cluster that the node belongs to, in its present incarnation.
+    pub(crate) fn cluster(&self) -> Option<Cluster> {
+        let cluster = *self.cluster.get()?;
+        match self.restored.load(Ordering::Relaxed) {
+            0 => Some(cluster),
+            restored => Some(Cluster { incarnation: Incarnation(restored), ..cluster }),
+        }
+    }
+
     /// This node is no member any more. Whoever wants to leave has left, however it learns that it is out.
     pub(crate) fn retire(&self, how: Retired) {
         let how = if self.leaving.load(Ordering::Relaxed) { Retired::Left } else { how };
@@ -1196,7 +1303,8 @@ fn run_node<S: StateMachine>(
                 start.fresh = true;
             }
             Joined::Admitted(_) => {
-                tracing::info!(target: "raft", event = "raft.joined", %cluster, "admitted to cluster {cluster}");
+                let admitted = Draft::new(Level::Info, "raft.joined", format!("admitted to cluster {cluster}"));
+                start.common.events.tell(admitted);
             }
         }
     }

@@ -10,7 +10,7 @@ use base::codec::{Malformed, Reader, Write};
 use base::machine::StateMachine;
 use base::{Incarnation, Index, Millis, Position, ShardId, Term};
 use replica::leadership::successor;
-use replica::{Member, MemberChange, Members, Reply, Unavailable};
+use replica::{Member, MemberChange, Members, Progress, Reply, RestoreId, RestoreStep, Unavailable};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -21,9 +21,10 @@ use crate::node::{Handle, NodeStatus, Patience};
 use crate::peer::Shared;
 use crate::peer::admission::RECORDS;
 use crate::peer::requests::What;
+use crate::restoring;
 
 /// Longest time for the answer to an action that another node does: longer than any of them takes.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
+const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// Time for the members to be changed, another change before this one included.
 const CHANGE_MAX: Duration = Duration::from_secs(10);
@@ -65,6 +66,53 @@ impl Retired {
     }
 }
 
+/// What somebody may do to a cluster. Each right holds those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Right {
+    /// Look at it.
+    Look,
+    /// Change members and leaders.
+    Operate,
+    /// Everything.
+    Administer,
+}
+
+/// Who asks for an action. It travels with the action to the node that does it, which looks at it once more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor {
+    /// Its name, for the log.
+    pub name: String,
+    /// What it may do.
+    pub right: Right,
+}
+
+impl Actor {
+    /// This node itself, or the program that it is a part of.
+    pub(crate) fn node() -> Actor {
+        Actor { name: "the node itself".into(), right: Right::Administer }
+    }
+
+    fn encode(&self, bytes: &mut Vec<u8>) {
+        bytes.put_bytes(self.name.as_bytes());
+        bytes.put_u8(self.right as u8);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Actor, Malformed> {
+        let (name, right) = (reader.text()?.to_owned(), reader.u8()?);
+        let known = [Right::Look, Right::Operate, Right::Administer];
+        let right = known.into_iter().find(|known| *known as u8 == right).ok_or(Malformed)?;
+        Ok(Actor { name, right })
+    }
+}
+
+/// A request to another node: an action and who asks for it.
+pub(crate) fn read(bytes: &[u8]) -> Result<(Actor, Action), Malformed> {
+    let mut reader = Reader::new(bytes);
+    let asked = (Actor::decode(&mut reader)?, Action::decode(&mut reader)?);
+    reader.finish()?;
+    Ok(asked)
+}
+
 /// What the leader of a group is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -81,10 +129,15 @@ pub(crate) enum Action {
     Promote {
         member: String,
     },
-    /// Hand the group over, to this voter or to the best one.
+    /// Let the node at this address take a member's place.
+    Replace {
+        member: String,
+        address: String,
+    },
+    /// Hand the group over, to this voter, or to the best one, of a zone or at all.
     Transfer {
         group: ShardId,
-        to: Option<String>,
+        to: Target,
         longest: Millis,
     },
     /// Give every group away, and neither ask for one nor keep one for this long.
@@ -93,9 +146,34 @@ pub(crate) enum Action {
     },
     /// Leave the groups where they are: an operator has just put one there.
     Settle,
+    /// Take a step of a restore.
+    Restore(RestoreStep),
+    /// Not give up on a restore: somebody looks after it.
+    StillRestoring(RestoreId),
+}
+
+/// Whom a group is handed to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// The voter of this name or id; nothing: the one that lacks least.
+    pub name: Option<String>,
+    /// Only voters with this label of a data centre.
+    pub zone: Option<String>,
+}
+
+impl Target {
+    /// The voter of this name or id.
+    pub fn named(name: &str) -> Target {
+        Target { name: Some(name.into()), zone: None }
+    }
 }
 
 impl Action {
+    /// What whoever asks for it must be allowed.
+    fn needs(&self) -> Right {
+        Right::Operate
+    }
+
     /// Whose leader is asked.
     fn group(&self) -> ShardId {
         match self {
@@ -103,8 +181,11 @@ impl Action {
             Action::Remove { .. }
             | Action::Demote { .. }
             | Action::Promote { .. }
+            | Action::Replace { .. }
             | Action::StepDown { .. }
-            | Action::Settle => RECORDS,
+            | Action::Settle
+            | Action::Restore(_)
+            | Action::StillRestoring(_) => RECORDS,
         }
     }
 
@@ -119,7 +200,9 @@ impl Action {
             Action::Transfer { group, to, longest } => {
                 bytes.put_u8(1);
                 bytes.put_u16(group.0);
-                bytes.put_bytes(to.as_deref().unwrap_or_default().as_bytes());
+                for text in [&to.name, &to.zone] {
+                    bytes.put_bytes(text.as_deref().unwrap_or_default().as_bytes());
+                }
                 bytes.put_varint(longest.0);
             }
             Action::StepDown { hold } => {
@@ -136,22 +219,43 @@ impl Action {
                 bytes.put_u8(5);
                 bytes.put_bytes(member.as_bytes());
             }
+            Action::Replace { member, address } => {
+                bytes.put_u8(6);
+                bytes.put_bytes(member.as_bytes());
+                bytes.put_bytes(address.as_bytes());
+            }
+            Action::Restore(step) => {
+                bytes.put_u8(7);
+                bytes.put_bytes(&step.entry());
+            }
+            Action::StillRestoring(id) => {
+                bytes.put_u8(8);
+                bytes.put_u64(id.begun.0);
+                bytes.put_u64(id.incarnation.0);
+            }
         }
         bytes
     }
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Action, Malformed> {
+        let maybe = |text: &str| Some(text).filter(|text| !text.is_empty()).map(str::to_owned);
         Ok(match reader.u8()? {
             0 => Action::Remove { member: reader.text()?.into(), force: reader.u8()? != 0 },
             1 => Action::Transfer {
                 group: ShardId(reader.u16()?),
-                to: Some(reader.text()?).filter(|to| !to.is_empty()).map(str::to_owned),
+                to: Target { name: maybe(reader.text()?), zone: maybe(reader.text()?) },
                 longest: Millis(reader.varint()?),
             },
             2 => Action::StepDown { hold: Millis(reader.varint()?) },
             3 => Action::Settle,
             4 => Action::Demote { member: reader.text()?.into(), force: reader.u8()? != 0 },
             5 => Action::Promote { member: reader.text()?.into() },
+            6 => Action::Replace { member: reader.text()?.into(), address: reader.text()?.into() },
+            7 => Action::Restore(RestoreStep::decode(reader.bytes()?.get(1..).ok_or(Malformed)?)?),
+            8 => Action::StillRestoring(RestoreId {
+                begun: Index(reader.u64()?),
+                incarnation: Incarnation(reader.u64()?),
+            }),
             _ => return Err(Malformed),
         })
     }
@@ -193,6 +297,8 @@ pub enum Refused {
     TransferFailed(String),
     /// The node at the address does not answer, or was not admitted; why.
     NotAdmitted(String),
+    /// Whoever asks may not; what is needed.
+    NotAllowed(String),
     /// Whether it was done is not known.
     Unknown,
 }
@@ -211,6 +317,7 @@ impl std::fmt::Display for Refused {
             Refused::Guard(numbers) => write!(f, "refused: {numbers}"),
             Refused::TransferFailed(why) => write!(f, "not handed over: {why}"),
             Refused::NotAdmitted(why) => write!(f, "not added: {why}"),
+            Refused::NotAllowed(why) => write!(f, "not allowed: {why}"),
             Refused::Unknown => f.write_str("the answer got lost: look at the members before trying again"),
         }
     }
@@ -253,6 +360,7 @@ pub(crate) fn encode_outcome(outcome: &Result<Done, Refused>) -> Vec<u8> {
         Err(Refused::TransferFailed(why)) => text(8, why),
         Err(Refused::NotAdmitted(why)) => text(9, why),
         Err(Refused::Unknown) => text(10, ""),
+        Err(Refused::NotAllowed(why)) => text(11, why),
     }
     bytes
 }
@@ -284,6 +392,7 @@ pub(crate) fn decode_outcome(bytes: &[u8]) -> Result<Result<Done, Refused>, Malf
         8 => Refused::TransferFailed(text),
         9 => Refused::NotAdmitted(text),
         10 => Refused::Unknown,
+        11 => Refused::NotAllowed(text),
         _ => return Err(Malformed),
     };
     reader.finish()?;
@@ -291,6 +400,14 @@ pub(crate) fn decode_outcome(bytes: &[u8]) -> Result<Result<Done, Refused>, Malf
 }
 
 impl<S: StateMachine> Handle<S> {
+    /// The same node, asked by somebody else: what is done through it is done in that name, and refused if that one may not.
+    #[must_use]
+    pub fn on_behalf_of(&self, actor: Actor) -> Handle<S> {
+        let mut handle = self.clone();
+        handle.actor = Arc::new(actor);
+        handle
+    }
+
     /// Takes a member, by its name or the 16 digits of its id, out of every group for good. What it leads is handed over first; it is told,
     /// and its [`Handle::retired`] says so. Without `force` nothing is done that would cost a group its majority; with it, it is done and
     /// logged as such. The last voter stays whatever is asked.
@@ -298,7 +415,15 @@ impl<S: StateMachine> Handle<S> {
     /// # Errors
     /// It was not done.
     pub async fn remove(&self, member: &str, force: bool) -> Result<Done, Refused> {
-        self.act(Action::Remove { member: member.into(), force }).await
+        let is_me = member == self.identity().node || member == Incarnation(self.id()).to_string();
+        match self.act(Action::Remove { member: member.into(), force }).await {
+            // The connection ends with the membership, perhaps before the answer has come; then the news comes.
+            Err(Refused::Unknown) if is_me => match timeout(NEWS_MAX, self.retired()).await {
+                Ok(_) => Ok(Done { leader: self.name_of(self.leader(RECORDS)), ..Done::default() }),
+                Err(_) => Err(Refused::Unknown),
+            },
+            outcome => outcome,
+        }
     }
 
     /// Takes a member's vote, by its name or id: it gets the log and does not count, until it is promoted by hand. What would cost a group
@@ -324,15 +449,7 @@ impl<S: StateMachine> Handle<S> {
     /// It was not done: the node is a member as before.
     pub async fn leave(&self, force: bool) -> Result<Done, Refused> {
         self.common.leaving.store(true, Ordering::Relaxed);
-        let me = Incarnation(self.id()).to_string();
-        let outcome = match self.act(Action::Remove { member: me, force }).await {
-            // The connection ends with the membership, perhaps before the answer has come; then the news comes.
-            Err(Refused::Unknown) => match timeout(NEWS_MAX, self.retired()).await {
-                Ok(_) => Ok(Done { leader: self.name_of(self.leader(RECORDS)), ..Done::default() }),
-                Err(_) => Err(Refused::Unknown),
-            },
-            outcome => outcome,
-        };
+        let outcome = self.remove(&Incarnation(self.id()).to_string(), force).await;
         match outcome {
             Ok(_) => self.common.retire(Retired::Left),
             Err(_) => self.common.leaving.store(false, Ordering::Relaxed),
@@ -358,36 +475,25 @@ impl<S: StateMachine> Handle<S> {
         if self.leader(RECORDS) == 0 {
             return Err(Refused::NoLeader);
         }
-        let known = |name: Option<&str>| {
-            let members = self.members();
-            let found = members.iter().find(|member| member.peer == address || Some(member.name.as_str()) == name);
-            found.cloned()
-        };
-        if let Some(member) = known(None) {
-            return Ok(member);
-        }
-        let answer = peers.introduce(&[address.to_owned()]).await.into_iter().next();
-        let name = answer.unwrap_or_else(|| Err("this node is starting".into())).map_err(Refused::NotAdmitted)?;
-        let mut status = self.common.status.subscribe();
-        let admitted = async {
-            loop {
-                if let Some(member) = known(Some(&name)) {
-                    return member;
-                }
-                // The sender lives in `self`.
-                let _ = status.changed().await;
-            }
-        };
-        let late = |_| Refused::NotAdmitted(format!("{name} has not asked to be admitted; its log may say why"));
-        timeout(ADMISSION_MAX, admitted).await.map_err(late)
+        admitted(peers, address).await
     }
 
-    /// Hands one group, or every group, to a voter, by its name or id, or to the best one; waits until that one has committed an entry, at
-    /// most `longest` for each. What was asked for meanwhile is held, not refused.
+    /// Lets the node at a peer address take the place of a member, by its name or id. It must wait for a cluster, as for [`Handle::add`];
+    /// it learns, and when it has caught up it takes the vote in the same change that removes the other one for good. Waits for that as
+    /// long as for an admission; it happens later all the same.
+    ///
+    /// # Errors
+    /// It was not done.
+    pub async fn replace(&self, member: &str, address: &str) -> Result<Done, Refused> {
+        self.act(Action::Replace { member: member.into(), address: address.into() }).await
+    }
+
+    /// Hands one group, or every group, to a voter; waits until that one has committed an entry, at most `longest` for each. What was asked
+    /// for meanwhile is held, not refused.
     ///
     /// # Errors
     /// A group is led as before.
-    pub async fn hand_over(&self, group: Option<ShardId>, to: Option<&str>, longest: Millis) -> Result<Done, Refused> {
+    pub async fn hand_over(&self, group: Option<ShardId>, to: &Target, longest: Millis) -> Result<Done, Refused> {
         let groups: Vec<ShardId> = match group {
             Some(group) if !self.common.inbox.has(group) => return Err(Refused::UnknownGroup(group.0)),
             Some(group) => vec![group],
@@ -395,7 +501,7 @@ impl<S: StateMachine> Handle<S> {
         };
         let mut last = Done::default();
         for group in groups.into_iter().rev() {
-            let done = self.act(Action::Transfer { group, to: to.map(str::to_owned), longest }).await?;
+            let done = self.act(Action::Transfer { group, to: to.clone(), longest }).await?;
             last = Done { took: last.took + done.took, ..done };
         }
         Ok(last)
@@ -428,14 +534,14 @@ impl<S: StateMachine> Handle<S> {
     }
 
     /// Has an action done by whoever leads its group.
-    async fn act(&self, action: Action) -> Result<Done, Refused> {
+    pub(crate) async fn act(&self, action: Action) -> Result<Done, Refused> {
         let peers = self.common.peers.get().ok_or(Refused::SingleMode)?;
         let mut patience = Patience::new(self);
         loop {
             let leader = self.leader(action.group());
             let outcome = match peers.links.get(leader) {
-                _ if leader == self.id() => perform(peers, &action).await,
-                Some(link) => link.act(&action).await,
+                _ if leader == self.id() => perform(peers, &self.actor, &action).await,
+                Some(link) => link.act(&self.actor, &action).await,
                 None => Err(Refused::NoLeader),
             };
             if outcome != Err(Refused::NoLeader) || !patience.wait().await {
@@ -464,7 +570,14 @@ fn is_alive<S: StateMachine>(peers: &Shared<S>, id: u64) -> bool {
 }
 
 /// Does an action here, if this node leads its group.
-pub(crate) async fn perform<S: StateMachine>(peers: &Arc<Shared<S>>, action: &Action) -> Result<Done, Refused> {
+pub(crate) async fn perform<S: StateMachine>(
+    peers: &Arc<Shared<S>>,
+    actor: &Actor,
+    action: &Action,
+) -> Result<Done, Refused> {
+    if actor.right < action.needs() {
+        return Err(Refused::NotAllowed(format!("{} has no right to this", actor.name)));
+    }
     let _place = peers.actions.try_acquire().map_err(|_| Refused::Busy)?;
     if *action == Action::Settle {
         peers.common.inbox.control(Control::Settle);
@@ -473,14 +586,23 @@ pub(crate) async fn perform<S: StateMachine>(peers: &Arc<Shared<S>>, action: &Ac
     if peers.common.routes.leader(action.group()) != peers.common.me {
         return Err(Refused::NoLeader);
     }
+    if let Action::StillRestoring(id) = action {
+        peers.common.inbox.control(Control::StillRestoring(*id));
+        return Ok(Done::default());
+    }
     let begun = Instant::now();
     let outcome = match action {
         Action::Remove { member, force } => remove(peers, member, *force).await,
         Action::Demote { member, force } => demote(peers, member, *force).await,
         Action::Promote { member } => promote(peers, member).await,
-        Action::Transfer { group, to, longest } => transfer(peers, *group, to.as_deref(), *longest).await,
+        Action::Replace { member, address } => replace(peers, member, address).await,
+        Action::Transfer { group, to, longest } => transfer(peers, *group, to, *longest).await,
         Action::StepDown { hold } => step_down(peers, *hold).await,
-        Action::Settle => Ok(Done::default()),
+        Action::Restore(step) => {
+            let position = restoring::propose(&peers.common, *step).await;
+            position.map(|position| Done { position: Some(position), ..done(peers, RECORDS, String::new()) })
+        }
+        Action::Settle | Action::StillRestoring(_) => Ok(Done::default()),
     };
     let result = match &outcome {
         // It is asked of the next leader.
@@ -488,7 +610,7 @@ pub(crate) async fn perform<S: StateMachine>(peers: &Arc<Shared<S>>, action: &Ac
         Err(refused) => refused.to_string(),
         Ok(done) => done.note.clone(),
     };
-    tracing::info!(target: "raft", event = "admin.action", action = ?action, ok = outcome.is_ok(), "{result}");
+    tracing::debug!(target: "raft", event = "admin.done", who = %actor.name, action = ?action, ok = outcome.is_ok(), "{result}");
     outcome.map(|done| Done { took: Millis(begun.elapsed().as_millis() as u64), ..done })
 }
 
@@ -511,13 +633,15 @@ async fn remove<S: StateMachine>(peers: &Arc<Shared<S>>, text: &str, force: bool
     }
     if id == common.me {
         // The next leader does it.
-        transfer(peers, RECORDS, None, TRANSFER_MAX).await?;
+        transfer(peers, RECORDS, &Target::default(), TRANSFER_MAX).await?;
         return Err(Refused::NoLeader);
     }
     for (group, _) in groups.iter().filter(|(group, _)| common.routes.leader(*group) == id) {
         if let Some(link) = peers.links.get(id) {
             // If it cannot, the others elect somebody.
-            let _ = link.act(&Action::Transfer { group: *group, to: None, longest: TRANSFER_MAX }).await;
+            let _ = link
+                .act(&Actor::node(), &Action::Transfer { group: *group, to: Target::default(), longest: TRANSFER_MAX })
+                .await;
         }
     }
     let is_out = |status: &NodeStatus| voters(status).iter().all(|(_, voters)| !voters.contains(&id));
@@ -529,7 +653,6 @@ async fn remove<S: StateMachine>(peers: &Arc<Shared<S>>, text: &str, force: bool
         }
     }
     let position = change(peers, MemberChange::Remove(id)).await?;
-    tracing::info!(target: "raft", event = "raft.member.removed", member = %name, "{name} is no member any more");
     let followed = wait_until(peers, CHANGE_MAX, is_out).await;
     let rest = if followed { String::new() } else { "; not every group has followed yet".into() };
     let warning = if numbers.tolerance() == 0 { "; nothing may fail from now on" } else { "" };
@@ -551,7 +674,7 @@ async fn demote<S: StateMachine>(peers: &Arc<Shared<S>>, text: &str, force: bool
     }
     if id == peers.common.me {
         // The next leader does it.
-        transfer(peers, RECORDS, None, TRANSFER_MAX).await?;
+        transfer(peers, RECORDS, &Target::default(), TRANSFER_MAX).await?;
         return Err(Refused::NoLeader);
     }
     let position = change(peers, MemberChange::AddLearner(id)).await?;
@@ -582,6 +705,68 @@ async fn promote<S: StateMachine>(peers: &Arc<Shared<S>>, text: &str) -> Result<
     let votes = wait_until(peers, ADMISSION_MAX, is_in).await;
     let how = if votes { "votes" } else { "will vote when it has caught up" };
     Ok(Done { position, ..done(peers, RECORDS, format!("{name} {how}: {numbers}")) })
+}
+
+/// The member at a peer address; if there is none yet, the node there is introduced, and admitted.
+async fn admitted<S: StateMachine>(peers: &Arc<Shared<S>>, address: &str) -> Result<Member, Refused> {
+    let known = |name: Option<&str>| {
+        let members = peers.members();
+        let found = members.iter().find(|member| member.peer == address || Some(member.name.as_str()) == name);
+        found.cloned()
+    };
+    if let Some(member) = known(None) {
+        return Ok(member);
+    }
+    let answer = peers.introduce(&[address.to_owned()]).await.into_iter().next();
+    let name = answer.unwrap_or_else(|| Err("this node is starting".into())).map_err(Refused::NotAdmitted)?;
+    let mut status = peers.common.status.subscribe();
+    let admitted = async {
+        loop {
+            if let Some(member) = known(Some(&name)) {
+                return member;
+            }
+            // The sender lives in `peers`.
+            let _ = status.changed().await;
+        }
+    };
+    let late = |_| Refused::NotAdmitted(format!("{name} has not asked to be admitted; its log may say why"));
+    timeout(ADMISSION_MAX, admitted).await.map_err(late)
+}
+
+async fn replace<S: StateMachine>(peers: &Arc<Shared<S>>, text: &str, address: &str) -> Result<Done, Refused> {
+    let members = peers.members();
+    let votes = |member: &Member| members.configuration.voters.contains(&member.id);
+    let Some(old) = find(&members, text) else {
+        let already = members.iter().find(|member| member.peer == address && votes(member));
+        let already = already.ok_or_else(|| Refused::UnknownMember(text.into()))?;
+        return Ok(done(peers, RECORDS, format!("{} votes, and the cluster has no member {text}", already.name)));
+    };
+    let newcomer = admitted(peers, address).await?;
+    if newcomer.id == old.id {
+        return Err(Refused::NotAdmitted(format!("{} itself is at {address}", old.name)));
+    }
+    let step = Step::Succeed { of: old.id, by: newcomer.id };
+    let numbers = after(&voters(&peers.common.status.borrow()), step, |id| is_alive(peers, id));
+    if !numbers.decides() {
+        return Err(Refused::Guard(numbers));
+    }
+    if old.id == peers.common.me {
+        // The next leader does it.
+        transfer(peers, RECORDS, &Target::default(), TRANSFER_MAX).await?;
+        return Err(Refused::NoLeader);
+    }
+    if peers.members().configuration.voters.contains(&newcomer.id) {
+        // It has caught up before it could be told whose vote it is to take.
+        return remove(peers, text, false).await;
+    }
+    let position = change(peers, MemberChange::AddSuccessor { id: newcomer.id, of: old.id }).await?;
+    let is_swapped = |status: &NodeStatus| {
+        voters(status).iter().all(|(_, voters)| voters.contains(&newcomer.id) && !voters.contains(&old.id))
+    };
+    let swapped = wait_until(peers, ADMISSION_MAX, is_swapped).await;
+    let how = if swapped { "has taken" } else { "will take, when it has caught up," };
+    let note = format!("{} {how} the place of {}: {numbers}", newcomer.name, old.name);
+    Ok(Done { position: Some(position), ..done(peers, RECORDS, note) })
 }
 
 /// Changes the members in group 0, whose leader this is; the others follow.
@@ -626,7 +811,7 @@ fn done<S: StateMachine>(peers: &Shared<S>, group: ShardId, note: String) -> Don
 async fn transfer<S: StateMachine>(
     peers: &Arc<Shared<S>>,
     group: ShardId,
-    to: Option<&str>,
+    to: &Target,
     longest: Millis,
 ) -> Result<Done, Refused> {
     let common = &peers.common;
@@ -636,11 +821,24 @@ async fn transfer<S: StateMachine>(
         let term = status.shards.iter().find(|shard| shard.shard == group).map(|shard| shard.consensus.term);
         (voters(&status), status.progress.get(&group).cloned().unwrap_or_default(), term.unwrap_or_default())
     };
-    let target = match to {
-        None => {
-            let nobody = || Refused::TransferFailed("no other voter can be reached".into());
-            successor(me, &progress, u64::MAX).ok_or_else(nobody)?
-        }
+    let is_in = |id: u64, zone: &str| match id == me {
+        true => peers.config.zone == zone,
+        false => peers.reports().get(&id).is_some_and(|(_, report)| report.zone == zone),
+    };
+    let target = match &to.name {
+        None => match &to.zone {
+            None => {
+                let nobody = || Refused::TransferFailed("no other voter can be reached".into());
+                successor(me, &progress, u64::MAX).ok_or_else(nobody)?
+            }
+            // Where the leader is in the zone itself there is nothing to hand over.
+            Some(zone) if is_in(me, zone) => me,
+            Some(zone) => {
+                let nobody = || Refused::TransferFailed(format!("no voter in zone {zone} can be reached"));
+                let there: Vec<Progress> = progress.into_iter().filter(|member| is_in(member.id, zone)).collect();
+                successor(me, &there, u64::MAX).ok_or_else(nobody)?
+            }
+        },
         Some(text) => {
             let member = find(&peers.members(), text).ok_or_else(|| Refused::UnknownMember(text.into()))?;
             let votes = groups.iter().any(|(of, voters)| *of == group && voters.contains(&member.id));
@@ -681,9 +879,9 @@ async fn transfer<S: StateMachine>(
     let leader = common.routes.leader(group);
     if let Some(link) = peers.links.get(leader) {
         // Otherwise it might soon be spread elsewhere; no more.
-        let _ = link.act(&Action::Settle).await;
+        let _ = link.act(&Actor::node(), &Action::Settle).await;
     }
-    if leader != target && to.is_some() {
+    if leader != target && *to != Target::default() {
         // Somebody else was quicker: it is that one's to hand over.
         return Err(Refused::NoLeader);
     }
@@ -713,8 +911,11 @@ async fn step_down<S: StateMachine>(peers: &Arc<Shared<S>>, hold: Millis) -> Res
 
 impl<S: StateMachine> crate::peer::Link<S> {
     /// Has an action done by the member at the other end.
-    async fn act(&self, action: &Action) -> Result<Done, Refused> {
-        let answer = self.request(What::Act, action.encode()).ok_or(Refused::NoLeader)?;
+    async fn act(&self, actor: &Actor, action: &Action) -> Result<Done, Refused> {
+        let mut body = Vec::new();
+        actor.encode(&mut body);
+        body.extend_from_slice(&action.encode());
+        let answer = self.request(What::Act, body).ok_or(Refused::NoLeader)?;
         let answered = timeout(ANSWER_MAX, answer).await;
         let bytes = answered.map_err(|_| Refused::Unknown)?.map_err(|_| Refused::Unknown)?;
         decode_outcome(&bytes).unwrap_or(Err(Refused::Unknown))
@@ -729,8 +930,13 @@ mod tests {
     fn actions_and_outcomes_read_back() {
         let actions = [
             Action::Remove { member: "a".into(), force: true },
-            Action::Transfer { group: ShardId(3), to: Some("b".into()), longest: Millis(5) },
-            Action::Transfer { group: ShardId(3), to: None, longest: Millis(5) },
+            Action::Transfer { group: ShardId(3), to: Target::named("b"), longest: Millis(5) },
+            Action::Transfer {
+                group: ShardId(3),
+                to: Target { name: None, zone: Some("dc2".into()) },
+                longest: Millis(5),
+            },
+            Action::Replace { member: "a".into(), address: "b:7000".into() },
             Action::StepDown { hold: Millis(9) },
             Action::Settle,
             Action::Demote { member: "a".into(), force: true },
@@ -755,10 +961,26 @@ mod tests {
             Err(Refused::TransferFailed("why".into())),
             Err(Refused::NotAdmitted("why".into())),
             Err(Refused::Unknown),
+            Err(Refused::NotAllowed("why".into())),
         ];
         for outcome in outcomes {
             assert_eq!(decode_outcome(&encode_outcome(&outcome)), Ok(outcome));
         }
+    }
+
+    /// Goal: who asks travels with the action, and anything else is malformed.
+    #[test]
+    fn who_asks_travels_with_the_action() {
+        for right in [Right::Look, Right::Operate, Right::Administer] {
+            let actor = Actor { name: "ann".into(), right };
+            let mut bytes = Vec::new();
+            actor.encode(&mut bytes);
+            bytes.extend_from_slice(&Action::Settle.encode());
+            assert_eq!(read(&bytes), Ok((actor, Action::Settle)));
+            bytes.push(0);
+            assert!(read(&bytes).is_err());
+        }
+        assert!(read(&Action::Settle.encode()).is_err());
     }
 
     /// While a new data directory catches up, the name is still the voter's.

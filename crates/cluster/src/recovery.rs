@@ -101,7 +101,11 @@ fn settle<S: StateMachine>(
     let alone = found_alone("", me.clone(), shards.len() as u16);
     let mut groups = Vec::new();
     for shard in shards {
-        let Meta { index, term, .. } = renew::<S>(&checkpoint_file(directory.path(), *shard), &me, alone.incarnation)?;
+        let Meta { index, term, .. } = renew::<S>(
+            &checkpoint_file(directory.path(), *shard),
+            &Members::of_voters([me.clone()]),
+            alone.incarnation,
+        )?;
         groups.push((*shard, term, index));
     }
     accept(Some(directory), &alone)?;
@@ -117,20 +121,27 @@ fn settle<S: StateMachine>(
     Ok(NewCluster { node: node.into(), cluster: alone.cluster, incarnation: alone.incarnation, groups })
 }
 
-/// Makes a checkpoint one of a new cluster whose only member this is.
-fn renew<S: StateMachine>(path: &Path, me: &Member, incarnation: Incarnation) -> Result<Meta, StorageError> {
+/// Makes a checkpoint one of another life of its cluster, with these members, and closes it.
+pub(crate) fn renew<S: StateMachine>(
+    path: &Path,
+    members: &Members,
+    incarnation: Incarnation,
+) -> Result<Meta, StorageError> {
     let mut checkpoint = SqliteCheckpoint::open(path, S::schema())?;
     let meta = checkpoint.meta()?.ok_or_else(|| damaged(path, "no checkpoint was committed to it"))?;
+    let before = Members::decode(&meta.configuration).map_err(|_| damaged(path, "its members do not read back"))?;
+    let first = Index(meta.index.next().0.wrapping_add_signed(before.ahead()));
     let mut changes = Changes::default();
-    let listed = S::renew(&mut *checkpoint.rows(), meta.index.next(), incarnation, &mut changes);
+    let listed = S::renew(&mut *checkpoint.rows(), first, incarnation, &mut changes);
     listed.map_err(|Unreadable(what)| damaged(path, &what))?;
     checkpoint.write(&changes)?;
-    let renewed = Meta { configuration: Members::of_voters([me.clone()]).encode(), ..meta };
+    let renewed = Meta { configuration: members.clone().ahead_by(before.ahead()).encode(), ..meta };
     checkpoint.commit(&renewed)?;
+    checkpoint.close()?;
     Ok(renewed)
 }
 
-fn damaged(path: &Path, what: &str) -> StorageError {
+pub(crate) fn damaged(path: &Path, what: &str) -> StorageError {
     StorageError::Damaged { file: path.display().to_string(), offset: None, what: what.into() }
 }
 
@@ -327,7 +338,8 @@ fn stage<S: StateMachine>(from: &Survivor, shard: ShardId, to: &Path) -> Result<
     let unknown = |Fault { index, .. }| {
         damaged(from.path(), &format!("entry {index} of group {shard} is of a kind that this program does not know"))
     };
-    replay(shard, &mut machine, rest).map_err(unknown)?;
+    let members = Members::decode(&meta.configuration).map_err(|_| damaged(to, "its members do not read back"))?;
+    replay(shard, &mut machine, members.ahead(), rest).map_err(unknown)?;
     machine.freeze();
     let mut complete = false;
     while !complete {

@@ -4,7 +4,8 @@
 //! enters the log of a new one.
 //!
 //! ```text
-//! entry    empty: a new leader's first entry; else the first byte is its kind: 1 operations, 2 members, 3 an election
+//! entry    empty: a new leader's first entry; else the first byte is its kind: 1 operations, 2 members, 3 an election,
+//!          4 a step of a restore
 //! members  kind (1), number of changes (varint), for each its kind (1) and the member (8), then a note of the proposer
 //! message  kind (1), to, from, term, then the fields of its kind as varints; see `encode`
 //! ```
@@ -24,6 +25,9 @@ pub const MEMBERS: u8 = 2;
 
 /// First byte of an entry that records an election.
 pub const ELECTION: u8 = 3;
+
+/// First byte of an entry that is a step of a restore.
+pub const RESTORE: u8 = 4;
 
 /// A change of members without changes: the group leaves the change it is in.
 pub(crate) const LEAVE: [u8; 2] = [MEMBERS, 0];

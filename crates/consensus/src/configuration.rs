@@ -93,6 +93,13 @@ pub enum MemberChange {
     AddVoter(u64),
     /// It gets the log and does not vote. A voter becomes a learner.
     AddLearner(u64),
+    /// It gets the log and does not vote, until it takes the vote of another member, which is a member no more then.
+    AddSuccessor {
+        /// Who learns.
+        id: u64,
+        /// Whose vote it takes.
+        of: u64,
+    },
     /// It is a member no more.
     Remove(u64),
 }
@@ -100,6 +107,7 @@ pub enum MemberChange {
 const ADD_VOTER: u8 = 0;
 const ADD_LEARNER: u8 = 1;
 const REMOVE: u8 = 2;
+const ADD_SUCCESSOR: u8 = 3;
 
 /// An entry that makes these changes together; none: it leaves the change under way. `note` is the proposer's, carried along.
 pub(crate) fn encode_changes(changes: &[MemberChange], note: &[u8]) -> Vec<u8> {
@@ -109,10 +117,14 @@ pub(crate) fn encode_changes(changes: &[MemberChange], note: &[u8]) -> Vec<u8> {
         let (kind, id) = match *change {
             MemberChange::AddVoter(id) => (ADD_VOTER, id),
             MemberChange::AddLearner(id) => (ADD_LEARNER, id),
+            MemberChange::AddSuccessor { id, .. } => (ADD_SUCCESSOR, id),
             MemberChange::Remove(id) => (REMOVE, id),
         };
         bytes.put_u8(kind);
         bytes.put_u64(id);
+        if let MemberChange::AddSuccessor { of, .. } = *change {
+            bytes.put_u64(of);
+        }
     }
     bytes.extend_from_slice(note);
     bytes
@@ -133,6 +145,7 @@ pub fn decode_changes(data: &[u8]) -> Result<(Vec<MemberChange>, &[u8]), Malform
             (ADD_VOTER, id) => MemberChange::AddVoter(id),
             (ADD_LEARNER, id) => MemberChange::AddLearner(id),
             (REMOVE, id) => MemberChange::Remove(id),
+            (ADD_SUCCESSOR, id) => MemberChange::AddSuccessor { id, of: reader.u64()? },
             _ => return Err(Malformed),
         });
     }
@@ -148,7 +161,9 @@ pub(crate) fn to_raft_change(changes: &[MemberChange]) -> ConfChangeV2 {
     for step in changes {
         let (kind, id) = match *step {
             MemberChange::AddVoter(id) => (ConfChangeType::AddNode, id),
-            MemberChange::AddLearner(id) => (ConfChangeType::AddLearnerNode, id),
+            MemberChange::AddLearner(id) | MemberChange::AddSuccessor { id, .. } => {
+                (ConfChangeType::AddLearnerNode, id)
+            }
             MemberChange::Remove(id) => (ConfChangeType::RemoveNode, id),
         };
         let mut single = ConfChangeSingle { node_id: id, ..ConfChangeSingle::default() };
@@ -181,6 +196,8 @@ mod tests {
         let changes = [MemberChange::AddVoter(u64::MAX), MemberChange::AddLearner(2), MemberChange::Remove(3)];
         let bytes = encode_changes(&changes, b"note");
         assert_eq!(decode_changes(&bytes), Ok((changes.to_vec(), b"note".as_slice())));
+        let succession = [MemberChange::AddSuccessor { id: 4, of: u64::MAX }];
+        assert_eq!(decode_changes(&encode_changes(&succession, b"")), Ok((succession.to_vec(), b"".as_slice())));
         assert_eq!(decode_changes(&encode_changes(&[], b"")), Ok((vec![], b"".as_slice())));
         assert!((0..bytes.len() - 4).all(|length| decode_changes(&bytes[..length]).is_err()));
         assert!(decode_changes(&[MEMBERS, 1, 9, 0, 0, 0, 0, 0, 0, 0, 0]).is_err(), "an unknown kind");

@@ -279,7 +279,8 @@ impl Group {
     /// A message has come from another member. One that does not fit the group's state is ignored, as Raft says.
     pub fn step(&mut self, message: Message) {
         // The only errors are messages from unknown members and local ones, which must not disturb.
-        self.watched(&Trigger::Step(Facts::of(&message.0)), |node| drop(node.step(message.0)));
+        let facts = Facts::of(&message.0, &self.node);
+        self.watched(&Trigger::Step(facts), |node| drop(node.step(message.0)));
         self.commit_too_much();
     }
 
@@ -356,6 +357,7 @@ impl Group {
         }
         // The only errors are those of changes that make no sense, which every member refuses alike.
         let _ = self.node.apply_conf_change(&to_raft_change(&changes));
+        self.story.follow_members(&self.node);
         self.tame_timeout();
         Ok(())
     }
@@ -369,6 +371,14 @@ impl Group {
             self.story.transfer(&self.node, voter);
         }
         self.tame_timeout();
+    }
+
+    /// Asks the leader for a snapshot of all that this node has in its log, although the leader could send entries. False: it cannot be
+    /// asked just now.
+    pub fn request_snapshot(&mut self) -> bool {
+        let asked = self.node.request_snapshot().is_ok();
+        self.tame_timeout();
+        asked
     }
 
     /// A message could not be delivered to this member: it is asked where it stands before it gets more.

@@ -3,7 +3,7 @@
 //! The `raft` crate tells nothing of this, so it is derived: the group looks at itself before and after each call, and at the messages that
 //! the call has left to be sent. Nothing here decides anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base::{Index, Term};
 use raft::eraftpb::{Message, MessageType};
@@ -32,6 +32,8 @@ pub enum Happening {
         last_leader: u64,
         /// How long it has waited, in units of consensus time.
         ticks: usize,
+        /// Which attempt this leads to; counts from 1 since there was a leader.
+        attempt: u64,
     },
     /// It asks whether it could win.
     PreVoteStarted {
@@ -55,6 +57,8 @@ pub enum Happening {
         tally: usize,
         /// Votes that suffice.
         needed: usize,
+        /// Which attempt this was; counts from 1 since there was a leader.
+        attempt: u64,
     },
     /// It asks for votes, in a new term.
     Candidate {
@@ -143,8 +147,25 @@ pub enum Happening {
         /// The entry that it sends first.
         next: Index,
     },
+    /// It does not send to this member any more: it leads no longer, or the member is none any more.
+    ReplicationStopped {
+        /// The member.
+        peer: u64,
+    },
+    /// What the leader sends contradicts the end of its log, which was never committed: that end is dropped.
+    Conflict {
+        /// The leader.
+        from: u64,
+        /// The first entry that is dropped.
+        index: Index,
+    },
     /// It has begun to hand leadership over.
     TransferStarted {
+        /// To whom.
+        to: u64,
+    },
+    /// It has given up handing leadership over, and goes on leading.
+    TransferFailed {
         /// To whom.
         to: u64,
     },
@@ -276,10 +297,23 @@ pub(crate) struct Facts {
     index: u64,
     log_term: u64,
     reason: Reason,
+    /// The first entry of the log that the message contradicts.
+    conflict: Option<u64>,
+}
+
+/// The first entry of a log that a leader's message contradicts, if what stands before agrees.
+fn conflict(node: &RawNode<Log>, message: &Message) -> Option<u64> {
+    let log = &node.raft.raft_log;
+    let is_append = message.get_msg_type() == MessageType::MsgAppend && message.term >= node.raft.term;
+    if !is_append || !log.match_term(message.index, message.log_term) {
+        return None;
+    }
+    let overlap = message.entries.iter().take_while(|entry| entry.index <= log.last_index());
+    overlap.filter(|entry| !log.match_term(entry.index, entry.term)).map(|entry| entry.index).next()
 }
 
 impl Facts {
-    pub(crate) fn of(message: &Message) -> Facts {
+    pub(crate) fn of(message: &Message, node: &RawNode<Log>) -> Facts {
         let reason = match (message.reject, message.context.first()) {
             (false, _) => Reason::Ok,
             (true, Some(code)) => Reason::of_code(*code),
@@ -292,6 +326,7 @@ impl Facts {
             index: message.index,
             log_term: message.log_term,
             reason,
+            conflict: conflict(node, message),
         }
     }
 }
@@ -310,6 +345,8 @@ pub(crate) struct Story {
     /// The terms in which a leader was known last, and its entries came last.
     elected: u64,
     appended: u64,
+    /// Whom it sends to as the leader.
+    replicated: BTreeSet<u64>,
 }
 
 impl Story {
@@ -369,6 +406,30 @@ impl Story {
         {
             self.appended = raft.term;
             self.tell(node, Happening::FirstAppend { from: facts.from, index: Index(facts.index) });
+        }
+        if let Trigger::Step(Facts { conflict: Some(index), from, .. }) = trigger {
+            self.tell(node, Happening::Conflict { from: *from, index: Index(*index) });
+        }
+        if let (Some(to), None) = (before.transferee, raft.lead_transferee)
+            && (raft.state, raft.term) == (StateRole::Leader, before.term)
+        {
+            self.tell(node, Happening::TransferFailed { to });
+        }
+    }
+
+    /// Tells whom this node sends to as the leader, where that has changed.
+    pub(crate) fn follow_members(&mut self, node: &RawNode<Log>) {
+        let raft = &node.raft;
+        let mut peers = BTreeMap::new();
+        if raft.state == StateRole::Leader {
+            peers.extend(raft.prs().iter().filter(|(id, _)| **id != raft.id).map(|(id, peer)| (*id, peer.next_idx)));
+        }
+        let before = std::mem::replace(&mut self.replicated, peers.keys().copied().collect());
+        for peer in before.iter().filter(|peer| !peers.contains_key(peer)) {
+            self.tell(node, Happening::ReplicationStopped { peer: *peer });
+        }
+        for (peer, next) in peers.into_iter().filter(|(peer, _)| !before.contains(peer)) {
+            self.tell(node, Happening::ReplicationStarted { peer, next: Index(next) });
         }
     }
 
@@ -430,13 +491,20 @@ impl Story {
         match (before.role, raft.state) {
             (StateRole::Follower, StateRole::Follower | StateRole::Leader) if !others => {}
             (StateRole::Follower, StateRole::PreCandidate | StateRole::Candidate) if timed_out => {
-                self.tell(node, Happening::HeartbeatTimeout { last_leader: before.leader, ticks: before.timeout });
+                self.tell(
+                    node,
+                    Happening::HeartbeatTimeout {
+                        last_leader: before.leader,
+                        ticks: before.timeout,
+                        attempt: self.attempts + 1,
+                    },
+                );
             }
             (StateRole::PreCandidate, StateRole::Candidate) => {
                 self.tell(node, Happening::PreVoteWon { tally, needed });
             }
             (StateRole::PreCandidate, StateRole::Follower | StateRole::PreCandidate) if raft.leader_id == 0 => {
-                self.tell(node, Happening::PreVoteLost { tally, needed });
+                self.tell(node, Happening::PreVoteLost { tally, needed, attempt: self.attempts.max(1) });
             }
             (StateRole::Candidate, StateRole::PreCandidate) if timed_out => {
                 let split = self.votes.values().any(|reason| *reason == Reason::AlreadyVoted);
@@ -502,13 +570,7 @@ impl Story {
             self.tell(node, Happening::Won(won));
         }
         self.tell(node, Happening::Role { from: before.role.into(), to: raft.state.into() });
-        if elected {
-            let mut peers: Vec<(u64, u64)> = raft.prs().iter().map(|(id, peer)| (*id, peer.next_idx)).collect();
-            peers.sort_unstable();
-            for (peer, next) in peers.into_iter().filter(|(peer, _)| *peer != raft.id) {
-                self.tell(node, Happening::ReplicationStarted { peer, next: Index(next) });
-            }
-        }
+        self.follow_members(node);
     }
 
     fn on_candidate(&mut self, trigger: &Trigger, node: &RawNode<Log>) {

@@ -522,3 +522,44 @@ fn refusals_and_departures_have_reasons() {
         .collect();
     assert!(!reasons.is_empty() && !reasons.contains(&Reason::Ok), "{reasons:?}");
 }
+
+/// Goal: a leader that was cut off tells that it sends to nobody any more, and, when it is back, from which entry on its log gives way.
+#[test]
+fn what_was_never_committed_gives_way_and_is_told() {
+    let mut cluster = Cluster::new(5);
+    cluster.tick(40);
+    let old = cluster.leader().expect("a leader within two election timeouts");
+    cluster.members.iter_mut().for_each(|member| drop(told(member)));
+    cluster.cut_off = Some(old as u64 + 1);
+    cluster.propose(old, "never committed");
+    cluster.tick(60);
+    let stopped = told(&mut cluster.members[old]).into_iter().filter(|name| name == "ReplicationStopped").count();
+    assert_eq!(stopped, 2, "it has led two others");
+    let new = cluster.leader().expect("the two others have elected one");
+    cluster.propose(new, "what holds instead");
+    cluster.cut_off = None;
+    cluster.tick(20);
+    let story = cluster.members[old].group.take_story();
+    let conflict = story.iter().find_map(|told| match told.happening {
+        Happening::Conflict { from, index } => Some((from, index)),
+        _ => None,
+    });
+    let begins = cluster.members[new].applied.iter().find(|entry| entry.term > Term(2)).map(|entry| entry.index);
+    assert_eq!(conflict, begins.map(|index| (new as u64 + 1, index)), "{story:?}");
+    assert_eq!(cluster.members[old].applied, cluster.members[new].applied);
+}
+
+/// Goal: a hand-over that nobody takes up is told to have failed, and the leader goes on.
+#[test]
+fn a_hand_over_that_fails_is_told() {
+    let mut cluster = Cluster::new(6);
+    cluster.tick(40);
+    let leader = cluster.leader().expect("a leader within two election timeouts");
+    cluster.members.iter_mut().for_each(|member| drop(told(member)));
+    let to = (leader + 1) % 3;
+    cluster.cut_off = Some(to as u64 + 1);
+    cluster.members[leader].group.transfer_to(to as u64 + 1);
+    cluster.tick(20);
+    assert_eq!(told(&mut cluster.members[leader]), ["TransferStarted", "TransferFailed"]);
+    assert_eq!(cluster.leader(), Some(leader));
+}

@@ -189,7 +189,7 @@ impl Model {
                 Some(view) => Answer::Found(Box::new(view)),
                 None => Answer::Missing,
             }),
-            Call::Stats { tenant, command, .. } => Ok(Answer::Stats(Box::new(self.stats((*tenant, *command))))),
+            Call::Stats { tenant, command, .. } => Ok(Answer::Stats(Box::new(self.stats(*tenant, *command)))),
         };
         answer.unwrap_or_else(Answer::Rejected)
     }
@@ -269,15 +269,17 @@ impl Model {
 
     /// Every queue that has had a task, with its numbers.
     pub fn queues(&self) -> impl Iterator<Item = Stats> {
-        self.queues.keys().map(|queue| self.stats(*queue))
+        self.queues.keys().map(|(tenant, command)| self.stats(*tenant, *command))
     }
 
-    fn stats(&self, queue: Queue) -> Stats {
+    /// A queue's numbers; zeros for an unknown one.
+    pub fn stats(&self, tenant: Name, command: Name) -> Stats {
+        let queue = (tenant, command);
         let numbers = self.queues.get(&queue).cloned().unwrap_or_default();
         let length = |priority: u8| self.ready.get(&(queue, priority)).map_or(0, |list| list.len() as u64);
         Stats {
-            tenant: queue.0,
-            command: queue.1,
+            tenant,
+            command,
             ready: std::array::from_fn(|priority| length(priority as u8)),
             delayed: numbers.delayed,
             leased: numbers.leased,

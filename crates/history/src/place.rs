@@ -212,7 +212,8 @@ fn term_differs(row: &Row, place: u32, term: u32) -> Finding {
 fn check_asker(history: &History, place: u32, logged: &LoggedBytes<'_>, places: &Places) -> Result<(), Finding> {
     let row = &history.rows[place as usize];
     let number = row.number;
-    if row.came == Came::Refused {
+    // A claim that found nothing may have stood in the log and waited on before it was refused.
+    if row.came == Came::Refused && row.kind != Kind::Claim {
         return Err(
             Finding::new("S17", format!("{number} was refused for certain, and the log has it")).by(place as usize)
         );

@@ -9,6 +9,7 @@ use std::vec::IntoIter;
 
 use base::codec::{Malformed, Reader, Write};
 use base::machine::ShardInfo;
+use base::map::IdMap;
 use base::rows::{Changes, Column, RowSource, RowWriter, Schema, Table, TableId, Unreadable, Value, View};
 use base::{Incarnation, Index, LeaseTime, ScheduleTime, Stamps};
 
@@ -142,6 +143,10 @@ pub(crate) struct Saves {
     pub(crate) removed: Vec<(u64, Saving)>,
     /// Ended tasks that came back: (table, slice, key).
     pub(crate) returned: Vec<(TableId, u32, u64)>,
+    /// The slices of those, by key: until the next save the checkpoint shows them as they were.
+    pub(crate) outdated: IdMap<u32>,
+    /// The same of the save in progress.
+    pub(crate) outdating: IdMap<u32>,
     /// Ended tasks in the order in which they ended.
     pub(crate) ended: Vec<u64>,
     pub(crate) keys: Vec<([u8; 16], Binding)>,
@@ -235,6 +240,7 @@ impl QueueMachine {
             payloads: Vec::new(),
         };
         self.ended.saving = std::mem::take(&mut self.ended.recent);
+        self.saves.outdating = std::mem::take(&mut self.saves.outdated);
         self.put_small_tables(&mut frozen.ready);
         self.saves.frozen = Some(frozen);
     }
@@ -322,7 +328,8 @@ impl QueueMachine {
         let frozen = self.saves.frozen.take().expect("a save is in progress");
         self.saves.dropping.clear();
         let evicted = self.evict_payloads(&frozen.payloads);
-        Box::new((std::mem::take(&mut self.ended.saving), evicted, frozen))
+        let outdated = std::mem::take(&mut self.saves.outdating);
+        Box::new((std::mem::take(&mut self.ended.saving), outdated, evicted, frozen))
     }
 
     fn put_live(&mut self, slot: Slot, frozen: &mut Frozen) {
@@ -700,6 +707,8 @@ impl Default for Saves {
             dirty: Vec::new(),
             removed: Vec::new(),
             returned: Vec::new(),
+            outdated: IdMap::default(),
+            outdating: IdMap::default(),
             ended: Vec::new(),
             keys: Vec::new(),
             freed_keys: Vec::new(),

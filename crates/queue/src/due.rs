@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 
 use base::limits::DUE_PER_ENTRY;
-use base::machine::{Effects, NextDue};
+use base::machine::{Effects, NextDue, Notice};
 use base::{LeaseTime, ScheduleTime, Stamps};
 
 use crate::machine::{QueueMachine, Signal};
 use crate::task::{Due, LEASE_EXPIRED, Stage};
+
+/// Deadlines that are looked at to find a lease's among those of delays.
+const LOOKED_AT_MAX: usize = 4_096;
 
 /// Deadlines of delayed and leased tasks.
 #[derive(Default)]
@@ -81,6 +84,25 @@ impl QueueMachine {
                 Stage::Ready { .. } => panic!("a ready task has no deadline"),
             }
         }
+    }
+
+    /// What a new leader takes over from the one before: leases, and when the next of them ends unless it is extended. Nothing: there are none.
+    pub(crate) fn leases_resumed(&self) -> Option<Notice> {
+        let leases: u64 = self.queues.iter().map(|queue| queue.leased).sum();
+        if leases == 0 {
+            return None;
+        }
+        let is_leased =
+            |key: u64| self.tasks.find(key).is_some_and(|slot| matches!(self.tasks.get(slot).stage, Stage::Leased(_)));
+        let soonest = self.due.lease.iter().take(LOOKED_AT_MAX).find(|(_, key)| is_leased(*key));
+        let mut fields = vec![("leases", leases)];
+        let mut text = format!("{leases} leases go on");
+        if let Some((deadline, _)) = soonest {
+            let left = (*deadline - self.clocks.lease.min(*deadline)).0;
+            fields.push(("nextExpiryMs", left));
+            text = format!("{text}, the next ends in {left} ms");
+        }
+        Some(Notice { name: "queue.leases.resumed", text, fields })
     }
 
     /// Whether the last due phase reached its cap.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base::codec::Malformed;
-use base::machine::{Admission, Effects, EntryInfo, NextDue, ShardInfo, StateMachine, UnknownOperation, WaitKey};
+use base::machine::{
+    Admission, Effects, EntryInfo, NextDue, Notice, ShardInfo, StateMachine, UnknownOperation, WaitKey,
+};
 use base::map::IdMap;
 use base::rows::{Changes, RowSource, Schema, Unreadable};
 use base::{Incarnation, Index, Millis, ShardId, Stamps, Term};
@@ -273,6 +275,10 @@ impl StateMachine for QueueMachine {
         due.schedule = due.schedule.into_iter().chain(drop.schedule).min();
         due.overdue = self.is_overdue();
         due
+    }
+
+    fn on_leader_ready(&self) -> Option<Notice> {
+        self.leases_resumed()
     }
 
     fn freeze(&mut self) {

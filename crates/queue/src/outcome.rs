@@ -303,7 +303,7 @@ pub enum Answer {
     Task(Arc<TaskView>),
     /// Not in memory: the task has ended and stands in the checkpoint, or there is none of this tenant.
     NotLive {
-        /// Slices whose time is over although the checkpoint still holds them: what stands there is gone.
+        /// Slices of ended tasks in which the checkpoint may still show this one although it is gone from there.
         dropped: Vec<u32>,
     },
     /// What an operation on the lease would be refused for.

@@ -22,7 +22,7 @@ impl QueueMachine {
                     return (Answer::Task(Arc::new(self.view(self.tasks.get(slot)))), wait);
                 }
                 let recent = self.recent(tenant, *id);
-                (recent.map_or_else(|| Answer::NotLive { dropped: self.dropped_slices() }, Answer::Task), None)
+                (recent.map_or_else(|| Answer::NotLive { dropped: self.outdated_slices(id.key.0) }, Answer::Task), None)
             }
             Query::Lease { tenant, id, credential } => {
                 let credential = match credential {
@@ -55,7 +55,11 @@ impl QueueMachine {
     /// An ended task that the checkpoint may not hold yet.
     fn recent(&self, tenant: &str, id: TaskId) -> Option<Arc<crate::outcome::TaskView>> {
         let key = id.key.0;
-        let in_time = |recent: &&Recent| !self.saves.dropped.contains(&(recent.table, recent.slice));
+        // It may have come back since the save began, and ended again, and be gone by now.
+        let in_time = |recent: &&Recent| {
+            let returned = self.saves.outdated.get(&key) == Some(&recent.slice);
+            !returned && !self.saves.dropped.contains(&(recent.table, recent.slice))
+        };
         let recent = self.ended.recent.get(&key).or_else(|| self.ended.saving.get(&key).filter(in_time))?;
         (*recent.view.tenant == *tenant && recent.view.id == id).then(|| recent.view.clone())
     }

@@ -135,6 +135,7 @@ impl QueueMachine {
         }
         if self.ended.recent.remove(&key).is_none() {
             self.saves.returned.push((place.table, place.slice, key));
+            self.saves.outdated.insert(key, place.slice);
         }
     }
 
@@ -170,10 +171,11 @@ impl QueueMachine {
         }
     }
 
-    /// Slices that are over and that the checkpoint may still hold.
-    pub(crate) fn dropped_slices(&self) -> Vec<u32> {
+    /// Slices in which the checkpoint may still show a task that is gone: they are over, or it has come back since.
+    pub(crate) fn outdated_slices(&self, key: u64) -> Vec<u32> {
         let saves = &self.saves;
-        saves.dropped.iter().chain(&saves.dropping).map(|(_, slice)| *slice).collect()
+        let over = saves.dropped.iter().chain(&saves.dropping).map(|(_, slice)| *slice);
+        over.chain(saves.outdated.get(&key).copied()).chain(saves.outdating.get(&key).copied()).collect()
     }
 
     /// When the next slice is due to be dropped: by the schedule clock, or by the lease clock where only a key is waited for.

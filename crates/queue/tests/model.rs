@@ -1,27 +1,36 @@
-//! The state machine against a naive model: the same random operations go to both, and after each of them both must say the same.
+//! The state machine against the reference model of crate `history`: the same random operations go to both, and after each of them both
+//! must say the same.
 //!
-//! The model is written from the rules, not from the code: plain vectors, linear scans, nothing cached. Now and then the state machine is
-//! saved while operations go on, and then restarted from the checkpoint and the operations since. One run covers at least 100,000
-//! operations; `CODEQ_MODEL_SEED=<n>` changes the seed, `CODEQ_MODEL_CASES=<n>` the number of sequences. A failing sequence is shrunk.
+//! Now and then the state machine is saved while operations go on, and then restarted from the checkpoint and the operations since. One run
+//! covers at least 100,000 operations; `CODEQ_MODEL_SEED=<n>` changes the seed, `CODEQ_MODEL_CASES=<n>` the number of sequences. A failing
+//! sequence is shrunk.
 
 mod support;
 
-use std::collections::BTreeMap;
-
-use base::{Millis, ScheduleTime};
+use base::machine::StateMachine;
+use base::rows::Changes;
+use base::{Index, Millis, ScheduleTime};
+use history::model::Model;
+use history::record::{self, Answer, Call, Digest, Grant, Name, Right, State, Task, Token, Totals, View};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use queue::op::{Claim, ClaimOrder, Create, Credential, IdempotencyKey, LeaseRef, Redrive, Schedule};
-use queue::outcome::{Outcome, Query, Rejection, State};
-use queue::policy::Retention;
-use queue::{Answer, Backoff, BackoffPolicy, LeaseToken, Op, Policy, TaskId, idempotency};
+use queue::outcome::{Outcome, Query, QueueStats, Rejection, TaskView};
+use queue::policy::{LeaseBounds, Retention};
+use queue::{Backoff, BackoffPolicy, LeaseToken, Op, Policy, QueueMachine, TaskId, TaskKey, idempotency};
 use support::Shard;
 
 const START: u64 = 1_000_000;
-const TENANTS: [&str; 2] = ["acme", "other"];
-const COMMANDS: [&str; 3] = ["a", "b", "c"];
-const WORKERS: [&str; 2] = ["w1", "w2"];
-const KEYS: [&str; 2] = ["k1", "k2"];
+
+/// Everything that has a name, by its number in the model: tenants, queues, workers, keys.
+const NAMES: [&str; 9] = ["acme", "other", "a", "b", "c", "w1", "w2", "k1", "k2"];
+const TENANTS: [Name; 2] = [Name(0), Name(1)];
+const COMMANDS: [Name; 3] = [Name(2), Name(3), Name(4)];
+const WORKERS: [Name; 2] = [Name(5), Name(6)];
+const KEYS: [Name; 2] = [Name(7), Name(8)];
+
+/// Everything that the model knows by its digest.
+const TEXTS: [&str; 6] = ["", "0", "1", "{}", "why", "stop"];
 
 /// One random step. Numbers name things modulo how many there are.
 #[derive(Clone, Debug)]
@@ -57,6 +66,7 @@ enum Step {
     Nack {
         task: u16,
         delay: Option<u16>,
+        why: bool,
         as_token: Option<u16>,
         worker: u8,
     },
@@ -69,6 +79,7 @@ enum Step {
     Cancel {
         task: u16,
         force: bool,
+        why: bool,
         foreign: bool,
     },
     Redrive {
@@ -76,6 +87,10 @@ enum Step {
         keep: bool,
         delay: u8,
         priority: Option<u8>,
+    },
+    Configure {
+        backoff: u8,
+        kept: u8,
     },
     Advance {
         lease: u16,
@@ -90,234 +105,44 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let token = || proptest::option::weighted(0.7, any::<u16>());
     prop_oneof![
-        6 => (0..2u8, 0..3u8, 0..10u8, 0..10u8, proptest::option::weighted(0.3, 0..2u8), 0..2u8, proptest::option::of(1..4u8))
+        12 => (0..2u8, 0..3u8, 0..10u8, 0..10u8, proptest::option::weighted(0.3, 0..2u8), 0..2u8, proptest::option::of(1..4u8))
             .prop_map(|(tenant, command, priority, schedule, key, body, max)| Step::Create {
                 tenant, command, priority: priority / 3, schedule, key, body, max
             }),
-        6 => (0..2u8, 0..2u8, proptest::collection::vec(0..3u8, 0..3), 0..3u8, 1..4u8, proptest::option::of(0..20_000u16))
+        12 => (0..2u8, 0..2u8, proptest::collection::vec(0..3u8, 0..3), 0..3u8, 1..4u8, proptest::option::of(0..20_000u16))
             .prop_map(|(tenant, worker, commands, order, count, lease)| Step::Claim {
                 tenant, worker, commands, order, count, lease
             }),
-        2 => (any::<u16>(), proptest::option::of(0..20_000u16), token(), 0..2u8)
+        4 => (any::<u16>(), proptest::option::of(0..20_000u16), token(), 0..2u8)
             .prop_map(|(task, by, as_token, worker)| Step::Extend { task, by, as_token, worker }),
-        1 => (any::<u16>(), token(), 0..2u8).prop_map(|(task, as_token, worker)| Step::Release { task, as_token, worker }),
-        2 => (any::<u16>(), proptest::option::of(0..20_000u16), token(), 0..2u8)
-            .prop_map(|(task, delay, as_token, worker)| Step::Nack { task, delay, as_token, worker }),
-        3 => (any::<u16>(), any::<bool>(), token(), 0..2u8)
+        2 => (any::<u16>(), token(), 0..2u8).prop_map(|(task, as_token, worker)| Step::Release { task, as_token, worker }),
+        4 => (any::<u16>(), proptest::option::of(0..20_000u16), any::<bool>(), token(), 0..2u8)
+            .prop_map(|(task, delay, why, as_token, worker)| Step::Nack { task, delay, why, as_token, worker }),
+        6 => (any::<u16>(), any::<bool>(), token(), 0..2u8)
             .prop_map(|(task, fail, as_token, worker)| Step::End { task, fail, as_token, worker }),
-        1 => (any::<u16>(), any::<bool>(), proptest::bool::weighted(0.1))
-            .prop_map(|(task, force, foreign)| Step::Cancel { task, force, foreign }),
-        1 => (any::<u16>(), any::<bool>(), 0..4u8, proptest::option::of(0..10u8))
+        2 => (any::<u16>(), any::<bool>(), any::<bool>(), proptest::bool::weighted(0.1))
+            .prop_map(|(task, force, why, foreign)| Step::Cancel { task, force, why, foreign }),
+        2 => (any::<u16>(), any::<bool>(), 0..4u8, proptest::option::of(0..10u8))
             .prop_map(|(task, keep, delay, priority)| Step::Redrive { task, keep, delay, priority }),
-        3 => (0..8_000u16, 0..8_000u16).prop_map(|(lease, schedule)| Step::Advance { lease, schedule }),
-        1 => (1..20u8).prop_map(|rows| Step::Save { rows }),
+        1 => (0..5u8, 0..3u8).prop_map(|(backoff, kept)| Step::Configure { backoff, kept }),
+        6 => (0..8_000u16, 0..8_000u16).prop_map(|(lease, schedule)| Step::Advance { lease, schedule }),
+        2 => (1..20u8).prop_map(|rows| Step::Save { rows }),
     ]
 }
 
-/// A task as the rules describe it.
-#[derive(Clone, Debug, PartialEq)]
-struct ModelTask {
-    id: TaskId,
-    tenant: &'static str,
-    command: &'static str,
-    priority: u8,
-    state: State,
-    attempts: u32,
-    max_attempts: u32,
-    error: String,
-    /// When it became ready last, in order of becoming ready.
-    place: u64,
-    due_lease: Option<u64>,
-    due_schedule: Option<u64>,
-    worker: &'static str,
-    token: Option<LeaseToken>,
-    cancel_requested: bool,
-    ended: Option<u64>,
-    ended_lease: u64,
-    keyed: bool,
-}
-
-#[derive(Clone)]
-struct Bound {
-    tenant: &'static str,
-    command: &'static str,
-    key: &'static str,
-    body: (u8, u8, u8, Option<u8>),
-    task: TaskId,
-    since: u64,
-}
-
-/// The naive queue. Delays after a failure are `fixed`, so that nothing is drawn.
-#[derive(Clone)]
-struct Model {
-    policy: Policy,
-    lease_clock: u64,
-    schedule_clock: u64,
-    places: u64,
-    tasks: Vec<ModelTask>,
-    bound: Vec<Bound>,
-    /// Per (tenant, command, priority): the round in which it is served next. Per (tenant, priority): the round served last.
-    rounds: BTreeMap<(&'static str, &'static str, u8), u64>,
-    served: BTreeMap<(&'static str, u8), u64>,
-    /// Slices of ended tasks: (kind, closes, last keyed end on the lease clock).
-    slices: Vec<(State, u64, Option<u64>, Vec<TaskId>)>,
-}
-
-impl Model {
-    fn task(&mut self, id: TaskId) -> &mut ModelTask {
-        self.tasks.iter_mut().find(|task| task.id == id).expect("the model knows the task")
-    }
-
-    fn ready(&mut self, id: TaskId) {
-        self.places += 1;
-        let place = self.places;
-        let task = self.task(id);
-        (task.state, task.place, task.due_lease, task.due_schedule, task.token) =
-            (State::Ready, place, None, None, None);
-        let (tenant, command, priority) = (task.tenant, task.command, task.priority);
-        let alone = self.list(tenant, command, priority).len() == 1;
-        if alone {
-            let served = *self.served.entry((tenant, priority)).or_default();
-            let round = self.rounds.entry((tenant, command, priority)).or_default();
-            *round = served.max(*round);
-        }
-    }
-
-    fn list(&self, tenant: &str, command: &str, priority: u8) -> Vec<&ModelTask> {
-        let of_list = |task: &&ModelTask| {
-            task.state == State::Ready && task.tenant == tenant && task.command == command && task.priority == priority
-        };
-        let mut list: Vec<_> = self.tasks.iter().filter(of_list).collect();
-        list.sort_by_key(|task| task.place);
-        list
-    }
-
-    /// Everything due, oldest first: the lease clock before the schedule clock.
-    fn due_phase(&mut self) {
-        loop {
-            let lease = self.tasks.iter().filter_map(|task| Some((task.due_lease?, task.id))).min();
-            let schedule = self.tasks.iter().filter_map(|task| Some((task.due_schedule?, task.id))).min();
-            let due = match (lease, schedule) {
-                (Some((time, id)), _) if time <= self.lease_clock => id,
-                (_, Some((time, id))) if time <= self.schedule_clock => id,
-                _ => break,
-            };
-            if self.task(due).state == State::Leased {
-                self.attempt_failed(due, None, "LEASE_EXPIRED");
-            } else {
-                self.ready(due);
-            }
-        }
-        let (lease, window) = (self.lease_clock, self.policy.idempotency_window.0);
-        self.bound.retain(|bound| lease < bound.since + window);
-        let retention = self.policy.retention.completed.0;
-        let schedule = self.schedule_clock;
-        let (over, kept): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.slices).into_iter().partition(|(_, closes, keyed, _)| {
-                closes + retention <= schedule && keyed.is_none_or(|end| end + window <= lease)
-            });
-        self.slices = kept;
-        for (_, _, _, ids) in over {
-            let kept = |task: &ModelTask| {
-                !ids.contains(&task.id)
-                    || task.ended.is_none()
-                    || self.slices.iter().any(|slice| slice.3.contains(&task.id))
-            };
-            let survivors: Vec<_> = self.tasks.iter().filter(|task| kept(task)).cloned().collect();
-            self.tasks = survivors;
-        }
-    }
-
-    fn attempt_failed(&mut self, id: TaskId, delay: Option<u64>, error: &str) -> String {
-        let (base, max) = (self.policy.backoff.base.0, self.policy.backoff.max.0);
-        let now = self.lease_clock;
-        let task = self.task(id);
-        if task.cancel_requested {
-            self.end(id, State::Cancelled, "stop");
-            return "cancelled".into();
-        }
-        if task.attempts >= task.max_attempts {
-            self.end(id, State::Dead, if error.is_empty() { "MAX_ATTEMPTS" } else { error });
-            return "dead".into();
-        }
-        let delay = delay.unwrap_or(base).min(max);
-        error.clone_into(&mut task.error);
-        let attempts = task.attempts;
-        if delay == 0 {
-            self.ready(id);
-        } else {
-            task.token = None;
-            task.state = State::Delayed;
-            task.due_lease = Some(now + delay);
-        }
-        format!("retried after {delay} at {attempts}")
-    }
-
-    fn end(&mut self, id: TaskId, state: State, error: &str) {
-        let (schedule, lease) = (self.schedule_clock, self.lease_clock);
-        let task = self.task(id);
-        (task.state, task.due_lease, task.due_schedule, task.token) = (state, None, None, None);
-        (task.cancel_requested, task.ended, task.ended_lease) = (false, Some(schedule), lease);
-        error.clone_into(&mut task.error);
-        let keyed = task.keyed;
-        let kind = if state == State::Cancelled { State::Failed } else { state };
-        let width = (self.policy.retention.completed.0 / 16).max(1000);
-        if !self.slices.iter().any(|slice| slice.0 == kind && schedule < slice.1) {
-            self.slices.push((kind, schedule + width, None, Vec::new()));
-        }
-        let slice =
-            self.slices.iter_mut().rev().find(|slice| slice.0 == kind && schedule < slice.1).expect("it is open");
-        slice.3.push(id);
-        if keyed {
-            slice.2 = Some(lease);
-        }
-    }
-
-    /// Why the holder's right is refused.
-    fn refused(&self, id: TaskId, tenant: &str, token: Option<LeaseToken>, worker: &str) -> Option<Rejection> {
-        let live = |task: &&ModelTask| task.id == id && task.tenant == tenant && task.ended.is_none();
-        let Some(task) = self.tasks.iter().find(live) else {
-            return Some(Rejection::NotLive);
-        };
-        let held = task.state == State::Leased && task.due_lease.is_some_and(|deadline| self.lease_clock < deadline);
-        match token {
-            Some(token) if held && task.token == Some(token) => None,
-            Some(_) => Some(Rejection::LeaseLost { held }),
-            None if held && task.worker == worker => None,
-            None if held => Some(Rejection::NotOwner),
-            None => Some(Rejection::NotLeased),
-        }
-    }
-
-    /// The next task of a claim.
-    fn next(&mut self, tenant: &'static str, commands: &[&'static str], order: ClaimOrder) -> Option<TaskId> {
-        let candidates: Vec<&'static str> = if commands.is_empty() { COMMANDS.to_vec() } else { commands.to_vec() };
-        let heads: Vec<(u8, &'static str, u64, TaskId)> = candidates
-            .iter()
-            .filter_map(|command| {
-                let priority = (0..10).rev().find(|priority| !self.list(tenant, command, *priority).is_empty())?;
-                let list = self.list(tenant, command, priority);
-                Some((priority, *command, list[0].place, list[0].id))
-            })
-            .collect();
-        let fair = order == ClaimOrder::Fair;
-        let round = |command, priority| {
-            if fair { self.rounds[&(tenant, command, priority)] } else { 0 }
-        };
-        let best = match order {
-            ClaimOrder::Request => heads.first(),
-            _ => heads
-                .iter()
-                .min_by_key(|(priority, command, place, _)| (10 - priority, round(*command, *priority), *place)),
-        };
-        let (priority, command, _, id) = *best?;
-        if fair {
-            let round = self.rounds[&(tenant, command, priority)];
-            let served = self.served.entry((tenant, priority)).or_default();
-            *served = round.max(*served);
-            self.rounds.insert((tenant, command, priority), round + 1);
-        }
-        Some(id)
+fn policy(backoff: record::Backoff, kept: u64) -> record::Policy {
+    record::Policy {
+        lease_default: 9_000,
+        lease_min: 1_000,
+        lease_max: 15_000,
+        max_attempts: 2,
+        backoff,
+        backoff_base: 3_000,
+        backoff_max: 10_000,
+        idempotency_window: 12_000,
+        completed_kept: kept,
+        failed_kept: kept,
+        dead_kept: kept * 2,
     }
 }
 
@@ -326,20 +151,12 @@ struct World {
     shard: Shard,
     model: Model,
     created: Vec<TaskId>,
-    tokens: Vec<LeaseToken>,
-    /// A save in progress: rows per step, the model at the freeze, and the operations since.
-    save: Option<(usize, Model, base::rows::Changes)>,
-}
-
-fn policy() -> Policy {
-    let kept = Millis(30_000);
-    Policy {
-        backoff: Backoff { policy: BackoffPolicy::Fixed, base: Millis(3_000), max: Millis(10_000) },
-        max_attempts: 2,
-        idempotency_window: Millis(12_000),
-        retention: Retention { completed: kept, failed: kept, dead: kept },
-        ..Policy::default()
-    }
+    /// Every token that was handed out, with its task, the latest one last.
+    tokens: Vec<(TaskId, LeaseToken)>,
+    /// A save in progress: rows per step, the model at the freeze, and the rows so far.
+    save: Option<(usize, Model, Changes)>,
+    /// Further operations may join the entry begun last.
+    open: bool,
 }
 
 impl World {
@@ -347,386 +164,324 @@ impl World {
         let mut shard = Shard::new(START);
         // Each payload has one byte: most are left to the checkpoint once they are in it.
         shard.machine.limit_payload_memory(3);
-        shard.apply(&Op::Configure(policy()));
-        let model = Model {
-            policy: policy(),
-            lease_clock: 0,
-            schedule_clock: START,
-            places: 0,
-            tasks: Vec::new(),
-            bound: Vec::new(),
-            rounds: BTreeMap::new(),
-            served: BTreeMap::new(),
-            slices: Vec::new(),
+        let settings = policy(record::Backoff::Fixed, 30_000);
+        let run = record::Run {
+            reproduce: String::new(),
+            shards: 1,
+            incarnation: support::INFO.incarnation.0,
+            drift_ppm: 0,
+            due_per_entry: base::limits::DUE_PER_ENTRY as u32,
+            policy: settings,
+            operations_min: 0,
+            healed: None,
         };
-        World { shard, model, created: Vec::new(), tokens: Vec::new(), save: None }
+        let model = Model::new(0, &run);
+        let mut world = World { shard, model, created: Vec::new(), tokens: Vec::new(), save: None, open: false };
+        world.apply(&Call::Configure(Box::new(settings)), false).expect("settings are taken");
+        world
     }
 
+    /// The task of that number: mostly a recent one, so that something happens to it.
     fn some_task(&self, number: u16) -> Option<TaskId> {
-        // Mostly recent ones, so that something happens to them.
         let recent = self.created.len().saturating_sub(12);
         let range = if number.is_multiple_of(8) { &self.created[..] } else { &self.created[recent..] };
         range.get(usize::from(number) % range.len().max(1)).copied()
     }
 
-    fn run(&mut self, step: &Step) -> Result<(), TestCaseError> {
-        if let Step::Advance { lease, schedule } = step {
-            self.model.lease_clock += u64::from(*lease);
-            self.model.schedule_clock += u64::from(*schedule);
-            self.shard.advance_clocks(Millis(u64::from(*lease)), Millis(u64::from(*schedule)));
-        }
-        // Every step but a save is an entry of its own.
+    fn tenant(&self, id: TaskId) -> Name {
+        self.model.view(task(id)).map_or(TENANTS[0], |view| view.tenant)
+    }
+
+    /// Takes a step; `joined`: in the entry of the step before, if there is one.
+    fn run(&mut self, step: &Step, joined: bool) -> Result<(), TestCaseError> {
         match step {
-            Step::Create { tenant, command, priority, schedule, key, body, max } => {
-                let tenant = TENANTS[usize::from(*tenant)];
-                let command = COMMANDS[usize::from(*command)];
-                self.create(tenant, command, *priority, *schedule, *key, *body, *max)?;
-            }
-            Step::Claim { tenant, worker, commands, order, count, lease } => {
-                self.claim(TENANTS[usize::from(*tenant)], *worker, commands, *order, *count, *lease)?;
-            }
-            Step::Extend { task, by, as_token, worker } => {
-                let Some(lease) = self.lease(*task, *as_token, *worker) else {
-                    return Ok(());
-                };
-                let by = by.map(u64::from);
-                let outcome = self.shard.apply(&Op::Extend { lease: lease.reference(), length: by.map(Millis) });
-                self.model.due_phase();
-                match (lease.refused(&self.model), outcome) {
-                    (Some(expected), Outcome::Rejected(rejection)) => prop_assert_eq!(rejection, expected),
-                    (None, Outcome::Extended { remaining, cancel_requested, .. }) => {
-                        let bounds = self.model.policy.lease;
-                        let length = by.map_or(bounds.default, Millis).clamp(bounds.min, bounds.max);
-                        let now = self.model.lease_clock;
-                        let task = self.model.task(lease.id);
-                        let deadline = task.due_lease.expect("it is leased").max(now + length.0);
-                        task.due_lease = Some(deadline);
-                        prop_assert_eq!((remaining.0, cancel_requested), (deadline - now, task.cancel_requested));
-                    }
-                    other => prop_assert!(false, "extend: {other:?}"),
-                }
-            }
-            Step::Release { task, as_token, worker } => {
-                let Some(lease) = self.lease(*task, *as_token, *worker) else {
-                    return Ok(());
-                };
-                let outcome = self.shard.apply(&Op::Release { lease: lease.reference() });
-                self.model.due_phase();
-                match (lease.refused(&self.model), outcome) {
-                    (Some(expected), Outcome::Rejected(rejection)) => prop_assert_eq!(rejection, expected),
-                    (None, Outcome::Cancelled(_)) => {
-                        prop_assert!(self.model.task(lease.id).cancel_requested);
-                        self.model.end(lease.id, State::Cancelled, "stop");
-                    }
-                    (None, Outcome::Released) => {
-                        let task = self.model.task(lease.id);
-                        prop_assert!(!task.cancel_requested);
-                        task.attempts -= 1;
-                        self.model.ready(lease.id);
-                    }
-                    other => prop_assert!(false, "release: {other:?}"),
-                }
-            }
-            Step::Nack { task, delay, as_token, worker } => {
-                let Some(lease) = self.lease(*task, *as_token, *worker) else {
-                    return Ok(());
-                };
-                let delay = delay.map(u64::from).map(|delay| if delay % 5 == 0 { 0 } else { delay });
-                let op = Op::Nack { lease: lease.reference(), delay: delay.map(Millis), reason: "why" };
-                let outcome = self.shard.apply(&op);
-                self.model.due_phase();
-                match (lease.refused(&self.model), outcome) {
-                    (Some(expected), Outcome::Rejected(rejection)) => prop_assert_eq!(rejection, expected),
-                    (None, outcome) => {
-                        let happened = match outcome {
-                            Outcome::Retried { delay, attempts } => format!("retried after {} at {attempts}", delay.0),
-                            Outcome::DeadLettered { .. } => "dead".into(),
-                            Outcome::Cancelled(_) => "cancelled".into(),
-                            other => format!("{other:?}"),
-                        };
-                        prop_assert_eq!(happened, self.model.attempt_failed(lease.id, delay, "why"));
-                    }
-                    other => prop_assert!(false, "nack: {other:?}"),
-                }
-            }
-            Step::End { task, fail, as_token, worker } => {
-                let Some(lease) = self.lease(*task, *as_token, *worker) else {
-                    return Ok(());
-                };
-                let reference = lease.reference();
-                let outcome = self.shard.apply(&if *fail {
-                    Op::Fail { lease: reference, result: None, error: "no" }
-                } else {
-                    Op::Complete { lease: reference, result: b"{}", error: "" }
-                });
-                self.model.due_phase();
-                match (lease.refused(&self.model), outcome) {
-                    (Some(expected), Outcome::Rejected(rejection)) => prop_assert_eq!(rejection, expected),
-                    (None, Outcome::Finished { attempt, .. }) => {
-                        prop_assert_eq!(attempt, self.model.task(lease.id).attempts);
-                        let (state, error) = if *fail { (State::Failed, "no") } else { (State::Completed, "") };
-                        self.model.end(lease.id, state, error);
-                    }
-                    other => prop_assert!(false, "end: {other:?}"),
-                }
-            }
-            Step::Cancel { task, force, foreign } => self.cancel(*task, *force, *foreign)?,
-            Step::Redrive { task, keep, delay, priority } => self.redrive(*task, *keep, *delay, *priority)?,
-            Step::Advance { .. } => {
-                self.shard.tick();
-                self.model.due_phase();
+            Step::Advance { lease, schedule } => {
+                self.shard.advance_clocks(Millis(u64::from(*lease)), Millis(u64::from(*schedule)));
+                self.begin();
             }
             Step::Save { rows } => {
                 if self.save.is_none() {
-                    base::machine::StateMachine::freeze(&mut self.shard.machine);
-                    self.save = Some((usize::from(*rows), self.model.clone(), base::rows::Changes::default()));
+                    self.shard.machine.freeze();
+                    self.save = Some((usize::from(*rows), self.model.clone(), Changes::default()));
                 }
+                self.open = false;
+            }
+            _ => {
+                let Some(call) = self.call(step) else { return Ok(()) };
+                self.apply(&call, joined)?;
             }
         }
         self.save_a_little()?;
         self.compare()
     }
 
-    #[expect(clippy::too_many_arguments, reason = "they are the fields of one random step")]
-    fn create(
-        &mut self,
-        tenant: &'static str,
-        command: &'static str,
-        priority: u8,
-        schedule: u8,
-        key: Option<u8>,
-        body: u8,
-        max: Option<u8>,
-    ) -> Result<(), TestCaseError> {
-        // Half of the tasks are ready at once; the others wait by one of the clocks, from somewhere in the past to 8 s ahead.
-        let offset = u64::from(schedule % 5) * 2_000;
-        let at = match schedule {
-            0..5 => Schedule::Now,
-            5..8 => Schedule::After(Millis(offset)),
-            _ => Schedule::At(ScheduleTime(self.model.schedule_clock + offset - 4_000)),
+    /// Begins an entry on both sides.
+    fn begin(&mut self) {
+        self.shard.tick();
+        let stamps = self.shard.stamps();
+        self.model.begin(self.shard.entry().0, stamps.lease.0, stamps.schedule.0);
+        self.open = true;
+    }
+
+    /// Applies an operation on both sides; the outcome must be the model's answer.
+    fn apply(&mut self, call: &Call, joined: bool) -> Result<(), TestCaseError> {
+        let record = match call {
+            Call::Redrive(redrive) => self.shard.task(id(redrive.task)).map(|view| self.shard.record(view)),
+            _ => None,
         };
-        // The schedule of a keyed creation is part of its body and must repeat exactly.
-        let at = if key.is_some() { Schedule::Now } else { at };
-        let payload = [b'0' + body];
-        let max_attempts = max.map(u32::from);
-        let key = key.map(|key| KEYS[usize::from(key)]);
-        let key_digests = key.map(|text| IdempotencyKey {
-            text,
-            scope: idempotency::scope_digest(tenant, command, text),
-            body: idempotency::body_digest(&payload, priority, "", max_attempts, &at),
-        });
-        let create = Create {
-            tenant,
-            command,
-            priority,
-            payload: &payload,
-            schedule: at,
-            webhook: "",
-            max_attempts,
-            key: key_digests,
-        };
-        let outcome = self.shard.apply(&Op::Create(create));
-        self.model.due_phase();
-        let asked = (body, priority, 0, max);
-        let bound = key.and_then(|key| {
-            self.model
-                .bound
-                .iter()
-                .find(|bound| (bound.tenant, bound.command, bound.key) == (tenant, command, key))
-                .cloned()
-        });
-        let created = match (bound, outcome) {
-            (Some(bound), Outcome::Replayed(id)) => {
-                prop_assert_eq!((bound.task, bound.body), (id, asked));
-                return Ok(());
-            }
-            (Some(bound), Outcome::Rejected(Rejection::KeyConflict { first })) => {
-                prop_assert_eq!(bound.task, first);
-                prop_assert_ne!(bound.body, asked);
-                return Ok(());
-            }
-            (None, Outcome::Created(created)) => created,
-            other => return Err(TestCaseError::fail(format!("create: {:?}", other.1))),
-        };
-        let id = created.id;
-        prop_assert!(self.created.last().is_none_or(|last| last.key < id.key), "keys rise");
-        self.created.push(id);
-        self.model.tasks.push(ModelTask {
-            id,
-            tenant,
-            command,
-            priority,
-            state: State::Delayed,
-            attempts: 0,
-            max_attempts: max_attempts.unwrap_or(self.model.policy.max_attempts),
-            error: String::new(),
-            place: 0,
-            due_lease: None,
-            due_schedule: None,
-            worker: "",
-            token: None,
-            cancel_requested: false,
-            ended: None,
-            ended_lease: 0,
-            keyed: key.is_some(),
-        });
-        if let Some(key) = key {
-            let since = self.model.lease_clock;
-            self.model.bound.push(Bound { tenant, command, key, body: asked, task: id, since });
+        if !(joined && self.open) {
+            self.begin();
         }
-        let (lease_clock, schedule_clock) = (self.model.lease_clock, self.model.schedule_clock);
-        let task = self.model.task(id);
-        match at {
-            Schedule::After(Millis(delay)) if delay > 0 => task.due_lease = Some(lease_clock + delay),
-            Schedule::At(ScheduleTime(time)) if time > schedule_clock => task.due_schedule = Some(time),
-            _ => self.model.ready(id),
+        let outcome = self.shard.apply_here(&self.op(call, record.as_deref().unwrap_or_default()));
+        let mut expected = self.model.apply(call);
+        match (&outcome, &mut expected) {
+            (Outcome::Created(created), _) => {
+                prop_assert!(self.created.last().is_none_or(|last| last.key < created.id.key), "keys rise");
+                self.created.push(created.id);
+            }
+            (Outcome::Claimed(grants), Answer::Claimed(expected)) => {
+                // The secret part of a token is the server's own.
+                for (grant, expected) in grants.iter().zip(expected.iter_mut()) {
+                    let known = self.tokens.iter().any(|(_, token)| *token == grant.token);
+                    prop_assert!(!known, "a token names one grant for ever");
+                    self.tokens.push((grant.task.id, grant.token));
+                    expected.token.suffix = token(&grant.token).suffix;
+                    self.model.learn(task(grant.task.id), &expected.token);
+                }
+            }
+            _ => {}
         }
+        prop_assert_eq!(self.answer(&outcome), expected, "{:?}", call);
         Ok(())
     }
 
-    fn claim(
-        &mut self,
-        tenant: &'static str,
-        worker: u8,
-        commands: &[u8],
-        order: u8,
-        count: u8,
-        lease: Option<u16>,
-    ) -> Result<(), TestCaseError> {
-        let worker = WORKERS[usize::from(worker)];
-        let mut names: Vec<&'static str> = Vec::new();
-        for command in commands {
-            let name = COMMANDS[usize::from(*command)];
-            if !names.contains(&name) {
-                names.push(name);
+    /// What a step asks for, if there is anything to ask it of.
+    fn call(&self, step: &Step) -> Option<Call> {
+        Some(match step {
+            Step::Create { tenant, command, priority, schedule, key, body, max } => {
+                // Half of the tasks are ready at once; the others wait by one of the clocks, from somewhere in the past to 8 s ahead.
+                let offset = u64::from(schedule % 5) * 2_000;
+                let now = self.shard.stamps().schedule.0;
+                let at = match schedule {
+                    0..5 => record::Schedule::Now,
+                    5..8 => record::Schedule::After(offset),
+                    _ => record::Schedule::At(now + offset - 4_000),
+                };
+                Call::Create(record::Create {
+                    tenant: TENANTS[usize::from(*tenant)],
+                    command: COMMANDS[usize::from(*command)],
+                    priority: *priority,
+                    payload: digest(TEXTS[1 + usize::from(*body)]),
+                    // The schedule of a keyed creation is part of its body and must repeat exactly.
+                    schedule: if key.is_some() { record::Schedule::Now } else { at },
+                    webhook: Digest::EMPTY,
+                    max_attempts: max.map(u32::from),
+                    key: key.map(|key| KEYS[usize::from(key)]),
+                })
             }
-        }
-        let order = match order {
-            _ if names.is_empty() => ClaimOrder::Fair,
-            0 => ClaimOrder::Request,
-            1 => ClaimOrder::Priority,
-            _ => ClaimOrder::Fair,
+            Step::Claim { tenant, worker, commands, order, count, lease } => {
+                let mut names: Vec<Name> = Vec::new();
+                for command in commands.iter().map(|command| COMMANDS[usize::from(*command)]) {
+                    if !names.contains(&command) {
+                        names.push(command);
+                    }
+                }
+                let order = match order {
+                    _ if names.is_empty() => record::Order::Fair,
+                    0 => record::Order::Request,
+                    1 => record::Order::Priority,
+                    _ => record::Order::Fair,
+                };
+                let (tenant, worker) = (TENANTS[usize::from(*tenant)], WORKERS[usize::from(*worker)]);
+                let lease = lease.map(u64::from);
+                Call::Claim(Box::new(record::Claim { tenant, worker, commands: names, order, count: *count, lease }))
+            }
+            Step::Extend { task, by, as_token, worker } => {
+                Call::Extend { lease: self.lease(*task, *as_token, *worker)?, length: by.map(u64::from) }
+            }
+            Step::Release { task, as_token, worker } => Call::Release { lease: self.lease(*task, *as_token, *worker)? },
+            Step::Nack { task, delay, why, as_token, worker } => {
+                let delay = delay.map(|delay| if delay % 5 == 0 { 0 } else { u64::from(delay) });
+                let reason = digest(if *why { "why" } else { "" });
+                Call::Nack { lease: self.lease(*task, *as_token, *worker)?, delay, reason }
+            }
+            Step::End { task, fail: true, as_token, worker } => {
+                Call::Fail { lease: self.lease(*task, *as_token, *worker)?, result: None, error: digest("why") }
+            }
+            Step::End { task, fail: false, as_token, worker } => {
+                let lease = self.lease(*task, *as_token, *worker)?;
+                Call::Complete { lease, result: digest("{}"), error: Digest::EMPTY }
+            }
+            Step::Cancel { task: number, force, why, foreign } => {
+                let id = self.some_task(*number)?;
+                let owner = self.tenant(id);
+                let tenant = if *foreign { Name(1 - owner.0) } else { owner };
+                let reason = digest(if *why { "stop" } else { "" });
+                Call::Cancel { tenant, task: task(id), reason, force: *force }
+            }
+            Step::Redrive { task: number, keep, delay, priority } => {
+                let view = self.shard.task(self.some_task(*number)?)?;
+                Call::Redrive(record::Redrive {
+                    tenant: name(&view.tenant),
+                    task: task(view.id),
+                    ended_at: view.ended_at.unwrap_or_default().0,
+                    keep_attempts: *keep,
+                    delay: u64::from(*delay) * 1_000,
+                    priority: *priority,
+                })
+            }
+            Step::Configure { backoff, kept } => {
+                use record::Backoff::{ExpEqualJitter, ExpFullJitter, Exponential, Fixed, Linear};
+                let backoff = [Fixed, Linear, Exponential, ExpEqualJitter, ExpFullJitter][usize::from(*backoff)];
+                Call::Configure(Box::new(policy(backoff, [8_000, 30_000, 60_000][usize::from(*kept)])))
+            }
+            Step::Advance { .. } | Step::Save { .. } => return None,
+        })
+    }
+
+    /// A right to a task: mostly its latest token, now and then any other, or the worker's name.
+    fn lease(&self, number: u16, as_token: Option<u16>, worker: u8) -> Option<record::Lease> {
+        let id = self.some_task(number)?;
+        let latest = self.tokens.iter().rev().find(|(task, _)| *task == id);
+        let by = match as_token {
+            None => Right::Worker(WORKERS[usize::from(worker)]),
+            Some(number) if number.is_multiple_of(11) => Right::Forged,
+            Some(number) => {
+                let any = self.tokens.get(usize::from(number) % self.tokens.len().max(1));
+                let chosen = if number.is_multiple_of(5) { any } else { latest.or(any) };
+                chosen.map_or(Right::Forged, |(_, chosen)| Right::Token(token(chosen)))
+            }
         };
-        let lease = lease.map(|lease| Millis(u64::from(lease)));
-        let outcome =
-            self.shard.apply(&Op::Claim(Claim { tenant, worker, commands: names.clone(), order, count, lease }));
-        self.model.due_phase();
-        let Outcome::Claimed(grants) = outcome else {
-            return Err(TestCaseError::fail(format!("claim: {outcome:?}")));
+        Some(record::Lease { tenant: self.tenant(id), task: task(id), by })
+    }
+
+    /// The operation that asks for what the model is asked for.
+    fn op<'a>(&self, call: &Call, record: &'a [u8]) -> Op<'a> {
+        let lease = |lease: &record::Lease| LeaseRef {
+            tenant: text(lease.tenant),
+            task: TaskKey(lease.task.key),
+            credential: match lease.by {
+                Right::Token(right) => {
+                    let known = self.tokens.iter().find(|(_, known)| token(known) == right);
+                    Credential::Token(known.expect("it was handed out").1)
+                }
+                Right::Worker(worker) => Credential::Worker(text(worker)),
+                Right::Forged => Credential::Unknown,
+            },
         };
-        let bounds = self.model.policy.lease;
-        let length = lease.unwrap_or(bounds.default).clamp(bounds.min, bounds.max);
-        for grant in &grants {
-            let expected = self.model.next(tenant, &names, order);
-            prop_assert_eq!(Some(grant.task.id), expected);
-            prop_assert_eq!(grant.length, length);
-            prop_assert!(!self.tokens.contains(&grant.token), "a token names one grant for ever");
-            self.tokens.push(grant.token);
-            let deadline = self.model.lease_clock + length.0;
-            let task = self.model.task(grant.task.id);
-            task.state = State::Leased;
-            task.attempts += 1;
-            task.worker = worker;
-            task.token = Some(grant.token);
-            task.due_lease = Some(deadline);
+        match call {
+            Call::Create(create) => Op::Create(create_op(create)),
+            Call::Claim(claim) => Op::Claim(Claim {
+                tenant: text(claim.tenant),
+                worker: text(claim.worker),
+                commands: claim.commands.iter().map(|command| text(*command)).collect(),
+                order: match claim.order {
+                    record::Order::Request => ClaimOrder::Request,
+                    record::Order::Priority => ClaimOrder::Priority,
+                    record::Order::Fair => ClaimOrder::Fair,
+                },
+                count: claim.count,
+                lease: claim.lease.map(Millis),
+            }),
+            Call::Extend { lease: held, length } => Op::Extend { lease: lease(held), length: length.map(Millis) },
+            Call::Release { lease: held } => Op::Release { lease: lease(held) },
+            Call::Nack { lease: held, delay, reason } => {
+                Op::Nack { lease: lease(held), delay: delay.map(Millis), reason: undigested(*reason) }
+            }
+            Call::Complete { lease: held, result, error } => {
+                let (result, error) = (undigested(*result).as_bytes(), undigested(*error));
+                Op::Complete { lease: lease(held), result, error }
+            }
+            Call::Fail { lease: held, result, error } => {
+                let result = result.map(|result| undigested(result).as_bytes());
+                Op::Fail { lease: lease(held), result, error: undigested(*error) }
+            }
+            Call::Cancel { tenant, task, reason, force } => {
+                let (tenant, reason) = (text(*tenant), undigested(*reason));
+                Op::Cancel { tenant, task: TaskKey(task.key), reason, force: *force }
+            }
+            Call::Redrive(redrive) => Op::Redrive(Redrive {
+                tenant: text(redrive.tenant),
+                task: TaskKey(redrive.task.key),
+                ended_at: Index(redrive.ended_at),
+                record,
+                keep_attempts: redrive.keep_attempts,
+                delay: Millis(redrive.delay),
+                priority: redrive.priority,
+            }),
+            Call::Configure(settings) => Op::Configure(policy_op(settings)),
+            Call::Read { .. } | Call::Stats { .. } => panic!("a question is no operation"),
         }
-        if grants.len() < usize::from(count) {
-            prop_assert_eq!(self.model.clone().next(tenant, &names, order), None, "a claim takes all it may");
-        }
-        Ok(())
     }
 
-    fn cancel(&mut self, task: u16, force: bool, foreign: bool) -> Result<(), TestCaseError> {
-        let Some(id) = self.some_task(task) else { return Ok(()) };
-        let owner = self.model.tasks.iter().find(|task| task.id == id).map_or("acme", |task| task.tenant);
-        let tenant = if foreign { TENANTS[usize::from(owner == "acme")] } else { owner };
-        let outcome = self.shard.apply(&Op::Cancel { tenant, task: id.key, reason: "stop", force });
-        self.model.due_phase();
-        let live = self.model.tasks.iter().find(|task| task.id == id && task.tenant == tenant && task.ended.is_none());
-        match (live.map(|task| task.state), outcome) {
-            (None, Outcome::Rejected(Rejection::NotLive)) => {}
-            (Some(State::Leased), Outcome::CancelRequested(view)) if !force => {
-                prop_assert!(view.cancel_requested);
-                self.model.task(id).cancel_requested = true;
+    /// An outcome as the model puts it.
+    fn answer(&self, outcome: &Outcome) -> Answer {
+        match outcome {
+            Outcome::Created(created) => Answer::Created { task: task(created.id), max_attempts: created.max_attempts },
+            Outcome::Replayed(first) => Answer::Replayed(task(*first)),
+            Outcome::Claimed(grants) => {
+                let grant = |grant: &queue::outcome::Grant| Grant {
+                    task: self.view(&grant.task),
+                    token: token(&grant.token),
+                    length: grant.length.0,
+                };
+                Answer::Claimed(grants.iter().map(grant).collect())
             }
-            (Some(state), Outcome::Cancelled(_)) if force || state != State::Leased => {
-                self.model.end(id, State::Cancelled, "stop")
+            Outcome::Extended { remaining, cancel_requested, .. } => {
+                Answer::Extended { remaining: remaining.0, cancel_requested: *cancel_requested }
             }
-            other => prop_assert!(false, "cancel: {other:?}"),
+            Outcome::Released => Answer::Released,
+            Outcome::Retried { delay, attempts } => Answer::Retried { delay: delay.0, attempts: *attempts },
+            Outcome::DeadLettered { attempts } => Answer::Deadlettered { attempts: *attempts },
+            Outcome::Finished { attempt, .. } => Answer::Finished { attempt: *attempt },
+            Outcome::Cancelled(_) => Answer::Cancelled,
+            Outcome::CancelRequested(_) => Answer::CancelRequested,
+            Outcome::Redriven(view) => Answer::Redriven(Box::new(self.view(view))),
+            Outcome::Configured => Answer::Configured,
+            Outcome::Rejected(rejection) => Answer::Rejected(match rejection {
+                Rejection::NotLive => record::Rejection::NotLive,
+                Rejection::NotLeased => record::Rejection::NotLeased,
+                Rejection::NotOwner => record::Rejection::NotOwner,
+                Rejection::LeaseLost { held } => record::Rejection::LeaseLost { held: *held },
+                Rejection::KeyConflict { first } => record::Rejection::KeyConflict { first: task(*first) },
+                Rejection::NotEnded => record::Rejection::NotEnded,
+                Rejection::RecordChanged => record::Rejection::RecordChanged,
+                Rejection::TooManyTasks | Rejection::TooManyQueues => panic!("there are few of either"),
+            }),
         }
-        Ok(())
     }
 
-    fn redrive(&mut self, task: u16, keep: bool, delay: u8, priority: Option<u8>) -> Result<(), TestCaseError> {
-        let Some(id) = self.some_task(task) else { return Ok(()) };
-        let Some(view) = self.shard.task(id) else { return Ok(()) };
-        let row = self.shard.record(view.clone());
-        let delay = u64::from(delay) * 1_000;
-        let tenant: &str = &view.tenant;
-        let outcome = self.shard.apply(&Op::Redrive(Redrive {
-            tenant,
-            task: id.key,
-            ended_at: view.ended_at.unwrap_or_default(),
-            record: &row,
-            keep_attempts: keep,
-            delay: Millis(delay),
-            priority,
-        }));
-        self.model.due_phase();
-        let state = self.model.tasks.iter().find(|task| task.id == id).map(|task| task.state);
-        match (state, outcome) {
-            (None | Some(State::Completed), Outcome::Rejected(Rejection::NotLive)) => {}
-            (
-                Some(State::Ready | State::Delayed | State::Leased),
-                Outcome::Rejected(Rejection::NotEnded | Rejection::RecordChanged),
-            ) => {}
-            (Some(State::Failed | State::Dead | State::Cancelled), Outcome::Redriven(_)) => {
-                let now = self.model.lease_clock;
-                for slice in &mut self.model.slices {
-                    slice.3.retain(|ended| *ended != id);
-                }
-                let task = self.model.task(id);
-                if !keep {
-                    task.attempts = 0;
-                }
-                if task.attempts >= task.max_attempts {
-                    task.max_attempts = task.attempts + 1;
-                }
-                task.priority = priority.unwrap_or(task.priority);
-                task.ended = None;
-                if delay == 0 {
-                    self.model.ready(id);
-                } else {
-                    task.state = State::Delayed;
-                    task.due_lease = Some(now + delay);
-                }
-            }
-            // The record was read before the due phase of the redrive's entry, which may have ended a lease.
-            (Some(State::Dead | State::Cancelled), Outcome::Rejected(Rejection::RecordChanged))
-                if view.ended_at.is_none() => {}
-            other => prop_assert!(false, "redrive: {other:?}"),
+    fn view(&self, view: &TaskView) -> View {
+        let state = [
+            State::Delayed,
+            State::Ready,
+            State::Leased,
+            State::Completed,
+            State::Failed,
+            State::Dead,
+            State::Cancelled,
+        ][view.state as usize];
+        View {
+            task: task(view.id),
+            tenant: name(&view.tenant),
+            command: name(&view.command),
+            payload: Digest::of(&self.shard.payload(view)),
+            priority: view.priority,
+            state,
+            worker: view.worker.as_deref().map(name),
+            attempts: view.attempts,
+            max_attempts: view.max_attempts,
+            error: digest(&view.error),
+            ended_at: view.ended_at.map(|index| index.0),
+            result: view.result.as_deref().map(Digest::of),
+            webhook: digest(&view.webhook),
+            key: (!view.idempotency_key.is_empty()).then(|| name(&view.idempotency_key)),
+            cancel_requested: view.cancel_requested,
         }
-        Ok(())
-    }
-
-    fn lease(&self, task: u16, token: Option<u16>, worker: u8) -> Option<Lease> {
-        let id = self.some_task(task)?;
-        let tenant = self.model.tasks.iter().find(|task| task.id == id).map_or("acme", |task| task.tenant);
-        // Mostly the current token, now and then any other.
-        let current = self.model.tasks.iter().find(|task| task.id == id).and_then(|task| task.token);
-        let token = token.and_then(|number| {
-            if number.is_multiple_of(5) || current.is_none() {
-                self.tokens.get(usize::from(number) % self.tokens.len().max(1)).copied()
-            } else {
-                current
-            }
-        });
-        Some(Lease { id, tenant, token, worker: WORKERS[usize::from(worker)] })
     }
 
     /// Goes on with a save in progress; when it ends, the checkpoint must hold the model's state at the freeze.
     fn save_a_little(&mut self) -> Result<(), TestCaseError> {
-        use base::machine::StateMachine;
         let Some((rows, frozen, mut changes)) = self.save.take() else {
             return Ok(());
         };
@@ -738,90 +493,130 @@ impl World {
         drop(self.shard.machine.saved());
         let mut copy = Shard::new(START);
         copy.store = self.shard.store.clone();
-        copy.machine = queue::QueueMachine::restore(support::INFO, &mut copy.store).expect("the checkpoint reads back");
-        let mut restored =
-            World { shard: copy, model: frozen, created: self.created.clone(), tokens: Vec::new(), save: None };
+        copy.machine = QueueMachine::restore(support::INFO, &mut copy.store).expect("the checkpoint reads back");
+        let unchanged = frozen.tasks().eq(self.model.tasks()) && frozen.clocks() == self.model.clocks();
+        let created = self.created.clone();
+        let restored = World { shard: copy, model: frozen, created, tokens: Vec::new(), save: None, open: false };
         restored.compare()?;
         // If nothing has happened since, the machine goes on from its checkpoint.
-        if restored.model.tasks == self.model.tasks && restored.model.lease_clock == self.model.lease_clock {
-            let all = usize::MAX;
-            self.shard.save(all, |_| ());
-            self.shard.machine =
-                queue::QueueMachine::restore(support::INFO, &mut self.shard.store).expect("it reads back");
+        if unchanged {
+            self.shard.save(usize::MAX, |_| ());
+            self.shard.machine = QueueMachine::restore(support::INFO, &mut self.shard.store).expect("it reads back");
             self.shard.machine.limit_payload_memory(3);
+            self.open = false;
         }
         Ok(())
     }
 
-    /// Every task, the counts of every queue and the next deadline are the model's.
-    fn compare(&mut self) -> Result<(), TestCaseError> {
+    /// Every task and the numbers of every queue are the model's.
+    fn compare(&self) -> Result<(), TestCaseError> {
         for id in &self.created {
-            let expected = self.model.tasks.iter().find(|task| task.id == *id);
-            let found = self.shard.task(*id);
-            match (&found, expected) {
-                (None, None) => {}
-                (Some(view), Some(task)) => {
-                    let seen = (
-                        view.state,
-                        view.attempts,
-                        view.max_attempts,
-                        view.priority,
-                        &*view.error,
-                        view.cancel_requested,
-                    );
-                    let wanted = (
-                        task.state,
-                        task.attempts,
-                        task.max_attempts,
-                        task.priority,
-                        task.error.as_str(),
-                        task.cancel_requested,
-                    );
-                    prop_assert_eq!(seen, wanted, "{}", id);
-                    prop_assert_eq!((&*view.tenant, &*view.command), (task.tenant, task.command));
-                    prop_assert_eq!(view.worker.as_deref(), (task.state == State::Leased).then_some(task.worker));
-                }
-                _ => prop_assert!(false, "{id}: found {found:?}, expected {expected:?}"),
-            }
+            let found = self.shard.task(*id).map(|view| self.view(&view));
+            prop_assert_eq!(found, self.model.view(task(*id)), "{}", id);
         }
         for tenant in TENANTS {
             for command in COMMANDS {
-                let (answer, _) = self.shard.query(&Query::Queue { tenant: tenant.into(), command: command.into() });
-                let Answer::Queue(stats) = answer else {
+                let query = Query::Queue { tenant: text(tenant).into(), command: text(command).into() };
+                let (queue::Answer::Queue(found), _) = self.shard.query(&query) else {
                     return Err(TestCaseError::fail("no queue"));
                 };
-                let of_queue = |state: State| {
-                    let all = self.model.tasks.iter();
-                    all.filter(|task| (task.tenant, task.command, task.state) == (tenant, command, state)).count()
-                        as u64
-                };
-                let depth = stats.depth;
-                prop_assert_eq!(
-                    (depth.ready_total(), depth.delayed, depth.leased, depth.dead),
-                    (of_queue(State::Ready), of_queue(State::Delayed), of_queue(State::Leased), of_queue(State::Dead))
-                );
+                prop_assert_eq!(stats(tenant, command, &found), self.model.stats(tenant, command));
             }
         }
         Ok(())
     }
 }
 
-/// A caller's right to a task.
-struct Lease {
-    id: TaskId,
-    tenant: &'static str,
-    token: Option<LeaseToken>,
-    worker: &'static str,
+fn text(name: Name) -> &'static str {
+    NAMES[name.0 as usize]
 }
 
-impl Lease {
-    fn reference(&self) -> LeaseRef<'static> {
-        let credential = self.token.map_or(Credential::Worker(self.worker), Credential::Token);
-        LeaseRef { tenant: self.tenant, task: self.id.key, credential }
-    }
+fn name(text: &str) -> Name {
+    Name(NAMES.iter().position(|known| *known == text).expect("it has a name") as u32)
+}
 
-    fn refused(&self, model: &Model) -> Option<Rejection> {
-        model.refused(self.id, self.tenant, self.token, self.worker)
+fn digest(text: &str) -> Digest {
+    Digest::of(text.as_bytes())
+}
+
+fn undigested(of: Digest) -> &'static str {
+    TEXTS.into_iter().find(|text| digest(text) == of).expect("it is one of the texts")
+}
+
+fn task(id: TaskId) -> Task {
+    Task { shard: id.shard.0, key: id.key.0 }
+}
+
+fn id(task: Task) -> TaskId {
+    TaskId::new(support::INFO.incarnation, base::ShardId(task.shard), TaskKey(task.key))
+}
+
+fn token(token: &LeaseToken) -> Token {
+    let suffix = u64::from_le_bytes(*token.suffix.first_chunk().expect("16 bytes have 8"));
+    Token { attempt: token.attempt, index: token.index.0, suffix }
+}
+
+fn create_op(create: &record::Create) -> Create<'static> {
+    let (tenant, command) = (text(create.tenant), text(create.command));
+    let payload = undigested(create.payload).as_bytes();
+    let schedule = match create.schedule {
+        record::Schedule::Now => Schedule::Now,
+        record::Schedule::After(delay) => Schedule::After(Millis(delay)),
+        record::Schedule::At(time) => Schedule::At(ScheduleTime(time)),
+    };
+    let (priority, max_attempts) = (create.priority, create.max_attempts);
+    let key = create.key.map(|key| IdempotencyKey {
+        text: text(key),
+        scope: idempotency::scope_digest(tenant, command, text(key)),
+        body: idempotency::body_digest(payload, priority, "", max_attempts, &schedule),
+    });
+    Create { tenant, command, priority, payload, schedule, webhook: "", max_attempts, key }
+}
+
+fn policy_op(settings: &record::Policy) -> Policy {
+    let policy = match settings.backoff {
+        record::Backoff::Fixed => BackoffPolicy::Fixed,
+        record::Backoff::Linear => BackoffPolicy::Linear,
+        record::Backoff::Exponential => BackoffPolicy::Exponential,
+        record::Backoff::ExpEqualJitter => BackoffPolicy::ExpEqualJitter,
+        record::Backoff::ExpFullJitter => BackoffPolicy::ExpFullJitter,
+    };
+    Policy {
+        lease: LeaseBounds {
+            default: Millis(settings.lease_default),
+            min: Millis(settings.lease_min),
+            max: Millis(settings.lease_max),
+        },
+        max_attempts: settings.max_attempts,
+        backoff: Backoff { policy, base: Millis(settings.backoff_base), max: Millis(settings.backoff_max) },
+        idempotency_window: Millis(settings.idempotency_window),
+        retention: Retention {
+            completed: Millis(settings.completed_kept),
+            failed: Millis(settings.failed_kept),
+            dead: Millis(settings.dead_kept),
+        },
+        ..Policy::default()
+    }
+}
+
+fn stats(tenant: Name, command: Name, found: &QueueStats) -> record::Stats {
+    let totals = found.totals;
+    record::Stats {
+        tenant,
+        command,
+        ready: found.depth.ready,
+        delayed: found.depth.delayed,
+        leased: found.depth.leased,
+        dead: found.depth.dead,
+        totals: Totals {
+            created: totals.created,
+            claimed: totals.claimed,
+            completed: totals.completed,
+            failed: totals.failed,
+            dead: totals.dead,
+            cancelled: totals.cancelled,
+            expired: totals.expired,
+        },
     }
 }
 
@@ -830,7 +625,7 @@ fn number(variable: &str, default: u64) -> u64 {
 }
 
 #[test]
-fn the_state_machine_and_the_naive_model_agree() {
+fn the_state_machine_and_the_reference_model_agree() {
     let seed = number("CODEQ_MODEL_SEED", 1);
     let cases = number("CODEQ_MODEL_CASES", 400) as u32;
     let mut bytes = [0; 32];
@@ -838,10 +633,11 @@ fn the_state_machine_and_the_naive_model_agree() {
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     let operations = std::cell::Cell::new(0);
-    let outcome = runner.run(&proptest::collection::vec(step(), 1..600), |steps| {
+    let steps = proptest::collection::vec((step(), proptest::bool::weighted(0.3)), 1..600);
+    let outcome = runner.run(&steps, |steps| {
         operations.set(operations.get() + steps.len());
         let mut world = World::new();
-        steps.iter().try_for_each(|step| world.run(step))
+        steps.iter().try_for_each(|(step, joined)| world.run(step, *joined))
     });
     if let Err(failure) = outcome {
         panic!("{failure}\nreplay with CODEQ_MODEL_SEED={seed} CODEQ_MODEL_CASES={cases}");

@@ -2,12 +2,14 @@
 
 mod support;
 
+use base::Millis;
 use base::machine::StateMachine;
 use base::rows::Changes;
 use queue::idempotency::scope_digest;
-use queue::op::{Claim, ClaimOrder, Create, Credential, IdempotencyKey, LeaseRef, Schedule};
-use queue::outcome::Outcome;
-use queue::{Op, Query, QueueMachine, checkpoint};
+use queue::op::{Claim, ClaimOrder, Create, Credential, IdempotencyKey, LeaseRef, Redrive, Schedule};
+use queue::outcome::{Outcome, State};
+use queue::policy::Retention;
+use queue::{Op, Policy, Query, QueueMachine, checkpoint};
 use support::{INFO, Shard};
 
 /// Rows per turn.
@@ -120,4 +122,57 @@ fn many_keys_and_queues_are_saved_over_many_turns() {
     std::mem::swap(&mut shard.machine, &mut copy);
     assert!(matches!(keyed(&mut shard, 999), Outcome::Replayed(_)));
     assert!(matches!(keyed(&mut shard, 1_000), Outcome::Created(_)));
+}
+
+/// Goal: a task that came back from among the dead and ended again is gone when that end's retention is over, although a checkpoint still
+/// shows its first end: one that is being saved, or one that was.
+#[test]
+fn an_end_that_was_taken_back_is_not_shown_again() {
+    for saved in [false, true] {
+        let mut shard = Shard::new(0);
+        let kept = Millis(1_000);
+        let retention = Retention { completed: kept, failed: kept, dead: Millis(1_000_000) };
+        shard.apply(&Op::Configure(Policy { retention, max_attempts: 1, ..shard.policy() }));
+        let Outcome::Created(created) = shard.apply(&create("mail")) else { panic!("it is created") };
+        let id = created.id;
+        let claim =
+            Claim { tenant: "acme", worker: "w", commands: vec![], order: ClaimOrder::Fair, count: 1, lease: None };
+        let Outcome::Claimed(grants) = shard.apply(&Op::Claim(claim)) else { panic!("a claim is answered") };
+        let lease = LeaseRef { tenant: "acme", task: id.key, credential: Credential::Token(grants[0].token) };
+        shard.apply(&Op::Nack { lease, delay: None, reason: "" });
+        let dead = shard.task(id).expect("it is kept");
+        assert_eq!(dead.state, State::Dead);
+        let come_and_go = |shard: &mut Shard| {
+            let record = shard.record(dead.clone());
+            let redriven = shard.apply(&Op::Redrive(Redrive {
+                tenant: "acme",
+                task: id.key,
+                ended_at: dead.ended_at.expect("it has ended"),
+                record: &record,
+                keep_attempts: false,
+                delay: Millis(0),
+                priority: None,
+            }));
+            assert!(matches!(redriven, Outcome::Redriven(_)), "{redriven:?}");
+            shard.apply(&Op::Cancel { tenant: "acme", task: id.key, reason: "", force: false });
+            assert_eq!(shard.task(id).map(|task| task.state), Some(State::Cancelled));
+            shard.advance(Millis(3_000));
+            shard.tick();
+            assert_eq!(shard.task(id), None, "it is gone");
+        };
+        shard.machine.freeze();
+        let mut changes = Changes::default();
+        if !saved {
+            come_and_go(&mut shard);
+        }
+        while !shard.machine.collect(ROWS, &mut changes) {}
+        shard.store.apply(&changes).expect("stored rows exist");
+        drop(shard.machine.saved());
+        if saved {
+            come_and_go(&mut shard);
+        }
+        assert_eq!(shard.task(id), None, "nor does the checkpoint show it");
+        save(&mut shard, |_| ());
+        assert_eq!(shard.task(id), None, "nor the next one");
+    }
 }

@@ -18,8 +18,8 @@ use base::{Millis, ScheduleTime, Term};
 use consensus::codec::ELECTION;
 use consensus::{Cause, Reason};
 
-/// Elections remembered; older ones are forgotten.
-pub const ELECTIONS_MAX: usize = 500;
+/// Elections that a group can remember at most; how many it does is for each node to say.
+pub const ELECTIONS_MAX: usize = 5_000;
 
 /// Votes in a record; no group has more voters.
 const VOTES_MAX: usize = 64;
@@ -166,8 +166,9 @@ impl Elections {
         self.last.iter()
     }
 
-    /// Takes over what an entry of this term says. What comes for the last one once more completes it.
-    pub(crate) fn apply(&mut self, mut election: Election) {
+    /// Takes over what an entry of this term says. What comes for the last one once more completes it. More than `max` are not remembered:
+    /// the older ones are forgotten.
+    pub(crate) fn apply(&mut self, mut election: Election, max: usize) {
         let last = Arc::make_mut(&mut self.last);
         if last.back().is_some_and(|last| last.term >= election.term) {
             let known = last.back_mut().expect("it was looked at");
@@ -179,9 +180,7 @@ impl Elections {
         self.total += 1;
         election.number = self.total;
         last.push_back(election);
-        if last.len() > ELECTIONS_MAX {
-            last.pop_front();
-        }
+        last.drain(..last.len().saturating_sub(max.clamp(1, ELECTIONS_MAX)));
     }
 
     /// Appends its bytes, for a checkpoint.
@@ -247,11 +246,11 @@ mod tests {
     #[test]
     fn each_term_has_one_record_and_the_last_are_kept() {
         let mut elections = Elections::default();
-        for term in 1..=ELECTIONS_MAX as u64 + 3 {
-            elections.apply(election(term));
-            elections.apply(Election { ready: Some(Millis(53)), ..election(term) });
+        for term in 1..=503 {
+            elections.apply(election(term), 500);
+            elections.apply(Election { ready: Some(Millis(53)), ..election(term) }, 500);
         }
-        assert_eq!(elections.iter().count(), ELECTIONS_MAX);
+        assert_eq!(elections.iter().count(), 500);
         let first = elections.iter().next().expect("some are kept");
         assert_eq!((first.number, first.term, first.outage()), (4, Term(4), Some(Millis(702))));
         let mut bytes = Vec::new();

@@ -1,13 +1,14 @@
 //! What goes into a replica, and what comes out.
 
 use base::log::{Entry, HardState};
-use base::machine::StateMachine;
+use base::machine::{Notice, StateMachine};
 use base::{Index, LeaseTime, Millis, Mono, Position, ScheduleTime, ShardId, Term};
 use consensus::{MemberChange, Message, Role, SnapshotOf, Ticket, Told};
 
 use crate::batch::Operations;
 use crate::elections::{Election, Elections};
 use crate::members::{Member, Members};
+use crate::restores::{RestoreId, RestoreStep};
 
 /// The present moment, read by the driver.
 #[derive(Clone, Copy, Debug, Default)]
@@ -110,6 +111,15 @@ pub enum Event<S: StateMachine, C> {
         /// The election.
         election: Election,
     },
+    /// Take a step of a restore; answered like operations, of which there are none, when the step is applied here.
+    Restore {
+        /// The group.
+        shard: ShardId,
+        /// The step.
+        step: RestoreStep,
+        /// Who waits for the reply.
+        client: C,
+    },
     /// Hand the leadership of a group over, if this node has it.
     Transfer {
         /// The group.
@@ -168,6 +178,8 @@ pub enum Unavailable {
     Draining,
     /// The entry asked for was not applied here in time. Nothing happened.
     TooStale,
+    /// A backup takes the place of all data. Nothing happened.
+    Restoring,
     /// Leadership was lost after the operations were proposed: they may have happened, or may still happen.
     Unknown,
 }
@@ -186,6 +198,7 @@ impl std::fmt::Display for Unavailable {
             Unavailable::Overloaded => "too many requests wait",
             Unavailable::Draining => "this node stops",
             Unavailable::TooStale => "the entry asked for was not applied here in time",
+            Unavailable::Restoring => "a backup is being restored",
             Unavailable::Unknown => "the leader was lost; whether it happened is not known",
         })
     }
@@ -220,6 +233,22 @@ impl Install {
     pub(crate) fn new(shard: ShardId, snapshot: &SnapshotOf) -> Install {
         Install { shard, index: snapshot.index, term: snapshot.term }
     }
+}
+
+/// A restore that the group has decided on: what was staged takes the place of its state. The driver makes it the shard's checkpoint, of this
+/// entry, and calls [`crate::Replica::restored`] then; or, if it has nothing staged, [`crate::Replica::ask_for_snapshot`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Swap {
+    /// The shard.
+    pub shard: ShardId,
+    /// Which restore.
+    pub id: RestoreId,
+    /// The entry that says so.
+    pub index: Index,
+    /// The term of that entry.
+    pub term: Term,
+    /// What the checkpoint says of the members, but for how far the restored state is ahead, see [`Members::ahead_by`].
+    pub members: Members,
 }
 
 /// What of a turn's writes must be durable before anything that rests on it leaves. All earlier writes become durable with it.
@@ -303,6 +332,12 @@ pub enum Transition {
         term: Term,
         /// The first entry of the term.
         index: Index,
+        /// What the lease clock shows now.
+        resumed: LeaseTime,
+        /// What has passed on it since the last entry of the term before was stamped.
+        counted: Millis,
+        /// What the state machine says of it.
+        notice: Option<Notice>,
     },
 }
 
@@ -333,6 +368,8 @@ pub struct Effects<S: StateMachine, C> {
     pub after_sync: AfterSync,
     /// Snapshots to install; the shards do nothing until then.
     pub installs: Vec<Install>,
+    /// Restores to finish; the shards apply nothing until then.
+    pub swaps: Vec<Swap>,
     /// To be handed to their clients.
     pub replies: Vec<(C, Reply<S>)>,
     /// For observers.
@@ -351,6 +388,7 @@ impl<S: StateMachine, C> Default for Effects<S, C> {
             must_sync: MustSync::Nothing,
             after_sync: AfterSync::default(),
             installs: Vec::new(),
+            swaps: Vec::new(),
             replies: Vec::new(),
             signals: Vec::new(),
             transitions: Vec::new(),

@@ -90,7 +90,20 @@ pub enum Step {
     /// More than one node was told to propose; this one, the first of them by name, does.
     Several(Vec<String>),
     /// Two nodes do not fit together; nothing is founded until an operator acts. Said once for each change.
-    Conflict(String),
+    Conflict(Conflict),
+}
+
+/// What keeps two nodes from founding a cluster together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The name of the other node.
+    pub other: String,
+    /// What it says.
+    pub theirs: String,
+    /// What this node says.
+    pub ours: String,
+    /// Both, in a sentence.
+    pub text: String,
 }
 
 /// A node that has no cluster yet.
@@ -99,7 +112,7 @@ pub struct Forming {
     seen: BTreeMap<String, (Mono, Greeting)>,
     /// Names of founders that have accepted the same proposal.
     acceptances: BTreeSet<String>,
-    conflict: Option<String>,
+    conflict: Option<Conflict>,
 }
 
 impl Forming {
@@ -190,9 +203,34 @@ impl Forming {
         }
         let known = 1 + self.in_contact(now).count();
         match &self.own.plan {
-            Plan::List(names) => format!("{known} of {} nodes known", names.len()),
+            Plan::List(names) => {
+                let present = self.in_contact(now).chain([&self.own]).map(|node| node.me.name.clone()).collect();
+                let missing: Vec<&str> = names.difference(&present).map(String::as_str).collect();
+                let count = names.len();
+                match missing.split_last() {
+                    None => format!("{known} of {count} nodes known"),
+                    Some((last, [])) => format!("{known} of {count} nodes known, {last} is missing"),
+                    Some((last, rest)) => {
+                        format!("{known} of {count} nodes known, {} and {last} are missing", rest.join(", "))
+                    }
+                }
+            }
             Plan::Expect(count) => format!("{known} of {count} nodes known"),
             Plan::Join => "waiting to be admitted".into(),
+        }
+    }
+
+    /// How many nodes are needed, as far as that is known, and how many are known, this one included; and the names of those that are missing.
+    pub fn known(&self, now: Mono) -> (usize, usize, Vec<String>) {
+        let mut names: BTreeSet<&str> = self.in_contact(now).map(|greeting| greeting.me.name.as_str()).collect();
+        names.insert(&self.own.me.name);
+        match &self.own.plan {
+            Plan::List(list) => {
+                let missing = list.iter().filter(|name| !names.contains(name.as_str())).cloned();
+                (list.len(), names.len(), missing.collect())
+            }
+            Plan::Expect(count) => (*count, names.len(), Vec::new()),
+            Plan::Join => (0, names.len(), Vec::new()),
         }
     }
 
@@ -222,56 +260,70 @@ impl Forming {
     }
 
     /// Why this node and the other one can never be founders of the same cluster.
-    fn disagreement(&self, other: &Greeting) -> Option<String> {
+    fn disagreement(&self, other: &Greeting) -> Option<Conflict> {
         let (own, name) = (&self.own, &other.me.name);
         let here = &own.me.name;
+        let conflict = |theirs: &str, ours: &str, text: String| {
+            Some(Conflict { other: name.clone(), theirs: theirs.into(), ours: ours.into(), text })
+        };
         if other.label != own.label {
-            return Some(format!(
-                "{name} has cluster.clusterToken {}, {here} has {}; they never meet",
-                other.label, own.label
-            ));
+            let text =
+                format!("{name} has cluster.clusterToken {}, {here} has {}; they never meet", other.label, own.label);
+            return conflict(&other.label, &own.label, text);
         }
         if name == here {
-            return Some(format!(
+            let text = format!(
                 "another node at {} is called {here} too; every node needs a name of its own (cluster.nodeId)",
                 other.me.peer
-            ));
+            );
+            return conflict(name, here, text);
         }
         if other.shards != own.shards {
-            return Some(format!("{name} was started with shards {}, {here} with {}", other.shards, own.shards));
+            let text = format!("{name} was started with shards {}, {here} with {}", other.shards, own.shards);
+            return conflict(&other.shards.to_string(), &own.shards.to_string(), text);
         }
         if other.cluster.is_some() {
             // Whether it admits this node is for it to say.
             return None;
         }
+        let list = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(", ");
         match (&own.plan, &other.plan) {
             (Plan::List(ours), Plan::List(theirs)) if ours != theirs => {
-                let list = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(", ");
-                Some(format!("cluster.initialCluster names {} at {name} and {} at {here}", list(theirs), list(ours)))
+                let (theirs, ours) = (list(theirs), list(ours));
+                let text = format!("cluster.initialCluster names {theirs} at {name} and {ours} at {here}");
+                conflict(&theirs, &ours, text)
             }
             (Plan::Expect(ours), Plan::Expect(theirs)) if ours != theirs => {
-                Some(format!("cluster.bootstrapExpect is {theirs} at {name} and {ours} at {here}"))
+                let text = format!("cluster.bootstrapExpect is {theirs} at {name} and {ours} at {here}");
+                conflict(&theirs.to_string(), &ours.to_string(), text)
             }
             (Plan::List(names), _) if !names.contains(name) => {
-                Some(format!("{name} at {} is not in cluster.initialCluster of {here}", other.me.peer))
+                let text = format!("{name} at {} is not in cluster.initialCluster of {here}", other.me.peer);
+                conflict(name, &list(names), text)
             }
             _ => match (&own.accepted, &other.accepted) {
-                (Some(ours), Some(theirs)) if ours != theirs => Some(format!(
-                    "{name} has accepted cluster {}, {here} cluster {}; nothing is stored in either yet: empty the data \
-                     directory of one of them and start it again",
-                    theirs.cluster, ours.cluster
-                )),
-                (Some(ours), None) if !ours.founders.iter().any(|founder| founder.id == other.me.id) => Some(format!(
-                    "{name} has a new data directory since {here} accepted cluster {} with it; nothing is stored yet: \
-                     empty the data directories of the others as well and start them again",
-                    ours.cluster
-                )),
+                (Some(ours), Some(theirs)) if ours != theirs => {
+                    let text = format!(
+                        "{name} has accepted cluster {}, {here} cluster {}; nothing is stored in either yet: empty the data \
+                         directory of one of them and start it again",
+                        theirs.cluster, ours.cluster
+                    );
+                    conflict(&theirs.cluster.to_string(), &ours.cluster.to_string(), text)
+                }
+                (Some(ours), None) if !ours.founders.iter().any(|founder| founder.id == other.me.id) => {
+                    let text = format!(
+                        "{name} has a new data directory since {here} accepted cluster {} with it; nothing is stored yet: \
+                         empty the data directories of the others as well and start them again",
+                        ours.cluster
+                    );
+                    conflict("a new data directory", &ours.cluster.to_string(), text)
+                }
                 _ => None,
             },
         }
     }
 
-    fn tell(&mut self, conflict: String) -> Vec<Step> {
+    fn tell(&mut self, conflict: Conflict) -> Vec<Step> {
         if self.conflict.as_ref() == Some(&conflict) {
             return Vec::new();
         }
@@ -460,7 +512,7 @@ mod tests {
                     }
                     Step::Ask(address) => self.asked.push((node, address)),
                     Step::Several(names) => self.several.push((node, names)),
-                    Step::Conflict(text) => self.conflicts.push(text),
+                    Step::Conflict(conflict) => self.conflicts.push(conflict.text),
                 }
             }
         }
@@ -502,7 +554,8 @@ mod tests {
         world.up[2] = false;
         (0..50).for_each(|_| world.round());
         assert_eq!(world.formed(), 0, "two of three must wait");
-        assert_eq!(world.nodes[0].progress(world.now), "2 of 3 nodes known");
+        assert_eq!(world.nodes[0].progress(world.now), "2 of 3 nodes known, c is missing");
+        assert_eq!(three().nodes[0].progress(Mono(0)), "1 of 3 nodes known, b and c are missing");
         world.up[2] = true;
         (0..5).for_each(|_| world.round());
         assert_eq!(world.formed(), 3);

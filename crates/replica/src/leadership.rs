@@ -49,6 +49,8 @@ pub struct Leadership {
     promotion: Promotion,
     /// Until then this node leads nothing if somebody else can.
     out_until: Mono,
+    /// Something other than an operator keeps it from leading.
+    barred: bool,
 }
 
 /// When a learner becomes a voter.
@@ -76,9 +78,14 @@ impl Leadership {
         self.out_until = now.mono + hold;
     }
 
+    /// This node leads nothing as long as this is so, if somebody else can.
+    pub fn bar(&mut self, barred: bool) {
+        self.barred = barred;
+    }
+
     /// Whether this node neither asks for a group nor keeps one.
     pub fn is_out(&self, now: Now) -> bool {
-        now.mono < self.out_until
+        self.barred || now.mono < self.out_until
     }
 
     /// An operator has put a group somewhere: none is spread for a while.
@@ -145,8 +152,19 @@ impl Leadership {
             if !records.configuration.members().contains(&me) || records.is_demoted(me) {
                 return transfers(me, replica, |shard| successor(me, &replica.progress(shard), u64::MAX));
             }
-            let changes = self.member_changes(now, replica);
-            events.extend(changes.into_iter().map(|(shard, changes)| change(shard, changes, Vec::new())));
+            for (shard, changes) in self.member_changes(now, replica) {
+                // Whoever gives its vote to a successor lets another one lead first, if there is one.
+                let heir = changes.contains(&MemberChange::Remove(me)).then(|| {
+                    let progress = replica.progress(shard);
+                    successor(me, &progress, u64::MAX)
+                });
+                match heir.flatten() {
+                    Some(to) => {
+                        events.extend((!replica.is_transferring(shard)).then_some(Event::Transfer { shard, to }))
+                    }
+                    None => events.push(change(shard, changes, Vec::new())),
+                }
+            }
             events.extend(self.correct(replica));
         }
         events
@@ -170,11 +188,8 @@ impl Leadership {
             let present = members.configuration.members();
             let wanted = records.configuration.members();
             let voters = &members.configuration.voters;
-            // Whose name and vote a new data directory has taken here already does not come back.
-            let replaced = |id: u64| {
-                let name = records.get(id).map(|member| &member.name);
-                records.iter().any(|other| other.id != id && Some(&other.name) == name && voters.contains(&other.id))
-            };
+            // Whose vote another one has taken here already does not come back.
+            let replaced = |id: u64| voters.iter().any(|other| records.predecessors(*other).contains(&id));
             let missing = wanted.iter().find(|id| !present.contains(id) && !replaced(**id));
             let missing = missing.map(|id| vec![MemberChange::AddLearner(*id)]);
             let extra = present.iter().find(|id| !wanted.contains(id)).map(|id| vec![MemberChange::Remove(*id)]);
@@ -187,7 +202,7 @@ impl Leadership {
             let promoted = || {
                 self.caught_up(now, shard, &progress).into_iter().find_map(|id| {
                     let may = (shard != RECORDS || votes_elsewhere(id)) && !records.is_demoted(id);
-                    may.then(|| promotion(id, records, &members.configuration.voters))
+                    may.then(|| promotion(id, records, &present))
                 })
             };
             all.extend(missing.or(extra).or(demoted).or_else(promoted).map(|changes| (shard, changes)));
@@ -232,14 +247,11 @@ fn change<S: StateMachine, C: Client>(shard: ShardId, changes: Vec<MemberChange>
     Event::Change { shard, changes, records, client: None }
 }
 
-/// Makes a learner a voter. If it has taken the name of another voter, whose data directory is gone, it takes its vote as well.
-fn promotion(id: u64, records: &Members, voters: &[u64]) -> Vec<MemberChange> {
+/// Makes a learner a voter. Whoever it succeeds goes at the same moment. `present`: the members of the group.
+fn promotion(id: u64, records: &Members, present: &[u64]) -> Vec<MemberChange> {
     let mut changes = vec![MemberChange::AddVoter(id)];
-    if let Some(member) = records.get(id) {
-        let predecessor = records.iter().find(|other| other.id != id && other.name == member.name);
-        let votes = predecessor.filter(|other| voters.contains(&other.id));
-        changes.extend(votes.map(|other| MemberChange::Remove(other.id)));
-    }
+    changes
+        .extend(records.predecessors(id).into_iter().filter(|other| present.contains(other)).map(MemberChange::Remove));
     changes
 }
 
@@ -309,9 +321,15 @@ mod tests {
     #[test]
     fn a_new_data_directory_takes_the_vote_of_the_old_one() {
         let named = |id: u64, name: &str| Member { id, name: name.into(), ..Member::default() };
-        let records = Members::of_voters([named(1, "a"), named(2, "b"), named(3, "b")]);
-        assert_eq!(promotion(3, &records, &[1, 2]), [MemberChange::AddVoter(3), MemberChange::Remove(2)]);
-        assert_eq!(promotion(3, &records, &[1]), [MemberChange::AddVoter(3)]);
+        let records = Members::of_voters([named(1, "a"), named(2, "b"), named(3, "b"), named(4, "b")]);
+        let (votes, gone) = (MemberChange::AddVoter(3), MemberChange::Remove);
+        assert_eq!(promotion(3, &records, &[1, 2, 3]), [votes, gone(2)]);
+        assert_eq!(promotion(3, &records, &[1, 3]), [votes]);
+        assert_eq!(
+            promotion(3, &records, &[1, 2, 3, 4]),
+            [votes, gone(2), gone(4)],
+            "one that was lost as a learner, too"
+        );
     }
 
     #[test]

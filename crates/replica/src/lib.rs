@@ -8,7 +8,8 @@
 //! entries, `stamp` keeps the clocks, `deadlines` says when to wake up, `waiters` holds requests open, `reads` confirms questions, `members`
 //! says who is in the group, `elections` who was elected when. `runner` joins a replica with its log and its checkpoints: the order in
 //! which a turn does things; `restore` says what a shard goes on from. [`forming`] and [`leadership`] decide how a cluster begins and who
-//! should lead. `replay` applies entries where there is no group any more.
+//! should lead. `restores` says how a backup takes the place of all data.
+//! `replay` applies entries where there is no group any more.
 
 mod batch;
 mod deadlines;
@@ -21,6 +22,7 @@ mod reads;
 mod replay;
 mod replica;
 mod restore;
+pub mod restores;
 mod runner;
 mod shard;
 mod stamp;
@@ -33,12 +35,13 @@ pub use consensus::{
 };
 pub use elections::{Election, Elections, Vote};
 pub use event::{
-    AfterSync, Client, Effects, Event, Freshness, Install, MustSync, Now, Reply, ShardStatus, Transition, Unavailable,
-    Wait, Write,
+    AfterSync, Client, Effects, Event, Freshness, Install, MustSync, Now, Reply, ShardStatus, Swap, Transition,
+    Unavailable, Wait, Write,
 };
 pub use members::{Member, Members};
 pub use replay::replay;
 pub use replica::{Replica, ReplicaConfig, RestoreShard};
 pub use restore::{FIRST, lost_log, restore};
-pub use runner::{Arrived, Job, Jobs, Runner, RunnerConfig, TellSaved};
+pub use restores::{RestoreId, RestoreStep, Restores};
+pub use runner::{Arrived, Installed, Job, Jobs, Runner, RunnerConfig, TellSaved};
 pub use shard::Fault;

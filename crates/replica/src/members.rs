@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use base::Incarnation;
 use base::codec::{Malformed, Reader, Write};
 use consensus::{Configuration, MemberChange};
 
 use crate::elections::Elections;
+use crate::restores::Restores;
 
 /// A member as people and peers know it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,6 +38,10 @@ pub struct Members {
     pub(crate) elections: Elections,
     /// Learners that were voters: they wait to be promoted by hand.
     demoted: BTreeSet<u64>,
+    /// Learners that take the vote of another member when they have caught up, and whose.
+    successions: BTreeMap<u64, u64>,
+    /// What the group knows of restores.
+    pub(crate) restores: Restores,
 }
 
 impl Members {
@@ -66,6 +72,28 @@ impl Members {
         &self.elections
     }
 
+    /// What the group knows of restores.
+    pub fn restores(&self) -> &Restores {
+        &self.restores
+    }
+
+    /// The incarnation of a cluster that was founded with this one: that of its last restore, if there was any.
+    pub fn incarnation(&self, founded: Incarnation) -> Incarnation {
+        self.restores.done.map_or(founded, |id| id.incarnation)
+    }
+
+    /// How many entries the state has counted that the log does not have: its state machine sees indexes that are higher by so many.
+    pub fn ahead(&self) -> i64 {
+        self.restores.ahead
+    }
+
+    /// The same members, of a state that is ahead of the log by so many entries.
+    #[must_use]
+    pub fn ahead_by(mut self, entries: i64) -> Members {
+        self.restores.ahead = entries;
+        self
+    }
+
     /// Whether this one was a member once.
     pub fn was_removed(&self, id: u64) -> bool {
         self.removed.contains(&id)
@@ -74,6 +102,13 @@ impl Members {
     /// Whether this one is a learner because its vote was taken from it. A change that makes it a learner once more ends that.
     pub fn is_demoted(&self, id: u64) -> bool {
         self.demoted.contains(&id)
+    }
+
+    /// The members whose place this one takes: the one that it was told to succeed, and earlier data directories of its own name.
+    pub fn predecessors(&self, id: u64) -> Vec<u64> {
+        let name = self.get(id).map(|member| &member.name);
+        let named = self.known.values().filter(|other| other.id != id && Some(&other.name) == name);
+        self.successions.get(&id).copied().into_iter().chain(named.map(|other| other.id)).collect()
     }
 
     /// Takes over what an entry says of members, after consensus has made its changes.
@@ -86,8 +121,13 @@ impl Members {
                 MemberChange::AddLearner(id) if self.configuration.voters.contains(&id) => {
                     self.demoted.insert(id);
                 }
+                MemberChange::AddSuccessor { id, of } => {
+                    self.demoted.remove(&id);
+                    self.successions.insert(id, of);
+                }
                 MemberChange::AddLearner(id) | MemberChange::AddVoter(id) | MemberChange::Remove(id) => {
                     self.demoted.remove(&id);
+                    self.successions.remove(&id);
                 }
             }
         }
@@ -106,6 +146,7 @@ impl Members {
             self.removed.drain(..self.removed.len() - REMOVED_MAX);
         }
         self.known.retain(|id, _| present.contains(id));
+        self.successions.retain(|id, of| configuration.learners.contains(id) && present.contains(of));
         self.configuration = configuration;
     }
 
@@ -117,8 +158,18 @@ impl Members {
         bytes.put_varint(self.removed.len() as u64);
         self.removed.iter().for_each(|id| bytes.put_u64(*id));
         self.elections.encode(&mut bytes);
-        // Left out where it is empty, as it mostly is.
+        // Left out where there is nothing to say, as there mostly is not.
         self.demoted.iter().for_each(|id| bytes.put_u64(*id));
+        if !self.successions.is_empty() || !self.restores.is_initial() {
+            // Nobody has this id: pairs follow.
+            bytes.put_u64(0);
+            self.successions.iter().for_each(|(id, of)| [id, of].into_iter().for_each(|id| bytes.put_u64(*id)));
+        }
+        if !self.restores.is_initial() {
+            // Nobody has this id either: no more pairs follow.
+            bytes.put_u64(0);
+            self.restores.encode(&mut bytes);
+        }
         bytes
     }
 
@@ -133,11 +184,26 @@ impl Members {
         let removed = (0..reader.varint()?).map(|_| reader.u64()).collect::<Result<_, _>>()?;
         // Checkpoints of earlier builds end here.
         let elections = if reader.is_empty() { Elections::default() } else { Elections::decode(&mut reader)? };
-        let mut demoted = BTreeSet::new();
+        let (mut demoted, mut successions) = (BTreeSet::new(), BTreeMap::new());
         while !reader.is_empty() {
-            demoted.insert(reader.u64()?);
+            match reader.u64()? {
+                0 => break,
+                id => demoted.insert(id),
+            };
         }
-        Ok(Members { configuration, known, removed, elections, demoted })
+        let mut restores = Restores::default();
+        while !reader.is_empty() {
+            match reader.u64()? {
+                0 => {
+                    restores = Restores::decode(&mut reader)?;
+                    if !reader.is_empty() {
+                        return Err(Malformed);
+                    }
+                }
+                id => drop(successions.insert(id, reader.u64()?)),
+            }
+        }
+        Ok(Members { configuration, known, removed, elections, demoted, successions, restores })
     }
 }
 
@@ -207,6 +273,25 @@ mod tests {
         members.apply(&[MemberChange::AddLearner(2)], vec![], both);
         members.apply(&[MemberChange::Remove(2)], vec![], configuration(&[1], &[]));
         assert!(!members.is_demoted(2));
+    }
+
+    /// A successor waits as a learner, also over a restart; nobody is left to succeed when the other one has gone by itself.
+    #[test]
+    fn who_is_to_succeed_is_remembered_as_long_as_there_is_a_vote_to_take() {
+        let mut members = Members::of_voters([member(1, "a"), member(2, "b")]);
+        let both = configuration(&[1, 2], &[3]);
+        members.apply(&[MemberChange::AddLearner(3)], vec![member(3, "c")], both.clone());
+        assert!(members.predecessors(3).is_empty());
+        members.apply(&[MemberChange::AddSuccessor { id: 3, of: 2 }], vec![], both.clone());
+        assert_eq!(members.predecessors(3), [2]);
+        assert_eq!(Members::decode(&members.encode()), Ok(members.clone()));
+        let mut gone = members.clone();
+        gone.apply(&[MemberChange::Remove(2)], vec![], configuration(&[1], &[3]));
+        assert!(gone.predecessors(3).is_empty());
+        members.apply(&[MemberChange::AddLearner(3)], vec![], both);
+        assert!(members.predecessors(3).is_empty(), "it is a learner like others again");
+        members.apply(&[MemberChange::AddLearner(4)], vec![member(4, "b")], configuration(&[1, 2], &[3, 4]));
+        assert_eq!(members.predecessors(4), [2], "it has the name of a voter");
     }
 
     #[test]

@@ -12,6 +12,9 @@ use crate::event::{AfterSync, Client, Effects, Event, Now, ShardStatus};
 use crate::members::Members;
 use crate::shard::{Fault, Question, Shard, Start};
 
+/// The group that says which restores there are.
+const RECORDS: ShardId = ShardId(0);
+
 /// What a replica is made with.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplicaConfig {
@@ -33,6 +36,8 @@ pub struct ReplicaConfig {
     pub leader_wait: Millis,
     /// Bytes of entries that a checkpoint holds and that are kept for members that lack them; who lacks more gets a snapshot.
     pub trailing_bytes: u64,
+    /// Elections that a group remembers; 1 to [`crate::elections::ELECTIONS_MAX`].
+    pub elections_max: usize,
 }
 
 /// What one shard goes on from.
@@ -136,6 +141,11 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
                     shard.elected(&election);
                 }
             }
+            Event::Restore { shard, step, client } => {
+                if let Some(shard) = self.shards.get_mut(&shard) {
+                    shard.restore(step, Some(client), fx);
+                }
+            }
             Event::Transfer { shard, to } => {
                 if let Some(shard) = self.shards.get_mut(&shard) {
                     shard.group_mut().transfer_to(to);
@@ -159,7 +169,34 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
     /// # Errors
     /// A committed entry cannot be applied: the node must stop.
     pub fn poll(&mut self, now: Now, mut seeds: impl FnMut() -> [u8; 16], fx: &mut Effects<S, C>) -> Result<(), Fault> {
-        self.shards.values_mut().try_for_each(|shard| shard.poll(now, &mut seeds, fx))
+        for id in self.shards() {
+            let first = *self.members(RECORDS).restores();
+            let shard = self.shard_mut(id);
+            shard.follow_restores(&first, fx);
+            shard.poll(now, &mut seeds, fx)?;
+        }
+        // What group 0 has just applied holds for all, and for itself, before anything else is submitted.
+        let first = *self.members(RECORDS).restores();
+        self.shards.values_mut().for_each(|shard| shard.follow_restores(&first, fx));
+        Ok(())
+    }
+
+    /// There is nothing staged for the restore that [`Effects::swaps`] asked to finish: the shard gets its state from its leader.
+    ///
+    /// # Panics
+    /// The node does not carry the shard.
+    pub fn ask_for_snapshot(&mut self, shard: ShardId) {
+        self.shard_mut(shard).ask_for_snapshot();
+    }
+
+    /// What was staged for the restore that [`Effects::swaps`] asked to finish is the shard's checkpoint, and `machine` and `members` are
+    /// what it holds. Returns the state before, which the caller should drop where nobody waits. A save in progress has ended without
+    /// success.
+    ///
+    /// # Panics
+    /// The node does not carry the shard, or it finishes no restore.
+    pub fn restored(&mut self, now: Now, shard: ShardId, machine: S, members: Members, fx: &mut Effects<S, C>) -> S {
+        self.shard_mut(shard).restored(now, machine, members, fx)
     }
 
     /// All writes of the effects that `after_sync` belongs to are durable. Returns what may be sent now.

@@ -35,9 +35,10 @@ pub fn restore<S: StateMachine>(
         }
         None => found(checkpoint)?,
     };
-    let machine = S::restore(info, &mut *checkpoint.rows()).map_err(|Unreadable(what)| damaged(what))?;
     let members = Members::decode(&meta.configuration)
         .map_err(|_| damaged("the members in table checkpoint do not read back".into()))?;
+    let info = ShardInfo { incarnation: members.incarnation(info.incarnation), ..info };
+    let machine = S::restore(info, &mut *checkpoint.rows()).map_err(|Unreadable(what)| damaged(what))?;
     log.drop_until(meta.index, meta.term);
     Ok(RestoreShard {
         machine,

@@ -6,16 +6,17 @@
 //! of `keep`, after the sync. A crash between any two of them loses nothing that was promised.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use base::machine::StateMachine;
 use base::rows::Changes;
-use base::{Index, Millis, Mono, ShardId, planted};
+use base::{Index, Millis, Mono, ShardId, Term, planted};
 use storage::StorageError;
 use storage::checkpoint::{Meta, Staged};
 use storage::disk::Disk;
 use storage::wal::{Spare, SpareJob, Wal};
 
-use crate::event::{Client, Effects, Event, MustSync, Now, Write};
+use crate::event::{Client, Effects, Event, MustSync, Now, Swap, Write};
 use crate::members::Members;
 use crate::replica::Replica;
 use crate::shard::Fault;
@@ -43,6 +44,8 @@ pub enum Job<D: Disk> {
     Commit(ShardId, Meta),
     /// A snapshot takes the place of the checkpoint, and of what was written to it and not completed: then [`Runner::installed`].
     Install(ShardId, Box<Staged>),
+    /// What was staged for a restore, in this file, takes the place of the checkpoint, likewise: then [`Runner::restored`].
+    Restore(PathBuf, Box<Swap>),
     /// Something that takes time to drop.
     Drop(Box<dyn Send>),
     /// A file for a later segment of the log: then [`Runner::add_spare`].
@@ -94,9 +97,21 @@ struct Saving {
     committed: bool,
 }
 
+/// A snapshot that has become a checkpoint.
+pub struct Installed {
+    /// Everything up to here is in it.
+    pub index: Index,
+    /// The term of that entry.
+    pub term: Term,
+    /// Since consensus accepted it.
+    pub took: Millis,
+}
+
 /// What a shard goes on with when a snapshot has become its checkpoint.
 struct Installing<S> {
     index: Index,
+    term: Term,
+    since: Mono,
     machine: S,
     members: Members,
     done: Box<dyn FnOnce() + Send>,
@@ -114,6 +129,8 @@ pub struct Runner<S: StateMachine, C, D: Disk> {
     arrived: BTreeMap<ShardId, Box<Arrived<S>>>,
     /// Snapshots that become checkpoints just now.
     installing: BTreeMap<ShardId, Installing<S>>,
+    /// States that were staged for a restore and take their places just now.
+    swapping: BTreeMap<ShardId, S>,
     /// What of this turn's writes must be durable.
     must_sync: MustSync,
     last_sync: Mono,
@@ -146,6 +163,7 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
             wal,
             arrived: BTreeMap::new(),
             installing: BTreeMap::new(),
+            swapping: BTreeMap::new(),
             must_sync: MustSync::Nothing,
             last_sync: now.mono,
             to_save: Vec::new(),
@@ -203,12 +221,12 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
         jobs: &mut impl Jobs<D>,
     ) -> Result<(), Fault> {
         self.replica.poll(now, seeds, &mut self.effects)?;
-        self.install(prepare, jobs);
+        self.install(now, prepare, jobs);
         Ok(())
     }
 
     /// Lets the snapshots that consensus has accepted become checkpoints.
-    fn install(&mut self, prepare: impl Fn(&mut S), jobs: &mut impl Jobs<D>) {
+    fn install(&mut self, now: Now, prepare: impl Fn(&mut S), jobs: &mut impl Jobs<D>) {
         for install in std::mem::take(&mut self.effects.installs) {
             let shard = install.shard;
             let arrived = self.arrived.remove(&shard).expect("consensus accepts what has arrived");
@@ -218,11 +236,21 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
             if self.saving.as_ref().is_some_and(|saving| saving.shard == shard) {
                 self.saving = None;
             }
-            self.installing.insert(shard, Installing { index: install.index, machine, members, done });
+            let (index, term) = (install.index, install.term);
+            self.installing.insert(shard, Installing { index, term, since: now.mono, machine, members, done });
             jobs.queue(Job::Install(shard, Box::new(staged)));
         }
         // The others were not wanted; whoever waits for them is told.
         self.arrived.clear();
+    }
+
+    /// Lets what is staged for a restore, in this file and with this state in it, become the shard's checkpoint, as [`Effects::swaps`] asks.
+    pub fn swap(&mut self, swap: Swap, file: PathBuf, machine: S, jobs: &mut impl Jobs<D>) {
+        if self.saving.as_ref().is_some_and(|saving| saving.shard == swap.shard) {
+            self.saving = None;
+        }
+        self.swapping.insert(swap.shard, machine);
+        jobs.queue(Job::Restore(file, Box::new(swap)));
     }
 
     /// Writes the turn's entries and hard states to the log. Returns how many entries, and whether [`Runner::keep`] must wait for the disk.
@@ -307,6 +335,7 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
         if self.saving.is_none()
             && let Some(shard) = self.to_save.pop()
             && !self.installing.contains_key(&shard)
+            && !self.swapping.contains_key(&shard)
         {
             let (index, term, configuration) = self.replica.freeze(shard);
             // M09: the checkpoint says that it covers one entry more than it does.
@@ -356,18 +385,43 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
         Ok(true)
     }
 
-    /// A snapshot is the shard's checkpoint. Returns its index.
+    /// A snapshot is the shard's checkpoint.
     ///
     /// # Panics
     /// It was not being installed.
-    pub fn installed(&mut self, now: Now, shard: ShardId, jobs: &mut impl Jobs<D>) -> Index {
-        let Installing { index, machine, members, done } =
+    pub fn installed(&mut self, now: Now, shard: ShardId, jobs: &mut impl Jobs<D>) -> Installed {
+        let Installing { index, term, since, machine, members, done } =
             self.installing.remove(&shard).expect("it was being installed");
         let before = self.replica.installed(now, shard, machine, members, &mut self.effects);
         self.kept_from.insert(shard, index.next());
         jobs.queue(Job::Drop(Box::new(before)));
         done();
-        index
+        Installed { index, term, took: now.mono - since }
+    }
+
+    /// What was staged is the shard's checkpoint, with these members. Returns its index.
+    ///
+    /// # Errors
+    /// The disk failed: the node must stop.
+    ///
+    /// # Panics
+    /// It was not asked for.
+    pub fn restored(
+        &mut self,
+        now: Now,
+        shard: ShardId,
+        members: Members,
+        prepare: impl Fn(&mut S),
+        jobs: &mut impl Jobs<D>,
+    ) -> Result<Index, StorageError> {
+        let mut machine = self.swapping.remove(&shard).expect("it was being restored");
+        prepare(&mut machine);
+        let before = self.replica.restored(now, shard, machine, members, &mut self.effects);
+        jobs.queue(Job::Drop(Box::new(before)));
+        let index = self.replica.applied(shard);
+        self.kept_from.insert(shard, index.next());
+        self.wal.release(&self.kept_from)?;
+        Ok(index)
     }
 
     // Stopping and sleeping.

@@ -7,18 +7,19 @@ use base::limits::{BATCH_HELD_MAX, ENTRIES_PER_TURN, LEADERLESS_MAX, UNAPPLIED_B
 use base::log::{Entry, HardState};
 use base::machine::{Admission, Effects as MachineEffects, EntryInfo, StateMachine, WaitKey};
 use base::{Index, Mono, Position, ShardId, Stamps, Term, planted};
-use consensus::codec::{ELECTION, MEMBERS, OPERATIONS};
+use consensus::codec::{ELECTION, MEMBERS, OPERATIONS, RESTORE};
 use consensus::{Group, MemberChange, Message, Progress, Refused, Role, SnapshotOf, Status, Ticket, decode_changes};
 
 use crate::batch::{Batch, Operations, Pending, Retry, operations, read_entry};
 use crate::deadlines::{Clocks, next_proposal};
 use crate::elections::Election;
 use crate::event::{
-    Client, Effects, Freshness, Install, MustSync, Now, Reply, ShardStatus, Transition, Unavailable, Wait, Write,
+    Client, Effects, Freshness, Install, MustSync, Now, Reply, ShardStatus, Swap, Transition, Unavailable, Wait, Write,
 };
 use crate::members::{Member, Members, decode_records, encode_records};
 use crate::reads::{Late, Reads};
 use crate::replica::ReplicaConfig;
+use crate::restores::{RestoreStep, Restores};
 use crate::stamp::Stamper;
 use crate::waiters::{Waiter, Waiters, Wants};
 
@@ -70,6 +71,13 @@ struct Installing {
     messages_after_sync: Vec<Message>,
 }
 
+/// A restore that is being finished.
+struct Restoring<C> {
+    index: Index,
+    term: Term,
+    requests: Vec<Pending<C>>,
+}
+
 /// What a shard begins with.
 pub(crate) struct Start<S> {
     pub(crate) machine: S,
@@ -108,6 +116,16 @@ pub(crate) struct Shard<S: StateMachine, C> {
     /// The last entry proposed here that changes the members, until it is applied.
     changing: Option<Index>,
     installing: Option<Installing>,
+    /// Committed entries that are not applied yet: those behind a restore that is being finished.
+    committed: VecDeque<Entry>,
+    /// The restore that is being finished, and who waits for it.
+    restoring: Option<Restoring<C>>,
+    /// What was staged is not here: the leader is asked for a snapshot.
+    strayed: bool,
+    /// The last entry proposed here that commits a restore, until it is applied. Its clocks are not those of what follows it.
+    swapping: Option<Index>,
+    /// A restore is under way: no operations are taken.
+    held: bool,
     /// An installed snapshot, until what was held back because of it is synced.
     installed: Option<(Index, Ticket)>,
     /// What the save in progress is of.
@@ -151,6 +169,11 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             members,
             changing: None,
             installing: None,
+            committed: VecDeque::new(),
+            restoring: None,
+            strayed: false,
+            swapping: None,
+            held: false,
             installed: None,
             frozen: None,
             checkpoint: applied.0,
@@ -227,6 +250,9 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         if self.draining && wait.is_some() {
             return refuse(fx, client, Unavailable::Draining);
         }
+        if self.held {
+            return refuse(fx, client, Unavailable::Restoring);
+        }
         if !self.takes_writes() {
             return refuse(fx, client, Unavailable::NoLeader);
         }
@@ -287,7 +313,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
     ) {
         let why = if !self.takes_writes() {
             Unavailable::NoLeader
-        } else if self.changing.is_some() || self.members.configuration.is_changing() {
+        } else if self.held || self.changing.is_some() || self.members.configuration.is_changing() {
             Unavailable::Overloaded
         } else {
             let note = encode_records(records.iter());
@@ -303,8 +329,13 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
     }
 
     fn await_change(&mut self, client: Option<C>) {
+        self.changing = Some(self.group.status().last);
+        self.await_last(client);
+    }
+
+    /// Lets a client wait for the entry proposed last.
+    fn await_last(&mut self, client: Option<C>) {
         let (index, term) = (self.group.status().last, self.status.term);
-        self.changing = Some(index);
         let requests = vec![Pending { client, count: 0, retry: None }];
         self.under_way.push_back(UnderWay { index, term, bytes: 0, requests });
     }
@@ -314,6 +345,47 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         let entered = self.members.configuration.is_changing() && self.changing.is_none();
         if entered && self.takes_writes() && self.group.propose_leaving(self.status.term).is_ok() {
             self.await_change(None);
+        }
+    }
+
+    /// Takes note of what group 0 knows of restores: while one is under way there is no room for operations, and where this node leads a
+    /// group that has not committed what group 0 has, it does.
+    pub(crate) fn follow_restores(&mut self, first: &Restores, fx: &mut Effects<S, C>) {
+        let held = !first.lets_write(&self.members.restores);
+        if held && !self.held {
+            let unproposed: Vec<_> = self.batch.drain().collect();
+            self.fail(unproposed, Unavailable::Restoring, fx);
+            for waiter in self.waiters.drain() {
+                refuse(fx, waiter.client, Unavailable::Restoring);
+            }
+        }
+        self.held = held;
+        if let (false, Some(id)) = (first.pending, first.done)
+            && held
+        {
+            self.restore(RestoreStep::Commit(id), None, fx);
+        }
+    }
+
+    /// Proposes a step of a restore.
+    pub(crate) fn restore(&mut self, step: RestoreStep, client: Option<C>, fx: &mut Effects<S, C>) {
+        let why = if !self.takes_writes() {
+            Unavailable::NoLeader
+        } else if self.swapping.is_some() || self.restoring.is_some() || self.changing.is_some() {
+            Unavailable::Overloaded
+        } else {
+            match self.group.propose(self.status.term, step.entry()) {
+                Ok(()) => {
+                    if let RestoreStep::Commit(_) = step {
+                        self.swapping = Some(self.group.status().last);
+                    }
+                    return self.await_last(client);
+                }
+                Err(refused) => unavailable(refused),
+            }
+        };
+        if let Some(client) = client {
+            refuse(fx, client, why);
         }
     }
 
@@ -390,6 +462,10 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         fx: &mut Effects<S, C>,
     ) -> Result<(), Fault> {
         self.heard.get_or_insert(now.mono);
+        if self.strayed && self.restoring.is_some() {
+            // It is asked again until it can be.
+            self.strayed = !self.group.request_snapshot();
+        }
         self.tell(fx);
         self.work(now, fx)?;
         self.follow_status(now, fx);
@@ -416,7 +492,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
     }
 
     fn has_consensus_work(&self) -> bool {
-        self.installing.is_none() && self.group.has_work()
+        self.installing.is_none() && (self.group.has_work() || (self.restoring.is_none() && !self.committed.is_empty()))
     }
 
     /// When the shard wants a turn although nothing happens.
@@ -427,12 +503,21 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
     }
 
     fn next_proposal(&mut self, now: Now) -> Option<Mono> {
+        if self.is_swapping() {
+            return None;
+        }
         let present = self.stamper.as_mut()?.stamp(now);
         let clocks = Clocks { proposed: self.proposed_stamps, applied: self.applied_stamps, present };
         next_proposal(self.machine.next_due(), &clocks, now.mono)
     }
 
+    /// Whether what is proposed now could be applied to another state than the one it is stamped for.
+    fn is_swapping(&self) -> bool {
+        self.swapping.is_some() || self.restoring.is_some()
+    }
+
     fn work(&mut self, now: Now, fx: &mut Effects<S, C>) -> Result<(), Fault> {
+        self.apply_committed(now, fx)?;
         // M10: entries are applied while a snapshot takes the place of the state.
         while (self.installing.is_none() || planted::is(10)) && self.group.has_work() {
             let work = self.group.work();
@@ -465,12 +550,22 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             for (context, index) in work.reads {
                 self.reads.on_confirmed(&context, index);
             }
-            for entry in &work.committed {
-                self.apply(now, entry, fx)?;
-            }
-            if let Some(last) = work.committed.last() {
-                self.group.on_applied(last.index);
-            }
+            self.committed.extend(work.committed);
+            self.apply_committed(now, fx)?;
+        }
+        Ok(())
+    }
+
+    /// Applies what is committed, up to a restore that is to be finished first.
+    fn apply_committed(&mut self, now: Now, fx: &mut Effects<S, C>) -> Result<(), Fault> {
+        let before = self.applied;
+        while self.restoring.is_none()
+            && let Some(entry) = self.committed.pop_front()
+        {
+            self.apply(now, &entry, fx)?;
+        }
+        if self.applied > before {
+            self.group.on_applied(self.applied);
         }
         Ok(())
     }
@@ -478,6 +573,9 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
     fn apply(&mut self, now: Now, entry: &Entry, fx: &mut Effects<S, C>) -> Result<(), Fault> {
         let fault = Fault { shard: self.id, index: entry.index };
         let requests = self.requests_of(entry, fx);
+        if entry.data.first() == Some(&RESTORE) {
+            return self.apply_restore(entry, requests, fx);
+        }
         self.applied = entry.index;
         self.applied_term = entry.term;
         match entry.data.first() {
@@ -500,11 +598,36 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             self.changing = None;
         }
         fx.transitions.push(Transition::Members { shard: self.id, members: self.members.clone() });
+        self.answer(requests, fx);
+        Ok(())
+    }
+
+    fn apply_restore(&mut self, entry: &Entry, requests: Vec<Pending<C>>, fx: &mut Effects<S, C>) -> Result<(), Fault> {
+        let fault = Fault { shard: self.id, index: entry.index };
+        let step = RestoreStep::decode(&entry.data[1..]).map_err(|_| fault)?;
+        if self.swapping.is_some_and(|index| index <= entry.index) {
+            self.swapping = None;
+        }
+        let mut members = self.members.clone();
+        let swaps = members.restores.apply(step, entry.index, self.id == ShardId(0));
+        if let (true, RestoreStep::Commit(id)) = (swaps, step) {
+            // Applied is this entry only with what it brings.
+            self.restoring = Some(Restoring { index: entry.index, term: entry.term, requests });
+            fx.swaps.push(Swap { shard: self.id, id, index: entry.index, term: entry.term, members });
+            return Ok(());
+        }
+        (self.applied, self.applied_term, self.members) = (entry.index, entry.term, members);
+        fx.transitions.push(Transition::Members { shard: self.id, members: self.members.clone() });
+        self.answer(requests, fx);
+        Ok(())
+    }
+
+    /// Tells who waited for an entry without operations that it is applied.
+    fn answer(&self, requests: Vec<Pending<C>>, fx: &mut Effects<S, C>) {
         let position = self.position();
         for client in requests.into_iter().filter_map(|request| request.client) {
             fx.replies.push((client, Reply::Applied { position, outcomes: Vec::new() }));
         }
-        Ok(())
     }
 
     fn apply_election(&mut self, entry: &Entry, fx: &mut Effects<S, C>) -> Result<(), Fault> {
@@ -512,7 +635,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         let mut reader = Reader::new(&entry.data[1..]);
         let election = Election::decode(&mut reader).map_err(|_| fault)?;
         reader.finish().map_err(|_| fault)?;
-        self.members.elections.apply(election);
+        self.members.elections.apply(election, self.config.elections_max);
         fx.transitions.push(Transition::Elections { shard: self.id, elections: self.members.elections.clone() });
         Ok(())
     }
@@ -525,7 +648,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         fx: &mut Effects<S, C>,
     ) -> Result<(), Fault> {
         let fault = Fault { shard: self.id, index: entry.index };
-        let (header, rest) = read_entry(entry.index, &entry.data).map_err(|_| fault)?;
+        let (header, rest) = read_entry(self.members.restores.seen(entry.index), &entry.data).map_err(|_| fault)?;
         // Stamps of another term's leader mean nothing in this one.
         if header.term != entry.term {
             self.skipped += 1;
@@ -645,7 +768,9 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
 
     fn start_leading(&mut self, now: Now, fx: &mut Effects<S, C>) {
         let (shard, term, index) = (self.id, self.status.term, self.applied);
-        self.stamper = Some(Stamper::begin_term(self.applied_stamps, self.heard.unwrap_or(now.mono), now));
+        let mut stamper = Stamper::begin_term(self.applied_stamps, self.heard.unwrap_or(now.mono), now);
+        let (last, resumed) = (self.applied_stamps.lease, stamper.stamp(now).lease);
+        self.stamper = Some(stamper);
         self.proposed_stamps = self.applied_stamps;
         let mut opening = Operations::default();
         let mut operation = Vec::new();
@@ -653,13 +778,15 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             opening.push(|bytes| bytes.extend_from_slice(&operation));
             self.batch.push(opening, Pending { client: None, count: 1, retry: None });
         }
-        fx.transitions.push(Transition::Ready { shard, term, index });
+        let notice = self.machine.on_leader_ready();
+        fx.transitions.push(Transition::Ready { shard, term, index, resumed, counted: resumed - last, notice });
     }
 
     /// What was proposed may still be committed by the next leader, which is seen here when it is applied; so whoever waits for it waits on.
     fn stop_leading(&mut self, fx: &mut Effects<S, C>) {
         self.stamper = None;
         self.changing = None;
+        self.swapping = None;
         let unproposed: Vec<_> = self.batch.drain().collect();
         self.fail(unproposed, Unavailable::NoLeader, fx);
         for waiter in self.waiters.drain() {
@@ -758,11 +885,14 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
     /// would cost every member a sync and a message for each.
     fn next_batch(&self) -> Option<Mono> {
         let held_until = if self.under_way.is_empty() { Mono(0) } else { self.last_batch + BATCH_HELD_MAX };
-        (!self.batch.is_empty() && self.stamper.is_some()).then_some(held_until)
+        (!self.batch.is_empty() && self.stamper.is_some() && !self.is_swapping()).then_some(held_until)
     }
 
     /// Turns what waits into entries, or proposes an empty one if something is due.
     fn propose(&mut self, now: Now, seeds: &mut impl FnMut() -> [u8; 16], fx: &mut Effects<S, C>) {
+        if self.is_swapping() {
+            return;
+        }
         let due = self.batch.is_empty() && self.next_proposal(now).is_some_and(|moment| moment <= now.mono);
         let next_batch = self.next_batch().is_some_and(|moment| moment <= now.mono);
         let Some(stamper) = &mut self.stamper else { return };
@@ -838,6 +968,12 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         let before = std::mem::replace(&mut self.machine, machine);
         self.members = members;
         self.frozen = None;
+        // The snapshot covers them, and a restore among them.
+        self.committed.clear();
+        self.strayed = false;
+        if let Some(Restoring { requests, .. }) = self.restoring.take() {
+            self.fail(requests, Unavailable::Unknown, fx);
+        }
         (self.applied, self.applied_term, self.checkpoint) = (snapshot.index, snapshot.term, snapshot.index);
         self.applied_stamps = self.machine.stamps();
         self.heard = Some(now.mono);
@@ -856,6 +992,36 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         fx.after_sync.tickets.extend(ticket.map(|ticket| (shard, ticket)));
         fx.after_sync.messages.extend(messages_after_sync.into_iter().map(|message| (shard, message)));
         self.installed = ticket.map(|ticket| (snapshot.index, ticket));
+        before
+    }
+
+    /// Nothing is staged here for the restore that is to be finished.
+    pub(crate) fn ask_for_snapshot(&mut self) {
+        self.strayed = true;
+    }
+
+    /// What was staged is the shard's checkpoint now, and `machine` and `members` are what it holds.
+    pub(crate) fn restored(&mut self, now: Now, machine: S, members: Members, fx: &mut Effects<S, C>) -> S {
+        let Restoring { index, term, requests } = self.restoring.take().expect("a restore is being finished");
+        let before = std::mem::replace(&mut self.machine, machine);
+        self.members = members;
+        self.frozen = None;
+        (self.applied, self.applied_term, self.checkpoint) = (index, term, index);
+        self.applied_stamps = self.machine.stamps();
+        self.proposed_stamps = self.applied_stamps;
+        self.heard = Some(now.mono);
+        // The clocks go on from what they showed when the backup was made.
+        if self.stamper.is_some() {
+            self.stamper = Some(Stamper::begin_term(self.applied_stamps, now.mono, now));
+        }
+        self.group.on_applied(index);
+        let configuration = self.members.configuration.clone();
+        self.group.saved(SnapshotOf { index, term, configuration }, self.config.trailing_bytes);
+        for waiter in self.waiters.drain() {
+            refuse(fx, waiter.client, Unavailable::Restoring);
+        }
+        fx.transitions.push(Transition::Members { shard: self.id, members: self.members.clone() });
+        self.answer(requests, fx);
         before
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base::{Index, Millis, ShardId};
 use cluster::backup::{NoBackup, kept, trim};
-use cluster::{Freshness, Handle, Stage, StorageError};
+use cluster::{AlarmKind, Freshness, Handle, Stage, StorageError};
 use queue::{Query, QueueMachine};
 use tokio::sync::oneshot;
 
@@ -84,6 +84,9 @@ async fn run(settings: BackupSettings, node: Handle<QueueMachine>, last: &LastBa
         }
         let due = last.age().is_none_or(|age| age >= interval);
         let leads = node.stage() == Stage::Running && node.leader(ShardId(0)) == node.id();
+        let is_old = leads && last.age().is_some_and(|age| age.0 > 2 * interval.0);
+        let text = is_old.then(|| format!("the last backup in {} is older than two intervals", directory.display()));
+        node.set_alarm(AlarmKind::BackupOld, text);
         // What has failed is not tried again at once: a full disk does not get better by that.
         let rests = failed_at.is_some_and(|at: u64| now().saturating_sub(at) < interval.0.min(60_000));
         if due && leads && !rests {

@@ -8,12 +8,15 @@ pub mod auth;
 mod backups;
 pub mod config;
 pub mod http;
+mod log_lines;
 pub mod metrics;
 pub mod offline;
+pub mod reload;
 mod serve;
 pub mod settings;
 
 pub use backups::BackupSettings;
+pub use log_lines::{LogLines, log_lines};
 pub use serve::{Exit, Server};
 
 /// What a server's settings and end say of its node: whoever starts a server needs no other crate for them.

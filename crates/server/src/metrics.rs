@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use base::Millis;
-use cluster::{Handle, Histogram, Role};
+use cluster::{AlarmKind, Handle, Histogram, Role};
 use queue::outcome::QueueStats;
 use queue::{QueueMachine, Signal, State};
 
@@ -87,6 +87,12 @@ impl Metrics {
         self.render_commands(&mut out);
         self.render_depths(&mut out, queues);
         render_node(&mut out, node, waiting);
+        let (name, alarms) = ("codeq_alarms", node.inspect().alarms());
+        head(&mut out, name, "gauge", "Members that have raised an alarm, as far as this node knows.");
+        for kind in AlarmKind::ALL {
+            let raised = alarms.iter().filter(|alarm| alarm.kind == kind.name()).count();
+            line(&mut out, name, &format!("kind=\"{}\"", kind.name()), raised as f64);
+        }
         if let Some(age) = backup {
             let name = "codeq_backup_age_seconds";
             head(&mut out, name, "gauge", "Since everything was saved last in this node's directory of backups.");

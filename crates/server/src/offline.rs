@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use base::{ScheduleTime, ShardId};
 use cluster::StorageError;
-pub use cluster::backup::{Manifest, NewFile, SavedGroup, Verdict, inspect, verify};
+pub use cluster::backup::{Manifest, NewFile, SavedGroup, Verdict, WholeFile, inspect, verify};
 pub use cluster::recovery::{CheckpointFile, Choice, NewCluster, Survivor, checkpoint_file, choose};
 use queue::{QueueMachine, schema};
 

@@ -11,9 +11,11 @@ use queue::QueueMachine;
 
 use crate::auth::Authenticator;
 use crate::backups::Backups;
-use crate::http::{Epochs, Listener, Shared, Threads, give_back};
+use crate::http::{Epochs, Listener, STREAMS_MAX, Shared, Threads, give_back};
 use crate::metrics::Metrics;
+use crate::reload::{Reload, Watch};
 use crate::settings::Settings;
+use tokio::sync::Semaphore;
 
 /// A running server.
 pub struct Server {
@@ -21,6 +23,8 @@ pub struct Server {
     shared: Arc<Shared>,
     threads: Option<Threads>,
     backups: Option<Backups>,
+    /// Looks at the files that may change.
+    _watch: Watch,
     addr: SocketAddr,
     drain_timeout: Duration,
 }
@@ -94,9 +98,11 @@ impl Server {
             waiting: Default::default(),
             epochs,
             last_backup: Arc::default(),
+            reload: Arc::new(Reload::new(settings.files.clone())),
             node: node.handle().clone(),
             name,
             draining: AtomicBool::new(false),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             settings,
         });
         let threads = listener.start(&shared).map_err(|cause| Exit::Bind(addr, cause))?;
@@ -106,12 +112,18 @@ impl Server {
             .is_some()
             .then(|| Backups::start(settings.clone(), node.handle().clone(), shared.last_backup.clone()));
         let backups = backups.transpose().map_err(|cause| Exit::Start(StartError::Thread(cause)))?;
-        Ok(Server { node, shared, backups, threads: Some(threads), addr, drain_timeout })
+        let watch = Watch::start(shared.reload.clone()).map_err(|cause| Exit::Start(StartError::Thread(cause)))?;
+        Ok(Server { node, _watch: watch, shared, backups, threads: Some(threads), addr, drain_timeout })
     }
 
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Reads files again that may have changed.
+    pub fn reload(&self) -> &Arc<Reload> {
+        &self.shared.reload
     }
 
     /// The node beneath.

@@ -8,6 +8,7 @@ use queue::Policy;
 
 use crate::auth::AuthSettings;
 use crate::backups::BackupSettings;
+use crate::reload::Files;
 
 /// Everything a server is told.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub struct Settings {
     pub follower_redirects: bool,
     /// How long a leader is trusted after a quorum has answered it; below the election timeout.
     pub leader_lease: Millis,
+    /// Files that are read again while the server runs.
+    pub files: Files,
     /// Backups that the server makes by itself.
     pub backup: BackupSettings,
     /// How long a planned stop may take.
@@ -36,6 +39,10 @@ pub struct Settings {
     pub metrics_enabled: bool,
     /// Distinct values of the label `command`; the rest is `other`.
     pub metrics_commands_max: usize,
+    /// Whether `/metrics` asks for a token.
+    pub metrics_need_token: bool,
+    /// It takes no actions on the cluster.
+    pub read_only: bool,
     /// Whether the node may become one of several; only told to whoever asks for the state of Raft.
     pub raft: bool,
 }

@@ -206,6 +206,7 @@ fn another(setting: &Setting, file: &str) -> (String, Vec<(&'static str, String)
         "cluster.promoteLag" => ("5".into(), three()),
         "cluster.promoteAfter" => ("5s".into(), three()),
         "cluster.healthInterval" => ("1s".into(), three()),
+        "cluster.zone" => ("dc2".into(), three()),
         "cluster.electionTimeout" => ("700ms".into(), Vec::new()),
         "cluster.heartbeat" => ("50ms".into(), Vec::new()),
         "queue.backoff.max" => ("20m".into(), Vec::new()),

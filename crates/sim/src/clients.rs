@@ -322,7 +322,6 @@ impl World {
         let (tenant, command) = self.queue_name();
         let shards = self.options.shards;
         let queues = self.options.queues;
-        let tokenless = matches!(self.clients.list[client].kind, Kind::Worker { style: Style::Tokenless, .. });
         let drains = self.healed.is_some();
         let rng = &mut self.clients.rng;
         let everything = rng.one_in(4);
@@ -331,7 +330,7 @@ impl World {
         let wait = rng.one_in(3).then(|| 50 + rng.below(2_000));
         let order = [ClaimOrder::Request, ClaimOrder::Priority, ClaimOrder::Fair][rng.below(3) as usize];
         let any = ShardId(rng.below(shards) as u16);
-        let worker = if tokenless { format!("w{client}") } else { format!("w{client} n={number}") };
+        let worker = format!("w{client} n={number}");
         let (shard, commands): (ShardId, Vec<String>) = if everything {
             (any, Vec::new())
         } else {

@@ -507,7 +507,7 @@ fn told(why: Unavailable) -> Told {
     match why {
         Unavailable::NoLeader => Told::Refused(Refusal::NoLeader),
         Unavailable::Overloaded => Told::Refused(Refusal::Overloaded),
-        Unavailable::Draining => Told::Refused(Refusal::Draining),
+        Unavailable::Draining | Unavailable::Restoring => Told::Refused(Refusal::Draining),
         Unavailable::TooStale => Told::Refused(Refusal::TooStale),
         Unavailable::Unknown => Told::Unknown,
     }

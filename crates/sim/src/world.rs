@@ -483,6 +483,7 @@ impl World {
             lease_renewal: Millis(options.heartbeat_ms),
             leader_wait: Millis(options.leader_wait_ms),
             trailing_bytes: options.trailing_bytes,
+            elections_max: 50,
         };
         let replica = Replica::new(config, shards)
             .map_err(|(shard, lost)| replica::lost_log("its log".into(), shard, lost).to_string())?;
@@ -840,7 +841,7 @@ impl World {
             Job::Write(..) => 300,
             Job::Commit(..) => 2_000,
             Job::Install(..) => 5_000,
-            Job::Drop(_) => 1,
+            Job::Drop(_) | Job::Restore(..) => 1,
             Job::MakeSpare(_) => 1_000,
         };
         let length = (length / 2 + self.rng.below(length + 1)) * self.slowness(n);
@@ -868,7 +869,7 @@ impl World {
         let told = |error: storage::StorageError| error.to_string();
         let of = match &job {
             Job::Write(shard, _) | Job::Commit(shard, _) | Job::Install(shard, _) => process.checkpoints.get_mut(shard),
-            Job::Drop(_) | Job::MakeSpare(_) => None,
+            Job::Drop(_) | Job::Restore(..) | Job::MakeSpare(_) => None,
         };
         let checkpoint = || of.expect("every shard has a checkpoint");
         match job {
@@ -902,6 +903,7 @@ impl World {
                 self.reach("installed");
             }
             Job::Drop(garbage) => drop(garbage),
+            Job::Restore(..) => panic!("nobody restores a simulated cluster"),
             Job::MakeSpare(job) => {
                 let spare = job.run().map_err(told)?;
                 process.controls.push_back(Control::Spare(spare));
@@ -1323,7 +1325,7 @@ impl World {
                     self.cast(n, to, Packet::Ask { greeting: bytes.into() });
                 }
                 Step::Several(_) => {}
-                Step::Conflict(what) => self.tell(|| format!("n{} cannot found: {what}", n + 1)),
+                Step::Conflict(what) => self.tell(|| format!("n{} cannot found: {what:?}", n + 1)),
             }
         }
     }

@@ -182,6 +182,38 @@ impl Read for Backup {
     }
 }
 
+/// A file that is read from its beginning to its end.
+pub struct WholeFile {
+    file: File,
+    length: u64,
+}
+
+impl WholeFile {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn open(path: &Path) -> Result<WholeFile, StorageError> {
+        let open = || -> io::Result<WholeFile> {
+            let file = File::open(path)?;
+            let length = file.metadata()?.len();
+            Ok(WholeFile { file, length })
+        };
+        open().map_err(|cause| StorageError::failed("read", &path.display().to_string(), cause))
+    }
+
+    /// Its size in bytes, when it was opened.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+}
+
+impl Read for WholeFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read(buffer)
+    }
+}
+
 /// The backups that are kept in a directory, with the time each was made at in milliseconds since the Unix epoch; the oldest comes first.
 /// They are told by their names, as [`kept_name`] makes them.
 ///
@@ -333,6 +365,28 @@ impl BackupFile {
         let hash = self.for_each_chunk(part, |bytes| made.write_all(bytes).map_err(failed))?;
         made.sync_all().map_err(failed)?;
         Ok(hash)
+    }
+
+    /// Writes a part somewhere.
+    ///
+    /// # Errors
+    /// A disk failed or is full.
+    pub fn copy(&self, part: &Part, to: &mut NewFile) -> Result<(), StorageError> {
+        let shown = to.partial.display().to_string();
+        let write =
+            |bytes: &[u8]| to.file.write_all(bytes).map_err(|cause| StorageError::failed("write", &shown, cause));
+        self.for_each_chunk(part, write).map(drop)
+    }
+
+    /// Fills the buffer with bytes of a part, from `offset` on, as far as there are any. Returns how many; 0 at the end.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn read_at(&self, part: &Part, offset: u64, buffer: &mut [u8]) -> Result<usize, StorageError> {
+        let left = usize::try_from(part.length.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let length = left.min(buffer.len());
+        self.file.read_exact_at(&mut buffer[..length], part.offset + offset).map_err(|cause| self.failed(cause))?;
+        Ok(length)
     }
 
     fn for_each_chunk(

@@ -3,7 +3,8 @@
 //! A data directory holds, for all shards of a node together, one write-ahead log ([`wal`]); for each shard one SQLite file with its last
 //! checkpoint ([`checkpoint`]); the [`identity`] of the node, and a lock. An operation is durable when its entry is synced in the log;
 //! a restart reads the checkpoints and replays the log's tail. Another node gets a checkpoint as a snapshot, which it installs in the place
-//! of its own; an operator gets copies of all of them as a [`backup`].
+//! of its own; an operator gets copies of all of them as a [`backup`], whose parts wait in
+//! [`staging`] when they are to take the checkpoints' places.
 //!
 //! Beside them, [`records`] keep what a node has seen, for people; nothing depends on them.
 //!
@@ -17,6 +18,8 @@ pub mod disk;
 mod error;
 pub mod identity;
 pub mod records;
+pub mod space;
+pub mod staging;
 pub mod wal;
 
 pub use error::StorageError;

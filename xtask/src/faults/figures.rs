@@ -67,6 +67,15 @@ impl Figures {
         self.0.push(took);
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// How many took longer.
+    pub(super) fn longer_than(&self, longest: Duration) -> usize {
+        self.0.iter().filter(|took| **took > longest).count()
+    }
+
     /// The smallest one that this share of all does not exceed.
     fn percentile(&self, percent: usize) -> Duration {
         let mut sorted = self.0.clone();

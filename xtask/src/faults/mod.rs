@@ -9,9 +9,12 @@ mod disk;
 mod elections;
 mod figures;
 mod links;
+mod members;
 mod netsplits;
 mod newcomer;
 mod pauses;
+mod samples;
+mod stories;
 mod takeover;
 
 use std::path::{Path, PathBuf};
@@ -34,6 +37,9 @@ pub(crate) struct FaultsArgs {
     /// Rounds of each scenario; absent: as many as its figures need.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rounds: Option<u32>,
+    /// The program to run. Absent: it is built as it is shipped.
+    #[arg(long)]
+    program: Option<PathBuf>,
     /// One round or two of each, and few tasks: whether it works.
     #[arg(long)]
     quick: bool,
@@ -48,7 +54,7 @@ pub(crate) struct FaultsArgs {
 impl FaultsArgs {
     /// All scenarios, briefly, for every change.
     pub(crate) fn quick() -> FaultsArgs {
-        FaultsArgs { only: Vec::new(), rounds: None, quick: true, seed: None, connections: 12 }
+        FaultsArgs { only: Vec::new(), rounds: None, program: None, quick: true, seed: None, connections: 12 }
     }
 }
 
@@ -71,6 +77,14 @@ enum Scenario {
     TakeOver,
     /// A node loses its disk and comes back while there are many tasks.
     Snapshot,
+    /// Leaders are killed, held up and asked to hand over, with one group and with four: what the nodes tell of it, and who says it leads.
+    Elections,
+    /// Each node in turn loses its disk and comes back.
+    Wipe,
+    /// Members are removed, demoted, promoted, made to lead, at random and with kills.
+    Members,
+    /// Leadership is handed over by hand, again and again.
+    Transfers,
 }
 
 /// What scenarios need to know.
@@ -90,7 +104,7 @@ const COMMANDS: u64 = 6;
 /// # Errors
 /// Something that a scenario asserts does not hold.
 pub(crate) fn run(args: &FaultsArgs) -> Result<()> {
-    let codeq = build_codeq()?;
+    let codeq = args.program.clone().map_or_else(build_codeq, Ok)?;
     let seed = args.seed.unwrap_or_else(|| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         now.map_or(1, |since| base::rng::mix(since.as_nanos() as u64) >> 32)
@@ -111,6 +125,10 @@ pub(crate) fn run(args: &FaultsArgs) -> Result<()> {
             Scenario::DiskFull => disk::disk_full(&run),
             Scenario::TakeOver => takeover::take_over(&run),
             Scenario::Snapshot => newcomer::snapshot(&run),
+            Scenario::Elections => stories::elections(&run),
+            Scenario::Wipe => members::wipe(&run),
+            Scenario::Members => members::members_at_random(&run),
+            Scenario::Transfers => members::transfers(&run),
         };
         done.with_context(|| {
             let logs = Cluster::logs(&name);

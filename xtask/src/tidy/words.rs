@@ -110,7 +110,9 @@ const FILES_IN_STORAGE: Ban = Ban {
     code: Code::Shipped,
     except: &[
         ("crates/server/src/config/", "settings and tokens may stand in files, which are read once at start"),
+        ("crates/server/src/reload.rs", "certificates and tokens are read from files, and again when they change"),
         ("crates/cli/src/endpoint.rs", "the same holds for the token of a command"),
+        ("crates/cli/src/tls_init.rs", "certificates and keys are made for other machines, not for this one's data"),
         ("crates/cli/src/dev/", "who starts several nodes keeps beside their directories where they reach each other"),
     ],
 };

@@ -33,12 +33,15 @@ const ROWS: &[Row<Story>] = &[
     Row { number: "CD6", command: "docker exec node-a codeq join ADDRESS-OF-B ADDRESS-OF-C", run: join },
     Row { number: "CD7", command: "codeq members on all", run: members_together },
     Row { number: "CD8", command: "the log of CD2", run: story_in_the_log },
+    Row { number: "CD9", command: "codeq cluster timeline --last 1 on each", run: timeline },
     Row { number: "CD18", command: "codeq members -o json; curl :8180/cluster/nodes", run: members_as_json },
     Row { number: "CD14", command: "docker stop the leader", run: stop_leader },
     Row { number: "CD16", command: "docker compose restart", run: restart },
     Row { number: "CD17", command: "node-c with an empty directory; codeq join node-a there", run: empty_directory },
+    Row { number: "CD15", command: "a fourth node with expect 3; codeq join node-a there", run: fourth },
     Row { number: "CD10", command: "fresh, by names from node-b; from two at once; once more", run: join_elsewhere },
     Row { number: "CD11", command: "fresh; with one dead address; with only dead ones", run: dead_addresses },
+    Row { number: "CD13", command: "fresh at level info; codeq monitor --level debug", run: story_at_info },
     Row { number: "CD12", command: "fresh; node-c expects 5; join", run: other_expectation },
     Row { number: "CD19", command: "docker compose down", run: down },
 ];
@@ -191,6 +194,95 @@ fn story_in_the_log(story: &mut Story) -> Result<String> {
     Ok(format!("wait, candidate, elected leader {leader}, received append entries, in this order"))
 }
 
+/// The text of a log from the first line that has one word on, and all behind it that have one of these, by their order in `words`.
+fn order(log: &[String], words: &[String]) -> Vec<Option<usize>> {
+    words.iter().map(|word| log.iter().position(|line| line.contains(word.as_str()))).collect()
+}
+
+fn timeline(story: &mut Story) -> Result<String> {
+    let nodes = &story.nodes;
+    let told = |place| -> Result<Value> {
+        Ok(serde_json::from_str(&said(nodes, place, &["cluster", "timeline", "--last", "1", "-o", "json"])?)?)
+    };
+    let first = eventually(ELECTED_MAX, || {
+        let all = (0..3).map(told).collect::<Result<Vec<_>>>()?;
+        ensure!(all.iter().all(|one| *one == all[0]), "the nodes tell different things");
+        ensure!(list(&all[0]["missing"])?.is_empty(), "{} are missing", all[0]["missing"]);
+        ensure!(all[0]["elections"][0]["election"]["readyMs"].is_u64(), "{}", all[0]);
+        Ok(all[0].clone())
+    })?;
+    let drawn =
+        (0..3).map(|place| said(nodes, place, &["cluster", "timeline", "--last", "1"])).collect::<Result<Vec<_>>>()?;
+    ensure!(drawn.iter().all(|one| *one == drawn[0]), "{drawn:?}");
+    let election = &first["elections"][0]["election"];
+    let (winner, term) = (text(&election["leader"])?, number(&election["term"])?);
+    let place = (0..3).find(|place| nodes.name(*place) == winner).context("it is one of them")?;
+    let log = nodes.log(place)?;
+    let words = [
+        format!("candidate in term {term}"),
+        format!("election won in term {term}"),
+        format!("elected leader {winner} in term {term}"),
+        "writes accepted".to_owned(),
+    ];
+    let places = order(&log, &words);
+    ensure!(places.iter().all(Option::is_some) && places.is_sorted(), "{words:?} at {places:?}:\n{}", log.join("\n"));
+    let names = ["raft.candidate", "raft.election.won", "raft.leader.elected", "raft.leader.ready"];
+    let events = list(&first["elections"][0]["events"])?;
+    let of_winner =
+        |name: &&str| events.iter().position(|event| event["event"] == **name && event["node"] == winner.as_str());
+    let told: Vec<Option<usize>> = names.iter().map(of_winner).collect();
+    ensure!(told.iter().all(Option::is_some) && told.is_sorted(), "{names:?} at {told:?} in {first}");
+    // Its own vote is one of those it has counted in its log.
+    let votes = list(&election["votes"])?.iter().filter(|vote| vote["granted"] == true).count();
+    ensure!(log.iter().any(|line| line.contains(&format!("in term {term}, tally {votes}"))), "{votes} votes: {first}");
+    Ok(format!("the same on each: {winner} has won term {term} with {votes} votes, in the order of its log"))
+}
+
+/// From the beginning of a watch to its first line: nodes tell each other every few seconds how they are.
+const WATCHING_MAX: Duration = Duration::from_secs(15);
+
+fn story_at_info(story: &mut Story) -> Result<String> {
+    let nodes = &mut story.nodes;
+    (0..3).for_each(|place| nodes.set(place, "CODEQ_LOG_LEVEL", "info"));
+    fresh(nodes)?;
+    let peers: Vec<String> = (0..3).map(|place| nodes.peer(place).to_owned()).collect();
+    said(nodes, 0, &["join", &peers[1], &peers[2]])?;
+    let (_, seen) = together(nodes)?;
+    let leader = (0..3).find(|place| seen["leader"] == nodes.name(*place)).context("one leads")?;
+    nodes.logged(leader, "writes accepted", ELECTED_MAX)?;
+    let log = nodes.log(leader)?;
+    let words = ["pre-vote started", "candidate in term", "election won", "elected leader", "writes accepted"];
+    let places = order(&log, &words.map(str::to_owned));
+    ensure!(places.iter().all(Option::is_some) && places.is_sorted(), "{words:?} at {places:?}:\n{}", log.join("\n"));
+    for place in 0..3 {
+        let votes = nodes.log(place)?.into_iter().find(|line| line.contains("vote granted by"));
+        ensure!(votes.is_none(), "{} tells of votes: {votes:?}", nodes.name(place));
+    }
+    let others = [(leader + 1) % 3, (leader + 2) % 3];
+    let watching = others.map(|place| nodes.watching(place, &["monitor", "--level", "debug", "--json"]));
+    let watching = watching.into_iter().collect::<Result<Vec<_>>>()?;
+    eventually(WATCHING_MAX, || {
+        ensure!(watching.iter().all(|one| !one.lines().is_empty()), "nothing is shown");
+        Ok(())
+    })?;
+    nodes.stop(leader)?;
+    let votes = eventually(ELECTED_MAX, || {
+        let lines: Vec<String> = watching.iter().flat_map(|one| one.lines()).collect();
+        let shown = |event: &str| lines.iter().filter(|line| line.contains(&format!("\"event\":\"{event}\""))).count();
+        let (cast, received) = (shown("raft.vote.cast"), shown("raft.vote.received"));
+        ensure!(cast > 0 && received > 1, "{cast} votes cast and {received} received in {lines:?}");
+        Ok((cast, received))
+    })?;
+    drop(watching);
+    nodes.start(leader)?;
+    together(nodes)?;
+    (0..3).for_each(|place| nodes.set(place, "CODEQ_LOG_LEVEL", "debug"));
+    let (cast, received) = votes;
+    Ok(format!(
+        "complete without the votes; the monitor shows {cast} cast and {received} received in the second election"
+    ))
+}
+
 /// Without what is older a moment later.
 fn without_ages(value: &Value) -> Value {
     match value {
@@ -271,6 +363,41 @@ fn empty_directory(story: &mut Story) -> Result<String> {
     ))
 }
 
+fn fourth(story: &mut Story) -> Result<String> {
+    let nodes = &story.nodes;
+    let before = nodes.page(0, "/cluster/nodes")?["clusterId"].clone();
+    let extra = nodes.extra("node-d")?;
+    let a = nodes.peer(0).to_owned();
+    // Until it listens.
+    eventually(READY_MAX, || {
+        let joined = extra.codeq(&["join", &a])?;
+        ensure!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
+        Ok(())
+    })?;
+    let begun = Instant::now();
+    let status = |nodes: &Nodes| -> Result<Value> {
+        let seen = nodes.page(0, "/cluster/nodes")?;
+        ensure!(seen["clusterId"] == before, "{seen}");
+        let node = list(&seen["nodes"])?.iter().find(|node| node["name"] == "node-d").cloned();
+        node.with_context(|| format!("it is no member: {seen}"))
+    };
+    let first = eventually(VOTER_MAX, || status(nodes))?;
+    eventually(VOTER_MAX, || {
+        let node = status(nodes)?;
+        ensure!(node["voter"] == true && node["healthy"] == true, "{node}");
+        Ok(())
+    })?;
+    let took = begun.elapsed();
+    let log = extra.lines()?;
+    ensure!(!log.iter().any(|line| line.contains("cluster formed")), "it has founded one:\n{}", log.join("\n"));
+    said(nodes, 1, &["member", "remove", "node-d"])?;
+    Ok(format!(
+        "first seen as {}, a voter after {:.1} s, the same cluster; removed again",
+        first["status"],
+        took.as_secs_f64()
+    ))
+}
+
 /// Three nodes that know nothing, again.
 fn fresh(nodes: &mut Nodes) -> Result<()> {
     nodes.forget()?;
@@ -305,10 +432,11 @@ fn join_elsewhere(story: &mut Story) -> Result<String> {
 fn dead_addresses(story: &mut Story) -> Result<String> {
     let nodes = &mut story.nodes;
     fresh(nodes)?;
-    let dead = "127.0.0.1:9";
-    let none = nodes.codeq_at(0, &["join", dead])?;
+    let [dead, gone] = ["127.0.0.1:9", "127.0.0.1:10"];
+    let none = nodes.codeq_at(0, &["join", dead, gone])?;
     let complained = String::from_utf8_lossy(&none.stderr).into_owned();
-    ensure!(!none.status.success() && complained.contains(dead), "{}: {complained}", none.status);
+    let names_all = complained.contains(dead) && complained.contains(gone);
+    ensure!(none.status.code() == Some(1) && names_all, "{}: {complained}", none.status);
     let (b, c) = (nodes.peer(1).to_owned(), nodes.peer(2).to_owned());
     let some = said(nodes, 0, &["join", &b, dead, &c])?;
     ensure!(some.contains(dead) && some.contains("2 of 3"), "{some}");

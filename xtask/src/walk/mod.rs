@@ -7,9 +7,10 @@ mod bad_config;
 mod cd;
 mod cq;
 mod files;
-mod nodes;
+pub(crate) mod nodes;
 mod os;
-mod page;
+mod os_operate;
+pub(crate) mod page;
 mod pull_request;
 mod rb;
 mod tests;
@@ -29,13 +30,13 @@ use crate::process::build_codeq;
 
 use crate::walk::nodes::Driver;
 
-pub(crate) use nodes::eventually;
+pub(crate) use nodes::{eventually, send_as};
 
 const TASKS: &str = "/v1/codeq/tasks";
 const STATUS: &str = "/v1/codeq/raft/status";
 
 /// Longest a cluster of three may take to take writes.
-const READY_MAX: Duration = Duration::from_secs(10);
+pub(crate) const READY_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Args)]
 pub(crate) struct WalkArgs {
@@ -54,6 +55,9 @@ pub(crate) struct WalkArgs {
     /// Fails if a row could not be walked.
     #[arg(long)]
     strict: bool,
+    /// What is waited for may take so many times as long: on a machine that has other work.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    slower: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -77,7 +81,7 @@ enum Table {
 impl WalkArgs {
     /// Every table, a few times.
     pub(crate) fn all() -> WalkArgs {
-        WalkArgs { table: Table::All, program: None, long: false, driver: Driver::Process, strict: false }
+        WalkArgs { table: Table::All, program: None, long: false, driver: Driver::Process, strict: false, slower: 1 }
     }
 }
 
@@ -96,6 +100,7 @@ struct Row<S> {
 /// A row does not show what it must.
 pub(crate) fn run(args: &WalkArgs) -> Result<()> {
     let codeq = args.program.clone().map_or_else(build_codeq, Ok)?;
+    nodes::allow_slower(args.slower);
     let _engine = match args.driver {
         Driver::Process => None,
         Driver::Docker => {
@@ -115,9 +120,12 @@ pub(crate) fn run(args: &WalkArgs) -> Result<()> {
     }
     if is(Table::Rb) {
         skipped += match args.driver {
-            Driver::Process => rb::walk(&codeq, args.program.is_some())?,
+            Driver::Process => rb::walk(&codeq, args.program.is_some(), args.long)?,
             Driver::Docker => rb::walk_containers(&codeq)?,
         };
+    }
+    if of_processes(Table::Rb) {
+        tests::walk_crate()?;
     }
     if is(Table::Files) {
         skipped += files::walk(args.driver)?;

@@ -17,8 +17,9 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::compose::{Changes, Project};
-use crate::docker::ended;
+use crate::docker::{docker, ended, logs};
 use crate::http::{Answer, Client};
+use crate::image::TAGS;
 use crate::process::Folder;
 use crate::walk::bad_config;
 use crate::walk::page::Page;
@@ -131,7 +132,7 @@ impl Process {
     /// # Errors
     /// It goes on for longer than `longest`; then it is killed.
     pub(crate) fn end(mut self, longest: Duration) -> Result<End> {
-        let begun = Instant::now();
+        let (begun, longest) = (Instant::now(), allowed(longest));
         loop {
             if let Some(status) = self.child.try_wait()? {
                 for reader in self.readers.drain(..) {
@@ -151,6 +152,52 @@ impl Drop for Process {
         // It may be gone already, which is all that is wanted.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A node beside those of a page; it is gone when this is dropped.
+pub(crate) enum Extra {
+    Process {
+        codeq: PathBuf,
+        variables: BTreeMap<String, String>,
+        process: Process,
+    },
+    /// Its name.
+    Container(String),
+}
+
+impl Extra {
+    /// The command as somebody on the node's machine gives it.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub(crate) fn codeq(&self, arguments: &[&str]) -> Result<Output> {
+        match self {
+            Extra::Process { codeq, variables, .. } => {
+                ended(Command::new(codeq).args(arguments).env_clear().envs(variables))
+            }
+            Extra::Container(name) => ended(Command::new("docker").args(["exec", name, "codeq"]).args(arguments)),
+        }
+    }
+
+    /// What it has printed.
+    ///
+    /// # Errors
+    /// There is no such container.
+    pub(crate) fn lines(&self) -> Result<Vec<String>> {
+        match self {
+            Extra::Process { process, .. } => Ok(process.lines()),
+            Extra::Container(name) => logs(name, None),
+        }
+    }
+}
+
+impl Drop for Extra {
+    fn drop(&mut self) {
+        if let Extra::Container(name) = self {
+            // It may be gone already, which is all that is wanted.
+            let _ = docker(&["rm", "--force", "--volumes", name]);
+        }
     }
 }
 
@@ -268,6 +315,43 @@ impl Nodes {
         format!("http://localhost:{}", self.http(place).port())
     }
 
+    /// One more node beside those of the page, with the settings of the last of them and a name of its own.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(crate) fn extra(&self, name: &str) -> Result<Extra> {
+        let place = self.nodes.len() - 1;
+        let mut variables = self.nodes[place].variables.clone();
+        match &self.host {
+            Host::Processes(folder) => {
+                let ports = free_ports(2)?;
+                let peer = format!("127.0.0.1:{}", ports[0]);
+                variables.insert("CODEQ_NODE_ID".into(), name.into());
+                variables.insert("CODEQ_DATA_DIR".into(), folder.within(name).display().to_string());
+                variables.insert("CODEQ_RAFT_ADDR".into(), peer);
+                variables.insert("PORT".into(), ports[1].to_string());
+                variables.insert("CODEQ_PUBLIC_URL".into(), format!("http://localhost:{}", ports[1]));
+                let process = Process::start(&self.codeq, &["serve"], &variables)?;
+                Ok(Extra::Process { codeq: self.codeq.clone(), variables, process })
+            }
+            Host::Containers(project) => {
+                let network = "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}";
+                let network = project.look(self.name(place), network)?;
+                let settings = project.look(self.name(place), "{{json .Config.Env}}")?;
+                let settings: Vec<String> = serde_json::from_str(&settings)?;
+                let own = [format!("CODEQ_NODE_ID={name}"), format!("CODEQ_PUBLIC_URL=http://{name}:8080")];
+                let container = format!("{}-{name}", project.name());
+                let settings = settings.iter().chain(&own).flat_map(|setting| ["--env", setting]);
+                let mut arguments = vec!["run", "--detach", "--name", &container, "--hostname", name];
+                arguments.extend(["--network", &network, "--network-alias", name]);
+                arguments.extend(settings);
+                arguments.push(TAGS[1]);
+                docker(&arguments)?;
+                Ok(Extra::Container(container))
+            }
+        }
+    }
+
     /// Those that run.
     pub(crate) fn running(&self) -> Vec<usize> {
         (0..self.nodes.len()).filter(|place| self.nodes[*place].running.is_some()).collect()
@@ -382,6 +466,27 @@ impl Nodes {
         Ok(begun.elapsed())
     }
 
+    /// Waits until a node has ended by itself. Returns its exit status.
+    ///
+    /// # Errors
+    /// It goes on for longer than `longest`.
+    pub(crate) fn ended(&mut self, place: usize, longest: Duration) -> Result<Option<i32>> {
+        match (self.take(place)?, &self.host) {
+            (Running::Process(process), _) => Ok(process.end(longest)?.status.code()),
+            (Running::Container, Host::Containers(project)) => {
+                // It may have been started again since, and have ended again.
+                let status = eventually(longest, || {
+                    let status: i32 = project.look(self.name(place), "{{.State.ExitCode}}")?.parse()?;
+                    ensure!(status != 0, "{} goes on", self.name(place));
+                    Ok(status)
+                })?;
+                project.run(&["stop", self.name(place)])?;
+                Ok(Some(status))
+            }
+            (Running::Container, Host::Processes(_)) => bail!("processes run in no container"),
+        }
+    }
+
     /// `docker compose kill`
     ///
     /// # Errors
@@ -431,7 +536,7 @@ impl Nodes {
             let names: Vec<&str> = places.iter().map(|place| self.name(*place)).collect();
             let begun = Instant::now();
             project.stop(&names)?;
-            ensure!(begun.elapsed() <= STOP_MAX + COMPOSE_MAX, "they have ended after {:?}", begun.elapsed());
+            ensure!(begun.elapsed() <= allowed(STOP_MAX + COMPOSE_MAX), "they have ended after {:?}", begun.elapsed());
             places.iter().for_each(|place| self.nodes[*place].running = None);
             return Ok(());
         }
@@ -480,6 +585,22 @@ impl Nodes {
                 let mut command = Command::new(&self.codeq);
                 ended(command.args(arguments).env_clear().envs(&self.nodes[place].variables))
             }
+        }
+    }
+
+    /// A command as somebody on the node's machine gives it, that goes on until it is dropped.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub(crate) fn watching(&self, place: usize, arguments: &[&str]) -> Result<Process> {
+        match &self.host {
+            Host::Containers(project) => {
+                let container = project.container(self.name(place))?;
+                let path = std::env::var("PATH").map(|path| ("PATH".to_owned(), path));
+                let variables = path.into_iter().collect();
+                Process::start(Path::new("docker"), &[&["exec", &container, "codeq"], arguments].concat(), &variables)
+            }
+            Host::Processes(_) => Process::start(&self.codeq, arguments, &self.nodes[place].variables),
         }
     }
 
@@ -568,11 +689,30 @@ pub(crate) fn send_as(addr: SocketAddr, token: Option<&str>, method: &str, path:
     Ok(client.send_with(method, path, &headers, body)?)
 }
 
+/// How many times as long everything may take: on a machine that has other work, or with a program that is not built as it is shipped.
+static SLOWER: AtomicU32 = AtomicU32::new(1);
+
+/// From now on everything that is waited for may take so many times as long.
+pub(crate) fn allow_slower(times: u32) {
+    SLOWER.store(times, Ordering::Relaxed);
+}
+
+/// How long something may take here that may take so long elsewhere.
+pub(crate) fn allowed(longest: Duration) -> Duration {
+    longest * slower()
+}
+
+/// How many times as long things may take here.
+pub(crate) fn slower() -> u32 {
+    SLOWER.load(Ordering::Relaxed)
+}
+
 /// Tries until it works.
 ///
 /// # Errors
 /// The last failure, when time is over.
 pub(crate) fn eventually<T>(longest: Duration, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    let longest = allowed(longest);
     let begun = Instant::now();
     loop {
         match attempt() {

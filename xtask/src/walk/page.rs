@@ -95,6 +95,7 @@ impl Page {
                 ("CODEQ_DATA_DIR", data.into()),
                 ("RAFT_BIND_ADDR", own_peer),
                 ("RAFT_NODES", founders),
+                ("CODEQ_RAFT_STATUS_LOG", "5s".into()),
             ],
             Page::Listed => vec![
                 ("CODEQ_NODE_ID", names[place].into()),

@@ -11,16 +11,18 @@ use serde_json::{Value, json};
 
 use crate::docker::printed;
 use crate::http::Client;
+use crate::process::Folder;
 use crate::repository::root;
 use crate::walk::bad_config::ended;
 use crate::walk::nodes::{Driver, End, Nodes, STOP_MAX, eventually, free_ports};
 use crate::walk::page::Page;
-use crate::walk::{READY_MAX, Row, STATUS, Skipped, TASKS, expect, list, number, text, walk_rows};
+use crate::walk::{READY_MAX, Row, STATUS, Skip, Skipped, TASKS, expect, list, number, text, walk_rows};
 
 struct Story {
     codeq: PathBuf,
     /// The program was given, so nothing is built.
     given: bool,
+    long: bool,
     /// One node that nothing was said to but where its data is.
     one: Nodes,
     /// What it was when it ran first.
@@ -32,13 +34,13 @@ struct Story {
 ///
 /// # Errors
 /// A row does not show what it must.
-pub(crate) fn walk(codeq: &Path, given: bool) -> Result<Skipped> {
+pub(crate) fn walk(codeq: &Path, given: bool, long: bool) -> Result<Skipped> {
     let mut one = Nodes::of(Page::Listed, Driver::Process, codeq, "walk-rb-one")?;
     for name in ["CODEQ_INITIAL_CLUSTER", "CODEQ_RAFT_ADDR", "CODEQ_CLUSTER_TOKEN"] {
         one.unset(0, name);
     }
     let three = Nodes::of(Page::Listed, Driver::Process, codeq, "walk-rb")?;
-    let mut story = Story { codeq: codeq.to_owned(), given, one, first: Value::Null, three };
+    let mut story = Story { codeq: codeq.to_owned(), given, long, one, first: Value::Null, three };
     walk_rows("raftbase", ROWS, &mut story)
 }
 
@@ -48,6 +50,7 @@ const ROWS: &[Row<Story>] = &[
     Row { number: "RB3", command: "curl -s :8080/cluster/nodes", run: one_node },
     Row { number: "RB4", command: "Ctrl-C", run: stop_one },
     Row { number: "RB5", command: "codeq serve again", run: run_again },
+    Row { number: "RB6", command: "codeq serve --help", run: help },
     Row {
         number: "RB7", command: "codeq serve --node-id n1 … --initial-cluster n1=…,n2=…,n3=…", run: first_of_three
     },
@@ -59,10 +62,16 @@ const ROWS: &[Row<Story>] = &[
     },
     Row { number: "RB11", command: "a fourth with another --cluster-token", run: another_token },
     Row { number: "RB12", command: "a second process on data/n1; a port in use", run: in_use },
+    Row {
+        number: "RB13",
+        command: "--raft-addr localhost:PORT; 0.0.0.0:PORT with and without --raft-advertise",
+        run: peer_addresses,
+    },
     Row { number: "RB14", command: "--log-format json; --log-level error", run: logs },
     Row { number: "RB15", command: "SIGTERM to the leader, clients writing at the others", run: stop_leader },
     Row { number: "RB16", command: "kill -9 the leader", run: kill_leader },
     Row { number: "RB9", command: "RB7 and RB8 in the other five orders", run: other_orders },
+    Row { number: "RB17", command: "make test-unit; make fmt; make clean", run: make_tests },
 ];
 
 fn make(story: &mut Story) -> Result<String> {
@@ -131,7 +140,7 @@ fn first_of_three(story: &mut Story) -> Result<String> {
     let why = eventually(STARTED_MAX, || {
         let ready = nodes.get(0, "/readyz")?;
         let text = String::from_utf8(ready.body.clone())?;
-        ensure!(ready.status == 503 && text.contains("not joined"), "{ready}");
+        ensure!(ready.status == 503 && text.contains("n2 and n3 are missing"), "{ready}");
         Ok(text)
     })?;
     ensure!(nodes.page(0, "/cluster/nodes")?["term"] == 0, "there was an election");
@@ -226,6 +235,116 @@ fn another_token(story: &mut Story) -> Result<String> {
 
 fn list_of(nodes: &Nodes) -> Result<Vec<Value>> {
     Ok(list(&nodes.page(0, "/cluster/nodes")?["nodes"])?.to_vec())
+}
+
+/// Settings of a cluster of which a flag, a variable and a default are told; those of which nothing is told are not there.
+const SETTINGS: [&str; 30] = [
+    "node-id",
+    "data-dir",
+    "shards",
+    "storage",
+    "http-addr",
+    "http-advertise",
+    "public-url",
+    "raft-addr",
+    "raft-advertise",
+    "initial-cluster",
+    "peer-http",
+    "bootstrap",
+    "raft",
+    "initial-cluster-state",
+    "cluster-token",
+    "cluster-secret-file",
+    "bootstrap-expect",
+    "join",
+    "join-timeout",
+    "election-timeout",
+    "heartbeat",
+    "leader-lease",
+    "propose-timeout",
+    "leader-wait",
+    "drain-timeout",
+    "follower-writes",
+    "promote-lag",
+    "promote-after",
+    "health-interval",
+    "zone",
+];
+
+fn help(story: &mut Story) -> Result<String> {
+    let help = printed(Command::new(&story.codeq).args(["serve", "--help"]))?;
+    let mut flags = 0;
+    // A flag stands on a line of its own, and what it means on the next one.
+    let lines: Vec<&str> = help.lines().map(str::trim).collect();
+    for pair in lines.windows(2).filter(|pair| pair[0].starts_with("--") && !pair[0].starts_with("--config")) {
+        ensure!(pair[1].contains("Environment: "), "{} has no variable: {}", pair[0], pair[1]);
+        flags += 1;
+    }
+    for name in SETTINGS {
+        let flag = format!("--{name} ");
+        let meaning =
+            lines.windows(2).find(|pair| pair[0].starts_with(&flag) || pair[0].starts_with(&format!("--{name} [")));
+        meaning.with_context(|| format!("there is no {flag}in {help}"))?;
+    }
+    let defaults = lines.iter().filter(|line| line.contains("[default: ")).count();
+    ensure!(defaults > SETTINGS.len(), "{defaults} defaults are told");
+    Ok(format!("{flags} flags, each with its variable; {defaults} with a default, the others have none"))
+}
+
+fn peer_addresses(story: &mut Story) -> Result<String> {
+    for all_interfaces in [false, true] {
+        let ports = free_ports(2)?;
+        let mut nodes = Nodes::of(Page::Listed, Driver::Process, &story.codeq, "walk-rb-addr")?;
+        let named = format!("localhost:{}", ports[0]);
+        nodes.set(0, "CODEQ_INITIAL_CLUSTER", &format!("n1={named}"));
+        let listens = if all_interfaces { format!("0.0.0.0:{}", ports[0]) } else { named.clone() };
+        nodes.set(0, "CODEQ_RAFT_ADDR", &listens);
+        nodes.set(0, "CODEQ_RAFT_ADVERTISE", &named);
+        nodes.start(0)?;
+        nodes.ready(&[0], READY_MAX)?;
+        let node = nodes.page(0, "/cluster/nodes")?["nodes"][0].clone();
+        ensure!(node["raftAddr"] == named, "{node}");
+    }
+    let port = free_ports(1)?[0];
+    let arguments = ["--raft-addr", &format!("0.0.0.0:{port}"), "--node-id", "n1"];
+    let refused = ended_with(&story.codeq, &arguments, 2, &["--raft-advertise"])?;
+    Ok(format!("works; works; {refused}"))
+}
+
+fn ended_with(codeq: &Path, arguments: &[&str], status: i32, named: &[&str]) -> Result<String> {
+    ended(codeq, arguments, &BTreeMap::new(), status, named)
+}
+
+/// After the build, the tests without sockets take no longer.
+const UNIT_TESTS_MAX: Duration = Duration::from_secs(60);
+
+fn make_tests(story: &mut Story) -> Result<String> {
+    if !story.long {
+        return Err(
+            Skip("it builds and tests everything, as the other steps of cargo xtask ci do; --long does it").into()
+        );
+    }
+    let make = |target: &str| printed(Command::new("make").arg(target).current_dir(root()));
+    make("test-unit")?;
+    let begun = Instant::now();
+    make("test-unit")?;
+    let took = begun.elapsed();
+    ensure!(took <= UNIT_TESTS_MAX, "test-unit takes {took:?}");
+    let status = || printed(Command::new("git").args(["status", "--porcelain"]).current_dir(root()));
+    let before = status()?;
+    make("fmt")?;
+    ensure!(status()? == before, "make fmt changes something");
+    make("lint")?;
+    // What is cleaned is a copy: this program is among what would go.
+    let folder = Folder::new("walk-clean")?;
+    let copy = folder.within("copy");
+    printed(Command::new("git").args(["clone", "--quiet"]).arg(root()).arg(&copy))?;
+    for name in ["bin", "data"] {
+        std::fs::create_dir(copy.join(name))?;
+    }
+    printed(Command::new("make").arg("clean").current_dir(&copy).env_remove("CARGO_TARGET_DIR"))?;
+    ensure!(!copy.join("bin").exists() && !copy.join("data").exists(), "bin or data is left");
+    Ok(format!("test-unit {:.1} s; fmt changes nothing; lint; bin and data gone", took.as_secs_f64()))
 }
 
 fn in_use(story: &mut Story) -> Result<String> {

@@ -1,10 +1,11 @@
-//! The checks of codeQ's raft pull request that are tests of a crate: each row names the tests that show it, and all of them must pass.
+//! Rows that are tests of a crate: each names the tests that show it, and all of them must pass.
 
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::repository::{cargo, root};
+use crate::tidy;
 
 /// A row, and what shows it.
 struct Shown {
@@ -91,16 +92,59 @@ const ROWS: &[Shown] = &[
     },
 ];
 
-/// Runs them.
+/// Where the tests of the crate `cluster` for other applications are.
+const CRATE_PACKAGES: [&str; 2] = ["cluster", "hello-cluster"];
+
+const CRATE_ROWS: &[Shown] = &[
+    Shown {
+        number: "RB20",
+        check: "three hello-cluster processes: the same routes, the same answers",
+        tests: &[
+            "three_nodes_agree_and_restart_without_cluster_flags",
+            "a_killed_leader_takes_nothing_with_it",
+            "another_label_never_enters",
+            "a_wiped_node_returns_under_a_new_incarnation",
+        ],
+    },
+    Shown {
+        number: "RB21",
+        check: "what a node says, without a node: no leader, learner, un-joined, failed, standalone",
+        tests: &[
+            "members_are_shown_as_this_node_knows_them",
+            "a_member_that_reports_no_more_is_not_healthy",
+            "a_node_that_is_alone_is_a_whole_cluster",
+            "a_node_without_a_cluster_says_what_it_waits_for",
+            "readiness_is_asked_for_in_parts",
+            "what_does_not_exist_is_told_apart",
+        ],
+    },
+];
+
+/// Runs the checks of codeQ's raft pull request.
 ///
 /// # Errors
 /// One of them fails, or is not there.
 pub(crate) fn walk() -> Result<()> {
-    println!("codeQ's raft pull request: tests");
+    run("codeQ's raft pull request: tests", &PACKAGES, ROWS)?;
+    println!("{:<5}           cargo test --workspace\n               the step `tests` of `cargo xtask ci`", "CQ58");
+    Ok(())
+}
+
+/// Runs those of the crate `cluster` for other applications, and looks whether its dependencies are what they should be.
+///
+/// # Errors
+/// One of them fails, or is not there.
+pub(crate) fn walk_crate() -> Result<()> {
+    run("raftbase: tests", &CRATE_PACKAGES, CRATE_ROWS)?;
+    tidy::run()
+}
+
+fn run(title: &str, packages: &[&str], rows: &[Shown]) -> Result<()> {
+    println!("{title}");
     let mut command = Command::new(cargo());
     command.args(["test", "--locked"]).current_dir(root()).stderr(Stdio::inherit());
-    command.args(PACKAGES.iter().flat_map(|package| ["--package", package]));
-    command.arg("--").args(ROWS.iter().flat_map(|row| row.tests));
+    command.args(packages.iter().flat_map(|package| ["--package", package]));
+    command.arg("--").args(rows.iter().flat_map(|row| row.tests));
     let output = command.output().context("cannot run cargo")?;
     let printed = String::from_utf8_lossy(&output.stdout);
     let passed = |name: &str| {
@@ -109,12 +153,11 @@ pub(crate) fn walk() -> Result<()> {
             test.is_some_and(|test| test == name || test.ends_with(&format!("::{name}")))
         })
     };
-    for Shown { number, check, tests } in ROWS {
+    for Shown { number, check, tests } in rows {
         let missing = tests.iter().find(|name| !passed(name));
         ensure!(missing.is_none(), "{number}: {missing:?} has not passed:\n{printed}");
         println!("{number:<5}           {check}\n               {} tests", tests.len());
     }
     ensure!(output.status.success(), "tests fail:\n{printed}");
-    println!("{:<5}           cargo test --workspace\n               the step `tests` of `cargo xtask ci`", "CQ58");
     Ok(())
 }

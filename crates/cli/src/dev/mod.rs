@@ -63,7 +63,9 @@ fn one(args: &DevArgs) -> ExitCode {
     ];
     let flags = flags.map(|(flag, value)| (flag.to_owned(), value)).into();
     match (Inputs { flags, environment: Vec::new() }).read().configuration() {
-        Ok(configuration) => serve::run(&configuration, |server| output::data(&banner(server.addr(), &directory))),
+        Ok(configuration) => {
+            serve::run(&configuration, None, |server| output::data(&banner(server.addr(), &directory)))
+        }
         Err(refused) => refuse(&refused),
     }
 }

@@ -4,29 +4,29 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 
-use crate::process::{Answer, Codeq, End, eventually, free_ports, ready, request, run};
+use crate::process::{Answer, Codeq, End, eventually, free_ports, put, ready, request, run};
 
-const TASKS: &str = "/v1/codeq/tasks";
+pub(crate) const TASKS: &str = "/v1/codeq/tasks";
 
-fn ask(addr: &str, path: &str, body: Option<&str>) -> Answer {
+pub(crate) fn ask(addr: &str, path: &str, body: Option<&str>) -> Answer {
     request(addr, path, None, body).expect("it answers")
 }
 
-fn create(addr: &str, command: &str) -> String {
+pub(crate) fn create(addr: &str, command: &str) -> String {
     let body = format!(r#"{{"command":"{command}","payload":{{}}}}"#);
     let created = ask(addr, TASKS, Some(&body));
     assert_eq!(created.status, 202, "{created:?}");
     created.json()["id"].as_str().expect("it has an id").to_owned()
 }
 
-fn claim(addr: &str, command: &str) -> serde_json::Value {
+pub(crate) fn claim(addr: &str, command: &str) -> serde_json::Value {
     let body = format!(r#"{{"commands":["{command}"],"leaseSeconds":600,"waitSeconds":10}}"#);
     let claimed = ask(addr, &format!("{TASKS}/claim"), Some(&body));
     assert_eq!(claimed.status, 200, "{claimed:?}");
     claimed.json()
 }
 
-fn complete(addr: &str, task: &serde_json::Value) -> Answer {
+pub(crate) fn complete(addr: &str, task: &serde_json::Value) -> Answer {
     let (id, token) = (task["id"].as_str().expect("it has an id"), &task["leaseToken"]);
     let body = format!(r#"{{"status":"COMPLETED","result":{{"ok":true}},"leaseToken":{token}}}"#);
     ask(addr, &format!("{TASKS}/{id}/result"), Some(&body))
@@ -47,7 +47,7 @@ fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn stop(server: Codeq) {
+pub(crate) fn stop(server: Codeq) {
     let end = server.stop(Signal::SIGTERM);
     assert_eq!(end.status, Some(0), "{}", end.output);
 }
@@ -196,14 +196,14 @@ fn a_server_saves_by_itself() {
 }
 
 /// Three nodes of one cluster.
-struct Three {
+pub(crate) struct Three {
     folder: tempfile::TempDir,
     http: [u16; 3],
     peers: [u16; 3],
 }
 
 impl Three {
-    fn new() -> Three {
+    pub(crate) fn new() -> Three {
         let [a, b, c, d, e, f] = free_ports();
         Three { folder: tempfile::tempdir().expect("a folder can be made"), http: [a, b, c], peers: [d, e, f] }
     }
@@ -212,7 +212,7 @@ impl Three {
         self.folder.path().join(format!("node-{place}"))
     }
 
-    fn addr(&self, place: usize) -> String {
+    pub(crate) fn addr(&self, place: usize) -> String {
         format!("127.0.0.1:{}", self.http[place])
     }
 
@@ -220,7 +220,7 @@ impl Three {
         format!("127.0.0.1:{}", self.peers[place])
     }
 
-    fn start(&self, place: usize, more: &[&str]) -> Codeq {
+    pub(crate) fn start(&self, place: usize, more: &[&str]) -> Codeq {
         let (name, data) = (format!("node-{place}"), shown(&self.data(place)));
         let (http, peer) = (self.addr(place), self.peer(place));
         let own = ["serve", "--node-id", &name, "--data-dir", &data, "--http-addr", &http, "--raft-addr", &peer];
@@ -228,7 +228,7 @@ impl Three {
         Codeq::start(&[&own[..], more].concat(), &[])
     }
 
-    fn start_all(&self) -> Vec<Codeq> {
+    pub(crate) fn start_all(&self) -> Vec<Codeq> {
         let entries = (0..3).map(|place| format!("node-{place}={}", self.peer(place)));
         let list = entries.collect::<Vec<_>>().join(",");
         let nodes = (0..3).map(|place| self.start(place, &["--initial-cluster", &list])).collect();
@@ -371,4 +371,81 @@ fn groups_are_merged_when_no_directory_is_ahead_in_all() {
     ready(&addr);
     created.iter().for_each(|id| assert_eq!(status(&addr, id), "PENDING", "{id}"));
     stop(server);
+}
+
+/// A backup is restored into the cluster that runs, through any node: ids and states are those of the backup, old leases count no more, and
+/// what came later is unknown. It is not done without a confirmation, nor for another cluster.
+#[test]
+fn a_backup_is_restored_into_a_running_cluster() {
+    let three = Three::new();
+    let nodes = three.start_all();
+    let done = create(&three.addr(0), "mail");
+    assert_eq!(complete(&three.addr(1), &claim(&three.addr(2), "mail")).status, 200);
+    create(&three.addr(1), "held");
+    let held = claim(&three.addr(0), "held");
+    let waiting = create(&three.addr(2), "greet");
+    let file = shown(&three.folder.path().join("backup.tar"));
+    succeed(&["snapshot", "save", &file, "--endpoints", &three.addr(0)]);
+    let late: Vec<String> = (0..20).map(|number| create(&three.addr(number % 3), "greet")).collect();
+    let unconfirmed = put(&three.addr(1), "/cluster/snapshot?confirm=0123");
+    assert_eq!((unconfirmed.status, &unconfirmed.json()["code"]), (409, &"wrong_cluster".into()), "{unconfirmed:?}");
+    let restored = succeed(&["snapshot", "restore", &file, "--yes", "--endpoints", &three.addr(1)]);
+    assert!(restored.contains("3 tasks in 2 groups") && restored.contains("into cluster"), "{restored}");
+    for place in 0..3 {
+        let addr = three.addr(place);
+        assert_eq!((status(&addr, &done), status(&addr, &waiting)), ("COMPLETED".into(), "PENDING".into()));
+        late.iter().for_each(|id| assert_eq!(ask(&addr, &format!("{TASKS}/{id}"), None).status, 404, "{id}"));
+    }
+    let refused = complete(&three.addr(2), &held);
+    assert_eq!((refused.status, &refused.json()["code"]), (409, &"lease_lost".into()), "{refused:?}");
+    let fresh = create(&three.addr(0), "greet");
+    assert!(!late.contains(&fresh));
+    for _ in 0..2 {
+        assert_eq!(complete(&three.addr(1), &claim(&three.addr(2), "greet")).status, 200);
+    }
+    assert_eq!(status(&three.addr(2), &fresh), "COMPLETED");
+    nodes.into_iter().for_each(stop);
+}
+
+/// Nodes are killed while a backup is restored, each time another one at another moment: afterwards all groups have what was before or what is
+/// in the backup, the same on all nodes, and the cluster takes writes.
+#[test]
+fn a_crash_during_a_restore_leaves_the_old_or_the_new() {
+    let three = Three::new();
+    let mut nodes: Vec<Option<Codeq>> = three.start_all().into_iter().map(Some).collect();
+    // Queues of both shards.
+    let names: Vec<String> = (0..8).map(|number| format!("queue-{number}")).collect();
+    let all = |addr: &str| -> Vec<String> { names.iter().map(|name| create(addr, name)).collect() };
+    let saved = all(&three.addr(0));
+    let file = shown(&three.folder.path().join("backup.tar"));
+    succeed(&["snapshot", "save", &file, "--endpoints", &three.addr(0)]);
+    let (begun, first, second) = ("a restore has begun", "shard 0 was restored", "shard 1 was restored");
+    for (victim, moment) in [(0, begun), (0, first), (0, second), (1, first), (2, second)] {
+        let later = all(&three.addr(0));
+        let node = nodes[victim].as_mut().expect("it runs");
+        node.skip();
+        // Whoever looks after a restore says when it begins.
+        let asked = three.addr(if moment == begun { victim } else { (victim + 1) % 3 });
+        let args = ["snapshot", "restore", &file, "--yes", "--endpoints", &asked].map(str::to_owned);
+        let restoring = std::thread::spawn(move || run(&args.each_ref().map(String::as_str), &[]));
+        node.wait_for(moment);
+        drop(nodes[victim].take().map(|node| node.stop(Signal::SIGKILL)));
+        let end = restoring.join().expect("it does not panic");
+        nodes[victim] = Some(three.start(victim, &[]));
+        (0..3).for_each(|place| ready(&three.addr(place)));
+        eventually("the restore is decided", || {
+            let body = r#"{"command":"other","payload":{}}"#;
+            (request(&three.addr(victim), TASKS, None, Some(body)).ok()?.status == 202).then_some(())
+        });
+        let found = |place: usize, id: &String| ask(&three.addr(place), &format!("{TASKS}/{id}"), None).status;
+        let is_old = found(0, &later[0]) == 200;
+        for place in 0..3 {
+            saved.iter().for_each(|id| assert_eq!(found(place, id), 200, "{moment}: {id} was there before: {end:?}"));
+            let expected = if is_old { 200 } else { 404 };
+            later.iter().for_each(|id| assert_eq!(found(place, id), expected, "{moment}, at {place}: {id}: {end:?}"));
+        }
+        // What was decided is done; what was said to be done as well.
+        assert!(!is_old || (moment == begun && end.status != Some(0)), "{moment}: {end:?}");
+    }
+    nodes.into_iter().flatten().for_each(stop);
 }

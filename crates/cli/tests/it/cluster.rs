@@ -209,7 +209,7 @@ fn a_list_waits_for_all_of_it_and_another_token_never_enters() {
     }
     let health = plain.command(0, &["health"]);
     assert_eq!((health.status, health.output.contains("[-]joined: not joined: 2 of 3")), (Some(6), true), "{health:?}");
-    nodes[0].wait_for("raft.unjoined");
+    nodes[0].wait_for("raft.bootstrap.waiting");
 
     let stranger = plain.start(2, &[&listed[..], &["--cluster-token", "other", "--join-timeout", "2s"]].concat()).end();
     assert_eq!(stranger.status, Some(3), "{}", stranger.output);

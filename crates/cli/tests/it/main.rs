@@ -1,5 +1,6 @@
 //! The program as its users meet it: real processes, free ports, and lines that are waited for.
 
+mod alarms;
 mod backup;
 mod cluster;
 mod config;

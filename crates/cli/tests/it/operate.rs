@@ -145,3 +145,40 @@ fn a_waiting_node_is_added() {
     assert!(dead.status == Some(3) && dead.output.contains("not added"), "{dead:?}");
     stop(vec![first, second]);
 }
+
+/// Goal: one node takes another one's place at a command, which ends with 7 and never comes back; a zone leads when it is asked to; and what
+/// all run is told.
+#[test]
+fn a_machine_is_replaced() {
+    let plain = Plain::new();
+    let quick = ["--promote-after", "100ms", "--health-interval", "200ms"];
+    let first = plain.start(0, &[&["--bootstrap"], &quick[..]].concat());
+    ready(&plain.addr(0));
+    let founder = plain.peer(0);
+    let second = plain.start(1, &[&["--join", &*founder, "--zone", "dc2"], &quick[..]].concat());
+    plain.has_voters(0, 2);
+    let third = plain.start(2, &[&["--initial-cluster-state", "existing", "--zone", "dc3"], &quick[..]].concat());
+    eventually("it waits", || request(&plain.addr(2), "/readyz", None, None).ok());
+    let unknown = plain.command(0, &["member", "replace", "node-x", &plain.peer(2)]);
+    assert!(unknown.status == Some(1) && unknown.output.contains("no member node-x"), "{unknown:?}");
+    succeeds(
+        &plain.command(0, &["member", "replace", "node-b", &plain.peer(2)]),
+        "node-c has taken the place of node-b: 2 of 2 voters would be there",
+    );
+    assert_eq!(second.end().status, Some(7));
+    plain.has_voters(0, 2);
+    eventually("its zone is known", || {
+        let members = plain.command(0, &["members"]).output;
+        members.lines().any(|line| line.starts_with("node-c") && line.contains("  dc3  ")).then_some(())
+    });
+    succeeds(&plain.command(0, &["leader", "transfer", "--zone", "dc3"]), "node-c leads in term");
+    let nowhere = plain.command(0, &["leader", "transfer", "--zone", "dc4"]);
+    assert!(nowhere.status == Some(1) && nowhere.output.contains("no voter in zone dc4"), "{nowhere:?}");
+    let version = env!("CARGO_PKG_VERSION");
+    let all = plain.command(2, &["version", "--all"]);
+    succeeds(&all, &format!("node-a  {version}"));
+    succeeds(&all, &format!("node-c  {version}"));
+    let late = request(&plain.addr(0), "/cluster/leader/transfer?wait=0", None, Some("{}")).expect("it answers");
+    assert!(late.status == 504 && late.json()["code"] == "outcome_unknown", "{late:?}");
+    stop(vec![first, third]);
+}

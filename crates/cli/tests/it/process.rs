@@ -81,6 +81,11 @@ impl Codeq {
         }
     }
 
+    /// Passes over what it has said so far.
+    pub(crate) fn skip(&mut self) {
+        self.output.extend(self.lines.try_iter());
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id() as i32), signal).expect("the process runs");
     }
@@ -151,11 +156,19 @@ impl Answer {
 
 /// One request on a connection of its own; a body makes it a POST.
 pub(crate) fn request(addr: &str, path: &str, token: Option<&str>, body: Option<&str>) -> std::io::Result<Answer> {
+    let method = if body.is_some() { "POST" } else { "GET" };
+    send(method, addr, path, token, body.unwrap_or_default())
+}
+
+/// A PUT without a body.
+pub(crate) fn put(addr: &str, path: &str) -> Answer {
+    send("PUT", addr, path, None, "").expect("it answers")
+}
+
+fn send(method: &str, addr: &str, path: &str, token: Option<&str>, body: &str) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect(addr)?;
     stream.set_read_timeout(Some(LONG))?;
-    let method = if body.is_some() { "POST" } else { "GET" };
     let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
-    let body = body.unwrap_or_default();
     write!(
         stream,
         "{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n{token}Content-Length: {}\r\n\r\n{body}",

@@ -15,6 +15,8 @@ struct Moments {
     contact: Option<Mono>,
     /// When this node first asked for votes since.
     asked: Option<Mono>,
+    /// When it asked for votes in its present term.
+    requested: Option<Mono>,
     won: Option<Mono>,
     /// What was recorded.
     record: Option<Election>,
@@ -42,6 +44,11 @@ impl Elections {
         Some(now.mono - self.0.get(&group)?.asked?)
     }
 
+    /// Since when this node waits for votes in its present term.
+    pub(crate) fn requested_for(&self, now: Now, group: ShardId) -> Option<Millis> {
+        Some(now.mono - self.0.get(&group)?.requested?)
+    }
+
     /// Takes note of what has happened. Returns what is to be recorded.
     pub(crate) fn on_told(
         &mut self,
@@ -58,17 +65,19 @@ impl Elections {
                 moments.contact = Some(now.mono);
                 moments.asked = None;
             }
-            Happening::PreVoteStarted { .. } | Happening::Candidate { .. } => {
+            Happening::PreVoteStarted { .. } => {
                 moments.asked.get_or_insert(now.mono);
+            }
+            Happening::Candidate { .. } => {
+                moments.asked.get_or_insert(now.mono);
+                moments.requested = Some(now.mono);
             }
             Happening::Won(won) => {
                 moments.won = Some(now.mono);
-                // Whoever is alone has elected nobody.
-                if won.needed > 1 {
-                    let record = moments.record(now, me, told.term, won, name_of);
-                    moments.record = Some(record.clone());
-                    return Some(record);
-                }
+                let record = moments.record(now, me, told.term, won, name_of);
+                moments.record = Some(record.clone());
+                // Whoever is alone takes writes at once, and then records all of it.
+                return (won.needed > 1).then_some(record);
             }
             _ => {}
         }

@@ -8,18 +8,18 @@ use std::thread::JoinHandle;
 use storage::StorageError;
 use storage::records::RecordFile;
 
+use crate::events::Event;
 use crate::events::codec::{decode, encode};
-use crate::events::{EVENTS_MAX, Event};
 
 /// Events in one write.
 const WRITE_MAX: usize = 256;
 
-/// The file, and the events that it holds, the oldest first. What this build does not understand is left out.
+/// The file of the last `max` events, and those that it holds, the oldest first. What this build does not understand is left out.
 ///
 /// # Errors
 /// The file cannot be read or written.
-pub(crate) fn open(folder: &Path) -> Result<(RecordFile, Vec<Event>), StorageError> {
-    let (file, records) = RecordFile::open(&folder.join("events"), EVENTS_MAX)?;
+pub(crate) fn open(folder: &Path, max: usize) -> Result<(RecordFile, Vec<Event>), StorageError> {
+    let (file, records) = RecordFile::open(&folder.join("events"), max)?;
     Ok((file, records.iter().filter_map(|record| decode(record).ok()).collect()))
 }
 

@@ -4,30 +4,33 @@
 //! goes on after a restart, and a reading of a hybrid logical clock that every message to a peer carries, so that events of several nodes
 //! can be put in an order in which no effect stands before its cause.
 //!
-//! Every event is a line of the log with the target `raft`. The last [`EVENTS_MAX`] are kept in memory, and in a small file that a
+//! Every event is a line of the log with the target `raft`. The last ones ([`crate::NodeConfig::events_max`]) are kept in memory, and in a small file that a
 //! thread of its own writes ([`keep`]): nobody waits for it, and what it cannot take is counted.
 
 pub(crate) mod codec;
+pub mod cursor;
 pub(crate) mod elections;
 pub(crate) mod keep;
+pub(crate) mod lasting;
+pub(crate) mod members;
+pub(crate) mod noticing;
 pub(crate) mod story;
 pub mod timeline;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-use base::{ShardId, Term};
+use base::{Incarnation, ShardId, Term};
 use replica::Role;
 use tokio::sync::watch;
 
 use crate::forming::ClusterId;
-
-/// Events that a node keeps; older ones are forgotten.
-pub const EVENTS_MAX: usize = 10_000;
+use crate::http::value_json;
 
 /// Events that may wait to be written to the file; more are only counted.
 const UNWRITTEN_MAX: usize = 1_024;
@@ -180,11 +183,18 @@ pub(crate) struct Draft {
     pub(crate) term: Term,
     pub(crate) role: Option<Role>,
     pub(crate) fields: Vec<(&'static str, Value)>,
+    /// It is kept, and not only logged.
+    pub(crate) kept: bool,
 }
 
 impl Draft {
     pub(crate) fn new(level: Level, name: &'static str, text: impl Into<String>) -> Draft {
-        Draft { name, level, text: text.into(), group: None, term: Term(0), role: None, fields: Vec::new() }
+        Draft { name, level, text: text.into(), group: None, term: Term(0), role: None, fields: Vec::new(), kept: true }
+    }
+
+    /// Logged, and not kept: it comes again and again, and would take the place of what does not.
+    pub(crate) fn unkept(self) -> Draft {
+        Draft { kept: false, ..self }
     }
 
     /// With a field.
@@ -247,6 +257,8 @@ pub(crate) struct Events {
     who: Who,
     pub(crate) hlc: Hlc,
     ring: Mutex<Ring>,
+    /// Events kept.
+    max: usize,
     /// The number of the last event, for those who wait for the next one.
     last: watch::Sender<u64>,
     /// Events that the file could not take.
@@ -263,13 +275,13 @@ struct Ring {
 
 impl Events {
     /// Goes on behind those that were kept.
-    pub(crate) fn new(who: Who, kept: Vec<Event>) -> Events {
+    pub(crate) fn new(who: Who, kept: Vec<Event>, max: usize) -> Events {
         let next_seq = kept.last().map_or(1, |last| last.seq + 1);
         let hlc = Hlc::default();
         hlc.0.store(kept.iter().map(|event| event.hlc).max().unwrap_or_default(), Ordering::Relaxed);
         let kept = kept.into_iter().map(Arc::new).collect();
         let ring = Mutex::new(Ring { next_seq, kept, ..Ring::default() });
-        Events { who, hlc, ring, last: watch::Sender::new(next_seq - 1), lost: AtomicU64::new(0) }
+        Events { who, hlc, ring, max, last: watch::Sender::new(next_seq - 1), lost: AtomicU64::new(0) }
     }
 
     /// Events that may wait for the file: what [`keep`] takes them out of.
@@ -292,11 +304,11 @@ impl Events {
         self.ring.lock().expect("nothing panics while it holds this lock")
     }
 
-    /// Stamps an event, logs it and keeps it. Never waits for a disk.
+    /// Stamps an event, logs it, and keeps it if it is to be kept. Never waits for a disk.
     pub(crate) fn tell(&self, draft: Draft) {
         let at_micros = wall_micros();
         let mut ring = self.lock();
-        let event = Arc::new(Event {
+        let mut event = Event {
             at_micros,
             hlc: self.hlc.tick(at_micros / 1_000),
             seq: ring.next_seq,
@@ -311,10 +323,16 @@ impl Events {
             level: draft.level,
             text: draft.text,
             fields: draft.fields.into_iter().map(|(name, value)| (name.into(), value)).collect(),
-        });
+        };
+        if !draft.kept {
+            event.seq = 0;
+            drop(ring);
+            return log(&event);
+        }
+        let event = Arc::new(event);
         ring.next_seq += 1;
         ring.kept.push_back(event.clone());
-        if ring.kept.len() > EVENTS_MAX {
+        if ring.kept.len() > self.max {
             ring.kept.pop_front();
         }
         if let Some(file) = &ring.file
@@ -332,6 +350,17 @@ impl Events {
         let ring = self.lock();
         let newest = ring.kept.iter().rev().take_while(|event| event.seq > seq);
         let mut found: Vec<Arc<Event>> = newest.filter(|event| wanted(event)).take(max).cloned().collect();
+        drop(ring);
+        found.reverse();
+        found
+    }
+
+    /// All that is later than a reading of the hybrid logical clock, the oldest first.
+    pub(crate) fn later(&self, after: u64) -> Vec<Arc<Event>> {
+        let ring = self.lock();
+        // Under the lock each event has a later reading than the one before.
+        let mut found: Vec<Arc<Event>> =
+            ring.kept.iter().rev().take_while(|event| event.hlc > after).cloned().collect();
         drop(ring);
         found.reverse();
         found
@@ -358,7 +387,8 @@ pub fn role_name(role: Role) -> &'static str {
     }
 }
 
-/// One line of the log.
+/// One line of the log. What is an event's own comes as one field, `own`, which knows both forms that logs have: `{}` is text, `{:#}` the
+/// members of a JSON object, each behind a comma.
 fn log(event: &Event) {
     macro_rules! line {
         ($macro:ident) => {
@@ -366,26 +396,15 @@ fn log(event: &Event) {
                 target: "raft",
                 event = &*event.name,
                 node = &*event.node,
+                nodeId = %Incarnation(event.node_id),
+                clusterId = event.cluster.map(tracing::field::display),
+                boot = %Incarnation(event.boot),
                 group = event.group.map(|group| group.0),
                 term = event.group.map(|_| event.term.0),
                 role = event.role.map(role_name),
-                seq = event.seq,
-                cause = event.text_of("cause"),
-                from = event.text_of("from"),
-                to = event.text_of("to"),
-                peer = event.text_of("peer"),
-                leader = event.text_of("leader"),
-                previous = event.text_of("previous"),
-                reason = event.text_of("reason"),
-                voters = list(event, "voters"),
-                votes_from = list(event, "votesFrom"),
-                granted = flag(event, "granted"),
-                tally = event.number("tally"),
-                needed = event.number("needed"),
-                attempt = event.number("attempt"),
-                index = event.number("index"),
-                duration_ms = event.number("durationMs"),
-                since_contact_ms = event.number("sinceContactMs"),
+                seq = (event.seq > 0).then_some(event.seq),
+                hlc = event.hlc,
+                own = %Own(&event.fields),
                 "{}",
                 event.text
             )
@@ -399,16 +418,48 @@ fn log(event: &Event) {
     }
 }
 
-fn flag(event: &Event, name: &str) -> Option<bool> {
-    match event.field(name)? {
-        Value::Flag(flag) => Some(*flag),
-        _ => None,
+/// An event's own fields in a log.
+struct Own<'a>(&'a [(Name, Value)]);
+
+impl fmt::Display for Own<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_json = f.alternate();
+        for (place, (name, value)) in self.0.iter().enumerate() {
+            match (is_json, place) {
+                (true, _) => write!(f, ",{name:?}:")?,
+                (false, 0) => write!(f, "{name}=")?,
+                (false, _) => write!(f, " {name}=")?,
+            }
+            match value {
+                value if is_json => write!(f, "{}", value_json(value))?,
+                Value::Number(number) => write!(f, "{number}")?,
+                Value::Flag(flag) => write!(f, "{flag}")?,
+                Value::Text(text) => write!(f, "{text:?}")?,
+                Value::List(texts) => write!(f, "{:?}", texts.join(","))?,
+            }
+        }
+        Ok(())
     }
 }
 
-fn list(event: &Event, name: &str) -> Option<String> {
-    match event.field(name)? {
-        Value::List(texts) => Some(texts.join(",")),
-        _ => None,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: an event's own fields are text that people read, and members of a JSON object, whatever stands in them.
+    #[test]
+    fn own_fields_are_text_and_json() {
+        let fields: Vec<(Name, Value)> = vec![
+            ("tally".into(), 2_u64.into()),
+            ("granted".into(), true.into()),
+            ("from".into(), "a \"b\"\n\\".into()),
+            ("votesFrom".into(), vec!["a".to_owned(), "b".to_owned()].into()),
+        ];
+        let own = Own(&fields);
+        assert_eq!(own.to_string(), r#"tally=2 granted=true from="a \"b\"\n\\" votesFrom="a,b""#);
+        let json: serde_json::Value = serde_json::from_str(&format!("{{{}}}", &format!("{own:#}")[1..])).expect("JSON");
+        assert_eq!(json["from"], "a \"b\"\n\\");
+        assert_eq!((&json["tally"], &json["votesFrom"][1]), (&2.into(), &"b".into()));
+        assert_eq!(format!("{:#}", Own(&[])), "");
     }
 }

@@ -1,6 +1,6 @@
 //! What consensus tells, in words: an event for each thing that has happened, as a reader of the Raft paper would tell it.
 
-use base::{Millis, ShardId, Term};
+use base::{Index, Millis, ShardId, Term};
 use replica::{Answered, Cause, Happening, Members, Reason, Role, StepDown, Told};
 
 use crate::events::{Draft, Level, Value, role_name};
@@ -13,12 +13,50 @@ pub(crate) struct Scene<'a> {
     pub(crate) name_of: &'a dyn Fn(u64) -> String,
     /// The unit of consensus time.
     pub(crate) tick: Millis,
-    /// The node stops.
-    pub(crate) stops: bool,
+    /// Why this node hands groups over just now, if it does: a word of [`why`].
+    pub(crate) hands_over: &'static str,
+    /// Since it has begun to hand this group over.
+    pub(crate) handing_for: Option<Millis>,
     /// How long ago the leader before was heard of.
     pub(crate) since_contact: Option<Millis>,
     /// Since this node first asked for votes.
     pub(crate) asking_for: Option<Millis>,
+    /// Since it asked for votes in this term.
+    pub(crate) requested_for: Option<Millis>,
+}
+
+/// Why a leader hands over.
+pub(crate) mod why {
+    /// It stops.
+    pub(crate) const SHUTDOWN: &str = "shutdown";
+    /// Somebody wants it so.
+    pub(crate) const OPERATOR: &str = "operator";
+    /// It is no member any more, or votes no more.
+    pub(crate) const REMOVED: &str = "removed";
+    /// Groups are spread over the nodes.
+    pub(crate) const BALANCE: &str = "balance";
+
+    /// What a reason means.
+    pub(crate) fn sentence(reason: &str) -> &'static str {
+        match reason {
+            SHUTDOWN => "because it stops",
+            REMOVED => "because it votes no more",
+            BALANCE => "so that all nodes lead",
+            _ => "because it was asked to",
+        }
+    }
+}
+
+/// Attempts to win an election up to this one are kept, of later ones those that are told.
+const ATTEMPTS_KEPT: u64 = 64;
+
+/// What repeats with each attempt is told with the 1st, 2nd, 4th, 8th, and so on.
+fn repeated(attempt: u64, draft: Draft) -> Draft {
+    match attempt {
+        told if told.is_power_of_two() => draft,
+        few if few <= ATTEMPTS_KEPT => Draft { level: Level::Debug, ..draft },
+        _ => Draft { level: Level::Debug, ..draft }.unkept(),
+    }
 }
 
 impl Scene<'_> {
@@ -39,22 +77,22 @@ impl Scene<'_> {
         use Level::{Debug, Info, Warn};
         let term = told.term;
         match &told.happening {
-            Happening::HeartbeatTimeout { last_leader, ticks } => {
+            Happening::HeartbeatTimeout { last_leader, ticks, attempt } => {
                 let timeout = self.tick.0 * *ticks as u64;
                 let since = self.since_contact.map_or(timeout, |since| since.0);
-                Draft::new(
+                let draft = Draft::new(
                     Warn,
                     "raft.heartbeat.timeout",
                     format!("heartbeat timeout after {since} ms without a leader"),
                 )
                 .with("lastLeader", self.name(*last_leader))
                 .with("sinceContactMs", since)
-                .with("timeoutMs", timeout)
+                .with("timeoutMs", timeout);
+                repeated(*attempt, draft)
             }
             Happening::PreVoteStarted { attempt, needed } => {
-                Draft::new(Info, "raft.prevote.started", format!("pre-vote started, {needed} needed"))
-                    .with("attempt", *attempt)
-                    .with("needed", *needed)
+                let draft = Draft::new(Info, "raft.prevote.started", format!("pre-vote started, {needed} needed"));
+                repeated(*attempt, draft.with("attempt", *attempt).with("needed", *needed))
             }
             Happening::PreVote(answered) if answered.reason == Reason::Ok => {
                 answer(self, "raft.prevote.granted", "pre-vote", *answered)
@@ -63,10 +101,9 @@ impl Scene<'_> {
             Happening::PreVoteWon { tally, needed } => {
                 Draft::new(Info, "raft.prevote.won", "pre-vote won").with("tally", *tally).with("needed", *needed)
             }
-            Happening::PreVoteLost { tally, needed } => {
-                Draft::new(Info, "raft.prevote.lost", format!("pre-vote lost, {tally} of {needed} needed"))
-                    .with("tally", *tally)
-                    .with("needed", *needed)
+            Happening::PreVoteLost { tally, needed, attempt } => {
+                let draft = Draft::new(Info, "raft.prevote.lost", format!("pre-vote lost, {tally} of {needed} needed"));
+                repeated(*attempt, draft.with("tally", *tally).with("needed", *needed).with("attempt", *attempt))
             }
             Happening::Candidate { cause, attempt, needed, last, last_term } => {
                 Draft::new(Info, "raft.candidate", format!("candidate in term {term}, votes needed: {needed}"))
@@ -82,7 +119,13 @@ impl Scene<'_> {
                     .with("to", to)
             }
             Happening::VoteCast { to, term, pre, reason } => self.cast(*to, *term, *pre, *reason),
-            Happening::Vote(answered) => answer(self, "raft.vote.received", "vote", *answered),
+            Happening::Vote(answered) => {
+                let draft = answer(self, "raft.vote.received", "vote", *answered);
+                match self.requested_for.filter(|_| answered.from != self.me) {
+                    Some(rtt) => draft.with("rttMs", rtt.0),
+                    None => draft,
+                }
+            }
             Happening::Won(won) => {
                 let duration = self.asking_for.unwrap_or_default().0;
                 let granted = won.votes.iter().filter(|(_, reason)| *reason == Reason::Ok);
@@ -108,8 +151,18 @@ impl Scene<'_> {
                 // What leads to a candidacy is told by the votes.
                 let matters = [*from, *to].contains(&Role::Leader) || (*from, *to) == (Role::Candidate, Role::Follower);
                 let level = if matters { Info } else { Debug };
+                let reason = match (from, to) {
+                    (Role::Leader, _) => "stepped down",
+                    (_, Role::Leader) => "elected",
+                    (_, Role::PreCandidate) => "no leader was heard of",
+                    (_, Role::Candidate) => "a majority would vote for it",
+                    (_, Role::Follower) => "another one leads, or asks",
+                };
                 let (from, to) = (role_name(*from), role_name(*to));
-                Draft::new(level, "raft.role", format!("role {from} → {to}")).with("from", from).with("to", to)
+                Draft::new(level, "raft.role", format!("role {from} → {to}"))
+                    .with("from", from)
+                    .with("to", to)
+                    .with("reason", reason)
             }
             Happening::TermRaised { from, old } => {
                 let from = self.name(*from);
@@ -120,10 +173,12 @@ impl Scene<'_> {
             }
             Happening::StepDown { reason } => {
                 let (level, reason, words) = match reason {
-                    StepDown::QuorumLost => (Warn, "quorum-lost", "a majority does not answer"),
-                    StepDown::HigherTerm => (Warn, "higher-term", "there is a later term"),
-                    StepDown::Transfer if self.stops => (Info, "shutdown", "it stops, and has handed over"),
-                    StepDown::Transfer => (Info, "transfer", "it has handed over"),
+                    StepDown::QuorumLost => (Warn, "quorum-lost", "a majority does not answer".into()),
+                    StepDown::HigherTerm => (Warn, "higher-term", "there is a later term".into()),
+                    StepDown::Transfer => {
+                        let why = why::sentence(self.hands_over);
+                        (Info, self.hands_over, format!("it has handed over, {why}"))
+                    }
                 };
                 Draft::new(level, "raft.leader.stepdown", format!("steps down: {words}")).with("reason", reason)
             }
@@ -152,12 +207,33 @@ impl Scene<'_> {
                     .with("peer", peer)
                     .with("next", next.0)
             }
+            Happening::ReplicationStopped { peer } => {
+                let peer = self.name(*peer);
+                Draft::new(Info, "raft.replication.stopped", format!("replication to {peer} stopped"))
+                    .with("peer", peer)
+            }
+            Happening::Conflict { from, index } => {
+                let peer = self.name(*from);
+                let text = format!(
+                    "the log of {peer} holds something else from entry {index} on, which was never committed here"
+                );
+                Draft::new(Warn, "raft.replication.conflict", text).with("peer", peer).with("truncatedFrom", index.0)
+            }
             Happening::TransferStarted { to } => {
-                let to = self.name(*to);
-                let (why, reason) = if self.stops { (", because it stops", "shutdown") } else { ("", "asked") };
-                Draft::new(Info, "raft.transfer.started", format!("hands over to {to}{why}"))
+                let (to, why) = (self.name(*to), why::sentence(self.hands_over));
+                Draft::new(Info, "raft.transfer.started", format!("hands over to {to}, {why}"))
                     .with("to", to)
-                    .with("reason", reason)
+                    .with("by", self.name(self.me))
+                    .with("reason", self.hands_over)
+            }
+            Happening::TransferFailed { to } => {
+                let (to, took) = (self.name(*to), self.handing_for.unwrap_or_default().0);
+                let text = format!("{to} has not taken over in {took} ms, this node goes on leading");
+                Draft::new(Warn, "raft.transfer.failed", text)
+                    .with("to", to)
+                    .with("by", self.name(self.me))
+                    .with("durationMs", took)
+                    .with("reason", self.hands_over)
             }
         }
     }
@@ -172,7 +248,7 @@ impl Scene<'_> {
             false => format!("no {kind} for {to} in term {term}: {}", reason_name(reason)),
         };
         Draft::new(level, "raft.vote.cast", text)
-            .with("to", to)
+            .with("for", to)
             .with("granted", granted)
             .with("pre", pre)
             .with("inTerm", term.0)
@@ -195,8 +271,17 @@ fn answer(scene: &Scene<'_>, name: &'static str, kind: &str, answered: Answered)
         .with("needed", needed)
 }
 
-/// The configuration of a group, in words.
-pub(crate) fn configuration(group: ShardId, term: Term, role: Role, members: &Members) -> Draft {
+/// A hand-over is done: another one leads.
+pub(crate) fn handed_over(to: &str, by: &str, took: Millis, reason: &'static str) -> Draft {
+    Draft::new(Level::Info, "raft.transfer.done", format!("{to} has taken over after {} ms", took.0))
+        .with("to", to)
+        .with("by", by)
+        .with("durationMs", took.0)
+        .with("reason", reason)
+}
+
+/// The configuration of a group as of an entry, in words.
+pub(crate) fn configuration(index: Index, members: &Members) -> Draft {
     let name_of = |id: &u64| members.get(*id).map_or_else(|| format!("{id:016x}"), |member| member.name.clone());
     let names = |ids: &[u64]| {
         let mut names: Vec<String> = ids.iter().map(name_of).collect();
@@ -209,10 +294,10 @@ pub(crate) fn configuration(group: ShardId, term: Term, role: Role, members: &Me
         text = format!("{text}; learners {}", learners.join(", "));
     }
     Draft::new(Level::Info, "raft.config", text)
+        .with("index", index.0)
         .with("voters", Value::List(voters))
         .with("learners", Value::List(learners))
         .with("joint", members.configuration.is_changing())
-        .of(group, term, role)
 }
 
 /// The word for why somebody asks for votes.

@@ -6,6 +6,7 @@ use replica::{Cause, Election, Reason};
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
+use crate::events::cursor::Cursor;
 use crate::events::story::{cause_name, reason_name};
 use crate::events::{Event, Level, Value, role_name, timeline, wall_micros};
 use crate::http::HttpAnswer;
@@ -16,9 +17,9 @@ const EVENTS_MAX: usize = 10_000;
 
 /// What is asked for by the query of a path.
 #[derive(Clone, Debug, Default)]
-struct Asked {
-    /// Only what is later than this reading of the hybrid logical clock.
-    after: u64,
+pub(super) struct Asked {
+    /// Only what is later than this.
+    after: Cursor,
     /// Only names that begin so.
     kind: Option<String>,
     group: Option<u16>,
@@ -26,19 +27,19 @@ struct Asked {
     level: Option<Level>,
     node: Option<String>,
     /// Only the last so many.
-    last: Option<usize>,
+    pub(super) last: Option<usize>,
     /// Only what is not older, in milliseconds.
     since_ms: Option<u64>,
 }
 
 impl Asked {
-    fn of(query: &str) -> Result<Asked, &'static str> {
+    pub(super) fn of(query: &str) -> Result<Asked, &'static str> {
         let mut asked = Asked::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let number = || value.parse::<u64>();
             match name {
-                "after" => asked.after = number().map_err(|_| "after is the hlc of an event")?,
+                "after" => asked.after = Cursor::parse(value).ok_or("after is the hlc or the id of an event")?,
                 "type" => asked.kind = Some(value.into()),
                 "group" => asked.group = Some(value.parse().map_err(|_| "group is a number")?),
                 "term" => asked.term = Some(number().map_err(|_| "term is a number")?),
@@ -52,15 +53,24 @@ impl Asked {
         Ok(asked)
     }
 
-    /// The reading of the hybrid logical clock from which on things matter.
-    fn from(&self) -> u64 {
+    /// Behind what things matter.
+    pub(super) fn cursor(&self) -> Cursor {
         let since = self.since_ms.map_or(0, |since| (wall_micros() / 1_000).saturating_sub(since) << 16);
-        self.after.max(since)
+        self.after.clone().not_before(since)
     }
 
-    fn wants(&self, event: &Event) -> bool {
-        event.hlc > self.from()
-            && self.kind.as_ref().is_none_or(|kind| event.name.starts_with(kind.as_str()))
+    /// The reading of the hybrid logical clock from which on things matter that are not one node's.
+    fn from(&self) -> u64 {
+        self.cursor().of(0)
+    }
+
+    /// Whoever asks has seen what is before this, whatever it asked for at first.
+    pub(super) fn go_on(&mut self, cursor: Cursor) {
+        (self.after, self.since_ms, self.last) = (cursor, None, None);
+    }
+
+    pub(super) fn wants(&self, event: &Event) -> bool {
+        self.kind.as_ref().is_none_or(|kind| event.name.starts_with(kind.as_str()))
             && self.group.is_none_or(|group| event.group == Some(ShardId(group)))
             && self.term.is_none_or(|term| event.group.is_some() && event.term.0 == term)
             && self.level.is_none_or(|level| event.level >= level)
@@ -90,7 +100,7 @@ pub async fn look_back<S: StateMachine>(handle: &Handle<S>, path: &str, query: &
     };
     Some(match path.trim_end_matches('/') {
         "/cluster/events" => {
-            let (events, missing) = handle.collect_events(asked.from()).await;
+            let (events, missing) = handle.collect_events_behind(&asked.cursor()).await;
             let mut events: Vec<Json> = events.iter().filter(|event| asked.wants(event)).map(event_json).collect();
             events.drain(..events.len().saturating_sub(asked.last.unwrap_or(EVENTS_MAX)));
             let mut answer = HttpAnswer::lines(&events);
@@ -107,7 +117,7 @@ pub async fn look_back<S: StateMachine>(handle: &Handle<S>, path: &str, query: &
 }
 
 /// The recorded elections that are asked for, by the time they were won.
-fn recorded<S: StateMachine>(handle: &Handle<S>, asked: &Asked) -> Vec<(ShardId, Election)> {
+pub(super) fn recorded<S: StateMachine>(handle: &Handle<S>, asked: &Asked) -> Vec<(ShardId, Election)> {
     let from_ms = asked.from() >> 16;
     let mut all = Vec::new();
     for group in (0..handle.identity().shards).map(ShardId) {
@@ -124,13 +134,20 @@ fn recorded<S: StateMachine>(handle: &Handle<S>, asked: &Asked) -> Vec<(ShardId,
     all
 }
 
-fn views(asked: &Asked, elections: &[(ShardId, Election)]) -> Vec<ElectionView> {
+pub(super) fn views(asked: &Asked, elections: &[(ShardId, Election)]) -> Vec<ElectionView> {
     let skipped = elections.len().saturating_sub(asked.last.unwrap_or(usize::MAX));
     elections[skipped..].iter().map(|(group, election)| ElectionView::of(*group, election)).collect()
 }
 
 async fn timeline_of<S: StateMachine>(handle: &Handle<S>, asked: &Asked) -> TimelineView {
     let (events, missing) = handle.collect_events(0).await;
+    let elections = told_view(handle, asked, &events).into_iter().map(|(_, told)| told).collect();
+    TimelineView { elections, missing }
+}
+
+/// The elections that are asked for, each with the reading of the hybrid logical clock when it was won, with what `events`, which are
+/// merged, tell of it.
+pub(super) fn told_view<S: StateMachine>(handle: &Handle<S>, asked: &Asked, events: &[Event]) -> Vec<(u64, ToldView)> {
     let (from, last) = (asked.from(), asked.last.unwrap_or(usize::MAX));
     let mut told = Vec::new();
     for group in (0..handle.identity().shards).map(ShardId) {
@@ -138,7 +155,7 @@ async fn timeline_of<S: StateMachine>(handle: &Handle<S>, asked: &Asked) -> Time
             continue;
         }
         let records = handle.elections(group);
-        told.extend(timeline::elections(group, records.iter(), &events));
+        told.extend(timeline::elections(group, records.iter(), events));
     }
     let began = |told: &timeline::Told| match (&told.election, told.events.last()) {
         (Some(election), _) => election.won_at.0 << 16,
@@ -152,13 +169,13 @@ async fn timeline_of<S: StateMachine>(handle: &Handle<S>, asked: &Asked) -> Time
         let node = asked.node.as_ref().is_none_or(|node| event.node == *node);
         node && asked.level.is_none_or(|level| event.level >= level)
     };
-    let elections = told.iter().map(|told| ToldView {
+    let view = |told: &timeline::Told| ToldView {
         election: told.election.as_ref().map(|election| ElectionView::of(told.group, election)),
         group: told.group.0,
         term: told.term,
         events: told.events.iter().filter(of_node).map(event_json).collect(),
-    });
-    TimelineView { elections: elections.collect(), missing }
+    };
+    told.iter().map(|told| (began(told), view(told))).collect()
 }
 
 /// `GET /cluster/elections`
@@ -301,15 +318,19 @@ pub fn event_json(event: &Event) -> Json {
     put("seq", event.seq.into());
     put("hlc", event.hlc.to_string().into());
     for (name, value) in &event.fields {
-        let value = match value {
-            Value::Number(number) => (*number).into(),
-            Value::Flag(flag) => (*flag).into(),
-            Value::Text(text) => text.as_str().into(),
-            Value::List(texts) => texts.clone().into(),
-        };
-        put(name, value);
+        put(name, value_json(value));
     }
     Json::Object(json)
+}
+
+/// A field of an event as JSON.
+pub(crate) fn value_json(value: &Value) -> Json {
+    match value {
+        Value::Number(number) => (*number).into(),
+        Value::Flag(flag) => (*flag).into(),
+        Value::Text(text) => text.as_str().into(),
+        Value::List(texts) => texts.clone().into(),
+    }
 }
 
 /// `2023-11-14T22:13:20.000123Z`

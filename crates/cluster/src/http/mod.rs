@@ -1,6 +1,6 @@
 //! What a node says of its cluster over HTTP: the answer to a path, to be mounted in any server. Who may ask is for that server to decide.
 //!
-//! [`look_back`] tells what has happened, in the whole cluster. [`serve`] answers for a node: `/cluster/*`, `/healthz`, `/livez` and `/readyz`. [`answer`] does the same for an
+//! [`look_back`] tells what has happened, in the whole cluster, and [`follow`] what goes on happening. [`serve`] answers for a node: `/cluster/*`, `/healthz`, `/livez` and `/readyz`. [`answer`] does the same for an
 //! [`Inspection`], which is a plain value: so a server's routes can be tested without a node, a socket or a disk.
 //!
 //! ```
@@ -15,6 +15,7 @@
 //! ```
 
 mod elections;
+mod follow;
 pub(crate) mod manifest;
 pub mod view;
 
@@ -22,9 +23,11 @@ use base::Millis;
 use base::machine::StateMachine;
 use serde::Serialize;
 
+pub(crate) use crate::http::elections::value_json;
 pub use crate::http::elections::{
     ElectionView, ElectionsView, TimelineView, ToldView, VoteView, event_json, look_back,
 };
+pub use crate::http::follow::{Following, Form, KEEP_ALIVE, follow};
 use crate::http::view::Inspection;
 use crate::node::{Handle, Stage};
 
@@ -127,6 +130,7 @@ pub fn get(path: &str, look: &Inspection, lease: Millis) -> Option<HttpAnswer> {
         }
         ("status", None, None) => HttpAnswer::json(200, &look.status(lease)),
         ("health-reports", None, None) => HttpAnswer::json(200, &serde_json::json!({ "reports": look.reports() })),
+        ("alarms", None, None) => HttpAnswer::json(200, &serde_json::json!({ "alarms": look.alarms() })),
         ("groups", None, None) => HttpAnswer::json(200, &look.groups()),
         ("leader", None, None) => match look.leader() {
             Some(leader) => HttpAnswer::json(200, &leader),

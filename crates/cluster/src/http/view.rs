@@ -9,6 +9,7 @@ use base::{Millis, ScheduleTime, ShardId};
 use replica::{Election, Members, Progress, Role, ShardStatus};
 use serde::Serialize;
 
+use crate::alarms::AlarmKind;
 use crate::health::Report;
 use crate::http::elections::ElectionView;
 use crate::node::{Cluster, Stage};
@@ -69,6 +70,12 @@ pub struct Inspection {
     pub reports: BTreeMap<u64, (Millis, Report)>,
     /// How often they say so.
     pub report_interval: Millis,
+    /// This node's alarms: what it says of each, and how long ago it was raised.
+    pub alarms: Vec<(AlarmKind, String, Millis)>,
+    /// Room on this node's disk, in bytes.
+    pub free_bytes: Option<u64>,
+    /// The label of this node's data centre; empty: it has none.
+    pub zone: String,
     /// How long ago a quorum was asked that has answered, by group that it leads.
     pub confirmed: BTreeMap<ShardId, Millis>,
     /// Since it started.
@@ -113,7 +120,7 @@ pub struct NodeView {
     pub id: String,
     /// Chosen by people.
     pub name: String,
-    /// The label of its data centre; no setting gives it one.
+    /// The label of its data centre.
     pub zone: Option<String>,
     /// `leader`, `follower`, `learner`, `unjoined`, `failed` or `standalone`.
     pub status: &'static str,
@@ -313,6 +320,8 @@ pub struct StatusView {
     pub lease_clock_ms: Option<u64>,
     /// How far its clock is from the leader's; not measured.
     pub clock_skew_ms: Option<i64>,
+    /// What somebody should look after.
+    pub alarms: Vec<AlarmView>,
     /// The last election of group 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_election: Option<ElectionView>,
@@ -382,6 +391,20 @@ pub struct ReportView {
     pub applied: Vec<u64>,
 }
 
+/// One of `GET /cluster/alarms`.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct AlarmView {
+    /// What it is.
+    pub kind: &'static str,
+    /// The name of who has raised it.
+    pub member: String,
+    /// What there is to say.
+    pub text: String,
+    /// How long ago it was raised.
+    pub since_ms: u64,
+}
+
 /// `GET /cluster/health`
 #[derive(Clone, Debug, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -439,6 +462,9 @@ impl Inspection {
             contacts: BTreeMap::new(),
             reports: BTreeMap::new(),
             report_interval: Millis(5_000),
+            alarms: Vec::new(),
+            free_bytes: None,
+            zone: String::new(),
             confirmed: BTreeMap::new(),
             uptime: Millis(0),
             contact_max: Millis(1_000),
@@ -589,7 +615,10 @@ impl Inspection {
         let known = first.and_then(|first| self.progress.get(&first.shard)?.iter().find(|member| member.id == id));
         NodeView {
             id: base::Incarnation(id).to_string(),
-            zone: None,
+            zone: own
+                .then(|| self.zone.clone())
+                .or(report.map(|report| report.zone.clone()))
+                .filter(|zone| !zone.is_empty()),
             status,
             alive: if there { "alive" } else { "failed" },
             role: match own {
@@ -620,9 +649,12 @@ impl Inspection {
             protocol: own.then_some(PROTOCOL).or(report.map(|report| report.protocol)),
             uptime_ms: own.then_some(self.uptime.0).or(report.map(|report| report.uptime.0)),
             storage: own
-                .then(|| (self.provider.clone(), self.about.paths.clone()))
-                .or(report.map(|report| (report.kind.clone(), report.paths.clone())))
-                .map(|(kind, paths)| StorageView { kind, paths, bytes: None, free_bytes: None }),
+                .then(|| (self.provider.clone(), self.about.paths.clone(), self.free_bytes))
+                .or(report.map(|report| {
+                    let free = Some(report.free_bytes).filter(|free| *free > 0);
+                    (report.kind.clone(), report.paths.clone(), free)
+                }))
+                .map(|(kind, paths, free_bytes)| StorageView { kind, paths, bytes: None, free_bytes }),
             name,
             message,
         }
@@ -758,8 +790,28 @@ impl Inspection {
             last_contact_ms: if leads { Some(0) } else { contact.map(|heard| heard.0) },
             lease_clock_ms: first.map(|first| first.lease_clock.0),
             clock_skew_ms: None,
+            alarms: self.alarms(),
             last_election: self.last_election.as_ref().map(|election| ElectionView::of(ShardId(0), election)),
         }
+    }
+
+    /// The alarms of this node, and those that others have told.
+    pub fn alarms(&self) -> Vec<AlarmView> {
+        let view = |member: &str, (kind, text, since): &(AlarmKind, String, Millis), age: Millis| AlarmView {
+            kind: kind.name(),
+            member: member.to_owned(),
+            text: text.clone(),
+            since_ms: (*since + age).0,
+        };
+        let mut alarms: Vec<AlarmView> = self.alarms.iter().map(|alarm| view(&self.name, alarm, Millis(0))).collect();
+        for (id, (age, report)) in &self.reports {
+            // What a member said that is gone says nothing of how it is.
+            if !crate::health::is_late(*age, self.report_interval) {
+                alarms.extend(report.alarms.iter().map(|alarm| view(&self.name_of(*id), alarm, *age)));
+            }
+        }
+        alarms.sort_by(|a, b| (a.kind, &a.member).cmp(&(b.kind, &b.member)));
+        alarms
     }
 
     /// Whether the cluster works, and what is wrong.
@@ -782,6 +834,8 @@ impl Inspection {
             .filter(|member| !member.healthy)
             .map(|member| format!("{}: {}", member.name, member.message))
             .collect();
+        reasons
+            .extend(self.alarms().into_iter().map(|alarm| format!("{}: {}: {}", alarm.member, alarm.kind, alarm.text)));
         let works = quorum.needed > 0 && quorum.reachable >= quorum.needed && leaderless.is_empty();
         reasons.extend(leaderless);
         if quorum.reachable < quorum.needed || quorum.needed == 0 {
@@ -862,6 +916,9 @@ mod tests {
             members: Members::of_voters([member(1, "a"), member(2, "b"), member(3, "c")]),
             reports: BTreeMap::new(),
             report_interval: Millis(5_000),
+            alarms: Vec::new(),
+            free_bytes: None,
+            zone: "dc2".into(),
             contacts: BTreeMap::from([(2, contact(heard[0])), (3, contact(heard[1]))]),
             confirmed: BTreeMap::from([(ShardId(0), Millis(100))]),
             uptime: Millis(5_000),

@@ -19,7 +19,7 @@ const JOINING_MAX: usize = 4;
 /// Makes a node a learner of this cluster. Twice is as good as once.
 pub(crate) async fn admit<S: StateMachine>(shared: &Shared<S>, newcomer: Member) -> Result<Cluster, Refusal> {
     let refuse = |code, text: &str| Err(Refusal { code, text: text.into() });
-    let Some(cluster) = shared.common.cluster.get().copied() else {
+    let Some(cluster) = shared.common.cluster() else {
         return refuse("not-leader", "this node has no cluster either");
     };
     if shared.common.routes.leader(RECORDS) != shared.common.me {
@@ -32,13 +32,20 @@ pub(crate) async fn admit<S: StateMachine>(shared: &Shared<S>, newcomer: Member)
     judge(&shared.config, &members, &newcomer, |id| shared.links.get(id).is_some_and(|link| link.is_up()))?;
     let (sender, reply) = oneshot::channel();
     let client = ReplyTo::Local { sender, lane: None };
-    let changes = vec![MemberChange::AddLearner(newcomer.id)];
+    let mut changes = vec![MemberChange::AddLearner(newcomer.id)];
+    changes.extend(lost(&members, &newcomer).map(MemberChange::Remove));
     shared.common.inbox.control(Control::Change(RECORDS, changes, vec![newcomer], client));
     match reply.await {
         Ok(Reply::Applied { .. }) => Ok(cluster),
         // Another change is under way, or leadership was lost: it asks again.
         _ => refuse("not-leader", "the members cannot be changed just now"),
     }
+}
+
+/// Learners of the newcomer's name: data directories that were lost before they voted.
+fn lost<'a>(members: &'a Members, newcomer: &'a Member) -> impl Iterator<Item = u64> + 'a {
+    let learners = members.iter().filter(|member| members.configuration.learners.contains(&member.id));
+    learners.filter(|member| member.name == newcomer.name).map(|member| member.id)
 }
 
 /// Whether a node may become a member.
@@ -56,12 +63,11 @@ fn judge(
             format!("{name} was removed from the cluster; start it with an empty data directory"),
         );
     }
-    if let Some(present) = members.named(name)
-        && is_up(present.id)
-    {
+    if members.iter().any(|member| member.name == *name && is_up(member.id)) {
         return refuse("name-taken", format!("the member {name} is there; every node needs a name of its own"));
     }
-    if !config.listed.contains(name) && !config.admits_anybody && config.secret.is_none() {
+    let has_proved = config.secret.is_some() || config.tls.is_some();
+    if !config.listed.contains(name) && !config.admits_anybody && !has_proved {
         return refuse(
             "not-admitted",
             format!(
@@ -69,7 +75,7 @@ fn judge(
             ),
         );
     }
-    if members.configuration.learners.len() >= JOINING_MAX {
+    if members.configuration.learners.len() - lost(members, newcomer).count() >= JOINING_MAX {
         return refuse("not-admitted", format!("{JOINING_MAX} nodes are joining already; {name} must wait"));
     }
     Ok(())
@@ -92,6 +98,7 @@ mod tests {
             advertise: String::new(),
             label: String::new(),
             secret: None,
+            tls: None,
             plan: Plan::Join,
             addresses: vec![],
             bootstrap: false,
@@ -100,6 +107,7 @@ mod tests {
             promote_lag: 0,
             promote_after: Millis(0),
             health_interval: Millis(200),
+            zone: String::new(),
         }
     }
 

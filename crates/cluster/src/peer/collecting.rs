@@ -7,6 +7,7 @@ use base::machine::StateMachine;
 use bytes::Bytes;
 use tokio::time::timeout;
 
+use crate::events::cursor::Cursor;
 use crate::events::{Event, Events, codec};
 use crate::peer::requests::What;
 use crate::peer::{Link, Shared};
@@ -14,15 +15,14 @@ use crate::peer::{Link, Shared};
 /// How long others may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 
-/// Events in one answer, and their bytes.
-const EVENTS_MAX: usize = crate::events::EVENTS_MAX;
+/// Bytes of events in one answer: the first ones, so that whoever wants more asks for what follows.
 const BYTES_MAX: usize = 8 << 20;
 
 /// The answer to whoever wants to know what happened later than a reading of the hybrid logical clock (8 bytes): events.
 pub(crate) fn tell(body: &Bytes, events: &Events) -> Result<Vec<u8>, Malformed> {
     let after = Reader::new(body).u64()?;
     let mut answer = Vec::new();
-    for event in events.after(0, EVENTS_MAX, |event| event.hlc > after) {
+    for event in events.later(after) {
         let mut bytes = Vec::new();
         codec::encode(&event, &mut bytes);
         if answer.len() + bytes.len() > BYTES_MAX {
@@ -42,21 +42,29 @@ fn read(body: &Bytes) -> Result<Vec<Event>, Malformed> {
     Ok(events)
 }
 
-/// What one member has to tell; nothing: it does not answer in time.
-async fn ask<S: StateMachine>(link: &Link<S>, after: u64) -> Option<Vec<Event>> {
+/// What one member has to tell; nothing: it does not answer in time. `is_there`: it was heard of lately; else it is not waited for.
+async fn ask<S: StateMachine>(link: &Link<S>, after: u64, is_there: bool) -> Option<Vec<Event>> {
+    if !is_there {
+        return None;
+    }
     let answer = link.request(What::Tell, after.to_le_bytes().to_vec())?;
     read(&timeout(ANSWER_MAX, answer).await.ok()?.ok()?).ok()
 }
 
-/// What the other members have to tell of what is later than `after`, and the names of those who do not answer.
-pub(crate) async fn collect<S: StateMachine>(shared: &Shared<S>, after: u64) -> (Vec<Event>, Vec<String>) {
+/// What the other members have to tell behind a cursor, and the names of those who do not answer.
+pub(crate) async fn collect<S: StateMachine>(shared: &Shared<S>, cursor: &Cursor) -> (Vec<Event>, Vec<String>) {
     let members = shared.members();
     let others: Vec<_> = members.iter().filter(|member| member.id != shared.common.me).collect();
     let asked: Vec<_> = others
         .iter()
         .map(|member| {
-            let link = shared.links.get(member.id);
-            async move { ask(&*link?, after).await }
+            let (link, after) = (shared.links.get(member.id), cursor.of(member.id));
+            let now = shared.clock.now().mono;
+            async move {
+                let link = link?;
+                let is_there = link.contact(now).heard.is_some_and(|heard| heard <= shared.common.contact_max);
+                ask(&link, after, is_there).await
+            }
         })
         .collect();
     let (mut events, mut missing) = (Vec::new(), Vec::new());

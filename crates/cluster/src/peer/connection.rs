@@ -2,34 +2,36 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
 use std::io::{Error, ErrorKind};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use base::ShardId;
 use base::codec::{Malformed, Reader, Write};
 use base::machine::StateMachine;
 use base::{Incarnation, Index, Position, Term};
+use base::{Mono, ShardId};
 use bytes::Bytes;
 use replica::{Event, Member, Message, Operations, Reply, Unavailable, Wait};
-use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{interval, sleep, timeout};
 
-use crate::events::{Draft, Level};
+use crate::events::{Draft, Events, Level};
 use crate::forming::{ClusterId, Greeting};
 use crate::health;
 use crate::inbox::Control;
 use crate::lane::ReplyTo;
 use crate::node::Cluster;
 use crate::peer::answers::Answers;
-use crate::peer::handshake::{CODES, Guest, REMOVED, Refusal, is_proof, judge, proof};
+use crate::peer::handshake::{CODES, Guest, REMOVED, Refusal, TLS, check_certificate, is_proof, judge, proof};
 use crate::peer::links::Link;
 use crate::peer::requests::{self, REQUESTS_MAX};
 use crate::peer::snapshots::{Piece, Receipt, put_receipt, read_receipt};
+use crate::peer::stream::{Side, Sink, Source, secure};
 use crate::peer::wire::{FrameReader, Frames, Hello, Kind, PROTOCOL};
 use crate::peer::{GREETING_INTERVAL, Heard, Shared};
 
@@ -54,16 +56,18 @@ const RETRY_LAST: Duration = Duration::from_secs(1);
 const PING_INTERVAL: Duration = Duration::from_millis(500);
 const SILENCE_MAX: Duration = Duration::from_secs(3);
 
-/// Connections that have not finished their handshake.
+/// Connections that have not finished their handshake: all of them, and those from one address. More from it are closed at once, so that
+/// nobody alone keeps the others out.
 const UNFINISHED_MAX: usize = 64;
+const UNFINISHED_OF_ONE_MAX: usize = 32;
 
 /// A member that is not heard of for so long may still answer; but once somebody else leads, nobody waits for that.
 const SILENCE_OF_A_LEADER_MAX: Duration = Duration::from_secs(1);
 
 /// A connection whose other side is known.
 struct Met {
-    reader: FrameReader<OwnedReadHalf>,
-    writer: OwnedWriteHalf,
+    reader: FrameReader<Source>,
+    writer: Sink,
     other: Greeting,
     guest: Guest,
 }
@@ -117,13 +121,18 @@ fn hello<S: StateMachine>(shared: &Shared<S>, to: u64) -> Hello {
 }
 
 async fn introduce<S: StateMachine>(shared: &Shared<S>, stream: TcpStream, to: u64) -> Result<Met, Failure> {
-    let (reader, mut writer) = stream.into_split();
+    let secured = secure(shared.config.tls.as_deref(), stream, Side::Dialled).await;
+    let (reader, mut writer, facts) = secured.map_err(|error| not_encrypted(&error))?;
     let mut reader = FrameReader::new(reader);
     let own = hello(shared, to);
     let mut frames = Frames::default();
     frames.put(Kind::Hello, |body| own.encode(body));
-    writer.write_all(frames.bytes()).await?;
+    writer.send(frames.bytes()).await?;
     let theirs = Hello::decode(&expect(&mut reader, Kind::Hello).await?)?;
+    if let Err(refusal) = check_certificate(facts.as_ref(), &theirs) {
+        refuse(&mut writer, &refusal).await;
+        return Err(Failure::Refused(refusal));
+    }
     let guest = judge(&own.greeting, &shared.members(), &theirs).map_err(Failure::Refused)?;
     if let Some(secret) = &shared.config.secret {
         let given = expect(&mut reader, Kind::Proof).await?;
@@ -132,16 +141,21 @@ async fn introduce<S: StateMachine>(shared: &Shared<S>, stream: TcpStream, to: u
         }
         frames.clear();
         frames.put(Kind::Proof, |body| body.extend_from_slice(&proof(secret, &own, &theirs)));
-        writer.write_all(frames.bytes()).await?;
+        writer.send(frames.bytes()).await?;
     }
     Ok(Met { reader, writer, other: theirs.greeting, guest })
 }
 
 async fn receive<S: StateMachine>(shared: &Shared<S>, stream: TcpStream) -> Result<Met, Failure> {
     stream.set_nodelay(true)?;
-    let (reader, mut writer) = stream.into_split();
+    let secured = secure(shared.config.tls.as_deref(), stream, Side::Accepted).await;
+    let (reader, mut writer, facts) = secured.map_err(|error| not_encrypted(&error))?;
     let mut reader = FrameReader::new(reader);
     let theirs = Hello::decode(&expect(&mut reader, Kind::Hello).await?)?;
+    if let Err(refusal) = check_certificate(facts.as_ref(), &theirs) {
+        refuse(&mut writer, &refusal).await;
+        return Err(Failure::Refused(refusal));
+    }
     let own = hello(shared, theirs.greeting.me.id);
     let judged = judge(&own.greeting, &shared.members(), &theirs);
     let mut frames = Frames::default();
@@ -158,9 +172,13 @@ async fn receive<S: StateMachine>(shared: &Shared<S>, stream: TcpStream) -> Resu
     if let Some(secret) = &shared.config.secret {
         frames.put(Kind::Proof, |body| body.extend_from_slice(&proof(secret, &own, &theirs)));
     }
-    writer.write_all(frames.bytes()).await?;
+    writer.send(frames.bytes()).await?;
     if let Some(secret) = &shared.config.secret {
-        let given = expect(&mut reader, Kind::Proof).await;
+        let given = match expect(&mut reader, Kind::Proof).await {
+            // It has found something wrong with this side, and said so.
+            Err(Failure::Refused(refusal)) => return Err(Failure::Refused(refusal)),
+            given => given,
+        };
         if !given.is_ok_and(|given| is_proof(secret, &theirs, &own, &given)) {
             let refusal = bad_secret(&theirs);
             refuse(&mut writer, &refusal).await;
@@ -170,24 +188,38 @@ async fn receive<S: StateMachine>(shared: &Shared<S>, stream: TcpStream) -> Resu
     Ok(Met { reader, writer, other: theirs.greeting, guest })
 }
 
+/// The two sides do not agree on encryption, or one does not accept the other's certificate.
+fn not_encrypted(error: &Error) -> Failure {
+    Failure::Refused(Refusal { code: TLS, text: format!("no encrypted connection (cluster.peerCert): {error}") })
+}
+
 fn bad_secret(theirs: &Hello) -> Refusal {
     let text = format!("{} does not know the secret that cluster.clusterSecret sets here", theirs.greeting.me.name);
     Refusal { code: "bad-secret", text }
 }
 
-async fn refuse(writer: &mut OwnedWriteHalf, refusal: &Refusal) {
+async fn refuse(writer: &mut Sink, refusal: &Refusal) {
     let mut frames = Frames::default();
     frames.put(Kind::Refused, |body| {
         body.put_bytes(refusal.code.as_bytes());
         body.put_bytes(refusal.text.as_bytes());
     });
     // Whoever is refused may have gone.
-    let _ = writer.write_all(frames.bytes()).await;
+    let _ = writer.send(frames.bytes()).await;
 }
 
 /// The next frame, which must be of this kind.
-async fn expect(reader: &mut FrameReader<OwnedReadHalf>, kind: Kind) -> Result<Bytes, Failure> {
-    match reader.next().await? {
+async fn expect(reader: &mut FrameReader<Source>, kind: Kind) -> Result<Bytes, Failure> {
+    // What is wrong with this side's certificate is heard only when something is read.
+    let failed = |error: Error| match error.get_ref() {
+        Some(cause) if cause.is::<tls::Error>() => not_encrypted(&error),
+        _ => Failure::Network(error),
+    };
+    if kind == Kind::Hello && reader.speaks_tls().await.map_err(failed)? {
+        let text = "the other side encrypts its connections, and cluster.peerCert is not set here";
+        return Err(Failure::Refused(Refusal { code: TLS, text: text.into() }));
+    }
+    match reader.next().await.map_err(failed)? {
         (found, body) if found == kind => Ok(body),
         (Kind::Refused, body) => {
             let mut fields = Reader::new(&body);
@@ -202,24 +234,29 @@ async fn expect(reader: &mut FrameReader<OwnedReadHalf>, kind: Kind) -> Result<B
 /// Says something about a node once, and again when it changes.
 struct Report {
     last: String,
+    /// How much it matters that it cannot be reached.
+    level: Level,
 }
 
 impl Report {
-    fn new() -> Report {
-        Report { last: String::new() }
+    fn new(level: Level) -> Report {
+        Report { last: String::new(), level }
     }
 
-    fn failure(&mut self, who: &str, failure: &Failure) {
+    fn failure(&mut self, events: &Events, who: &str, failure: &Failure) {
         let text = failure.to_string();
         if self.last == text {
             return;
         }
         match failure {
             Failure::Network(_) => {
-                tracing::info!(target: "raft", event = "raft.peer.unreachable", peer = who, "{who} cannot be reached: {text}");
+                let text = format!("{who} cannot be reached: {text}");
+                let unreachable = Draft::new(self.level, "raft.peer.unreachable", text);
+                events.tell(unreachable.with("peer", who).unkept());
             }
             Failure::Refused(refusal) => {
-                tracing::warn!(target: "raft", event = "raft.peer.rejected", peer = who, code = refusal.code, "{}", refusal.text);
+                let rejected = Draft::new(Level::Warn, "raft.peer.rejected", &*refusal.text);
+                events.tell(rejected.with("peer", who).with("reason", refusal.code));
             }
         }
         self.last = text;
@@ -232,7 +269,7 @@ impl Report {
 
 /// Greets the node at an address again and again, until this node has a cluster. Several nodes may share a name: all are greeted.
 pub(super) async fn greet<S: StateMachine>(shared: Arc<Shared<S>>, address: String) {
-    let mut report = Report::new();
+    let mut report = Report::new(Level::Info);
     while shared.greeting().cluster.is_none() {
         let found: Vec<String> = match timeout(CONNECT_TIMEOUT, lookup_host(&address)).await {
             Ok(Ok(found)) => found.map(|one| one.to_string()).take(ADDRESSES_MAX).collect(),
@@ -253,7 +290,7 @@ pub(super) async fn greet<S: StateMachine>(shared: Arc<Shared<S>>, address: Stri
             }
         }
         if let Some(failure) = failed {
-            report.failure(&address, &failure);
+            report.failure(&shared.common.events, &address, &failure);
         }
         sleep(GREETING_INTERVAL).await;
     }
@@ -279,7 +316,7 @@ pub(super) async fn ask<S: StateMachine>(shared: Arc<Shared<S>>, address: String
         let Met { mut reader, mut writer, .. } = dial(&shared, &address, 0).await?;
         let mut frames = Frames::default();
         frames.put(Kind::Ask, |_| {});
-        writer.write_all(frames.bytes()).await?;
+        writer.send(frames.bytes()).await?;
         let body = expect(&mut reader, Kind::Admitted).await?;
         let mut fields = Reader::new(&body);
         let id = ClusterId(u128::from_le_bytes(fields.array()?));
@@ -301,18 +338,20 @@ pub(super) async fn ask<S: StateMachine>(shared: Arc<Shared<S>>, address: String
 }
 
 /// Admits a node, or says why not.
-async fn answer_request<S: StateMachine>(shared: &Shared<S>, newcomer: Member, mut writer: OwnedWriteHalf) {
+async fn answer_request<S: StateMachine>(shared: &Shared<S>, newcomer: Member, mut writer: Sink) {
     let name = newcomer.name.clone();
     match crate::peer::admission::admit(shared, newcomer).await {
         Ok(cluster) => {
-            tracing::info!(target: "raft", event = "raft.join.admitted", peer = %name, "admitted {name} as a learner");
+            let text = format!("admitted {name} as a learner");
+            let joining = Draft::new(Level::Info, "raft.member.joining", text).with("member", name);
+            shared.common.events.tell(joining.with("by", shared.greeting().me.name));
             let mut frames = Frames::default();
             frames.put(Kind::Admitted, |body| {
                 body.extend_from_slice(&cluster.id.0.to_le_bytes());
                 body.put_u64(cluster.incarnation.0);
             });
             // It asks again if it does not hear this.
-            let _ = writer.write_all(frames.bytes()).await;
+            let _ = writer.send(frames.bytes()).await;
         }
         Err(refusal) => refuse(&mut writer, &refusal).await,
     }
@@ -338,8 +377,10 @@ pub(super) async fn dial_members<S: StateMachine>(shared: Arc<Shared<S>>) {
 
 async fn keep_connected<S: StateMachine>(shared: Arc<Shared<S>>, link: Arc<Link<S>>) {
     let mut target = link.target.subscribe();
-    let mut report = Report::new();
+    // That a connection has ended was told.
+    let mut report = Report::new(Level::Debug);
     let mut pause = RETRY_FIRST;
+    let mut down_since: Option<Mono> = None;
     loop {
         let Some(member) = target.borrow_and_update().clone() else { return };
         match dial(&shared, &member.peer, member.id).await {
@@ -347,13 +388,16 @@ async fn keep_connected<S: StateMachine>(shared: Arc<Shared<S>>, link: Arc<Link<
                 report.success();
                 pause = RETRY_FIRST;
                 let up = Draft::new(Level::Info, "raft.peer.up", format!("peer {} up", member.name));
-                shared.common.events.tell(up.with("peer", &*member.name).with("addr", &*member.peer));
-                let socket = Arc::new(met.writer);
-                link.connected(socket.clone());
+                let up = up.with("peer", &*member.name).with("addr", &*member.peer);
+                shared.common.events.tell(match down_since.take() {
+                    Some(since) => up.with("downMs", (shared.clock.now().mono - since).0),
+                    None => up,
+                });
+                link.connected(met.writer);
                 link.put_report(health::report(&shared));
                 shared.common.routes.bump();
                 let ended = tokio::select! {
-                    ended = talk(&shared, &link, met.reader, &socket) => ended,
+                    ended = talk(&shared, &link, met.reader) => ended,
                     // It is to be dialled elsewhere, or not at all.
                     _ = target.changed() => Ok(()),
                 };
@@ -363,16 +407,19 @@ async fn keep_connected<S: StateMachine>(shared: Arc<Shared<S>>, link: Arc<Link<
                 shared.common.inbox.control(Control::Unreachable(member.id));
                 let why = ended.as_ref().err().map_or("its address has changed".into(), ToString::to_string);
                 let down = Draft::new(Level::Warn, "raft.peer.down", format!("peer {} down: {why}", member.name));
-                shared.common.events.tell(down.with("peer", &*member.name).with("reason", why));
+                let down = down.with("peer", &*member.name).with("addr", &*member.peer).with("reason", why);
+                shared.common.events.tell(down);
+                down_since = Some(shared.clock.now().mono);
                 if let Err(failure) = ended {
-                    report.failure(&member.name, &failure);
+                    report.failure(&shared.common.events, &member.name, &failure);
                 }
             }
             Ok(_) => {
                 let text = format!("{} has not joined the cluster yet", member.name);
-                report.failure(&member.name, &Failure::Network(Error::new(ErrorKind::NotConnected, text)));
+                let failure = Failure::Network(Error::new(ErrorKind::NotConnected, text));
+                report.failure(&shared.common.events, &member.name, &failure);
             }
-            Err(failure) => report.failure(&member.name, &failure),
+            Err(failure) => report.failure(&shared.common.events, &member.name, &failure),
         }
         tokio::select! {
             () = sleep(pause) => {}
@@ -388,8 +435,7 @@ async fn keep_connected<S: StateMachine>(shared: Arc<Shared<S>>, link: Arc<Link<
 async fn talk<S: StateMachine>(
     shared: &Shared<S>,
     link: &Link<S>,
-    mut reader: FrameReader<OwnedReadHalf>,
-    socket: &OwnedWriteHalf,
+    mut reader: FrameReader<Source>,
 ) -> Result<(), Failure> {
     let started = Instant::now();
     // When something came last, in milliseconds.
@@ -425,7 +471,7 @@ async fn talk<S: StateMachine>(
     };
     tokio::select! {
         ended = receive => ended,
-        ended = send(link, socket, started) => ended,
+        ended = send(link, started) => ended,
         never = give_up_silent(shared, link, started, &answered) => never,
     }
 }
@@ -464,15 +510,22 @@ fn refused(body: &Bytes) -> Failure {
     Failure::Refused(Refusal { code, text: text.to_owned() })
 }
 
-async fn send<S: StateMachine>(link: &Link<S>, socket: &OwnedWriteHalf, started: Instant) -> Result<(), Failure> {
+async fn send<S: StateMachine>(link: &Link<S>, started: Instant) -> Result<(), Failure> {
     let mut ping = interval(PING_INTERVAL);
     loop {
         tokio::select! {
             () = link.wake.notified() => {}
             _ = ping.tick() => link.ping(started.elapsed()),
         }
-        while !link.flush()? {
-            socket.writable().await?;
+        loop {
+            tokio::select! {
+                flushed = poll_fn(|context| link.poll_flush(context)) => {
+                    flushed?;
+                    break;
+                }
+                // The loop has found the socket full and cannot wait for it: it is asked anew, by whom it can wake.
+                () = link.wake.notified() => {}
+            }
         }
     }
 }
@@ -499,12 +552,13 @@ fn take_answers<S: StateMachine>(shared: &Shared<S>, link: &Link<S>, body: &Byte
 const APPLIED: u8 = 0;
 const UNAVAILABLE: u8 = 1;
 
-const UNAVAILABLES: [Unavailable; 5] = [
+const UNAVAILABLES: [Unavailable; 6] = [
     Unavailable::NoLeader,
     Unavailable::Overloaded,
     Unavailable::Draining,
     Unavailable::TooStale,
     Unavailable::Unknown,
+    Unavailable::Restoring,
 ];
 
 fn encode_reply<S: StateMachine>(reply: &Reply<S>, body: &mut Vec<u8>) {
@@ -562,41 +616,80 @@ struct Refusals(Mutex<VecDeque<String>>);
 const REFUSALS_MAX: usize = 64;
 
 impl Refusals {
-    fn is_new(&self, refusal: &Refusal) -> bool {
+    fn tell(&self, refusal: &Refusal, from: IpAddr, events: &Events) {
         let mut known = self.0.lock().expect("nothing panics while it holds this lock");
-        let is_new = !known.contains(&refusal.text);
-        if is_new {
-            known.truncate(REFUSALS_MAX - 1);
-            known.push_front(refusal.text.clone());
+        if known.contains(&refusal.text) {
+            return;
         }
-        is_new
+        known.truncate(REFUSALS_MAX - 1);
+        known.push_front(refusal.text.clone());
+        let text = format!("refused a connection from {from}: {}", refusal.text);
+        let draft = Draft::new(Level::Warn, "raft.peer.rejected", text).with("addr", from.to_string());
+        events.tell(draft.with("reason", refusal.code));
+    }
+}
+
+/// Connections that have not finished their handshake, by the address that they come from.
+#[derive(Default)]
+struct Unfinished(Mutex<BTreeMap<IpAddr, usize>>);
+
+/// A place among them, given back when it is dropped.
+struct Place {
+    unfinished: Arc<Unfinished>,
+    from: IpAddr,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Unfinished {
+    /// Nothing: this address has enough of them.
+    fn enter(self: &Arc<Self>, from: IpAddr, place: OwnedSemaphorePermit) -> Option<Place> {
+        let mut unfinished = self.0.lock().expect("nothing panics while it holds this lock");
+        let count = unfinished.entry(from).or_default();
+        if *count >= UNFINISHED_OF_ONE_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Place { unfinished: self.clone(), from, _place: place })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut unfinished = self.unfinished.0.lock().expect("nothing panics while it holds this lock");
+        if let Entry::Occupied(mut count) = unfinished.entry(self.from) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }
 
 /// Takes connections for ever.
 pub(super) async fn accept<S: StateMachine>(shared: Arc<Shared<S>>, listener: TcpListener) {
-    let unfinished = Arc::new(tokio::sync::Semaphore::new(UNFINISHED_MAX));
+    let places = Arc::new(Semaphore::new(UNFINISHED_MAX));
+    let unfinished = Arc::new(Unfinished::default());
     let refusals = Arc::new(Refusals::default());
     loop {
-        let place = unfinished.clone().acquire_owned().await.expect("it is never closed");
+        let place = places.clone().acquire_owned().await.expect("it is never closed");
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, from)) => {
+                let from = from.ip();
+                let Some(place) = unfinished.enter(from, place) else { continue };
                 let (shared, refusals) = (shared.clone(), refusals.clone());
                 tokio::spawn(async move {
                     let met = timeout(HANDSHAKE_TIMEOUT, receive(&shared, stream)).await;
                     drop(place);
                     match met {
                         Ok(Ok(met)) => {
-                            let refusal = removed(&met.other.me.name);
-                            if met.guest == Guest::Removed && refusals.is_new(&refusal) {
-                                tracing::warn!(target: "raft", event = "raft.peer.rejected", code = refusal.code, "refused a connection: {}", refusal.text);
+                            if met.guest == Guest::Removed {
+                                refusals.tell(&removed(&met.other.me.name), from, &shared.common.events);
                             }
-                            serve(shared, met).await;
+                            if let Err(Failure::Refused(refusal)) = serve(shared.clone(), met).await {
+                                refusals.tell(&refusal, from, &shared.common.events);
+                            }
                         }
-                        Ok(Err(Failure::Refused(refusal))) if refusals.is_new(&refusal) => {
-                            tracing::warn!(target: "raft", event = "raft.peer.rejected", code = refusal.code, "refused a connection: {}", refusal.text);
-                        }
-                        Ok(Err(Failure::Refused(_))) => {}
+                        Ok(Err(Failure::Refused(refusal))) => refusals.tell(&refusal, from, &shared.common.events),
                         // Somebody who did not speak this protocol, or went away.
                         Ok(Err(Failure::Network(_))) | Err(_) => {}
                     }
@@ -611,20 +704,21 @@ pub(super) async fn accept<S: StateMachine>(shared: Arc<Shared<S>>, listener: Tc
     }
 }
 
-async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
+/// Serves a connection to its end. What is refused here was refused by the other side.
+async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) -> Result<(), Failure> {
     let Met { mut reader, mut writer, other, guest } = met;
     if guest == Guest::Removed {
-        return refuse(&mut writer, &removed(&other.me.name)).await;
+        refuse(&mut writer, &removed(&other.me.name)).await;
+        return Ok(());
     }
     let Guest::Member(id) = guest else {
-        let asks = matches!(timeout(HANDSHAKE_TIMEOUT, reader.next()).await, Ok(Ok((Kind::Ask, _))));
-        if asks {
-            answer_request(&shared, other.me, writer).await;
-        } else {
+        match timeout(HANDSHAKE_TIMEOUT, reader.next()).await {
+            Ok(Ok((Kind::Ask, _))) => answer_request(&shared, other.me, writer).await,
+            Ok(Ok((Kind::Refused, body))) => return Err(refused(&body)),
             // It only wanted to know whom it has met. If nobody is founding here, nobody listens.
-            let _ = shared.heard.send(Heard::Greeting(Box::new(other)));
+            _ => drop(shared.heard.send(Heard::Greeting(Box::new(other)))),
         }
-        return;
+        return Ok(());
     };
     let members = shared.members();
     if members.configuration.members().is_empty() {
@@ -640,7 +734,7 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
     let (pong, pongs) = tokio::sync::mpsc::unbounded_channel();
     let (receipt, receipts) = tokio::sync::mpsc::unbounded_channel();
     let (respond, responses) = tokio::sync::mpsc::unbounded_channel();
-    let places = Arc::new(tokio::sync::Semaphore::new(REQUESTS_MAX));
+    let places = Arc::new(Semaphore::new(REQUESTS_MAX));
     let receive = async {
         loop {
             let (kind, body) =
@@ -676,6 +770,7 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
                     // The receiver ends with this task.
                     let _ = pong.send(body);
                 }
+                Kind::Refused => return Err(refused(&body)),
                 _ => return Err(Malformed.into()),
             }
         }
@@ -683,19 +778,20 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) {
     let ended: Result<(), Failure> = tokio::select! {
         ended = receive => ended,
         ended = send_answers(&shared, &answers, &mut writer, Results { pongs, receipts, responses }) => ended.map_err(Failure::from),
-        () = shared.removed(id) => Err(Failure::Refused(removed(&other.me.name))),
+        () = shared.removed(id) => {
+            refuse(&mut writer, &removed(&other.me.name)).await;
+            Ok(())
+        }
     };
-    if let Err(Failure::Refused(refusal)) = &ended {
-        refuse(&mut writer, refusal).await;
-    }
     let (left, parked) = answers.close();
     for (shard, wait) in parked {
         shared.common.inbox.control(Control::Forget(shard, wait));
     }
     left.into_iter().for_each(|(_, reply)| shared.common.compensate(reply));
-    if let Err(failure) = ended {
+    if let Err(Failure::Network(failure)) = &ended {
         tracing::debug!(target: "raft", event = "raft.peer.disconnected", peer = %other.me.name, "{failure}");
     }
+    ended
 }
 
 fn take_messages<S: StateMachine>(shared: &Shared<S>, from: u64, body: &Bytes) -> Result<(), Failure> {
@@ -748,7 +844,7 @@ struct Results {
 async fn send_answers<S: StateMachine>(
     shared: &Shared<S>,
     answers: &Answers<S>,
-    writer: &mut OwnedWriteHalf,
+    writer: &mut Sink,
     results: Results,
 ) -> std::io::Result<()> {
     let Results { mut pongs, mut receipts, mut responses } = results;
@@ -775,7 +871,7 @@ async fn send_answers<S: StateMachine>(
                 }
             });
         }
-        if let Err(error) = writer.write_all(frames.bytes()).await {
+        if let Err(error) = writer.send(frames.bytes()).await {
             replies.into_iter().for_each(|(_, reply)| shared.common.compensate(reply));
             return Err(error);
         }

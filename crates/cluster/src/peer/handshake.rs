@@ -6,6 +6,7 @@
 use hmac::{Hmac, KeyInit, Mac};
 use replica::Members;
 use sha2::Sha256;
+use tls::Facts;
 
 use crate::forming::Greeting;
 use crate::peer::wire::{Hello, PROTOCOL};
@@ -20,8 +21,12 @@ pub(crate) struct Refusal {
 /// The code for a node that is no member any more.
 pub(crate) const REMOVED: &str = "removed-member";
 
+/// The code for a connection that is not encrypted as it should be.
+pub(crate) const TLS: &str = "tls";
+
 /// Codes that a refusal can have.
-pub(crate) const CODES: [&str; 11] = [
+pub(crate) const CODES: [&str; 12] = [
+    TLS,
     "version",
     "cluster-token-mismatch",
     "cluster-id-mismatch",
@@ -89,6 +94,19 @@ pub(crate) fn judge(own: &Greeting, members: &Members, hello: &Hello) -> Result<
             format!("the member {there} has another data directory than the node that calls itself so now"),
         ),
         None => refuse("unknown-member", format!("{there} is not a member of the cluster")),
+    }
+}
+
+/// Whether the certificate that the other side has shown has the name that it says.
+pub(crate) fn check_certificate(facts: Option<&Facts>, hello: &Hello) -> Result<(), Refusal> {
+    let name = &hello.greeting.me.name;
+    match facts {
+        Some(facts) if !facts.names.contains(name) => {
+            let names = facts.names.join(", ");
+            let text = format!("{name} shows a certificate of {names}; a member's has the node's name");
+            Err(Refusal { code: TLS, text })
+        }
+        _ => Ok(()),
     }
 }
 

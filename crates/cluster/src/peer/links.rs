@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use base::machine::StateMachine;
 use base::{Mono, ShardId};
 use replica::{Member, Message, Operations, Unavailable};
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, watch};
 
@@ -18,6 +18,7 @@ use crate::lane::ReplyTo;
 use crate::peer::outgoing::{Outbox, Writing};
 use crate::peer::requests::{Request, Waiting};
 use crate::peer::snapshots::{Receipt, Receipts};
+use crate::peer::stream::Sink;
 
 /// Requests waiting for answers from one member; more are refused.
 const FORWARDED_MAX: usize = 100_000;
@@ -117,20 +118,20 @@ impl<S: StateMachine> Link<S> {
             complete &= outbox.put(shard, message);
         }
         drop(outbox);
-        if !self.flush().is_ok_and(|all| all) {
+        if !matches!(self.poll_flush(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(()))) {
             // The task waits for the socket, or sees what ails it.
             self.wake.notify_one();
         }
         complete
     }
 
-    /// Writes what waits to the socket, if there is one. False: it takes no more just now.
+    /// Writes what waits to the socket, if there is one. Pending: it takes no more just now, and wakes whoever asked last when it does.
     ///
     /// # Errors
     /// The connection has ended.
-    pub(crate) fn flush(&self) -> std::io::Result<bool> {
+    pub(crate) fn poll_flush(&self, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         let mut writing = self.writing.lock().expect("nothing panics while it holds this lock");
-        writing.as_mut().map_or(Ok(true), |writing| writing.flush(|| self.take()))
+        writing.as_mut().map_or(Poll::Ready(Ok(())), |writing| writing.poll_flush(context, || self.take()))
     }
 
     /// Asks the member for a sign of life; `now` comes back in its answer.
@@ -247,7 +248,7 @@ impl<S: StateMachine> Link<S> {
     }
 
     /// The handshake is done: what comes from now on is written there.
-    pub(crate) fn connected(&self, socket: Arc<OwnedWriteHalf>) {
+    pub(crate) fn connected(&self, socket: Sink) {
         *self.writing.lock().expect("nothing panics while it holds this lock") = Some(Writing::new(socket));
         self.up.store(true, Ordering::Release);
     }

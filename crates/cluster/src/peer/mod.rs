@@ -4,7 +4,7 @@
 //! of clients for the leader, pieces of snapshots; only the answers to those come back on it. A connection that breaks is dialled again,
 //! its name resolved anew; whoever waits for an answer on it learns that the outcome is unknown, or that nothing was sent.
 //!
-//! Reading order: `wire` (the bytes), `handshake` (who may talk), `links`, `outgoing`, `requests` and `answers` (the queues), `connection` (the tasks).
+//! Reading order: `wire` (the bytes), `stream` (the socket, perhaps encrypted), `handshake` (who may talk), `links`, `outgoing`, `requests` and `answers` (the queues), `connection` (the tasks).
 
 pub(crate) mod admission;
 mod answers;
@@ -16,10 +16,13 @@ mod outgoing;
 pub(crate) mod requests;
 pub(crate) mod saves;
 pub(crate) mod snapshots;
+pub(crate) mod stages;
+mod stream;
 pub(crate) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -36,7 +39,10 @@ use snapshots::{Copies, Piece, start_receiver};
 pub(crate) use wire::PROTOCOL;
 
 use crate::clock::Clock;
-use crate::forming::{Forming, Greeting, Plan, Proposal, Step};
+use crate::events::lasting::{Lasting, Said};
+use crate::events::noticing::notice_for_ever;
+use crate::events::{Draft, Level};
+use crate::forming::{Conflict, Forming, Greeting, Plan, Proposal, Step};
 use crate::health::{Report, report_for_ever};
 use crate::node::{Cluster, Common};
 use crate::open::random_incarnation;
@@ -53,6 +59,8 @@ pub struct PeerConfig {
     pub label: String,
     /// What peers prove to each other, if there is a secret.
     pub secret: Option<Arc<[u8]>>,
+    /// What encrypts every connection, and proves who is at its other end; nothing: nobody's connections are encrypted.
+    pub tls: Option<Arc<tls::PeerTls>>,
     /// Whom it founds a cluster with, if it has none.
     pub plan: Plan,
     /// Whom it greets: `host:port`, its own address perhaps among them.
@@ -69,6 +77,8 @@ pub struct PeerConfig {
     pub promote_after: Millis,
     /// How often it says how it is; more than 0.
     pub health_interval: Millis,
+    /// The label of its data centre.
+    pub zone: String,
 }
 
 /// How a node has come to belong to a cluster.
@@ -79,6 +89,9 @@ pub(crate) enum Joined {
     /// It was admitted.
     Admitted(Cluster),
 }
+
+/// A node that belongs to no cluster says so after this long: as long as it takes those who start together to find each other.
+const PATIENCE: Millis = Millis(3_000);
 
 /// Greetings go out this often while there is no cluster.
 const GREETING_INTERVAL: Duration = Duration::from_millis(100);
@@ -105,6 +118,8 @@ pub(crate) struct Shared<S: StateMachine> {
     pub(crate) actions: Semaphore,
     /// What members have said of themselves, and when.
     reports: Mutex<BTreeMap<u64, (Mono, Report)>>,
+    /// How far their clocks are ahead of this node's, in milliseconds.
+    skews: Mutex<BTreeMap<u64, i64>>,
     /// Counts changes of the members.
     changes: watch::Sender<u64>,
     /// What keeps this node from founding or joining, in words.
@@ -118,6 +133,11 @@ impl<S: StateMachine> Shared<S> {
 
     pub(crate) fn members(&self) -> Members {
         self.members.lock().expect("nothing panics while it holds this lock").clone()
+    }
+
+    /// The name of a member, or its id.
+    pub(crate) fn name(&self, id: u64) -> String {
+        self.member(id).map_or_else(|| Incarnation(id).to_string(), |member| member.name)
     }
 
     pub(crate) fn member(&self, id: u64) -> Option<Member> {
@@ -154,7 +174,8 @@ impl<S: StateMachine> Shared<S> {
     fn wait_because(&self, refusal: &handshake::Refusal) {
         let mut waiting = self.waiting.lock().expect("nothing panics while it holds this lock");
         if *waiting != refusal.text {
-            tracing::warn!(target: "raft", event = "raft.join.refused", code = refusal.code, "{}", refusal.text);
+            let refused = Draft::new(Level::Warn, "raft.join.refused", &*refusal.text);
+            self.common.events.tell(refused.with("reason", refusal.code));
             waiting.clone_from(&refusal.text);
         }
     }
@@ -190,9 +211,26 @@ impl<S: StateMachine> Shared<S> {
         let members = self.members();
         let mut reports = self.reports.lock().expect("nothing panics while it holds this lock");
         reports.retain(|id, _| members.get(*id).is_some());
-        if members.get(from).is_some() {
-            reports.insert(from, (self.clock.now().mono, report));
+        let Some(member) = members.get(from) else { return };
+        if report.lacks_room() {
+            self.common.lacks_room.store(true, Ordering::Relaxed);
         }
+        let (now, applied) = (self.clock.now(), report.applied.first().copied().unwrap_or_default());
+        let told = Draft::new(Level::Debug, "cluster.health.report", format!("{} says how it is", member.name))
+            .with("member", &*member.name)
+            .with("applied", applied.0)
+            .with("bytes", report.log_bytes);
+        self.common.events.tell(told.unkept());
+        let mut skews = self.skews.lock().expect("nothing panics while it holds this lock");
+        skews.retain(|id, _| members.get(*id).is_some());
+        skews.insert(from, report.wall.0 as i64 - now.wall.0 as i64);
+        reports.insert(from, (now.mono, report));
+    }
+
+    /// How far the clocks of the other members were ahead of this node's when they last said how they are, in milliseconds, but for the
+    /// time that took to come here.
+    pub(crate) fn skews(&self) -> BTreeMap<u64, i64> {
+        self.skews.lock().expect("nothing panics while it holds this lock").clone()
     }
 
     /// Waits until a member is none any more.
@@ -204,7 +242,8 @@ impl<S: StateMachine> Shared<S> {
 
     /// A member that knows the secret says that this node is none any more.
     fn retire(&self, why: &str) {
-        tracing::warn!(target: "raft", event = "raft.removed", "{why}; to join again it needs an empty data directory");
+        let text = format!("{why}; to join again it needs an empty data directory");
+        self.common.events.tell(Draft::new(Level::Warn, "raft.removed", text));
         self.common.retire(Retired::Removed);
     }
 }
@@ -263,6 +302,7 @@ impl<S: StateMachine> Peers<S> {
             runtime: OnceLock::new(),
             actions: Semaphore::new(ACTIONS_MAX),
             reports: Mutex::default(),
+            skews: Mutex::default(),
             changes: watch::Sender::new(0),
             waiting: Mutex::new(String::new()),
         });
@@ -279,6 +319,7 @@ impl<S: StateMachine> Peers<S> {
                 tokio::spawn(connection::accept(context.clone(), listener));
                 tokio::spawn(connection::dial_members(context.clone()));
                 tokio::spawn(report_for_ever(context.clone()));
+                tokio::spawn(notice_for_ever(context.clone()));
                 if context.greeting().cluster.is_none() {
                     tokio::spawn(form_cluster(context, received, accept, form));
                 }
@@ -310,6 +351,7 @@ async fn form_cluster<S: StateMachine>(
     form: oneshot::Sender<Result<Joined, StorageError>>,
 ) {
     let mut forming = Forming::new(shared.greeting());
+    let (begun, mut waiting) = (shared.clock.now().mono, Lasting::default());
     let mut greeted = Vec::new();
     let mut asking: Option<tokio::task::JoinHandle<()>> = None;
     let mut interval = tokio::time::interval(GREETING_INTERVAL);
@@ -339,7 +381,11 @@ async fn form_cluster<S: StateMachine>(
         for step in steps {
             match step {
                 Step::Accept(proposal) => {
-                    tracing::info!(target: "raft", event = "raft.bootstrap.accepted", cluster = %proposal.cluster, "accepted cluster {} proposed by {}", proposal.cluster, proposal.first);
+                    let text = format!("cluster {} is proposed by {}", proposal.cluster, proposal.first);
+                    let proposed = Draft::new(Level::Debug, "raft.bootstrap.proposed", text)
+                        .with("by", &*proposal.first)
+                        .with("proposal", proposal.cluster.to_string());
+                    shared.common.events.tell(proposed);
                     if let Err(failure) = accept(&proposal) {
                         // Nobody listens any more if the node has stopped.
                         let _ = form.send(Err(failure));
@@ -364,8 +410,12 @@ async fn form_cluster<S: StateMachine>(
                     let names = names.join(", ");
                     tracing::warn!(target: "raft", event = "raft.bootstrap.several", "cluster.bootstrap is set on {names}; one is enough, and this node proposes");
                 }
-                Step::Conflict(text) => {
-                    tracing::warn!(target: "raft", event = "raft.bootstrap.conflict", "{text}");
+                Step::Conflict(Conflict { other, theirs, ours, text }) => {
+                    let conflict = Draft::new(Level::Error, "raft.bootstrap.conflict", &*text)
+                        .with("other", other)
+                        .with("theirs", theirs)
+                        .with("ours", ours);
+                    shared.common.events.tell(conflict);
                     *shared.waiting.lock().expect("nothing panics while it holds this lock") = text;
                 }
             }
@@ -379,6 +429,17 @@ async fn form_cluster<S: StateMachine>(
         }
         *shared.own.lock().expect("nothing panics while it holds this lock") = own.clone();
         let progress = forming.progress(now);
+        let (age, (expect, known, missing)) = (now - begun, forming.known(now));
+        if let Some(said) = waiting.look(now, age >= PATIENCE) {
+            // Once for all to hear: whoever waits may wait for long.
+            let level = if said == Said::Began { Level::Warn } else { Level::Debug };
+            let text = format!("this node belongs to no cluster yet, and starts no election: {progress}");
+            let waits = Draft::new(level, "raft.bootstrap.waiting", text)
+                .with("expect", expect)
+                .with("known", known)
+                .with("missing", missing);
+            shared.common.events.tell(if said == Said::Began { waits } else { waits.unkept() });
+        }
         shared.common.status.send_if_modified(|status| status.is_unjoined(&progress));
     }
 }

@@ -3,15 +3,17 @@
 //! The socket belongs to whoever has something for it, the loop or the connection's task: to wake a task only for it to write would make
 //! the member wait for that, in each direction of each round of consensus. What the socket does not take at once is left to the task.
 
-use std::io::{Error, ErrorKind};
-use std::sync::Arc;
+use std::io::ErrorKind;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use base::ShardId;
 use base::codec::Write;
 use replica::{Message, Operations};
-use tokio::net::tcp::OwnedWriteHalf;
+use tokio::io::AsyncWrite;
 
 use crate::peer::requests::Request;
+use crate::peer::stream::Sink;
 use crate::peer::wire::{Frames, Kind};
 
 /// Messages waiting for one member, in bytes; more are dropped, and Raft sends them again.
@@ -105,40 +107,41 @@ impl Outbox {
 
 /// The socket, and what it has not taken yet.
 pub(crate) struct Writing {
-    socket: Arc<OwnedWriteHalf>,
+    socket: Sink,
     frames: Frames,
     written: usize,
 }
 
 impl Writing {
-    pub(crate) fn new(socket: Arc<OwnedWriteHalf>) -> Writing {
+    pub(crate) fn new(socket: Sink) -> Writing {
         Writing { socket, frames: Frames::default(), written: 0 }
     }
 
-    /// Writes what is left of the last frames, then what `next` gives until it gives nothing. False: the socket takes no more just now.
+    /// Writes what is left of the last frames, then what `next` gives until it gives nothing. Pending: the socket takes no more just now,
+    /// and wakes whoever asked last when it does.
     ///
     /// # Errors
     /// The connection has ended.
-    pub(crate) fn flush(&mut self, mut next: impl FnMut() -> Outbox) -> std::io::Result<bool> {
+    pub(crate) fn poll_flush(
+        &mut self,
+        context: &mut Context<'_>,
+        mut next: impl FnMut() -> Outbox,
+    ) -> Poll<std::io::Result<()>> {
         loop {
             while self.written < self.frames.bytes().len() {
-                match self.socket.try_write(&self.frames.bytes()[self.written..]) {
-                    Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                    Ok(written) => self.written += written,
-                    Err(error) if is_full(&error) => return Ok(false),
-                    Err(error) => return Err(error),
+                let rest = &self.frames.bytes()[self.written..];
+                match ready!(Pin::new(&mut self.socket).poll_write(context, rest))? {
+                    0 => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
+                    written => self.written += written,
                 }
             }
+            ready!(Pin::new(&mut self.socket).poll_flush(context))?;
             self.frames.clear();
             self.written = 0;
             next().write(&mut self.frames);
             if self.frames.is_empty() {
-                return Ok(true);
+                return Poll::Ready(Ok(()));
             }
         }
     }
-}
-
-fn is_full(error: &Error) -> bool {
-    error.kind() == ErrorKind::WouldBlock
 }

@@ -14,8 +14,8 @@ use base::machine::StateMachine;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::operate::{Action, encode_outcome, perform};
-use crate::peer::{Link, Shared, collecting, saves};
+use crate::operate::{self, encode_outcome, perform};
+use crate::peer::{Link, Shared, collecting, saves, stages};
 
 /// Requests to one member that wait for their answers, and requests of one member that are answered at a time; more are refused.
 pub(crate) const REQUESTS_MAX: usize = 64;
@@ -24,12 +24,14 @@ pub(crate) const REQUESTS_MAX: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum What {
-    /// To do what an operator wants, see [`Action`].
+    /// To do what an operator wants, see [`operate::Action`].
     Act = 1,
     /// To tell what has happened, see [`collecting`].
     Tell = 2,
     /// To write checkpoints, see [`saves`].
     Save = 3,
+    /// To stage a part of a backup, see [`stages`].
+    Stage = 4,
 }
 
 /// A request that goes out.
@@ -52,7 +54,10 @@ pub(crate) fn read(bytes: &Bytes) -> Result<(u64, What, Bytes), Malformed> {
     let mut reader = Reader::new(bytes);
     let number = reader.varint()?;
     let what = reader.u8()?;
-    let what = [What::Act, What::Tell, What::Save].into_iter().find(|known| *known as u8 == what).ok_or(Malformed)?;
+    let what = [What::Act, What::Tell, What::Save, What::Stage]
+        .into_iter()
+        .find(|known| *known as u8 == what)
+        .ok_or(Malformed)?;
     Ok((number, what, bytes.slice_ref(reader.rest())))
 }
 
@@ -104,9 +109,10 @@ impl<S: StateMachine> Link<S> {
 pub(crate) async fn answer<S: StateMachine>(shared: &Arc<Shared<S>>, what: What, body: &Bytes) -> Option<Vec<u8>> {
     match what {
         What::Act => {
-            let action = Action::decode(&mut Reader::new(body)).ok()?;
-            Some(encode_outcome(&perform(shared, &action).await))
+            let (actor, action) = operate::read(body).ok()?;
+            Some(encode_outcome(&perform(shared, &actor, &action).await))
         }
+        What::Stage => stages::take(shared, body).await,
         What::Tell => collecting::tell(body, &shared.common.events).ok(),
         What::Save => {
             let indexes = saves::save(&shared.common, &saves::read(body).ok()?).await?;

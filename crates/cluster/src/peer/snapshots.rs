@@ -16,12 +16,13 @@ use base::codec::{Malformed, Reader, Write};
 use base::machine::{ShardInfo, StateMachine};
 use base::{Index, ShardId, Term};
 use bytes::Bytes;
-use replica::{Arrived, Members, Message, SnapshotOf};
+use replica::{Arrived, Members, Message, Role, SnapshotOf};
 use storage::StorageError;
 use storage::checkpoint::{Incoming, Meta, Outgoing, Snapshot, Snapshots};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::timeout;
 
+use crate::events::{Draft, Level};
 use crate::inbox::Control;
 use crate::peer::{Link, Shared};
 
@@ -86,7 +87,12 @@ pub(crate) async fn send<S: StateMachine>(
     let arrived = match try_send(&shared, &link, shard, first, message).await {
         Ok(arrived) => arrived,
         Err(error) => {
-            tracing::warn!(target: "raft", event = "raft.snapshot.failed", shard = shard.0, %error, "a snapshot of shard {shard} cannot be made");
+            let text = format!("a snapshot cannot be made: {error}");
+            tell(
+                &shared,
+                shard,
+                Draft::new(Level::Warn, "raft.snapshot.failed", text).with("peer", shared.name(link.id)),
+            );
             false
         }
     };
@@ -119,7 +125,13 @@ async fn try_send<S: StateMachine>(
     let message = message.with_snapshot(&of);
     let mut message_bytes = Vec::new();
     message.encode(&mut message_bytes);
-    tracing::info!(target: "raft", event = "raft.snapshot.sending", shard = shard.0, index = of.index.0, bytes = snapshot.length, to = link.id, "sending a snapshot of shard {shard}");
+    let peer = shared.name(link.id);
+    let sending = Draft::new(Level::Info, "raft.snapshot.sending", format!("sends {peer} a snapshot at {}", of.index))
+        .with("index", of.index.0)
+        .with("snapshotTerm", of.term.0)
+        .with("bytes", snapshot.length)
+        .with("peer", peer);
+    tell(shared, shard, sending);
     // An empty piece asks how much is there already.
     let (mut sent, mut there) = (0, None);
     let mut begun = (tokio::time::Instant::now(), 0);
@@ -160,6 +172,14 @@ fn chunk(shard: ShardId, snapshot: &Snapshot, message: &[u8], offset: u64, bytes
     body.put_varint(offset);
     body.put_bytes(bytes);
     body
+}
+
+/// Tells something of a group.
+fn tell<S: StateMachine>(shared: &Shared<S>, shard: ShardId, draft: Draft) {
+    let status = shared.common.status.borrow().shards.iter().find(|status| status.shard == shard).copied();
+    let part = status.map(|status| (status.consensus.term, status.consensus.role));
+    let (term, role) = part.unwrap_or((Term(0), Role::Follower));
+    shared.common.events.tell(draft.of(shard, term, role));
 }
 
 // Receiving.
@@ -206,7 +226,8 @@ fn receive<S: StateMachine>(shared: &Shared<S>, pieces: &Receiver<Piece>) {
         let receipt = match take_chunk(shared, &mut arriving, chunk) {
             Ok(receipt) => receipt,
             Err(error) => {
-                tracing::warn!(target: "raft", event = "raft.snapshot.refused", shard = shard.0, %error, "a snapshot of shard {shard} cannot be used");
+                let text = format!("a snapshot that has come cannot be used: {error}");
+                tell(shared, shard, Draft::new(Level::Warn, "raft.snapshot.failed", text));
                 Receipt::Refused
             }
         };
@@ -235,10 +256,11 @@ fn take_chunk<S: StateMachine>(
     let mut staged = incoming.finish()?;
     let damaged =
         |what: String| StorageError::BadSnapshot { index: snapshot.meta.index, term: snapshot.meta.term, what };
-    let incarnation = shared.common.cluster.get().map(|cluster| cluster.incarnation).unwrap_or_default();
-    let machine = S::restore(ShardInfo { shard, incarnation }, &mut staged).map_err(|error| damaged(error.0))?;
     let members =
         Members::decode(&staged.meta().configuration).map_err(|_| damaged("its members do not read back".into()))?;
+    let founded = shared.common.cluster().map(|cluster| cluster.incarnation).unwrap_or_default();
+    let info = ShardInfo { shard, incarnation: members.incarnation(founded) };
+    let machine = S::restore(info, &mut staged).map_err(|error| damaged(error.0))?;
     let (done, installed) = tokio::sync::oneshot::channel();
     let meta = snapshot.meta;
     // The connection may have ended meanwhile.

@@ -30,7 +30,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use crate::forming::Greeting;
 
 /// Version of this protocol. Nodes of different versions do not talk.
-pub(crate) const PROTOCOL: u16 = 2;
+pub(crate) const PROTOCOL: u16 = 3;
 
 const MAGIC: &[u8; 9] = b"codeqpeer";
 const FRAME_HEADER: usize = 8;
@@ -139,10 +139,39 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if self.buffer.is_empty() && self.buffer.capacity() > BUFFER_KEPT_MAX {
                 self.buffer = BytesMut::new();
             }
-            self.buffer.reserve(READ_BYTES);
-            if self.source.read_buf(&mut self.buffer).await? == 0 {
-                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            self.fill().await?;
+        }
+    }
+
+    /// Whether what comes first is a record of TLS instead of a greeting: an alert, or the first one of a client.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub(crate) async fn speaks_tls(&mut self) -> std::io::Result<bool> {
+        let wanted = FRAME_HEADER + 1 + MAGIC.len();
+        loop {
+            let is_record = |first: &[u8]| matches!(first, [0x15 | 0x16, 0x03, 0x00..=0x04, ..]);
+            if self.buffer.len() >= 3 && !is_record(&self.buffer) {
+                return Ok(false);
             }
+            // A greeting may have the same length by chance.
+            if self.buffer.len() >= wanted {
+                return Ok(self.buffer[FRAME_HEADER + 1..wanted] != *MAGIC);
+            }
+            match self.fill().await {
+                Err(end) if end.kind() == std::io::ErrorKind::UnexpectedEof && is_record(&self.buffer) => {
+                    return Ok(true);
+                }
+                filled => filled?,
+            }
+        }
+    }
+
+    async fn fill(&mut self) -> std::io::Result<()> {
+        self.buffer.reserve(READ_BYTES);
+        match self.source.read_buf(&mut self.buffer).await? {
+            0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
         }
     }
 

@@ -4,10 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cluster::{HOLD, Handle, Millis, Node, Numbers, Refused, Retired, ShardId, StartError, TRANSFER_MAX};
+use cluster::forming::Plan;
+use cluster::{
+    Data, HOLD, Handle, Millis, Node, NodeConfig, Numbers, PeerConfig, Refused, Retired, ShardId, StartError,
+    TRANSFER_MAX, Target,
+};
 
 use crate::register::Register;
-use crate::three_nodes::{NAMES, SHARD, Three, eventually, hooks, read, write};
+use crate::three_nodes::{NAMES, SHARD, Three, eventually, free_addrs, hooks, read, start, write};
 
 /// Writes at a node until it is told to stop; every write must succeed. Returns what it wrote.
 fn load(node: &Handle<Register>) -> (Arc<AtomicBool>, tokio::task::JoinHandle<Vec<String>>) {
@@ -39,7 +43,8 @@ async fn leadership_moves_under_load() {
     for round in 0..6 {
         let target = (three.leader() + 1 + round % 2) % 3;
         let asked = (target + 1) % 3;
-        let done = three.node(asked).hand_over(None, Some(NAMES[target]), TRANSFER_MAX).await.expect("it is there");
+        let done =
+            three.node(asked).hand_over(None, &Target::named(NAMES[target]), TRANSFER_MAX).await.expect("it is there");
         assert_eq!(done.leader, NAMES[target]);
         let node = three.node(asked);
         eventually("the asked node has heard", node, || node.leader(SHARD) == three.node(target).id()).await;
@@ -47,12 +52,13 @@ async fn leadership_moves_under_load() {
     let before = three.leader();
     let done = three.node((before + 1) % 3).step_down(HOLD).await.expect("two others are there");
     assert_ne!(done.leader, NAMES[before]);
-    let best = three.node(before).hand_over(None, None, TRANSFER_MAX).await.expect("another voter is there");
+    let best =
+        three.node(before).hand_over(None, &Target::default(), TRANSFER_MAX).await.expect("another voter is there");
     assert_ne!(best.leader, done.leader);
     stop.store(true, Ordering::Relaxed);
     let written = writing.await.expect("no write fails");
     assert_eq!(read(three.node(1)).await, written);
-    let nobody = three.node(0).hand_over(None, Some("z"), TRANSFER_MAX).await;
+    let nobody = three.node(0).hand_over(None, &Target::named("z"), TRANSFER_MAX).await;
     assert_eq!(nobody, Err(Refused::UnknownMember("z".into())));
 }
 
@@ -72,7 +78,7 @@ async fn a_vote_is_taken_and_given_back_under_load() {
     let seen = other.inspect().uptime;
     eventually("time has passed", &other, || other.inspect().uptime.0 > seen.0 + 1_000).await;
     assert!(!votes(), "it waits for an operator");
-    let leads = three.node(demoted).hand_over(None, Some(NAMES[demoted]), TRANSFER_MAX).await;
+    let leads = three.node(demoted).hand_over(None, &Target::named(NAMES[demoted]), TRANSFER_MAX).await;
     assert_eq!(leads, Err(Refused::NotVoter(NAMES[demoted].into())));
     three.node(demoted).promote(NAMES[demoted]).await.expect("it has caught up");
     eventually("it votes again", &other, votes).await;
@@ -132,13 +138,13 @@ async fn every_group_follows() {
     let mut three = Three::with_shards(4).await;
     let groups: Vec<ShardId> = (0..4).map(ShardId).collect();
     let leads = |node: &Handle<Register>, id: u64| groups.iter().all(|group| node.leader(*group) == id);
-    three.node(0).hand_over(None, Some("b"), TRANSFER_MAX).await.expect("it is there");
+    three.node(0).hand_over(None, &Target::named("b"), TRANSFER_MAX).await.expect("it is there");
     let (first, gone) = (three.node(0).clone(), three.node(2).id());
     eventually("one leads all", &first, || leads(&first, three.node(1).id())).await;
     for group in &groups[2..] {
-        first.hand_over(Some(*group), Some("c"), TRANSFER_MAX).await.expect("it is there");
+        first.hand_over(Some(*group), &Target::named("c"), TRANSFER_MAX).await.expect("it is there");
     }
-    let unknown = first.hand_over(Some(ShardId(4)), None, TRANSFER_MAX).await;
+    let unknown = first.hand_over(Some(ShardId(4)), &Target::default(), TRANSFER_MAX).await;
     assert_eq!(unknown, Err(Refused::UnknownGroup(4)));
     let done = first.remove("c", false).await.expect("two of two are there");
     assert!(!done.note.contains("not every group"), "{done:?}");
@@ -169,7 +175,7 @@ async fn a_majority_is_not_removed() {
     assert_eq!(refused, Err(Refused::Guard(Numbers { group: 0, voters: 2, alive: 1, needed: 2 })));
     let refused = three.node(other).leave(false).await;
     assert!(matches!(refused, Err(Refused::Guard(_))), "{refused:?}");
-    let unreachable = three.node(other).hand_over(None, Some(NAMES[down]), Millis(500)).await;
+    let unreachable = three.node(other).hand_over(None, &Target::named(NAMES[down]), Millis(500)).await;
     assert!(matches!(unreachable, Err(Refused::TransferFailed(_))), "{unreachable:?}");
     write(three.node(other), "two of three go on").await.expect("nothing was changed");
 
@@ -180,4 +186,51 @@ async fn a_majority_is_not_removed() {
     for place in [down, leader, other] {
         three.stop(place).await;
     }
+}
+
+/// Goal: a newcomer takes the place of the leader while writes go on: it learns first, the vote changes hands in every group, the old one is
+/// told and never comes back. A zone leads when it is asked to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newcomer_takes_a_members_place_under_load() {
+    let mut three = Three::with_shards(2).await;
+    let old = three.leader();
+    let (other, asked) = ((old + 1) % 3, (old + 2) % 3);
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let addr = free_addrs(1)[0];
+    let like = three.config(old).peers.expect("it has peers");
+    let peers = PeerConfig {
+        listen: addr,
+        advertise: addr.to_string(),
+        plan: Plan::Join,
+        addresses: Vec::new(),
+        zone: "dc2".into(),
+        ..like
+    };
+    let config =
+        NodeConfig { peers: Some(peers), shards: 2, ..NodeConfig::new("d", Data::Directory(folder.path().join("d"))) };
+    let newcomer = start(config);
+    let (stop, writing) = load(three.node(other));
+    let (gone, came) = (three.node(old).id(), newcomer.handle().id());
+    let done = three.node(asked).replace(NAMES[old], &addr.to_string()).await.expect("three of three are there");
+    assert!(done.note.contains("d has taken the place of"), "{done:?}");
+    assert_eq!(retired(three.node(old)).await, Retired::Removed);
+    three.stop(old).await;
+    let node = three.node(asked).clone();
+    let swapped = || {
+        let status = node.status();
+        status.voters.len() == 2 && status.voters.values().all(|all| all.contains(&came) && !all.contains(&gone))
+    };
+    eventually("every group has the newcomer", &node, swapped).await;
+    assert_eq!(node.members().configuration.learners, [0; 0]);
+    let itself = node.replace("d", &addr.to_string()).await;
+    assert!(matches!(itself, Err(Refused::NotAdmitted(_))), "{itself:?}");
+    let zone = |zone: &str| Target { name: None, zone: Some(zone.into()) };
+    eventually("its zone is known", &node, || node.inspect().reports.values().any(|(_, report)| report.zone == "dc2"))
+        .await;
+    assert_eq!(node.hand_over(None, &zone("dc2"), TRANSFER_MAX).await.expect("one is there").leader, "d");
+    let nowhere = node.hand_over(None, &zone("dc3"), TRANSFER_MAX).await;
+    assert!(matches!(nowhere, Err(Refused::TransferFailed(_))), "{nowhere:?}");
+    stop.store(true, Ordering::Relaxed);
+    let written = writing.await.expect("no write fails");
+    assert_eq!(read(newcomer.handle()).await, written);
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use base::ShardId;
 use cluster::events::{Event, Level};
 use cluster::http::look_back;
-use cluster::{Cause, Election, Handle};
+use cluster::{Cause, Data, Election, Handle, NodeConfig, TRANSFER_MAX, Target};
 
 use crate::register::Register;
-use crate::three_nodes::{Three, eventually, write};
+use crate::three_nodes::{Three, eventually, start, write};
 
 const SHARD: ShardId = ShardId(0);
 
@@ -166,4 +166,64 @@ async fn every_node_tells_the_same_timeline() {
     three.ready().await;
     let missing = asked(three.node(0), "/cluster/timeline", "last=1").await;
     assert_eq!(missing["missing"], serde_json::json!(["c"]));
+}
+
+/// Goal: what an operator asks for and what nodes notice is told as well: a hand-over with what came of it, the clock of the next leader, and
+/// a majority that is gone and comes back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hand_overs_and_majorities_are_told() {
+    let mut three = Three::begin().await;
+    write(three.node(0), "first").await.expect("it is written");
+    let (before, to) = (three.leader(), (three.leader() + 1) % 3);
+    let name = three.node(to).identity().node.clone();
+    let target = Target { name: Some(name.clone()), ..Target::default() };
+    three.node(to).hand_over(None, &target, TRANSFER_MAX).await.expect("it is handed over");
+    let find = |place: usize, event: &str| told(three.node(place)).into_iter().find(|told| told.name == event);
+    eventually("the hand-over is done", three.node(before), || find(before, "raft.transfer.done").is_some()).await;
+    let (started, done) = (find(before, "raft.transfer.started"), find(before, "raft.transfer.done"));
+    for event in [started.expect("it has begun"), done.expect("it is done")] {
+        assert_eq!(
+            (event.text_of("to"), event.text_of("reason")),
+            (Some(name.as_str()), Some("operator")),
+            "{event:?}"
+        );
+    }
+    let stepped = find(before, "raft.leader.stepdown").expect("it leads no more");
+    assert_eq!((stepped.text_of("reason"), stepped.level), (Some("operator"), Level::Info));
+    eventually("the clock goes on", three.node(to), || find(to, "raft.clock.resumed").is_some()).await;
+    let clock = find(to, "raft.clock.resumed").expect("it was told");
+    assert_eq!(
+        clock.number("lastStampMs").zip(clock.number("countedMs")).map(|(a, b)| a + b),
+        clock.number("resumedAtMs")
+    );
+    let last = 3 - before - to;
+    three.stop(before).await;
+    three.stop(to).await;
+    let node = three.node(last).clone();
+    let lost = || told(&node).into_iter().find(|told| told.name == "cluster.quorum.lost");
+    eventually("the majority is gone", &node, || lost().is_some()).await;
+    let lost = lost().expect("it was told");
+    assert_eq!((lost.number("reachable"), lost.number("needed"), lost.level), (Some(1), Some(2), Level::Error));
+    three.start(before);
+    three.ready().await;
+    let regained = || told(&node).iter().any(|told| told.name == "cluster.quorum.regained");
+    eventually("the majority is back", &node, regained).await;
+}
+
+/// Goal: a node that is alone elects itself, and records that, once for each term.
+#[tokio::test]
+async fn a_sole_voter_records_its_elections() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    for starts in 1..=2 {
+        let config = NodeConfig::new("alone", Data::Directory(folder.path().to_owned()));
+        let mut node = start(config);
+        node.handle().ready().await;
+        let handle = node.handle().clone();
+        eventually("the election is recorded", &handle, || records(&handle).len() == starts).await;
+        let record = records(&handle).pop().expect("there is one");
+        assert_eq!((record.cause, record.needed, record.votes.len()), (Cause::Bootstrap, 1, 1));
+        assert!(record.ready.is_some(), "{record:?}");
+        handle.stop();
+        node.ended().await.expect("it stops");
+    }
 }

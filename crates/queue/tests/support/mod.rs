@@ -42,14 +42,20 @@ impl Shard {
     /// Applies an entry.
     pub(crate) fn apply_all(&mut self, ops: &[Op<'_>]) -> Vec<Outcome> {
         self.tick();
+        ops.iter().map(|op| self.apply_here(op)).collect()
+    }
+
+    /// Applies one more operation in the entry begun last.
+    pub(crate) fn apply_here(&mut self, op: &Op<'_>) -> Outcome {
         let mut bytes = Vec::new();
-        let apply = |op: &Op<'_>| {
-            bytes.clear();
-            codec::encode(op, &mut bytes);
-            assert_eq!(codec::decode(&bytes).as_ref(), Ok(op), "an operation reads back from its bytes");
-            self.machine.apply(&bytes, &mut self.effects).expect("the operation is known")
-        };
-        ops.iter().map(apply).collect()
+        codec::encode(op, &mut bytes);
+        assert_eq!(codec::decode(&bytes).as_ref(), Ok(op), "an operation reads back from its bytes");
+        self.machine.apply(&bytes, &mut self.effects).expect("the operation is known")
+    }
+
+    /// The entry begun last.
+    pub(crate) fn entry(&self) -> Index {
+        Index(self.next.0 - 1)
     }
 
     /// Begins an entry, which applies what is due.
@@ -135,14 +141,21 @@ impl Shard {
         (!over.contains(&slice)).then(|| record::decode(row.0, id).expect("the row reads back"))
     }
 
-    /// The record of a task as a redrive carries it, its payload fetched from the checkpoint if it is only there.
-    pub(crate) fn record(&self, mut task: TaskView) -> Vec<u8> {
-        if let Payload::Stored(_) = task.payload {
-            let stored = self.store.find(queue::checkpoint::PAYLOADS, task.id.key.0 as i64);
-            let (_, row) = stored.expect("a payload outside memory is in the checkpoint");
-            let payload = row.reader().maybe_bytes().expect("the row reads back").expect("it has a payload");
-            task.payload = Payload::Resident(payload.into());
+    /// A task's payload, fetched from the checkpoint if it is only there.
+    pub(crate) fn payload(&self, task: &TaskView) -> Vec<u8> {
+        match &task.payload {
+            Payload::Resident(bytes) => bytes.to_vec(),
+            Payload::Stored(_) => {
+                let stored = self.store.find(queue::checkpoint::PAYLOADS, task.id.key.0 as i64);
+                let (_, row) = stored.expect("a payload outside memory is in the checkpoint");
+                row.reader().maybe_bytes().expect("the row reads back").expect("it has a payload").to_vec()
+            }
         }
+    }
+
+    /// The record of a task as a redrive carries it.
+    pub(crate) fn record(&self, mut task: TaskView) -> Vec<u8> {
+        task.payload = Payload::Resident(self.payload(&task).into());
         let mut row = Vec::new();
         record::encode(&task, &mut base::rows::RowWriter::new(&mut row));
         row

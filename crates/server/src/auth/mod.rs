@@ -3,18 +3,24 @@
 mod open;
 mod principal;
 mod provider;
+mod roles;
 mod static_tokens;
 mod throttle;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use api::{Code, Problem};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use sha2::{Digest, Sha256};
 
 pub use open::OpenMode;
 pub(crate) use principal::is_tenant;
 pub use principal::{EventTypes, Principal};
 pub(crate) use provider::tokens_of;
+pub use roles::{ClusterRole, RoleTokens};
 pub use static_tokens::{StaticToken, StaticTokens};
 use throttle::Throttle;
 
@@ -47,6 +53,8 @@ pub struct AuthSettings {
     pub open: Option<OpenMode>,
     /// A producer's token may also work.
     pub allow_producer_as_worker: bool,
+    /// Tokens that have a role in the cluster, as they were read last.
+    pub roles: Option<Arc<RwLock<RoleTokens>>>,
     /// Tenant of tokens without a tenant claim; otherwise their subject is it.
     pub default_tenant: Option<String>,
 }
@@ -64,8 +72,16 @@ pub enum Access {
     Any,
     /// A producer's token with the right to administer its tenant.
     Admin,
+    /// Any valid token with the right to look at all of the cluster.
+    Viewer,
+    /// Any valid token with the right to introduce nodes to each other.
+    Join,
     /// Any valid token with the right to act on the cluster.
     Operator,
+    /// Any valid token with every right on the cluster.
+    ClusterAdmin,
+    /// Any valid token, also one that reads metrics only.
+    Metrics,
 }
 
 /// Decides who sends a request.
@@ -101,13 +117,23 @@ impl Authenticator {
         self.settings.open.is_some()
     }
 
-    /// Refuses what only a page of another site would send to an open server.
+    /// Refuses what only a page of another site would send to an open server, or with a password that the browser knows.
     ///
     /// # Errors
     /// What to answer.
-    pub fn check_origin(&self, host: Option<&str>, origin: Option<&str>, changes: bool) -> Result<(), Box<Problem>> {
+    pub fn check_origin(
+        &self,
+        host: Option<&str>,
+        origin: Option<&str>,
+        changes: bool,
+        authorization: Option<&[u8]>,
+    ) -> Result<(), Box<Problem>> {
         match &self.settings.open {
             Some(open) => open.check(host, origin, changes),
+            None if changes && is_ambient(authorization) && !open::is_own_site(host, origin) => {
+                let detail = "with a password this server takes changes from its own pages only";
+                Err(Box::new(Problem::new(Code::OriginNotAllowed, detail)))
+            }
             None => Ok(()),
         }
     }
@@ -125,7 +151,7 @@ impl Authenticator {
         if self.is_open() || access == Access::Open {
             return Ok(self.anybody.clone());
         }
-        let token = bearer(authorization)?;
+        let token = &*token_of(authorization)?;
         if self.throttle.is_blocked(from, token) {
             let problem = Problem::new(Code::AuthThrottled, "wait a minute, and check the token");
             return Err(Box::new(problem.retry_after(60_000)));
@@ -152,22 +178,60 @@ impl Authenticator {
                 Err(Box::new(problem.error("unauthorized. Admin only")))
             }
             Access::Worker(scope) => self.worker(token, scope),
-            Access::Operator => {
-                let principal = self.check(Access::Any, token)?;
-                if principal.is_operator {
-                    return Ok(principal);
-                }
-                let detail = "this route needs a token with the claim clusterRole: operator or admin";
-                Err(Box::new(Problem::new(Code::OperatorRequired, detail)))
+            Access::Viewer => self.with_role(token, "viewer, operator or admin", ClusterRole::looks),
+            Access::Join => {
+                let may = |role: ClusterRole| role.operates() || role == ClusterRole::Join;
+                self.with_role(token, "join, operator or admin", may)
             }
-            Access::Any => match (&self.settings.worker, &self.settings.producer) {
-                (Some(workers), _) if workers.find(token).is_ok_and(|found| !found.event_types.is_empty()) => {
-                    workers.find(token).map_err(problem_of)
+            Access::Operator => self.with_role(token, "operator or admin", ClusterRole::operates),
+            Access::ClusterAdmin => self.with_role(token, "admin", |role| role == ClusterRole::Admin),
+            Access::Metrics => self.anybody_known(token),
+            Access::Any => {
+                let principal = self.anybody_known(token)?;
+                match principal.cluster_role {
+                    Some(role @ (ClusterRole::Metrics | ClusterRole::Join)) if principal.tenant.is_empty() => {
+                        let detail = format!("a token with the role {} does nothing else", role.name());
+                        Err(Box::new(Problem::new(Code::OperatorRequired, detail)))
+                    }
+                    _ => Ok(principal),
                 }
-                (_, Some(producers)) => producers.find(token).map_err(problem_of),
-                _ => Err(problem_of(Refusal::Unknown)),
-            },
+            }
         }
+    }
+
+    /// Whoever has a valid token of any kind.
+    fn anybody_known(&self, token: &str) -> Result<Arc<Principal>, Box<Problem>> {
+        if let Some(principal) = self.role_of(token) {
+            return Ok(principal);
+        }
+        match (&self.settings.worker, &self.settings.producer) {
+            (Some(workers), _) if workers.find(token).is_ok_and(|found| !found.event_types.is_empty()) => {
+                workers.find(token).map_err(problem_of)
+            }
+            (_, Some(producers)) => producers.find(token).map_err(problem_of),
+            _ => Err(problem_of(Refusal::Unknown)),
+        }
+    }
+
+    /// Whoever the file of tokens knows this one of.
+    fn role_of(&self, token: &str) -> Option<Arc<Principal>> {
+        let roles = self.settings.roles.as_ref()?;
+        let digest = Sha256::digest(token.as_bytes()).into();
+        roles.read().expect("nothing panics while it holds this lock").find(&digest)
+    }
+
+    fn with_role(
+        &self,
+        token: &str,
+        needed: &str,
+        may: impl FnOnce(ClusterRole) -> bool,
+    ) -> Result<Arc<Principal>, Box<Problem>> {
+        let principal = self.anybody_known(token)?;
+        if principal.cluster_role.is_some_and(may) {
+            return Ok(principal);
+        }
+        let detail = format!("this route needs a token with the role {needed} in the cluster");
+        Err(Box::new(Problem::new(Code::OperatorRequired, detail)))
     }
 
     fn producer(&self, token: &str) -> Result<Arc<Principal>, Box<Problem>> {
@@ -220,8 +284,8 @@ fn problem_of(refusal: Refusal) -> Box<Problem> {
     })
 }
 
-/// The token of an `Authorization: Bearer` header.
-fn bearer(authorization: Option<&[u8]>) -> Result<&str, Box<Problem>> {
+/// The token of an `Authorization` header: of `Bearer`, or the password of `Basic`, whoever the user is.
+fn token_of(authorization: Option<&[u8]>) -> Result<Cow<'_, str>, Box<Problem>> {
     let detail = "send the header Authorization: Bearer <token>";
     let missing = || Box::new(Problem::new(Code::MissingCredentials, detail).error("missing Authorization header"));
     let malformed = || Box::new(Problem::new(Code::InvalidCredentials, detail).error("invalid Authorization format"));
@@ -231,7 +295,19 @@ fn bearer(authorization: Option<&[u8]>) -> Result<&str, Box<Problem>> {
         return Err(missing());
     }
     match value.split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() => Ok(token.trim()),
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() => {
+            Ok(token.trim().into())
+        }
+        Some((scheme, pair)) if scheme.eq_ignore_ascii_case("basic") => {
+            let pair = BASE64.decode(pair.trim()).ok().and_then(|pair| String::from_utf8(pair).ok());
+            let password = pair.as_deref().and_then(|pair| pair.split_once(':')).map(|(_, password)| password);
+            password.filter(|token| !token.is_empty()).map(|token| token.to_owned().into()).ok_or_else(malformed)
+        }
         _ => Err(malformed()),
     }
+}
+
+/// Whether a browser sends this by itself, so that pages of other sites could make it send it.
+pub(crate) fn is_ambient(authorization: Option<&[u8]>) -> bool {
+    authorization.is_some_and(|value| value.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"basic ")))
 }

@@ -19,11 +19,8 @@ impl OpenMode {
         {
             return refuse(format!("without credentials this server answers only to localhost, not to {host}"));
         }
-        if let (true, Some(origin)) = (changes, origin) {
-            let own = host.is_some_and(|host| origin.split_once("://").is_some_and(|(_, site)| site == host));
-            if !own {
-                return refuse("without credentials this server takes changes from its own pages only".into());
-            }
+        if changes && !is_own_site(host, origin) {
+            return refuse("without credentials this server takes changes from its own pages only".into());
         }
         Ok(())
     }
@@ -34,6 +31,12 @@ impl OpenMode {
             || address.is_ok_and(|address| address.is_loopback())
             || self.names.iter().any(|own| own.eq_ignore_ascii_case(name))
     }
+}
+
+/// Whether a request comes from one of the own pages, or from no page at all.
+pub(crate) fn is_own_site(host: Option<&str>, origin: Option<&str>) -> bool {
+    let Some(origin) = origin else { return true };
+    host.is_some_and(|host| origin.split_once("://").is_some_and(|(_, site)| site == host))
 }
 
 /// A `Host` header without its port.

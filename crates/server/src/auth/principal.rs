@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::auth::{Refusal, scope};
+use crate::auth::{ClusterRole, Refusal, scope};
 
 /// Who sends a request, and what that one may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,8 +16,8 @@ pub struct Principal {
     pub event_types: EventTypes,
     /// May administer its tenant.
     pub is_admin: bool,
-    /// May act on the cluster: a right of its own, which no tenant's administrator has by being one.
-    pub is_operator: bool,
+    /// What it may do to the cluster: a right of its own, which no tenant's administrator has by being one.
+    pub cluster_role: Option<ClusterRole>,
     scopes: BTreeSet<String>,
 }
 
@@ -65,8 +65,20 @@ impl Principal {
             subject: "default".into(),
             event_types: EventTypes::Any,
             is_admin: true,
-            is_operator: true,
+            cluster_role: Some(ClusterRole::Admin),
             scopes: scope::OF_WORKERS.iter().map(|scope| (*scope).to_owned()).collect(),
+        }
+    }
+
+    /// Somebody with a role in the cluster and no tenant: no tenant has that name.
+    pub(crate) fn with_role(name: &str, role: ClusterRole) -> Principal {
+        Principal {
+            tenant: "".into(),
+            subject: name.into(),
+            event_types: EventTypes::Listed(BTreeSet::new()),
+            is_admin: false,
+            cluster_role: Some(role),
+            scopes: BTreeSet::new(),
         }
     }
 
@@ -88,7 +100,7 @@ impl Principal {
             tenant: tenant.into(),
             subject: subject.into(),
             event_types: if listed.contains("*") { EventTypes::Any } else { EventTypes::Listed(listed) },
-            is_operator: matches!(claims.cluster_role.as_deref(), Some("operator" | "admin")),
+            cluster_role: claims.cluster_role.as_deref().and_then(ClusterRole::named),
             is_admin: is_admin || scopes.contains(scope::ADMIN),
             scopes,
         })

@@ -6,12 +6,17 @@ use crate::auth::{AuthSettings, OpenMode, StaticTokens, tokens_of};
 use crate::config::Notice;
 use crate::config::kinds::Address;
 use crate::config::values::Values;
+use crate::reload::{HttpFiles, TokensFile};
 
 /// What comes of these settings.
 pub(crate) struct Access {
     /// Where to listen.
     pub(crate) addr: SocketAddr,
     pub(crate) auth: AuthSettings,
+    /// What encrypts it.
+    pub(crate) encryption: Option<HttpFiles>,
+    /// Where tokens with a role in the cluster stand.
+    pub(crate) roles: Option<TokensFile>,
 }
 
 /// Decides who may use the server, and from where.
@@ -19,7 +24,10 @@ pub(crate) fn decide(values: &Values, notices: &mut Vec<Notice>, problems: &mut 
     let before = problems.len();
     let producer = side(values, "producer", problems);
     let worker = side(values, "worker", problems);
-    let has_credentials = producer.is_some() || worker.is_some();
+    let roles = values.maybe_text("auth.tokensFile").map(TokensFile::open).transpose();
+    let roles = roles.map_err(|why| problems.push(why)).ok().flatten();
+    let encryption = encryption(values, problems);
+    let has_credentials = producer.is_some() || worker.is_some() || roles.is_some();
     // A provider that is refused is still meant to be there.
     let is_certain = problems.len() == before
         && !["auth.producer.provider", "auth.producer.config", "auth.worker.provider", "auth.worker.config"]
@@ -36,12 +44,13 @@ pub(crate) fn decide(values: &Values, notices: &mut Vec<Notice>, problems: &mut 
     let mut auth = AuthSettings {
         producer,
         worker,
+        roles: roles.as_ref().map(|file| file.tokens.clone()),
         open: None,
         allow_producer_as_worker: values.flag("auth.allowProducerAsWorker"),
         default_tenant: values.maybe_text("auth.defaultTenant").map(str::to_owned),
     };
     if !is_certain {
-        return Access { addr, auth };
+        return Access { addr, auth, encryption, roles };
     }
     let about = ["auth.mode", "insecure", "env", "http.addr"];
     let mode = values.text("auth.mode");
@@ -51,7 +60,11 @@ pub(crate) fn decide(values: &Values, notices: &mut Vec<Notice>, problems: &mut 
     let open = |names: Vec<String>| Some(OpenMode { names });
     match (mode, has_credentials) {
         ("open", true) => values.refuse_if(true, &about, problems, || {
-            let name = if auth.producer.is_some() { "auth.producer.provider" } else { "auth.worker.provider" };
+            let name = match (&auth.producer, &auth.worker) {
+                (Some(_), _) => "auth.producer.provider",
+                (None, Some(_)) => "auth.worker.provider",
+                (None, None) => "auth.tokensFile",
+            };
             format!("{}, though credentials are configured: {}; remove one", told("auth.mode"), told(name))
         }),
         (_, true) => {}
@@ -83,7 +96,22 @@ pub(crate) fn decide(values: &Values, notices: &mut Vec<Notice>, problems: &mut 
             )
         }),
     }
-    Access { addr, auth }
+    Access { addr, auth, encryption, roles }
+}
+
+/// What encrypts the connections of clients: a certificate with its key, or nothing.
+fn encryption(values: &Values, problems: &mut Vec<String>) -> Option<HttpFiles> {
+    let [certificate, key, authorities] =
+        ["http.cert", "http.key", "http.clientCa"].map(|name| values.maybe_text(name));
+    let (Some(certificate), Some(key)) = (certificate, key) else {
+        let given = ["http.cert", "http.key", "http.clientCa"].into_iter().find(|name| values.is_given(name));
+        if let Some(given) = given {
+            let missing = if certificate.is_none() { "http.cert" } else { "http.key" };
+            problems.push(format!("{} needs {missing} as well", values.told(given)));
+        }
+        return None;
+    };
+    HttpFiles::open(certificate, key, authorities).map_err(|why| problems.push(why)).ok()
 }
 
 /// The provider of one side.

@@ -1,7 +1,7 @@
 //! From values to what a server runs with, once it is known that they go together.
 
 use base::Millis;
-use cluster::{Data, Durability, Identity, NodeConfig};
+use cluster::{Data, Durability, Identity, NodeConfig, Room};
 use queue::policy::{LeaseBounds, Retention};
 use queue::{Backoff, BackoffPolicy, Policy};
 
@@ -9,8 +9,10 @@ use crate::backups::BackupSettings;
 use crate::config::access::{self, Access};
 use crate::config::cluster::{self as cluster_settings, Meeting};
 use crate::config::kinds::{KIB, LEVELS};
+use crate::config::table::room;
 use crate::config::values::{Origin, Values};
 use crate::config::{Notice, Reading, Refused};
+use crate::reload::Files;
 use crate::settings::{HttpSettings, Limits, Settings};
 
 /// How old the answers of a quorum may be, unless the election timeout is shorter.
@@ -88,8 +90,9 @@ impl Reading {
     }
 }
 
-fn settings_of(values: &Values, Access { addr, auth }: Access, meeting: Meeting) -> Settings {
+fn settings_of(values: &Values, Access { addr, auth, encryption, roles }: Access, mut meeting: Meeting) -> Settings {
     Settings {
+        files: Files { peers: meeting.encryption.take(), http: encryption, roles },
         node: node_of(values, meeting),
         join_timeout: values.maybe_duration("cluster.joinTimeout"),
         policy: policy_of(values),
@@ -128,6 +131,8 @@ fn settings_of(values: &Values, Access { addr, auth }: Access, meeting: Meeting)
         },
         drain_timeout: values.duration("drainTimeout"),
         metrics_enabled: values.flag("metrics.enabled"),
+        metrics_need_token: values.flag("metrics.requireToken"),
+        read_only: values.flag("readOnly"),
         metrics_commands_max: values.count("metrics.maxCommands"),
         raft: values.flag("cluster.raft"),
     }
@@ -135,6 +140,10 @@ fn settings_of(values: &Values, Access { addr, auth }: Access, meeting: Meeting)
 
 /// How often the log says who leads, where `BIND` is given: as the program does that it comes from.
 const STATUS_LOG: Millis = Millis(5_000);
+
+fn room_of(values: &Values, name: &str) -> Room {
+    room(values.text(name)).expect("the table bounds it")
+}
 
 fn node_of(values: &Values, meeting: Meeting) -> NodeConfig {
     let is_beside_bind = match &values.get("cluster.raftAddr").origin {
@@ -166,11 +175,15 @@ fn node_of(values: &Values, meeting: Meeting) -> NodeConfig {
         propose_timeout: values.duration("cluster.proposeTimeout"),
         election_timeout: values.duration("cluster.electionTimeout"),
         heartbeat: values.duration("cluster.heartbeat"),
+        disk_low: room_of(values, "storage.diskLow"),
+        disk_critical: room_of(values, "storage.diskCritical"),
         status_log: values.maybe_duration("cluster.raftStatusLog").unwrap_or(if is_beside_bind {
             STATUS_LOG
         } else {
             Millis(0)
         }),
+        events_max: values.count("cluster.eventsMax"),
+        elections_max: values.count("cluster.electionsMax"),
         entry_operations_max: values.count("raft.maxEntryOps"),
         entry_bytes_max: values.count("raft.maxEntryBytes"),
     }

@@ -12,6 +12,7 @@ use crate::config::access::{Access, resolve};
 use crate::config::kinds::{Address, PEER_PORT};
 use crate::config::table::is_node_id;
 use crate::config::values::Values;
+use crate::reload::PeerFiles;
 
 /// What comes of these settings.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(crate) struct Meeting {
     pub(crate) url: String,
     /// How it meets others; nothing: it has no port for them.
     pub(crate) peers: Option<PeerConfig>,
+    /// What encrypts that.
+    pub(crate) encryption: Option<PeerFiles>,
 }
 
 const LIST: &str = "cluster.initialCluster";
@@ -30,6 +33,9 @@ const ADVERTISE: &str = "cluster.raftAdvertise";
 const EXPECT: &str = "cluster.bootstrapExpect";
 const BOOTSTRAP: &str = "cluster.bootstrap";
 const JOIN: &str = "cluster.join";
+const CERT: &str = "cluster.peerCert";
+const KEY: &str = "cluster.peerKey";
+const CA: &str = "cluster.peerCa";
 
 /// Decides how the node meets others. `recorded`: whose data directory it is, if it is one already.
 pub(crate) fn decide(
@@ -52,17 +58,21 @@ pub(crate) fn decide(
     let url = match (values.maybe_text("publicUrl"), values.urls("cluster.peerHttp").remove(&name)) {
         (Some(given), _) => given.into(),
         (None, Some(own)) => own,
+        (None, None) if access.encryption.is_some() => {
+            format!("https://{}", http_advertised(values, access, advertise.as_ref()))
+        }
         (None, None) => format!("http://{}", http_advertised(values, access, advertise.as_ref())),
     };
-    let Some(advertise) = advertise else { return Meeting { name, url, peers: None } };
+    let Some(advertise) = advertise else { return Meeting { name, url, peers: None, encryption: None } };
     check_redirects(values, problems);
     let listen = listener(values, own, &advertise, problems);
     check_listeners(values, access, listen, problems);
     let plan = plan(values, &name);
     let secret = values.maybe_text("cluster.clusterSecret").map(|secret| Arc::from(secret.as_bytes()));
-    if secret.is_none() && !listen.ip().is_loopback() {
+    let encryption = encryption(values, &name, problems);
+    if secret.is_none() && encryption.is_none() && !listen.ip().is_loopback() {
         let text = format!(
-            "peers connect to {listen} without cluster.clusterSecret: whoever reaches it can pose as one of them and read everything"
+            "peers connect to {listen} without cluster.peerCert and cluster.clusterSecret: whoever reaches it can pose as one of them and read everything"
         );
         notices.push(Notice::warning(text));
     }
@@ -77,6 +87,7 @@ pub(crate) fn decide(
         advertise: advertise.to_string(),
         label: values.text("cluster.clusterToken").into(),
         secret,
+        tls: encryption.as_ref().map(|files| files.tls.clone()),
         plan,
         addresses,
         bootstrap: values.flag(BOOTSTRAP) && !is_existing(values),
@@ -86,8 +97,38 @@ pub(crate) fn decide(
         promote_lag: values.number("cluster.promoteLag"),
         promote_after: values.duration("cluster.promoteAfter"),
         health_interval: values.duration("cluster.healthInterval"),
+        zone: values.text("cluster.zone").into(),
     };
-    Meeting { name, url, peers: Some(peers) }
+    Meeting { name, url, peers: Some(peers), encryption }
+}
+
+/// What encrypts the connections between members: all three files or none, and the certificate has the node's name.
+fn encryption(values: &Values, name: &str, problems: &mut Vec<String>) -> Option<PeerFiles> {
+    let paths = [CERT, KEY, CA].map(|name| values.maybe_text(name));
+    let [Some(certificate), Some(key), Some(authorities)] = paths else {
+        let given = [CERT, KEY, CA].into_iter().find(|name| values.is_given(name));
+        if let Some(given) = given {
+            let missing = [CERT, KEY, CA].into_iter().filter(|name| !values.is_given(name)).collect::<Vec<_>>();
+            values.refuse_if(true, &[CERT, KEY, CA], problems, || {
+                format!("{} needs {} as well: all three are set, or none", values.told(given), missing.join(" and "))
+            });
+        }
+        return None;
+    };
+    match PeerFiles::open(certificate, key, authorities) {
+        Ok(files) => {
+            let names = files.tls.facts().names;
+            values.refuse_if(!names.iter().any(|known| known == name), &[CERT], problems, || {
+                let names = names.join(", ");
+                format!("{} is a certificate of {names}, and this node is {name} (cluster.nodeId)", values.told(CERT))
+            });
+            Some(files)
+        }
+        Err(why) => {
+            problems.push(why);
+            None
+        }
+    }
 }
 
 fn is_existing(values: &Values) -> bool {
@@ -189,7 +230,7 @@ fn advertised(values: &Values, own: Option<&Address>, problems: &mut Vec<String>
                 format!("{} needs it", values.told(asks.unwrap_or("cluster.initialClusterState")))
             }
         };
-        format!("cluster.raftAdvertise is not set, and {why}: say where peers reach this node, HOST:{PEER_PORT}, or auto for its host name")
+        format!("cluster.raftAdvertise is not set, and {why}: say where peers reach this node (--raft-advertise), HOST:{PEER_PORT}, or auto for its host name")
     });
     None
 }

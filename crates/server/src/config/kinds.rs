@@ -319,7 +319,7 @@ pub fn duration(text: &str) -> Option<Millis> {
     (!text.is_empty()).then_some(Millis(sum))
 }
 
-fn size(text: &str) -> Option<u64> {
+pub(crate) fn size(text: &str) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (count, unit) = (number_of(&text[..digits])?, &text[digits..]);
     match SIZE_UNITS.iter().find(|(name, _)| *name == unit) {

@@ -12,8 +12,11 @@ use crate::config::values::{Given, Origin, Values};
 use crate::config::{Notice, Refused};
 
 /// Variables that are not the server's, though they look like it: those of the command line's other parts, and of codeQ's tools.
-const OTHERS: [&str; 12] = [
+const OTHERS: [&str; 15] = [
     "CODEQ_TOKEN",
+    "CODEQ_CA",
+    "CODEQ_CERT",
+    "CODEQ_KEY",
     "CODEQ_BENCH_URL",
     "CODEQ_ENDPOINTS",
     "CODEQ_BASE_URL",

@@ -6,10 +6,11 @@
 
 use base::limits::{ENTRY_OPERATIONS_MAX, SHARDS_MAX};
 use cluster::forming::FOUNDERS_MAX;
+use cluster::{ELECTIONS_MAX, Room};
 use queue::policy::ATTEMPTS_MAX;
 
 use crate::auth::is_tenant;
-use crate::config::kinds::{DAY, GIB, HOUR, KIB, Kind, MIB, MINUTE, Rule, SECOND, TIB, Words};
+use crate::config::kinds::{DAY, GIB, HOUR, KIB, Kind, MIB, MINUTE, Rule, SECOND, TIB, Words, size};
 
 /// A setting.
 #[derive(Debug)]
@@ -146,11 +147,21 @@ static TENANT: Rule = Rule { allowed: "2 to 63 of a-z, 0-9 and -, a letter first
 pub(crate) static NODE_ID: Rule = Rule { allowed: "1 to 63 of A-Z, a-z, 0-9, . _ and -", fits: is_node_id };
 
 /// Whether a node may have this name.
-pub(crate) fn is_node_id(text: &str) -> bool {
+pub fn is_node_id(text: &str) -> bool {
     (1..=63).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 static LABEL: Rule = Rule { allowed: "1 to 63 characters", fits: |text| (1..=63).contains(&text.chars().count()) };
+
+static ROOM: Rule = Rule { allowed: "0% to 50%, or an amount of bytes like 2GiB", fits: |text| room(text).is_some() };
+
+/// An amount of free space: a part of the disk, or bytes.
+pub(crate) fn room(text: &str) -> Option<Room> {
+    match text.strip_suffix('%') {
+        Some(percent) => percent.parse().ok().filter(|percent| *percent <= 50).map(Room::Percent),
+        None => size(text).map(Room::Bytes),
+    }
+}
 
 static CLUSTER_STATE: Words = Words { known: &[("new", "new"), ("existing", "existing")], refused: &[] };
 
@@ -258,6 +269,22 @@ pub static SECTIONS: &[Section] = &[
                 meaning: "whether there is /metrics",
             },
             Setting {
+                name: "metrics.requireToken",
+                flag: None,
+                kind: Kind::Bool,
+                default: Default::Is("false"),
+                scope: Scope::Node,
+                meaning: "whether /metrics asks for a token; any will do, also one with the role metrics",
+            },
+            Setting {
+                name: "readOnly",
+                flag: None,
+                kind: Kind::Bool,
+                default: Default::Is("false"),
+                scope: Scope::Node,
+                meaning: "this node takes no actions on the cluster; tasks are served as ever",
+            },
+            Setting {
                 name: "metrics.maxCommands",
                 flag: None,
                 kind: Kind::Int(10, 100_000),
@@ -337,6 +364,30 @@ pub static SECTIONS: &[Section] = &[
                 meaning: "connections at one time; then accepting pauses",
             },
             Setting {
+                name: "http.cert",
+                flag: None,
+                kind: Kind::Path,
+                default: Default::Absent,
+                scope: Scope::Node,
+                meaning: "file with the certificate of the HTTP port, which speaks HTTPS only then; read again when it changes",
+            },
+            Setting {
+                name: "http.key",
+                flag: None,
+                kind: Kind::Path,
+                default: Default::Absent,
+                scope: Scope::Node,
+                meaning: "file with its key",
+            },
+            Setting {
+                name: "http.clientCa",
+                flag: None,
+                kind: Kind::Path,
+                default: Default::Absent,
+                scope: Scope::Node,
+                meaning: "file with authorities: every client must show a certificate that one of them vouches for",
+            },
+            Setting {
                 name: "http.threads",
                 flag: None,
                 kind: Kind::Int(1, 256),
@@ -412,6 +463,14 @@ pub static SECTIONS: &[Section] = &[
                 default: Default::Absent,
                 scope: Scope::Node,
                 meaning: "that provider's configuration",
+            },
+            Setting {
+                name: "auth.tokensFile",
+                flag: Some("tokens-file"),
+                kind: Kind::Path,
+                default: Default::Absent,
+                scope: Scope::Node,
+                meaning: "file with a role in the cluster, a name and the SHA-256 of a token on each line; read again when it changes",
             },
             Setting {
                 name: "auth.allowProducerAsWorker",
@@ -505,6 +564,22 @@ pub static SECTIONS: &[Section] = &[
                 default: Default::Is("256MiB"),
                 scope: Scope::Node,
                 meaning: "log that a checkpoint holds and that is kept for members that lack it, per shard",
+            },
+            Setting {
+                name: "storage.diskLow",
+                flag: Some("disk-low"),
+                kind: Kind::Text(&ROOM),
+                default: Default::Is("10%"),
+                scope: Scope::Node,
+                meaning: "free space below which a member raises an alarm, and new tasks are refused everywhere; 0: never",
+            },
+            Setting {
+                name: "storage.diskCritical",
+                flag: Some("disk-critical"),
+                kind: Kind::Text(&ROOM),
+                default: Default::Is("3%"),
+                scope: Scope::Node,
+                meaning: "free space below which a member leads nothing; 0: never",
             },
             Setting {
                 name: "backup.dir",
@@ -605,6 +680,30 @@ pub static SECTIONS: &[Section] = &[
                 meaning: "what peers prove to each other; whoever proves it is admitted",
             },
             Setting {
+                name: "cluster.peerCert",
+                flag: None,
+                kind: Kind::Path,
+                default: Default::Absent,
+                scope: Scope::Node,
+                meaning: "file with this node's certificate: peers encrypt every connection, and know each other by it; read again when it changes",
+            },
+            Setting {
+                name: "cluster.peerKey",
+                flag: None,
+                kind: Kind::Path,
+                default: Default::Absent,
+                scope: Scope::Node,
+                meaning: "file with its key",
+            },
+            Setting {
+                name: "cluster.peerCa",
+                flag: None,
+                kind: Kind::Path,
+                default: Default::Absent,
+                scope: Scope::Node,
+                meaning: "file with the authorities that vouch for members; nobody else does",
+            },
+            Setting {
                 name: "cluster.initialClusterState",
                 flag: None,
                 kind: Kind::Choice(&CLUSTER_STATE),
@@ -701,12 +800,36 @@ pub static SECTIONS: &[Section] = &[
                 meaning: "how often a member tells the others how it is",
             },
             Setting {
+                name: "cluster.zone",
+                flag: None,
+                kind: Kind::Text(&LABEL),
+                default: Default::Is("dc1"),
+                scope: Scope::Node,
+                meaning: "label of the data centre or rack, shown as DC; leadership can be handed to a zone",
+            },
+            Setting {
                 name: "cluster.raftStatusLog",
                 flag: None,
                 kind: Kind::Duration(0, 60 * MINUTE),
                 default: Default::Computed("5s beside BIND, else 0s: never"),
                 scope: Scope::Node,
                 meaning: "how often the log says who leads and how far this node is",
+            },
+            Setting {
+                name: "cluster.eventsMax",
+                flag: None,
+                kind: Kind::Int(100, 100_000),
+                default: Default::Is("10000"),
+                scope: Scope::Node,
+                meaning: "events that this node keeps; older ones are forgotten",
+            },
+            Setting {
+                name: "cluster.electionsMax",
+                flag: None,
+                kind: Kind::Int(1, ELECTIONS_MAX as u64),
+                default: Default::Is("500"),
+                scope: Scope::Node,
+                meaning: "elections that this node remembers of each group",
             },
             Setting {
                 name: "raft.maxEntryOps",

@@ -3,7 +3,7 @@
 use api::Problem;
 use base::Position;
 use bytes::Bytes;
-use cluster::http::HttpAnswer;
+use cluster::http::{Form, HttpAnswer};
 use hyper::Response;
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
@@ -32,6 +32,7 @@ const NOTHING_FOREIGN: HeaderValue =
     HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'");
 const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 const TAR: HeaderValue = HeaderValue::from_static("application/x-tar");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const STALE: HeaderValue = HeaderValue::from_static("stale");
@@ -43,8 +44,8 @@ pub(crate) struct Answer {
     status: u16,
     kind: Kind,
     body: Vec<u8>,
-    /// A long body instead, and the name under which people keep it.
-    file: Option<(HeaderValue, Pieces)>,
+    /// A long body instead, and the name under which people keep it, if they do.
+    long: Option<(Option<HeaderValue>, Pieces)>,
     positions: Vec<Position>,
     replayed: bool,
     /// How old it may be, where it was not read linearizably.
@@ -62,6 +63,7 @@ enum Kind {
     Metrics,
     Problem,
     Tar,
+    Events,
     Empty,
 }
 
@@ -112,7 +114,16 @@ impl Answer {
     pub(crate) fn file(name: &str, pieces: Pieces) -> Answer {
         let disposition = HeaderValue::try_from(format!("attachment; filename=\"{name}\""));
         let disposition = disposition.expect("names of nodes and numbers are plain text");
-        Answer { file: Some((disposition, pieces)), ..Answer::new(200, Kind::Tar, Vec::new()) }
+        Answer { long: Some((Some(disposition), pieces)), ..Answer::new(200, Kind::Tar, Vec::new()) }
+    }
+
+    /// What goes on as long as the client wants it.
+    pub(crate) fn stream(form: Form, pieces: Pieces) -> Answer {
+        let kind = match form {
+            Form::Lines => Kind::Lines,
+            Form::Events => Kind::Events,
+        };
+        Answer { long: Some((None, pieces)), ..Answer::new(200, kind, Vec::new()) }
     }
 
     fn new(status: u16, kind: Kind, body: Vec<u8>) -> Answer {
@@ -120,7 +131,7 @@ impl Answer {
             status,
             kind,
             body,
-            file: None,
+            long: None,
             positions: Vec::new(),
             replayed: false,
             age: None,
@@ -160,8 +171,8 @@ impl Answer {
     /// With all headers; `node`: who executed the request.
     pub(crate) fn into_response(self, request_id: HeaderValue, node: &HeaderValue, is_api: bool) -> HttpResponse {
         let whole = Body::Whole((!self.body.is_empty()).then(|| Bytes::from(self.body)));
-        let (disposition, body) = match self.file {
-            Some((disposition, pieces)) => (Some(disposition), Body::Pieces(pieces)),
+        let (disposition, body) = match self.long {
+            Some((disposition, pieces)) => (disposition, Body::Pieces(pieces)),
             None => (None, whole),
         };
         let mut response = Response::new(body);
@@ -179,6 +190,10 @@ impl Answer {
             Kind::Lines => headers.insert(CONTENT_TYPE, LINES),
             Kind::Metrics => headers.insert(CONTENT_TYPE, METRICS),
             Kind::Tar => headers.insert(CONTENT_TYPE, TAR),
+            Kind::Events => {
+                headers.insert(CACHE_CONTROL, NO_STORE);
+                headers.insert(CONTENT_TYPE, EVENTS)
+            }
             Kind::Empty => None,
         };
         if let Some(disposition) = disposition {

@@ -63,6 +63,11 @@ impl Call {
         pairs.filter(|(key, _)| *key == name).map(|(_, value)| unescape(value)).next_back()
     }
 
+    /// A header that is text.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head.headers.get(name)?.to_str().ok()
+    }
+
     /// Whether the answer should be JSON where text is the rule.
     pub(crate) fn accepts_json(&self) -> bool {
         let accept = self.head.headers.get(hyper::header::ACCEPT).and_then(|accept| accept.to_str().ok());

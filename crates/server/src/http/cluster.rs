@@ -5,6 +5,7 @@ use api::{Code, Problem};
 use cluster::http::{NoSuchCheck, Readiness, checks, ready};
 use cluster::view::{Inspection, NodeView};
 
+use crate::auth::{ClusterRole, Principal};
 use crate::http::answer::Answer;
 use crate::http::call::{Call, Outcome};
 use crate::http::edge::Edge;
@@ -38,12 +39,19 @@ impl Edge {
     }
 
     /// The page for people.
-    pub(crate) fn page(&self) -> Answer {
-        Answer::html(page(&self.node.inspect(), self.shared.settings.raft))
+    pub(crate) fn page(&self, call: &Call) -> Answer {
+        let settings = &self.shared.settings;
+        let Principal { subject, cluster_role, .. } = &*call.principal;
+        let role = cluster_role.map_or("no role in the cluster", ClusterRole::name);
+        let who = if settings.auth.open.is_some() { "anybody".into() } else { format!("{subject}, {role}") };
+        Answer::html(page(&self.node.inspect(), settings.raft, &who, settings.read_only))
     }
 
     /// What has happened in the cluster.
     pub(crate) async fn look_back(&self, page: &str, call: &Call) -> Outcome<Answer> {
+        if let Some(stream) = self.follow(page, call) {
+            return stream;
+        }
         let query = call.head.uri.query().unwrap_or_default();
         match cluster::http::look_back(&self.node, page, query).await {
             Some(answer) => Ok(Answer::from(answer)),

@@ -17,6 +17,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::service::service_fn;
 use hyper::{Request, server};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
@@ -156,6 +157,18 @@ pub(crate) async fn serve_connection(stream: TcpStream, edge: Arc<Edge>, connect
     let Ok(peer) = stream.peer_addr() else { return };
     let (number, watched) = connections.enter();
     let speak = async {
+        if let Some(files) = &edge.shared.settings.files.http {
+            // The handshake has as much time as the head of a request.
+            watched.set(Doing::Head);
+            // Whoever does not manage it is told by it.
+            let Ok(stream) = files.tls.accept(stream).await else { return };
+            watched.set(Doing::Idle);
+            let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            return match is_h2 {
+                true => speak_h2(stream, edge.clone(), &watched, peer.ip()).await,
+                false => speak_h1(stream, edge.clone(), &watched, peer.ip()).await,
+            };
+        }
         let mut first = [0; PREFACE.len()];
         // A short first packet is HTTP/1.1, also if it is the `P` of a `POST`: no client splits the preface.
         let peeked = tokio::select! {
@@ -164,8 +177,8 @@ pub(crate) async fn serve_connection(stream: TcpStream, edge: Arc<Edge>, connect
             () = watched.finish.notified() => return,
         };
         match peeked {
-            Ok(_) if first == PREFACE => speak_h2(stream, edge, &watched, peer.ip()).await,
-            Ok(length) if length > 0 => speak_h1(stream, edge, &watched, peer.ip()).await,
+            Ok(_) if first == PREFACE => speak_h2(stream, edge.clone(), &watched, peer.ip()).await,
+            Ok(length) if length > 0 => speak_h1(stream, edge.clone(), &watched, peer.ip()).await,
             _ => {}
         }
     };
@@ -176,7 +189,7 @@ pub(crate) async fn serve_connection(stream: TcpStream, edge: Arc<Edge>, connect
     connections.open.lock().expect(FREE).remove(&number);
 }
 
-async fn speak_h1(stream: TcpStream, edge: Arc<Edge>, watched: &Arc<Watched>, peer: IpAddr) {
+async fn speak_h1<T: Socket>(stream: T, edge: Arc<Edge>, watched: &Arc<Watched>, peer: IpAddr) {
     let header_bytes = edge.shared.settings.http.header_bytes_max;
     let io = WatchedIo { io: TokioIo::new(stream), watched: watched.clone(), bytes_begin_heads: true };
     let connection = server::conn::http1::Builder::new()
@@ -196,7 +209,7 @@ async fn speak_h1(stream: TcpStream, edge: Arc<Edge>, watched: &Arc<Watched>, pe
     }
 }
 
-async fn speak_h2(stream: TcpStream, edge: Arc<Edge>, watched: &Arc<Watched>, peer: IpAddr) {
+async fn speak_h2<T: Socket>(stream: T, edge: Arc<Edge>, watched: &Arc<Watched>, peer: IpAddr) {
     // Pings keep coming while nothing is asked for, so bytes alone do not make it busy.
     let io = WatchedIo { io: TokioIo::new(stream), watched: watched.clone(), bytes_begin_heads: false };
     let connection = server::conn::http2::Builder::new(SameThread)
@@ -259,15 +272,20 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for SameThr
     }
 }
 
+/// What a connection is spoken on: a socket, or an encrypted one.
+trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Socket for T {}
+
 /// A socket that notes what happens on it.
-struct WatchedIo {
-    io: TokioIo<TcpStream>,
+struct WatchedIo<T> {
+    io: TokioIo<T>,
     watched: Arc<Watched>,
     /// Bytes that come while nothing is served are the head of a request.
     bytes_begin_heads: bool,
 }
 
-impl Read for WatchedIo {
+impl<T: Socket> Read for WatchedIo<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -281,8 +299,8 @@ impl Read for WatchedIo {
     }
 }
 
-impl WatchedIo {
-    fn note<T>(&self, written: Poll<T>) -> Poll<T> {
+impl<T> WatchedIo<T> {
+    fn note<R>(&self, written: Poll<R>) -> Poll<R> {
         match (&written, self.watched.stuck.load(Ordering::Relaxed)) {
             (Poll::Pending, 0) => {
                 self.watched.stuck.store(self.watched.clock.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -294,7 +312,7 @@ impl WatchedIo {
     }
 }
 
-impl Write for WatchedIo {
+impl<T: Socket> Write for WatchedIo<T> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(context, bytes);
         self.note(written)

@@ -29,12 +29,21 @@ const KEY_MAX: usize = 256;
 const WEBHOOK_MAX: usize = 2048;
 
 impl Edge {
+    /// Refuses what would have to be kept where a member's disk has little room.
+    fn check_room(&self) -> Outcome<()> {
+        let Some(member) = self.node.lacks_room() else { return Ok(()) };
+        let detail =
+            format!("the disk of {member} has little room: no new tasks until there is more (storage.diskLow)");
+        Err(Box::new(Problem::new(Code::NoSpace, detail).retry_after(5_000)))
+    }
+
     pub(crate) async fn create(&self, call: &Call) -> Outcome<Answer> {
         let body: CreateBody<'_> = call.required_json()?;
         let key = header_key(call)?;
         let limits = &self.shared.settings.limits;
         let create = read_create(&body, None, key.as_deref(), call, limits, self.now())?;
         self.check_running()?;
+        self.check_room()?;
         let shard = shard_of(create.tenant, create.command, self.node.identity().shards);
         self.redirect(call, [shard])?;
         let mut operations = Operations::with_capacity(128 + create.payload.len() + create.webhook.len());
@@ -70,6 +79,7 @@ impl Edge {
             return Err(batch_too_large("batch size exceeds maximum of", limits.batch_create_max));
         }
         self.check_running()?;
+        self.check_room()?;
         let now = self.now();
         // The header names the call; it gives a key to each item that has none of its own.
         let key_of = |(place, task): (usize, &CreateBody<'_>)| match (&key, own_key(task)) {

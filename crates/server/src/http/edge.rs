@@ -12,10 +12,11 @@ use base::rng::mix;
 use cluster::{Handle, LaneId, Stage};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, HeaderValue, ORIGIN};
+use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request};
 use queue::{QueueMachine, TaskId};
+use tokio::sync::Semaphore;
 
 use crate::auth::{Access, Authenticator, Principal};
 use crate::backups::LastBackup;
@@ -23,9 +24,10 @@ use crate::http::answer::{Answer, HttpResponse, problem_response};
 use crate::http::call::{Call, Outcome, request_id};
 use crate::http::cluster::is_look_back;
 use crate::http::epochs::Epochs;
-use crate::http::routes::{self, Route};
+use crate::http::routes::{self, MONITOR, Route};
 use crate::http::waiting::Waiting;
 use crate::metrics::Metrics;
+use crate::reload::Reload;
 use crate::settings::Settings;
 
 /// Bodies up to this size are copied out of the connection's buffer.
@@ -39,10 +41,13 @@ pub(crate) struct Shared {
     pub(crate) waiting: Waiting,
     pub(crate) epochs: Arc<Epochs>,
     pub(crate) last_backup: Arc<LastBackup>,
+    pub(crate) reload: Arc<Reload>,
     pub(crate) node: Handle<QueueMachine>,
     /// The node's name as a header value.
     pub(crate) name: HeaderValue,
     pub(crate) draining: AtomicBool,
+    /// Places for answers that go on.
+    pub(crate) streams: Arc<Semaphore>,
 }
 
 /// One thread's part.
@@ -72,6 +77,7 @@ impl Edge {
         });
         let is_api = head.uri.path().starts_with("/v1/codeq");
         let is_write = head.method == Method::POST;
+        let is_page = matches!(head.uri.path(), "/" | "/web/status");
         let name = &self.shared.name;
         match self.serve(head, body, from).await {
             Ok(answer) => {
@@ -80,7 +86,12 @@ impl Edge {
             }
             Err((mut problem, allow)) => {
                 self.explain(&mut problem);
-                problem_response(&problem, request_id, name, is_api, allow)
+                let mut response = problem_response(&problem, request_id, name, is_api, allow);
+                if is_page && problem.code.status() == 401 {
+                    // A browser asks its user.
+                    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"codeq\""));
+                }
+                response
             }
         }
     }
@@ -133,6 +144,13 @@ impl Edge {
             let allow = (problem.code == Code::MethodNotAllowed).then(|| routes::allowed(uri.path()));
             (problem, allow)
         })?;
+        if route == Route::Restore {
+            let principal = self.identify(&route, &head, from).map_err(plain)?;
+            let call = Call { head, body: bytes::Bytes::new(), principal };
+            let restoring: Pin<Box<dyn Future<Output = Outcome<Answer>> + Send + '_>> =
+                Box::pin(self.restore(&call, body));
+            return catch_panic(AssertUnwindSafe(restoring)).await.map_err(plain);
+        }
         let declared = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if declared.is_some_and(|length| length > settings.limits.body_bytes_max as u64) {
             return Err(plain(self.body_too_large()));
@@ -142,19 +160,30 @@ impl Edge {
         let call = Call { head, body, principal };
         // Each route's future is as large as that route needs, instead of as large as the largest one. A fault while one request is served
         // must not take the others with it.
-        catch_panic(AssertUnwindSafe(self.dispatch(&route, &call))).await.map_err(plain)
+        let outcome = catch_panic(AssertUnwindSafe(self.dispatch(&route, &call))).await;
+        self.record_action(&route, &call, from, &outcome);
+        outcome.map_err(plain)
     }
 
     fn identify(&self, route: &Route<'_>, head: &Parts, from: IpAddr) -> Outcome<Arc<Principal>> {
-        let access = route.access();
+        let settings = &self.shared.settings;
+        let access = match route {
+            Route::Metrics if settings.metrics_need_token => Access::Metrics,
+            route => route.access(),
+        };
+        let authorization = head.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
         if access != Access::Open {
             let changes = !matches!(head.method, Method::GET | Method::HEAD);
             let header = |name| head.headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or(""));
             let host = header(HOST).or(head.uri.host());
-            self.shared.auth.check_origin(host, header(ORIGIN), changes)?;
+            self.shared.auth.check_origin(host, header(ORIGIN), changes, authorization)?;
         }
-        let authorization = head.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
-        self.shared.auth.authenticate(access, authorization, from)
+        let principal = self.shared.auth.authenticate(access, authorization, from)?;
+        if settings.read_only && route.is_action() {
+            let detail = "this node takes no actions on the cluster (readOnly); ask another one";
+            return Err(Box::new(Problem::new(Code::ReadOnlyNode, detail)));
+        }
+        Ok(principal)
     }
 
     fn dispatch<'a>(
@@ -183,18 +212,23 @@ impl Edge {
             Route::RaftStatus => ready(Ok(self.raft_status())),
             Route::Healthz => ready(Ok(Answer::text(200, "ok"))),
             Route::Livez => ready(Ok(self.livez())),
+            Route::Cluster(MONITOR) => ready(self.monitor(call)),
             Route::Cluster(page) if is_look_back(page) => Box::pin(self.look_back(page, call)),
             Route::Cluster(page) => ready(self.get_cluster(page)),
             Route::Join => Box::pin(self.join(call)),
             Route::Question(path) => ready(self.question(path)),
-            Route::Page => ready(Ok(self.page())),
+            Route::Page => ready(Ok(self.page(call))),
+            // Its body is taken as it comes, before this.
+            Route::Restore => ready(Err(crate::http::error::invalid_body("the body is a backup"))),
             Route::Save => Box::pin(self.save(call)),
             Route::Trigger => Box::pin(self.trigger()),
+            Route::Reload => Box::pin(self.reload()),
             Route::Leave => Box::pin(self.leave(call)),
             Route::AddMember => Box::pin(self.add_member(call)),
             Route::RemoveMember(member) => Box::pin(self.remove_member(call, member)),
             Route::Demote(member) => Box::pin(self.demote(call, member)),
-            Route::Promote(member) => Box::pin(self.promote(member)),
+            Route::Promote(member) => Box::pin(self.promote(call, member)),
+            Route::Replace(member) => Box::pin(self.replace(call, member)),
             Route::Transfer => Box::pin(self.transfer(call)),
             Route::StepDown => Box::pin(self.step_down(call)),
             Route::CheckQuorum => ready(self.check_quorum(call)),

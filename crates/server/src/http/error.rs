@@ -89,6 +89,9 @@ pub(crate) fn unavailable(why: Unavailable) -> Box<Problem> {
             Problem::new(Code::TooStale, "the position was not reached here in time; wait longer, or ask for less")
                 .retry_after(1000)
         }
+        Unavailable::Restoring => {
+            Problem::new(Code::RestoreInProgress, "a backup takes the place of all data; try again").retry_after(1000)
+        }
         Unavailable::Unknown => Problem::new(
             Code::OutcomeUnknown,
             "the request may have had an effect; repeat it with the same idempotency key, or read the task",

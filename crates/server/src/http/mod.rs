@@ -5,6 +5,7 @@
 //! said when something cannot be done is decided in `error`.
 
 mod answer;
+mod audit;
 mod batch;
 mod body;
 mod call;
@@ -26,6 +27,7 @@ mod result;
 mod routes;
 mod snapshot;
 mod status;
+mod streams;
 mod tasks;
 mod waiting;
 
@@ -33,3 +35,4 @@ pub(crate) use claim::give_back;
 pub(crate) use edge::Shared;
 pub(crate) use epochs::Epochs;
 pub(crate) use listener::{Listener, Threads};
+pub(crate) use streams::STREAMS_MAX;

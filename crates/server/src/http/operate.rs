@@ -3,9 +3,11 @@
 use api::json::Writer;
 use api::{Code, Problem};
 use base::{Millis, ShardId};
-use cluster::{Done, HOLD, Numbers, Refused, TRANSFER_MAX};
+use cluster::{Actor, Done, HOLD, Handle, Numbers, Refused, Right, TRANSFER_MAX, Target};
+use queue::QueueMachine;
 use serde::Deserialize;
 
+use crate::auth::{ClusterRole, Principal};
 use crate::http::answer::Answer;
 use crate::http::call::{Call, Outcome};
 use crate::http::edge::Edge;
@@ -21,7 +23,7 @@ struct Leave {
     force: bool,
 }
 
-/// The body of `POST /cluster/members`.
+/// The body of `POST /cluster/members` and `POST /cluster/members/{id}/replace`.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Add {
@@ -33,6 +35,7 @@ struct Add {
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 struct Transfer {
     to: Option<String>,
+    zone: Option<String>,
     group: Option<u16>,
     timeout_ms: Option<u64>,
 }
@@ -49,21 +52,18 @@ impl Edge {
     pub(crate) async fn leave(&self, call: &Call) -> Outcome<Answer> {
         let Leave { force } = body(call)?;
         self.check_running()?;
-        told(self.node.leave(force).await)
+        let node = self.acting(call);
+        told(bounded(call, async move { node.leave(force).await }).await?)
     }
 
     /// A node that waits for a cluster becomes a member of this one.
     pub(crate) async fn add_member(&self, call: &Call) -> Outcome<Answer> {
         let Add { address } = body(call)?;
-        let is_address = address
-            .rsplit_once(':')
-            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0));
-        if !is_address {
-            let detail = "address is the peer address of a node, host:port";
-            return Err(Box::new(Problem::new(Code::InvalidField, detail).field("address")));
-        }
+        check_address(&address)?;
         self.check_running()?;
-        let member = self.node.add(&address).await.map_err(|refused| problem(&refused))?;
+        let node = self.acting(call);
+        let added = bounded(call, async move { node.add(&address).await }).await?;
+        let member = added.map_err(|refused| problem(&refused))?;
         Ok(Answer::json(200, |out| {
             let mut body = Writer::object(out);
             body.flag("ok", true);
@@ -80,28 +80,44 @@ impl Edge {
     pub(crate) async fn remove_member(&self, call: &Call, member: &str) -> Outcome<Answer> {
         let force = call.query("force").is_some_and(|force| force != "false");
         self.check_running()?;
-        told(self.node.remove(member, force).await)
+        let (node, member) = (self.acting(call), member.to_owned());
+        told(bounded(call, async move { node.remove(&member, force).await }).await?)
     }
 
     /// A member votes no more.
     pub(crate) async fn demote(&self, call: &Call, member: &str) -> Outcome<Answer> {
         let Leave { force } = body(call)?;
         self.check_running()?;
-        told(self.node.demote(member, force).await)
+        let (node, member) = (self.acting(call), member.to_owned());
+        told(bounded(call, async move { node.demote(&member, force).await }).await?)
     }
 
     /// A member votes, as soon as it has caught up.
-    pub(crate) async fn promote(&self, member: &str) -> Outcome<Answer> {
+    pub(crate) async fn promote(&self, call: &Call, member: &str) -> Outcome<Answer> {
         self.check_running()?;
-        told(self.node.promote(member).await)
+        let (node, member) = (self.acting(call), member.to_owned());
+        told(bounded(call, async move { node.promote(&member).await }).await?)
+    }
+
+    /// A node takes the place of a member.
+    pub(crate) async fn replace(&self, call: &Call, member: &str) -> Outcome<Answer> {
+        let Add { address } = body(call)?;
+        check_address(&address)?;
+        self.check_running()?;
+        let (node, member) = (self.acting(call), member.to_owned());
+        told(bounded(call, async move { node.replace(&member, &address).await }).await?)
     }
 
     /// Another node leads.
     pub(crate) async fn transfer(&self, call: &Call) -> Outcome<Answer> {
-        let Transfer { to, group, timeout_ms } = body(call)?;
+        let Transfer { to, zone, group, timeout_ms } = body(call)?;
         let longest = time(timeout_ms, TRANSFER_MAX, "timeoutMs")?;
+        if to.is_some() && zone.is_some() {
+            return Err(Box::new(Problem::new(Code::InvalidField, "to and zone exclude each other").field("zone")));
+        }
         self.check_running()?;
-        told(self.node.hand_over(group.map(ShardId), to.as_deref(), longest).await)
+        let (node, target) = (self.acting(call), Target { name: to, zone });
+        told(bounded(call, async move { node.hand_over(group.map(ShardId), &target, longest).await }).await?)
     }
 
     /// The leader leads no more, and stays out for a while.
@@ -109,7 +125,40 @@ impl Edge {
         let StepDown { hold_ms } = body(call)?;
         let hold = time(hold_ms, HOLD, "holdMs")?;
         self.check_running()?;
-        told(self.node.step_down(hold).await)
+        let node = self.acting(call);
+        told(bounded(call, async move { node.step_down(hold).await }).await?)
+    }
+
+    /// The node, as whoever sends this request uses it.
+    pub(crate) fn acting(&self, call: &Call) -> Handle<QueueMachine> {
+        let Principal { subject, cluster_role, .. } = &*call.principal;
+        let right = match cluster_role {
+            Some(role) if *role == ClusterRole::Admin => Right::Administer,
+            Some(role) if role.operates() => Right::Operate,
+            _ => Right::Look,
+        };
+        self.node.on_behalf_of(Actor { name: subject.to_string(), right })
+    }
+
+    /// Files with certificates and tokens are read again, and the log's levels.
+    pub(crate) async fn reload(&self) -> Outcome<Answer> {
+        let reload = self.shared.reload.clone();
+        // Files are read on a thread of their own: a slow disk must not hold up other requests.
+        let read = tokio::task::spawn_blocking(move || reload.now()).await;
+        let read = read.map_err(|_| Box::new(Problem::new(Code::Internal, "reading failed; the log says more")))?;
+        match read {
+            Ok(what) => Ok(Answer::json(200, |out| {
+                let mut body = Writer::object(out);
+                body.flag("ok", true);
+                body.value("reloaded", |out| {
+                    let mut list = Writer::array(out);
+                    what.iter().for_each(|one| list.element(|out| api::json::write_text(one, out)));
+                    list.end();
+                });
+                body.end();
+            })),
+            Err(wrong) => Err(Box::new(Problem::new(Code::InvalidFile, wrong.join("; ")))),
+        }
     }
 
     /// Whether a node may stop: 200 if the others could decide without it, else 409.
@@ -131,6 +180,38 @@ impl Edge {
             body.end();
         }))
     }
+}
+
+fn check_address(address: &str) -> Outcome<()> {
+    let parts = address.rsplit_once(':');
+    let is_one = parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0));
+    let refused =
+        || Problem::new(Code::InvalidField, "address is the peer address of a node, host:port").field("address");
+    if is_one { Ok(()) } else { Err(Box::new(refused())) }
+}
+
+/// Waits for an action at most as long as `?wait=` says, in seconds. The action goes on when nobody waits any more.
+async fn bounded<T: Send + 'static>(call: &Call, action: impl Future<Output = T> + Send + 'static) -> Outcome<T> {
+    let wait = call.query("wait").map(|wait| match wait.trim_end_matches('s').parse::<f64>() {
+        Ok(seconds) if (0.0..=TIME_MAX.0 as f64 / 1000.0).contains(&seconds) => Ok(Millis((seconds * 1000.0) as u64)),
+        _ => Err(Box::new(
+            Problem::new(Code::InvalidField, "wait is a number of seconds, at most an hour").field("wait"),
+        )),
+    });
+    let wait = wait.transpose()?;
+    let action = tokio::spawn(action);
+    let done = match wait {
+        None => action.await,
+        Some(wait) => match tokio::time::timeout(wait.to_std(), action).await {
+            Ok(done) => done,
+            Err(_) => {
+                let detail = format!("not done within {} ms, and under way: look at the members", wait.0);
+                return Err(Box::new(Problem::new(Code::OutcomeUnknown, detail)));
+            }
+        },
+    };
+    // A panic has been logged where it happened; what became of the action nobody knows.
+    done.map_err(|_| Box::new(Problem::new(Code::OutcomeUnknown, "the action broke off")))
 }
 
 fn body<'a, T: Deserialize<'a> + Default>(call: &'a Call) -> Outcome<T> {
@@ -192,6 +273,7 @@ fn problem(refused: &Refused) -> Box<Problem> {
         Refused::Guard(_) => Code::QuorumGuard,
         Refused::TransferFailed(_) => Code::TransferFailed,
         Refused::NotAdmitted(_) => Code::NotJoined,
+        Refused::NotAllowed(_) => Code::OperatorRequired,
         Refused::Unknown => Code::OutcomeUnknown,
     };
     let problem = Problem::new(code, refused.to_string());

@@ -3,8 +3,8 @@
 
 use cluster::view::{Inspection, NodeView};
 
-/// The page, as HTML.
-pub(crate) fn page(look: &Inspection, raft: bool) -> String {
+/// The page, as HTML. `who`: who looks, and as what.
+pub(crate) fn page(look: &Inspection, raft: bool, who: &str, read_only: bool) -> String {
     let nodes = look.nodes();
     let health = look.health();
     let own = nodes.nodes.iter().find(|node| node.own);
@@ -12,6 +12,8 @@ pub(crate) fn page(look: &Inspection, raft: bool) -> String {
     let rows: String = nodes.nodes.iter().map(row).collect();
     let mut facts = vec![("Node", look.name.clone()), ("Role", own.map(role).unwrap_or_default())];
     facts.push(("Mode", if raft { "cluster".into() } else { "single mode: no peers, no replicas".into() }));
+    facts.push(("Actions", if read_only { "none are taken here: read-only".into() } else { "taken".into() }));
+    facts.push(("You are", who.to_owned()));
     facts.push(("Cluster", nodes.cluster_id.clone().unwrap_or_else(|| "none yet".into())));
     facts.push(("Term", nodes.term.to_string()));
     let durability =
@@ -101,8 +103,9 @@ mod tests {
             stage: Stage::Unjoined("1 of 3 <nodes>".into()),
             ..Inspection::new("<script>alert(1)</script>")
         };
-        let page = page(&look, true);
+        let page = page(&look, true, "<b>", false);
         assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt; (this node)"), "{page}");
+        assert!(!page.contains("<b>") && page.contains("&lt;b&gt;"), "{page}");
         assert!(!page.contains("<script") && page.contains("1 of 3 &lt;nodes&gt;"), "{page}");
         assert!(!page.contains("src=") && !page.contains("//"), "it asks for something: {page}");
     }

@@ -34,12 +34,15 @@ pub(crate) enum Route<'a> {
     /// The page for people.
     Page,
     Save,
+    Restore,
     Trigger,
+    Reload,
     Leave,
     AddMember,
     RemoveMember(Cow<'a, str>),
     Demote(Cow<'a, str>),
     Promote(Cow<'a, str>),
+    Replace(Cow<'a, str>),
     Transfer,
     StepDown,
     CheckQuorum,
@@ -65,16 +68,21 @@ impl Route<'_> {
             Route::Cluster(page) if *page == "/cluster/health" || page.starts_with("/cluster/leader-check") => {
                 Access::Open
             }
+            Route::Cluster("/cluster/events") => Access::Viewer,
+            Route::Cluster(MONITOR) => Access::Operator,
             Route::Cluster(_) | Route::CheckQuorum | Route::Page => Access::Any,
             Route::Question(path) => questions::access(path),
+            Route::Join => Access::Join,
             Route::Save
+            | Route::Restore
             | Route::Trigger
-            | Route::Join
+            | Route::Reload
             | Route::Leave
             | Route::AddMember
             | Route::RemoveMember(_)
             | Route::Demote(_)
             | Route::Promote(_)
+            | Route::Replace(_)
             | Route::Transfer
             | Route::StepDown => Access::Operator,
             Route::Healthz | Route::Livez | Route::Readyz(_) | Route::Metrics => Access::Open,
@@ -82,7 +90,16 @@ impl Route<'_> {
     }
 }
 
+impl Route<'_> {
+    /// Whether it changes something of the cluster or of this node.
+    pub(crate) fn is_action(&self) -> bool {
+        matches!(self.access(), Access::Join | Access::Operator | Access::ClusterAdmin) && *self != Route::Save
+    }
+}
+
 const BASE: &str = "/v1/codeq/";
+/// The log of a node, as it is written.
+pub(crate) const MONITOR: &str = "/cluster/monitor";
 const MEMBERS: &str = "/cluster/members/";
 
 /// The route of a request. `HEAD` goes where `GET` does; one trailing slash is ignored.
@@ -108,6 +125,7 @@ pub(crate) fn allowed(path: &str) -> &'static str {
     let is_action = questions::action(path).is_some();
     let takes = |method: &Method| !is_action && of_path(path, method).is_some_and(|(_, allowed)| allowed == *method);
     match (takes(&Method::GET), takes(&Method::POST)) {
+        (true, false) if takes(&Method::PUT) => "GET, HEAD, PUT",
         (true, true) => "GET, HEAD, POST",
         (true, false) => "GET, HEAD",
         (false, false) if takes(&Method::DELETE) => "DELETE",
@@ -127,8 +145,10 @@ fn of_path<'a>(path: &'a str, method: &Method) -> Option<(Route<'a>, Method)> {
         "/cluster/join" => return Some((Route::Join, post)),
         "/" | "/web/status" => return Some((Route::Page, get)),
         _ if path.starts_with("/api/") => return Some((Route::Question(path), get)),
+        "/cluster/snapshot" if *method == Method::PUT => return Some((Route::Restore, Method::PUT)),
         "/cluster/snapshot" => return Some((Route::Save, get)),
         "/cluster/snapshot/trigger" => return Some((Route::Trigger, post)),
+        "/cluster/reload" => return Some((Route::Reload, post)),
         "/cluster/leave" => return Some((Route::Leave, post)),
         "/cluster/members" => return Some((Route::AddMember, post)),
         "/cluster/leader/transfer" => return Some((Route::Transfer, post)),
@@ -141,6 +161,7 @@ fn of_path<'a>(path: &'a str, method: &Method) -> Option<(Route<'a>, Method)> {
                 (None, _) => Some((Route::RemoveMember(member), Method::DELETE)),
                 (Some("demote"), None) => Some((Route::Demote(member), post)),
                 (Some("promote"), None) => Some((Route::Promote(member), post)),
+                (Some("replace"), None) => Some((Route::Replace(member), post)),
                 _ => None,
             };
         }
@@ -235,8 +256,13 @@ mod tests {
         check(get, "/v1/codeq/admin/queues/a%3Ab", &Ok(Route::GetQueue("a:b".into())));
         check(get, "/v1/codeq/raft/status", &Ok(Route::RaftStatus));
         check(get, "/healthz", &Ok(Route::Healthz));
+        check(get, "/cluster/snapshot", &Ok(Route::Save));
+        check(&Method::PUT, "/cluster/snapshot", &Ok(Route::Restore));
+        check(post, "/cluster/snapshot", &Err(Code::MethodNotAllowed));
+        assert_eq!(allowed("/cluster/snapshot"), "GET, HEAD, PUT");
         check(post, "/cluster/leader/step-down", &Ok(Route::StepDown));
         check(&Method::DELETE, "/cluster/members/node-a", &Ok(Route::RemoveMember("node-a".into())));
+        check(post, "/cluster/members/node-a/replace", &Ok(Route::Replace("node-a".into())));
         check(post, "/cluster/members/node-a/demote", &Ok(Route::Demote("node-a".into())));
         check(get, "/cluster/members/node-a", &Err(Code::MethodNotAllowed));
         check(&Method::DELETE, "/cluster/members/a/b", &Err(Code::RouteNotFound));

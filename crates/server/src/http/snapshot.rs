@@ -1,14 +1,16 @@
 //! Backups and checkpoints over HTTP.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{Read, Write};
 
 use api::json::Writer;
 use api::{Code, Problem};
 use base::{Index, ShardId};
 use bytes::Bytes;
-use cluster::Freshness;
 use cluster::backup::NoBackup;
+use cluster::{Freshness, NotRestored, StorageError};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use queue::Query;
 use tokio::sync::mpsc::channel;
 
@@ -16,7 +18,7 @@ use crate::http::answer::Answer;
 use crate::http::body::Pieces;
 use crate::http::call::{Call, Outcome};
 use crate::http::edge::Edge;
-use crate::http::error::unavailable;
+use crate::http::error::{invalid_body, unavailable};
 
 /// Bytes read at once, and pieces that wait for the client.
 const PIECE_BYTES: usize = 256 << 10;
@@ -56,6 +58,37 @@ impl Edge {
             }
         });
         Ok(Answer::file(&name, Pieces { left: Some(left), pieces, held: None }))
+    }
+
+    /// Lets the backup in the body take the place of all data, if the query confirms which cluster's.
+    pub(crate) async fn restore(&self, call: &Call, mut body: Incoming) -> Outcome<Answer> {
+        self.check_running()?;
+        let cluster = self.node.cluster().map(|cluster| cluster.id.to_string()).unwrap_or_default();
+        if call.query("confirm").as_deref() != Some(cluster.as_str()) {
+            let detail = format!("all data of this cluster would be replaced: confirm that with ?confirm={cluster}");
+            return Err(Box::new(Problem::new(Code::WrongCluster, detail).field("confirm")));
+        }
+        let mut upload = self.node.upload().map_err(not_restored)?;
+        let longest = self.shared.settings.http.body_timeout.to_std();
+        loop {
+            let late = |_| Box::new(Problem::new(Code::RequestTimeout, "the body did not arrive in time"));
+            let Some(frame) = tokio::time::timeout(longest, body.frame()).await.map_err(late)? else { break };
+            let frame = frame.map_err(|_| invalid_body("the body ended early"))?;
+            if let Some(bytes) = frame.data_ref() {
+                // Into memory of the system mostly: nothing is synced before all of it is there.
+                upload.write_all(bytes).map_err(|cause| not_written(&cause))?;
+            }
+        }
+        let manifest = self.node.restore(upload).await.map_err(not_restored)?;
+        let incarnation = self.node.cluster().map(|cluster| cluster.incarnation.to_string()).unwrap_or_default();
+        Ok(Answer::json(200, |out| {
+            let mut body = Writer::object(out);
+            body.flag("ok", true);
+            body.text("clusterIncarnation", &incarnation);
+            body.number("createdAtMs", manifest.created_at_ms);
+            body.number("groups", manifest.groups.len() as u64);
+            body.end();
+        }))
     }
 
     /// Lets every member write a checkpoint of every group, with all that was acknowledged when this was asked for.
@@ -108,6 +141,31 @@ fn write_member(name: &str, saved: Option<&BTreeMap<ShardId, Index>>, out: &mut 
         }),
     }
     member.end();
+}
+
+fn not_written(cause: &std::io::Error) -> Box<Problem> {
+    let detail = format!("the backup cannot be written here: {cause}");
+    let is_full = matches!(cause.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+    Box::new(Problem::new(if is_full { Code::NoSpace } else { Code::Internal }, detail))
+}
+
+fn not_restored(why: NotRestored) -> Box<Problem> {
+    Box::new(match why {
+        NotRestored::NotRunning => Problem::new(Code::NotReady, "the server is starting or stopping").retry_after(1000),
+        NotRestored::InMemory => {
+            Problem::new(Code::NothingStored, "this node keeps its data in memory (storage.provider)")
+        }
+        NotRestored::Busy => Problem::new(Code::Overloaded, "another restore is under way").retry_after(1000),
+        NotRestored::BadBackup(what) => Problem::new(Code::RestoreRefused, what),
+        NotRestored::Refused(why) => Problem::new(Code::RestoreRefused, format!("nothing has changed: {why}")),
+        NotRestored::NoLeader => return unavailable(cluster::Unavailable::NoLeader),
+        NotRestored::Unknown => Problem::new(
+            Code::OutcomeUnknown,
+            "whether it was restored is not known: clusterIncarnation of /cluster/status has changed if it was",
+        ),
+        NotRestored::Failed(StorageError::Failed { cause, .. }) => return not_written(&cause),
+        NotRestored::Failed(error) => Problem::new(Code::Internal, format!("nothing has changed: {error}")),
+    })
 }
 
 fn no_backup(why: NoBackup) -> Box<Problem> {

@@ -181,6 +181,17 @@ impl Connection {
         timeout(PATIENCE, read).await.expect("the server answers or closes")
     }
 
+    /// Waits until this text has come, and takes all that has.
+    pub(crate) async fn until(&mut self, text: &str) -> String {
+        let read = async {
+            while !String::from_utf8_lossy(&self.read).contains(text) {
+                assert!(self.read_more().await, "it ends without {text:?}: {}", String::from_utf8_lossy(&self.read));
+            }
+            String::from_utf8_lossy(&std::mem::take(&mut self.read)).into_owned()
+        };
+        timeout(PATIENCE, read).await.unwrap_or_else(|_| panic!("there is no {text:?}"))
+    }
+
     /// Waits until the server closes the connection, whatever it says before.
     pub(crate) async fn ended(&mut self) {
         while timeout(PATIENCE, self.read_more()).await.expect("the server closes the connection") {}

@@ -8,6 +8,7 @@ use cluster::{Data, NodeConfig};
 use queue::policy::LeaseBounds;
 use queue::{Backoff, BackoffPolicy, Policy};
 use server::auth::{AuthSettings, OpenMode, StaticTokens};
+use server::reload::Files;
 use server::settings::{HttpSettings, Limits, Settings};
 use server::{BackupSettings, Exit, Server};
 
@@ -116,6 +117,9 @@ pub(crate) fn settings() -> Settings {
         follower_redirects: false,
         drain_timeout: Millis(5_000),
         metrics_enabled: true,
+        metrics_need_token: false,
+        read_only: false,
+        files: Files::default(),
         metrics_commands_max: 1_000,
         raft: true,
     }

@@ -43,6 +43,16 @@ impl World {
             mix_all(&[hash(process.runner.replica.machine_mut(shard)), u64::from(base::checksum::crc32c(0, &members))]);
         let (known, first) = *self.watch.states.entry((shard, applied)).or_insert((hash, n));
         if known != hash {
+            let shown = |world: &mut World, n: usize| {
+                let process = world.nodes[n].process_mut()?;
+                let at = process.runner.replica.applied(shard);
+                let machine = process.runner.replica.machine_mut(shard);
+                let (due, stamps) = (machine.next_due(), machine.stamps());
+                Some(format!("n{} at {at}: {stamps:?} {due:?} {:?}", n + 1, machine.query(&Query::Queues).0))
+            };
+            let (one, other) = (shown(self, n), shown(self, first));
+            self.tell(|| format!("{one:?}"));
+            self.tell(|| format!("{other:?}"));
             let what = format!("n{} and n{} differ at entry {applied} of shard {shard}", n + 1, first + 1);
             self.violate("I5", what);
         }

@@ -29,8 +29,8 @@ use crate::checkpoint::snapshot::Content;
 use crate::checkpoint::{BUSY_MAX, Checkpoint, Meta, RowReader, Snapshots, Staged, StoredRow};
 
 pub use look::{CheckpointFile, Counted};
-use snapshot::SqliteSnapshots;
 pub(super) use snapshot::StagedFile;
+use snapshot::{SqliteSnapshots, Temporary};
 
 /// Version of the tables that every checkpoint has.
 const FORMAT: i64 = 1;
@@ -81,6 +81,25 @@ impl SqliteCheckpoint {
         snapshot::remove_leftovers(path)?;
         install::complete(path)?;
         SqliteCheckpoint::connect(path, schema, Arc::default())
+    }
+
+    /// Closes the file so that it is all there is: nothing of it is left in SQLite's log.
+    ///
+    /// # Errors
+    /// The disk failed, or somebody else has it open.
+    pub fn close(self) -> Result<(), StorageError> {
+        let failed = error(&self.path, "close");
+        self.connection.flush_prepared_statement_cache();
+        self.connection.pragma_update(None, "journal_mode", "delete").map_err(&failed)?;
+        self.connection.close().map_err(|(_, cause)| failed(cause))
+    }
+
+    /// A file that was closed, to be installed in the place of another checkpoint. It stays if it is not.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no checkpoint of this schema.
+    pub fn staged(path: &Path, schema: Schema) -> Result<Staged, StorageError> {
+        snapshot::read_staged(Temporary::kept(path), schema)
     }
 
     fn connect(path: &Path, schema: Schema, replacing: Arc<Mutex<()>>) -> Result<SqliteCheckpoint, StorageError> {

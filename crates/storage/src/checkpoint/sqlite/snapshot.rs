@@ -72,8 +72,14 @@ pub(super) fn copy(source: &Connection, to: &Path) -> rusqlite::Result<()> {
     copy.close().map_err(|(_, cause)| cause)
 }
 
-/// A file that is removed with this value.
-struct Temporary(PathBuf);
+/// A file that is removed with this value, unless it is to stay.
+pub(super) struct Temporary(PathBuf, Removal);
+
+#[derive(PartialEq, Eq)]
+enum Removal {
+    WithValue,
+    Never,
+}
 
 /// Tells apart the files of one process.
 static NUMBER: AtomicU64 = AtomicU64::new(1);
@@ -81,7 +87,12 @@ static NUMBER: AtomicU64 = AtomicU64::new(1);
 impl Temporary {
     fn new(path: &Path, kind: &str) -> Temporary {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Temporary(path.with_extension(format!("{TEMPORARY}{kind}-{number}")))
+        Temporary(path.with_extension(format!("{TEMPORARY}{kind}-{number}")), Removal::WithValue)
+    }
+
+    /// A file that is there already, and stays.
+    pub(super) fn kept(path: &Path) -> Temporary {
+        Temporary(path.into(), Removal::Never)
     }
 
     /// Makes the file so that only its owner can read it.
@@ -93,8 +104,10 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // What cannot be removed now is removed at the next start.
-        let _ = std::fs::remove_file(&self.0);
+        if self.1 == Removal::WithValue {
+            // What cannot be removed now is removed at the next start.
+            let _ = std::fs::remove_file(&self.0);
+        }
     }
 }
 
@@ -133,12 +146,18 @@ impl Target for Arriving {
         let name = path.0.display().to_string();
         file.sync_all().map_err(|cause| StorageError::failed("sync", &name, cause))?;
         drop(file);
-        let connection = open_read_only(&path.0)?;
-        let slices = check_tables(&connection, &path.0, &schema)?;
-        let meta = read_meta(&connection, &path.0)?;
-        let meta = meta.ok_or_else(|| StorageError::damaged(&name, None, "no checkpoint was committed to it"))?;
-        Ok(Staged { meta, content: Content::File(StagedFile { connection, path, schema, slices }) })
+        read_staged(path, schema)
     }
+}
+
+/// Opens a whole file that waits to be installed.
+pub(super) fn read_staged(path: Temporary, schema: Schema) -> Result<Staged, StorageError> {
+    let name = path.0.display().to_string();
+    let connection = open_read_only(&path.0)?;
+    let slices = check_tables(&connection, &path.0, &schema)?;
+    let meta = read_meta(&connection, &path.0)?;
+    let meta = meta.ok_or_else(|| StorageError::damaged(&name, None, "no checkpoint was committed to it"))?;
+    Ok(Staged { meta, content: Content::File(StagedFile { connection, path, schema, slices }) })
 }
 
 /// A whole snapshot in a file of its own.

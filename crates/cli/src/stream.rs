@@ -1,0 +1,149 @@
+//! Streams of a server's events, followed through failures: whoever breaks off is asked again, or another one, for what comes behind the
+//! last event that was seen.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use http_body_util::BodyExt;
+use hyper::Method;
+use hyper::header::{ACCEPT, HeaderName, HeaderValue};
+use tokio::time::timeout;
+
+use crate::endpoint::{Answer, As, EndpointArgs, begin, refused, text, unanswered};
+
+/// A stream that says nothing for longer is dead: it says at least that it lives.
+const SILENCE_MAX: Duration = Duration::from_secs(45);
+
+/// Between two tries.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Bytes of an event that has not come whole.
+const EVENT_BYTES_MAX: usize = 16 << 20;
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// How one connection ended.
+enum Ended {
+    /// It never began: the server has answered something else.
+    Refused(Answer),
+    /// It broke off, or the server stops.
+    Over,
+}
+
+/// Events that have come in pieces.
+#[derive(Default)]
+struct Events {
+    pending: Vec<u8>,
+    last_id: String,
+}
+
+impl Events {
+    /// Takes a piece. What has become whole is handed over.
+    fn take(&mut self, piece: &[u8], on_event: &mut dyn FnMut(&str)) -> Result<()> {
+        self.pending.extend_from_slice(piece);
+        while let Some(end) = self.pending.windows(2).position(|two| two == b"\n\n") {
+            let block: Vec<u8> = self.pending.drain(..end + 2).collect();
+            let block = String::from_utf8_lossy(&block);
+            let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));
+            if let Some(id) = field("id: ") {
+                self.last_id = id.into();
+            }
+            if let Some(data) = field("data: ") {
+                on_event(data);
+            }
+        }
+        if self.pending.len() > EVENT_BYTES_MAX {
+            bail!("the server sends an event of more than {EVENT_BYTES_MAX} bytes");
+        }
+        Ok(())
+    }
+}
+
+impl EndpointArgs {
+    /// Hands over the data of each event of a page as it comes, until the process ends. Returns only if the first server that answers
+    /// refuses, or none answers at first.
+    pub(crate) fn follow(&self, page: &str, mut on_event: impl FnMut(&str)) -> ExitCode {
+        let mut events = Events::default();
+        let mut is_first = true;
+        loop {
+            match self.follow_once(page, &mut events, &mut on_event) {
+                Ok(Ended::Refused(answer)) if is_first => return refused(&answer),
+                Err(error) if is_first => return unanswered(&error),
+                // Whoever follows sees a cluster through its failures.
+                Ok(_) | Err(_) => is_first = false,
+            }
+            std::thread::sleep(AGAIN);
+        }
+    }
+
+    fn follow_once(&self, page: &str, events: &mut Events, on_event: &mut dyn FnMut(&str)) -> Result<Ended> {
+        let (token, tls) = (self.token()?, self.trust()?);
+        let who = As { token: token.as_deref(), tls: tls.as_ref() };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut failures = Vec::new();
+        for endpoint in self.endpoints() {
+            events.pending.clear();
+            match runtime.block_on(self.follow_one(&endpoint, page, who, events, on_event)) {
+                Ok(ended) => return Ok(ended),
+                Err(failure) => failures.push(format!("{endpoint}: {failure:#}")),
+            }
+        }
+        bail!("no server answers; {}", failures.join("; "))
+    }
+
+    async fn follow_one(
+        &self,
+        endpoint: &str,
+        page: &str,
+        who: As<'_>,
+        events: &mut Events,
+        on_event: &mut dyn FnMut(&str),
+    ) -> Result<Ended> {
+        let began = timeout(self.timeout(), begin(&Method::GET, endpoint, page, who, text(None))).await;
+        let (mut sender, connection, mut request) = began??;
+        request.headers_mut().insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        if !events.last_id.is_empty() {
+            request.headers_mut().insert(LAST_EVENT_ID, HeaderValue::try_from(&events.last_id)?);
+        }
+        let followed = async {
+            let response = timeout(self.timeout(), sender.send_request(request)).await??;
+            let status = response.status().as_u16();
+            let mut body = response.into_body();
+            if status != 200 {
+                let body = body.collect().await?.to_bytes();
+                return Ok(Ended::Refused(Answer { status, body: String::from_utf8_lossy(&body).into_owned() }));
+            }
+            while let Ok(Some(Ok(frame))) = timeout(SILENCE_MAX, body.frame()).await {
+                if let Ok(bytes) = frame.into_data() {
+                    events.take(&bytes, on_event)?;
+                }
+            }
+            Ok(Ended::Over)
+        };
+        tokio::pin!(connection, followed);
+        tokio::select! {
+            ended = &mut followed => ended,
+            // Whatever ended the connection, the answer may have come before.
+            _ = &mut connection => followed.await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: events are read whole, however they are cut, and the last id is remembered; what only says that the stream lives is nothing.
+    #[test]
+    fn events_are_read_however_they_are_cut() {
+        let text = ":\n\nid: 7,b:9\nevent: raft.role\ndata: {\"a\":\"→\"}\n\nid: 8\nevent: x\ndata: {}\n\n";
+        for size in 1..text.len() {
+            let (mut events, mut data) = (Events::default(), Vec::new());
+            for piece in text.as_bytes().chunks(size) {
+                events.take(piece, &mut |event| data.push(event.to_owned())).unwrap();
+            }
+            assert_eq!((data, events.last_id.as_str()), (vec!["{\"a\":\"→\"}".to_owned(), "{}".to_owned()], "8"));
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! `cargo xtask bars`: what operating a cluster is measured by, as figures beside their bars. The program fails if a bar is not met.
+//!
+//! Each figure is the worst of some rounds, on the machine that it is run on, with the program as it is shipped.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use clap::Args;
+
+use crate::docker::{Engine, docker};
+use crate::image::{self, IMAGE_BYTES_MAX, TAGS};
+use crate::process::build_codeq;
+use crate::walk::nodes::{Driver, Nodes};
+use crate::walk::page::Page;
+use crate::walk::{READY_MAX, eventually};
+
+#[derive(Args)]
+pub(crate) struct BarsArgs {
+    /// The program to measure. Absent: it is built as it is shipped.
+    #[arg(long)]
+    program: Option<PathBuf>,
+    /// Rounds of each.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Leaves out the image, which needs Docker.
+    #[arg(long)]
+    no_image: bool,
+}
+
+/// From `codeq join` at a node that belongs to no cluster to a leader that all three name.
+const JOIN_BAR: Duration = Duration::from_secs(3);
+
+/// From the start of a node with an empty directory to its vote, ready.
+const VOTER_BAR: Duration = Duration::from_secs(10);
+
+/// Measures, and prints a line for each bar.
+///
+/// # Errors
+/// A bar is not met.
+pub(crate) fn run(args: &BarsArgs) -> Result<()> {
+    let codeq = args.program.clone().map_or_else(build_codeq, Ok)?;
+    let mut all = tell("un-joined nodes: codeq join until all name one leader", JOIN_BAR, &joins(&codeq, args.rounds)?);
+    all &= tell(
+        "a node with an empty directory: start until it votes and is ready",
+        VOTER_BAR,
+        &wipes(&codeq, args.rounds)?,
+    );
+    if !args.no_image {
+        let _engine = Engine::running()?;
+        image::build(&codeq)?;
+        let bytes: u64 = docker(&["image", "inspect", "--format", "{{.Size}}", TAGS[0]])?.trim().parse()?;
+        let met = bytes <= IMAGE_BYTES_MAX;
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        println!("{} image: {:.1} MiB, bar {:.0} MiB", word(met), mib(bytes), mib(IMAGE_BYTES_MAX));
+        all &= met;
+    }
+    ensure!(all, "a bar is not met");
+    Ok(())
+}
+
+fn word(met: bool) -> &'static str {
+    if met { "PASS" } else { "FAIL" }
+}
+
+fn tell(what: &str, bar: Duration, took: &[Duration]) -> bool {
+    let worst = took.iter().max().copied().unwrap_or_default();
+    let all: Vec<String> = took.iter().map(|took| took.as_millis().to_string()).collect();
+    println!("{} {what}: {} ms, bar {} ms", word(worst <= bar), all.join(", "), bar.as_millis());
+    worst <= bar
+}
+
+/// Waits until all three name the same leader.
+fn led(nodes: &Nodes) -> Result<()> {
+    eventually(READY_MAX, || {
+        let leader = nodes.leader(0)?;
+        ensure!((1..3).map(|place| nodes.leader(place)).collect::<Result<Vec<_>>>()? == [leader; 2], "they differ");
+        Ok(())
+    })
+}
+
+fn joins(codeq: &Path, rounds: u32) -> Result<Vec<Duration>> {
+    let mut nodes = Nodes::of(Page::Join, Driver::Process, codeq, "bars-join")?;
+    let mut took = Vec::new();
+    for _ in 0..rounds {
+        nodes.forget()?;
+        nodes.up()?;
+        for place in 0..3 {
+            eventually(READY_MAX, || nodes.get(place, "/healthz"))?;
+        }
+        let (b, c) = (nodes.peer(1).to_owned(), nodes.peer(2).to_owned());
+        let begun = Instant::now();
+        let joined = nodes.codeq_at(0, &["join", &b, &c])?;
+        ensure!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
+        led(&nodes)?;
+        took.push(begun.elapsed());
+    }
+    Ok(took)
+}
+
+fn wipes(codeq: &Path, rounds: u32) -> Result<Vec<Duration>> {
+    let mut nodes = Nodes::of(Page::Listed, Driver::Process, codeq, "bars-wipe")?;
+    nodes.up()?;
+    nodes.ready(&[0, 1, 2], READY_MAX)?;
+    let mut took = Vec::new();
+    for round in 0..rounds as usize {
+        let (place, other) = (round % 3, (round + 1) % 3);
+        let path = format!("/cluster/nodes/{}", nodes.name(place));
+        let before = nodes.page(other, &path)?["id"].clone();
+        nodes.kill(place)?;
+        nodes.remove_volume(place)?;
+        let begun = Instant::now();
+        nodes.start(place)?;
+        eventually(VOTER_BAR * 2, || {
+            let node = nodes.page(other, &path)?;
+            ensure!(node["id"] != before && node["voter"] == true, "{node}");
+            nodes.ready(&[place], Duration::ZERO).map(|_| ())
+        })?;
+        took.push(begun.elapsed());
+    }
+    Ok(took)
+}
