@@ -69,14 +69,18 @@ impl World {
         }
         let incarnation = self.nodes[n].directory.cluster?.1;
         let durable: MemoryCheckpoint = self.nodes[n].directory.checkpoints.get(&shard)?.clone();
-        let process = self.nodes[n].process_mut()?;
+        let process = self.nodes[n].process()?;
         let id = process.runner.replica.status().into_iter().find(|status| status.shard == shard)?;
         let me = self.nodes[n].directory.id;
-        let process = self.nodes[n].process_mut()?;
+        let (installing, applied) = (id.installing, id.applied);
+        // Who was taken out may not know it.
+        let leader = self.leader(shard)?;
+        let process = self.nodes[leader].process()?;
         let members = process.runner.replica.members(shard).configuration.members();
-        if !members.contains(&me) || id.installing || id.applied < Index(FIRST_ENTRY) {
+        if !members.contains(&me) || installing || applied < Index(FIRST_ENTRY) {
             return None;
         }
+        let process = self.nodes[n].process_mut()?;
         let (index, term, configuration) = process.runner.replica.freeze(shard);
         let mut changes = Changes::default();
         while !process.runner.replica.collect(shard, usize::MAX / 2, &mut changes) {}

@@ -76,6 +76,8 @@ struct Sum {
     faults: BTreeMap<&'static str, u64>,
     reached: BTreeMap<&'static str, u64>,
     failed: BTreeMap<u64, String>,
+    /// The seed that took longest.
+    slowest: (Duration, u64),
 }
 
 /// What a run must have reached, in enough seeds, for them to show anything.
@@ -217,6 +219,7 @@ fn add(
     sum.time += outcome.time;
     sum.node_time += outcome.time * outcome.nodes;
     sum.spent += took;
+    sum.slowest = sum.slowest.max((took, seed));
     sum.finished += outcome.finished;
     outcome.faults.iter().for_each(|(class, count)| *sum.faults.entry(class).or_default() += count);
     outcome.reached.iter().for_each(|(mark, count)| *sum.reached.entry(mark).or_default() += count);
@@ -248,6 +251,7 @@ fn report(sum: &Sum, took: Duration, arguments: &Arguments) {
         simulated / sum.spent.as_secs_f64(),
         sum.finished,
     ));
+    say(&format!("slowest: seed {}, {:.1} s", sum.slowest.1, sum.slowest.0.as_secs_f64()));
     say(&format!("faults: {}", table(&sum.faults)));
     say(&format!("reached: {}", table(&sum.reached)));
     let missing: BTreeSet<&str> = MARKS.iter().filter(|mark| !sum.reached.contains_key(*mark)).copied().collect();

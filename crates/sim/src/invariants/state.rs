@@ -48,7 +48,7 @@ impl World {
                 let at = process.runner.replica.applied(shard);
                 let machine = process.runner.replica.machine_mut(shard);
                 let (due, stamps) = (machine.next_due(), machine.stamps());
-                Some(format!("n{} at {at}: {stamps:?} {due:?} {:?}", n + 1, machine.query(&Query::Queues).0))
+                Some(format!("n{} at {at}: {stamps:?} {due:?} {:?}", n + 1, process.runner.replica.members(shard)))
             };
             let (one, other) = (shown(self, n), shown(self, first));
             self.tell(|| format!("{one:?}"));
