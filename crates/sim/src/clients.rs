@@ -108,6 +108,8 @@ pub struct Clients {
     pub(crate) overload_until: u64,
     order: u64,
     keys: u64,
+    /// Tasks that somebody has wanted to end whoever holds them: their holders are not alone, and do not know it.
+    pub(crate) forced: BTreeSet<TaskId>,
 }
 
 impl Clients {
@@ -125,7 +127,17 @@ impl Clients {
         }
         (0..options.readers).for_each(|_| add(Kind::Reader));
         (0..options.meddlers).for_each(|_| add(Kind::Meddler { wanted: None }));
-        Clients { list, rng, known: Vec::new(), finished: 0, asked: 0, overload_until: 0, order: 0, keys: 0 }
+        Clients {
+            list,
+            rng,
+            known: Vec::new(),
+            finished: 0,
+            asked: 0,
+            overload_until: 0,
+            order: 0,
+            keys: 0,
+            forced: BTreeSet::new(),
+        }
     }
 
     /// How many there are.
@@ -492,6 +504,9 @@ impl World {
             self.submit(client, view.id.shard, std::slice::from_ref(&op), number, None);
         } else if self.clients.rng.one_in(2) {
             let (reason, force) = (format!("n={number}"), self.clients.rng.one_in(3));
+            if force {
+                self.clients.forced.insert(id);
+            }
             let op = Op::Cancel { tenant: &tenant, task: id.key, reason: &reason, force };
             self.submit(client, id.shard, std::slice::from_ref(&op), number, None);
         } else {

@@ -52,7 +52,11 @@ impl World {
         for name in self.names.all() {
             history.push(Line::Name(name));
         }
+        let forced: Vec<_> = self.clients.forced.iter().map(record::task).collect();
         for line in std::mem::take(&mut self.lines) {
+            if matches!(&line, Line::Work(work) if forced.contains(&work.task)) {
+                continue;
+            }
             history.push(line);
         }
         history
