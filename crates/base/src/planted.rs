@@ -10,11 +10,18 @@ mod switch {
 
     thread_local! {
         static BUG: Cell<u64> = const { Cell::new(0) };
+        static DRAWN: Cell<u64> = const { Cell::new(0) };
     }
 
     /// Lets the code that this thread runs have a bug; 0: none.
     pub fn plant(bug: u64) {
         BUG.set(bug);
+    }
+
+    /// A number on which no two replicas agree.
+    pub fn unsteady() -> u64 {
+        DRAWN.set(DRAWN.get() + 1);
+        crate::rng::mix(DRAWN.get())
     }
 
     /// Whether the code has this bug.
@@ -28,6 +35,11 @@ mod switch {
     /// No build but one for it has bugs on purpose.
     pub fn plant(_bug: u64) {}
 
+    /// Zero.
+    pub const fn unsteady() -> u64 {
+        0
+    }
+
     /// False.
     #[inline(always)]
     pub const fn is(_bug: u64) -> bool {
@@ -35,4 +47,4 @@ mod switch {
     }
 }
 
-pub use switch::{is, plant};
+pub use switch::{is, plant, unsteady};

@@ -352,7 +352,7 @@ impl Group {
     pub fn apply_members(&mut self, data: &[u8]) -> Result<(), base::codec::Malformed> {
         let (changes, _) = decode_changes(data)?;
         // M08: some nodes go on with the members before.
-        if planted::is(8) && self.config.id % 3 == 0 {
+        if planted::is(8) && self.config.id.is_multiple_of(3) {
             return Ok(());
         }
         // The only errors are those of changes that make no sense, which every member refuses alike.

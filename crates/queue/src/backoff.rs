@@ -52,7 +52,7 @@ impl Backoff {
             if base != 0 && shift >= base.leading_zeros() { max } else { (base << shift.min(63)).min(max) }
         };
         // M13: a map with a random seed has its say.
-        let random = if base::planted::is(13) { unsteady() } else { random };
+        let random = if base::planted::is(13) { base::planted::unsteady() } else { random };
         let uniform = |bound: u64| scale(random, bound + 1);
         Millis(match self.policy {
             BackoffPolicy::Fixed => base.min(max),
@@ -65,12 +65,6 @@ impl Backoff {
             BackoffPolicy::ExpFullJitter => uniform(doubled()),
         })
     }
-}
-
-/// What no two processes agree on.
-fn unsteady() -> u64 {
-    use std::hash::BuildHasher;
-    std::hash::RandomState::new().hash_one(0)
 }
 
 #[cfg(test)]

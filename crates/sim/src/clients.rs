@@ -243,7 +243,7 @@ impl World {
         // Nodes that never joined are asked rarely: nobody has their address.
         let founders = self.options.nodes;
         let node = if self.nodes[node].process().is_some() { node } else { self.clients.rng.below(founders) as usize };
-        self.ask(client, session, node, shard, calls, asked, number);
+        self.ask((client, session), node, shard, calls, asked, number);
     }
 
     fn number(&mut self) -> u64 {

@@ -69,8 +69,7 @@ impl World {
     /// A client asks a node for something. Returns the operation's number; its answer comes to `on_told`.
     pub(crate) fn ask(
         &mut self,
-        client: usize,
-        session: u32,
+        (client, session): (usize, u32),
         node: usize,
         shard: ShardId,
         calls: Vec<Call>,
@@ -197,9 +196,7 @@ impl World {
         from: usize,
         n: usize,
         epoch: u32,
-        request: u64,
-        shard: ShardId,
-        wait: u64,
+        (request, shard, wait): (u64, ShardId, u64),
         operations: &Bytes,
     ) {
         let inbox = self.options.inbox as usize;

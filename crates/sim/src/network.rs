@@ -35,18 +35,7 @@ pub enum Packet {
         request: u64,
     },
     /// A piece of a snapshot.
-    Chunk {
-        /// The shard.
-        shard: ShardId,
-        /// What the whole of it is.
-        snapshot: Snapshot,
-        /// The message that hands it over.
-        message: Bytes,
-        /// Where the piece begins.
-        offset: u64,
-        /// The piece.
-        bytes: Bytes,
-    },
+    Chunk(Box<Piece>),
     /// How far a snapshot is.
     Receipt {
         /// The shard.
@@ -63,6 +52,21 @@ pub enum Packet {
     },
     /// It is a member of this cluster: id and incarnation.
     Admitted(u128, u64),
+}
+
+/// A piece of a snapshot.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// The shard.
+    pub shard: ShardId,
+    /// What the whole of it is.
+    pub snapshot: Snapshot,
+    /// The message that hands it over.
+    pub message: Bytes,
+    /// Where the piece begins.
+    pub offset: u64,
+    /// The piece.
+    pub bytes: Bytes,
 }
 
 /// What becomes of a snapshot.

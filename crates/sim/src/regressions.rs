@@ -4,7 +4,11 @@
 use crate::options::Options;
 
 /// Name and text of each. A text has lines `seed=…`, `option=…`, and comments.
-pub const ALL: &[(&str, &str)] = &[];
+pub const ALL: &[(&str, &str)] = &[
+    ("order-of-members", include_str!("../regressions/order-of-members.txt")),
+    ("empty-claim-too-late", include_str!("../regressions/empty-claim-too-late.txt")),
+    ("last-but-one-leaves", include_str!("../regressions/last-but-one-leaves.txt")),
+];
 
 /// The seed and its options.
 pub fn read(text: &str) -> Option<(u64, Options)> {

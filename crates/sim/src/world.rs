@@ -19,7 +19,7 @@ use replica::{
     Arrived, Event as ReplicaEvent, FIRST, Job, Member, MemberChange, Members, Message, Now, Replica, ReplicaConfig,
     Role, Runner, RunnerConfig, SnapshotOf, Transition, Write,
 };
-use storage::checkpoint::{Checkpoint, MemoryCheckpoint, Meta};
+use storage::checkpoint::{Checkpoint, Meta};
 use storage::wal::{Options as WalOptions, Wal};
 
 use crate::checkpoint::SimCheckpoint;
@@ -29,7 +29,7 @@ use crate::disk::Survival;
 use crate::edge::Request;
 use crate::faults::{Fault, Faults};
 use crate::invariants::Watch;
-use crate::network::{Link, Packet, Receipt, Weather, happens};
+use crate::network::{Link, Packet, Piece, Receipt, Weather, happens};
 use crate::options::Options;
 use crate::process::{Control, Directory, JobQueue, Node, Own, Process, Sending, State, Written};
 use crate::record::Names;
@@ -96,7 +96,7 @@ pub enum Event {
 struct Planned {
     time: u64,
     order: u64,
-    event: Event,
+    event: Box<Event>,
 }
 
 impl PartialEq for Planned {
@@ -249,7 +249,7 @@ impl World {
     pub fn plan(&mut self, time: u64, event: Event) {
         self.planned += 1;
         let time = time.max(self.time);
-        self.events.push(Planned { time, order: self.planned, event });
+        self.events.push(Planned { time, order: self.planned, event: Box::new(event) });
     }
 
     pub(crate) fn after(&mut self, delay: u64, event: Event) {
@@ -287,7 +287,7 @@ impl World {
         let Some(Planned { time, event, .. }) = self.events.pop() else { return false };
         self.time = time;
         self.happened += 1;
-        match event {
+        match *event {
             Event::Turn(node, epoch) => self.on_turn(node, epoch),
             Event::Synced(node, epoch) => self.on_synced(node, epoch),
             Event::Job(node, epoch) => self.on_job(node, epoch),
@@ -433,7 +433,7 @@ impl World {
             (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for number in 0..options.shards as u16 {
             let shard = ShardId(number);
-            let durable = directory.checkpoints.entry(shard).or_insert_with(MemoryCheckpoint::new).clone();
+            let durable = directory.checkpoints.entry(shard).or_default().clone();
             let mut checkpoint = SimCheckpoint::open(&durable);
             let log = recovered.shards.remove(&shard).unwrap_or_default();
             let info = ShardInfo { shard, incarnation };
@@ -1083,7 +1083,7 @@ impl World {
             Packet::Messages(bytes) => self.on_messages(from, to, &bytes),
             Packet::Forward { request, shard, wait, operations } => {
                 let epoch = connection.expect("it came by one").1;
-                self.on_forward(from, to, epoch, request, shard, wait, &operations);
+                self.on_forward(from, to, epoch, (request, shard, wait), &operations);
             }
             Packet::Answer { request, reply } => self.on_remote_answer(to, request, &reply),
             Packet::Forget { request } => {
@@ -1095,9 +1095,9 @@ impl World {
                     self.wake(to);
                 }
             }
-            Packet::Chunk { shard, snapshot, message, offset, bytes } => {
+            Packet::Chunk(piece) => {
                 let epoch = connection.expect("it came by one").1;
-                self.on_chunk(from, to, epoch, shard, &snapshot, &message, offset, &bytes);
+                self.on_chunk(from, to, epoch, &piece);
             }
             Packet::Receipt { shard, receipt } => self.on_receipt(to, from, shard, receipt),
             Packet::Greeting(bytes) => self.on_greeting(from, to, &bytes),
@@ -1163,21 +1163,13 @@ impl World {
         buffer.truncate(read);
         let snapshot = sending.copy.snapshot().clone();
         let message = sending.message.clone();
-        self.send(n, to, Packet::Chunk { shard, snapshot, message, offset, bytes: buffer.into() });
+        let piece = Piece { shard, snapshot, message, offset, bytes: buffer.into() };
+        self.send(n, to, Packet::Chunk(Box::new(piece)));
     }
 
-    fn on_chunk(
-        &mut self,
-        from: usize,
-        to: usize,
-        epoch: u32,
-        shard: ShardId,
-        snapshot: &storage::checkpoint::Snapshot,
-        message: &Bytes,
-        offset: u64,
-        bytes: &Bytes,
-    ) {
-        let receipt = self.take_chunk(to, shard, snapshot, message, offset, bytes);
+    fn on_chunk(&mut self, from: usize, to: usize, epoch: u32, piece: &Piece) {
+        let shard = piece.shard;
+        let receipt = self.take_chunk(to, piece);
         if receipt == Some(Receipt::Installed) {
             // The sender hears of it when consensus has decided, and it is done.
             let process = self.nodes[to].process_mut().expect("it has taken a piece");
@@ -1187,15 +1179,9 @@ impl World {
         }
     }
 
-    fn take_chunk(
-        &mut self,
-        n: usize,
-        shard: ShardId,
-        snapshot: &storage::checkpoint::Snapshot,
-        message: &Bytes,
-        offset: u64,
-        bytes: &Bytes,
-    ) -> Option<Receipt> {
+    fn take_chunk(&mut self, n: usize, piece: &Piece) -> Option<Receipt> {
+        let Piece { shard, snapshot, message, offset, bytes } = piece;
+        let (shard, offset) = (*shard, *offset);
         let incarnation = self.nodes[n].directory.cluster?.1;
         let process = self.nodes[n].process_mut()?;
         let message = Message::decode(message).ok()?;
