@@ -18,6 +18,7 @@ mod load;
 mod openapi;
 mod process;
 mod repository;
+mod sim;
 mod systemd;
 mod tidy;
 mod walk;
@@ -61,6 +62,12 @@ enum Chore {
     Bars(bars::BarsArgs),
     /// Says what a recorded history shows: what clients saw, against the log and the rules.
     Judge(judge::JudgeArgs),
+    /// Simulated clusters, one for each seed.
+    Sim(sim::SimArgs),
+    /// Runs the same seeds in two processes and compares.
+    Twice,
+    /// Plants bugs, and says how many seeds it takes to find each.
+    Planted(sim::PlantedArgs),
     /// Measures what the benchmark page shows, and prints it as Markdown.
     Bench(bench::BenchArgs),
 }
@@ -80,6 +87,9 @@ fn main() -> ExitCode {
         Chore::Documents(args) => documents::run(&args),
         Chore::Bars(args) => bars::run(&args),
         Chore::Judge(args) => judge::run(&args),
+        Chore::Sim(args) => sim::run(&args),
+        Chore::Twice => sim::compare(),
+        Chore::Planted(args) => sim::planted(&args),
         Chore::Bench(args) => bench::run(&args),
     };
     match done {

@@ -10,6 +10,7 @@ pub mod limits;
 pub mod log;
 pub mod machine;
 pub mod map;
+pub mod planted;
 pub mod rng;
 pub mod rows;
 pub mod rowstore;

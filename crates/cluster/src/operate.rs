@@ -644,8 +644,15 @@ async fn remove<S: StateMachine>(peers: &Arc<Shared<S>>, text: &str, force: bool
                 .await;
         }
     }
-    let position = change(peers, MemberChange::Remove(id)).await?;
     let is_out = |status: &NodeStatus| voters(status).iter().all(|(_, voters)| !voters.contains(&id));
+    // Its vote goes first, in every group: nobody listens to who is no member any more, and a group of two needs its word to go on.
+    if !is_out(&common.status.borrow()) {
+        change(peers, MemberChange::AddLearner(id)).await?;
+        if !wait_until(peers, CHANGE_MAX, is_out).await && !force {
+            return Err(Refused::Busy);
+        }
+    }
+    let position = change(peers, MemberChange::Remove(id)).await?;
     let followed = wait_until(peers, CHANGE_MAX, is_out).await;
     let rest = if followed { String::new() } else { "; not every group has followed yet".into() };
     let warning = if numbers.tolerance() == 0 { "; nothing may fail from now on" } else { "" };

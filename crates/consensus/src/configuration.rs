@@ -65,11 +65,16 @@ impl Configuration {
     }
 
     pub(crate) fn from_raft(state: ConfState) -> Configuration {
+        // The `raft` crate keeps sets, whose order depends on who came when: a checkpoint must have the same bytes on every member.
+        let sorted = |mut ids: Vec<u64>| {
+            ids.sort_unstable();
+            ids
+        };
         Configuration {
-            voters: state.voters,
-            learners: state.learners,
-            voters_outgoing: state.voters_outgoing,
-            learners_next: state.learners_next,
+            voters: sorted(state.voters),
+            learners: sorted(state.learners),
+            voters_outgoing: sorted(state.voters_outgoing),
+            learners_next: sorted(state.learners_next),
             auto_leave: state.auto_leave,
         }
     }

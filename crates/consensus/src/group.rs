@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use base::limits::PRESENT_LOG_BYTES_MAX;
 use base::log::{Entry, HardState};
-use base::{Index, ShardId, Term};
+use base::{Index, ShardId, Term, planted};
 use raft::eraftpb::MessageType;
 use raft::{Config, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 use slog::{Discard, Logger, o};
@@ -281,6 +281,7 @@ impl Group {
         // The only errors are messages from unknown members and local ones, which must not disturb.
         let facts = Facts::of(&message.0, &self.node);
         self.watched(&Trigger::Step(facts), |node| drop(node.step(message.0)));
+        self.commit_too_much();
     }
 
     /// Asks for votes without waiting for the timeout. Useful where nobody else can be leading, as in a group of one.
@@ -350,6 +351,10 @@ impl Group {
     /// The entry is of a later build.
     pub fn apply_members(&mut self, data: &[u8]) -> Result<(), base::codec::Malformed> {
         let (changes, _) = decode_changes(data)?;
+        // M08: some nodes go on with the members before.
+        if planted::is(8) && self.config.id.is_multiple_of(3) {
+            return Ok(());
+        }
         // The only errors are those of changes that make no sense, which every member refuses alike.
         let _ = self.node.apply_conf_change(&to_raft_change(&changes));
         self.story.follow_members(&self.node);
@@ -452,7 +457,24 @@ impl Group {
     /// Everything that work up to `ticket` wanted written is durable.
     pub fn on_synced(&mut self, ticket: Ticket) {
         self.node.on_persist_ready(ticket.0);
+        self.commit_too_much();
         self.tame_timeout();
+    }
+
+    /// M06: an entry of an older term counts as committed when a majority has it. M07: one acknowledgement less than a majority suffices.
+    fn commit_too_much(&mut self) {
+        if !(planted::is(6) || planted::is(7)) || self.node.raft.state != StateRole::Leader {
+            return;
+        }
+        let mut matched: Vec<u64> =
+            self.progress().iter().filter(|member| !member.learner).map(|member| member.matched.0).collect();
+        matched.sort_unstable_by(|one, other| other.cmp(one));
+        let needed = matched.len() / 2 + usize::from(planted::is(6));
+        if let Some(index) = needed.checked_sub(1).and_then(|place| matched.get(place))
+            && *index > self.node.raft.raft_log.committed
+        {
+            self.node.raft.raft_log.commit_to(*index);
+        }
     }
 
     /// Entries up to `index` are applied.

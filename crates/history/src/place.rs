@@ -141,6 +141,7 @@ fn shard_log(
             let place = match found {
                 Some(place) => place,
                 None if logged.number == 0 && is_the_servers(logged.call) => NOBODY,
+                None if is_in_vain(history, &logged, &places.in_log) => NOBODY,
                 None => return Err(asked_by_nobody(history, &logged, shard, *index).into()),
             };
             if place != NOBODY {
@@ -192,6 +193,14 @@ fn is_the_servers(call: &[u8]) -> bool {
     matches!(decode(call), Call::Configure(_) | Call::Release { .. })
 }
 
+/// A claim that found nothing and waited on: it stands in the log again when something has come up, and is answered from there.
+fn is_in_vain(history: &History, logged: &LoggedBytes<'_>, in_log: &[bool]) -> bool {
+    let answered_later = |(place, row): (usize, &Row)| {
+        row.kind == Kind::Claim && (row.number, row.part) == (logged.number, logged.part) && !in_log[place]
+    };
+    logged.number != 0 && history.rows.iter().enumerate().any(answered_later)
+}
+
 fn term_differs(row: &Row, place: u32, term: u32) -> Finding {
     let Row { number, shard, index, .. } = *row;
     let what = format!("{number} was answered at {shard}:{}:{index}, and the entry there is of term {term}", row.term);
@@ -203,12 +212,13 @@ fn term_differs(row: &Row, place: u32, term: u32) -> Finding {
 fn check_asker(history: &History, place: u32, logged: &LoggedBytes<'_>, places: &Places) -> Result<(), Finding> {
     let row = &history.rows[place as usize];
     let number = row.number;
-    if row.came == Came::Refused {
+    // A claim that found nothing may have stood in the log and waited on before it was refused.
+    if row.came == Came::Refused && row.kind != Kind::Claim {
         return Err(
             Finding::new("S17", format!("{number} was refused for certain, and the log has it")).by(place as usize)
         );
     }
-    if logged.number != 0 && places.in_log[place as usize] {
+    if logged.number != 0 && places.in_log[place as usize] && row.kind != Kind::Claim {
         return Err(Finding::new("S8", format!("the log has {number} twice")).by(place as usize));
     }
     if history.call_bytes(row) != as_asked(logged).as_ref() {

@@ -51,6 +51,8 @@ impl Backoff {
             let shift = attempt - 1;
             if base != 0 && shift >= base.leading_zeros() { max } else { (base << shift.min(63)).min(max) }
         };
+        // M13: a map with a random seed has its say.
+        let random = if base::planted::is(13) { base::planted::unsteady() } else { random };
         let uniform = |bound: u64| scale(random, bound + 1);
         Millis(match self.policy {
             BackoffPolicy::Fixed => base.min(max),

@@ -36,6 +36,11 @@ impl Keys {
         self.bound.get(scope).filter(|binding| now < binding.since + window)
     }
 
+    /// M22: a key is free again when its task has ended.
+    pub(crate) fn unbind(&mut self, scope: &[u8; 16]) {
+        self.bound.remove(scope);
+    }
+
     pub(crate) fn bind(&mut self, scope: [u8; 16], binding: Binding) {
         self.order.push_back((binding.since, scope));
         self.bound.insert(scope, binding);

@@ -1,7 +1,7 @@
 //! Claims and leases: who may act on a task, and until when.
 
 use base::machine::Effects;
-use base::{LeaseTime, Millis};
+use base::{LeaseTime, Millis, planted};
 
 use crate::id::LeaseToken;
 use crate::machine::{QueueMachine, Signal};
@@ -46,6 +46,15 @@ impl QueueMachine {
         check(self.tasks.get(slot), &lease.credential, self.clocks.lease).map(|()| slot)
     }
 
+    /// M23: whoever once held the task may give it back again.
+    fn held_or_ended(&self, lease: &LeaseRef<'_>) -> Result<Slot, Rejection> {
+        let leased = |slot: &Slot| self.tasks.get(*slot).lease().is_some();
+        match self.live(lease.tenant, lease.task).filter(leased) {
+            Some(slot) if planted::is(23) => Ok(slot),
+            _ => self.held(lease),
+        }
+    }
+
     pub(crate) fn extend(&mut self, lease: &LeaseRef<'_>, length: Option<Millis>) -> Result<Outcome, Rejection> {
         let slot = self.held(lease)?;
         let length = self.policy.lease.clamp(length);
@@ -57,8 +66,20 @@ impl QueueMachine {
         Ok(Outcome::Extended { remaining, until, cancel_requested: self.tasks.get(slot).cancel_requested })
     }
 
+    /// M16.
+    pub(crate) fn renew_leases(&mut self) {
+        let now = self.clocks;
+        for key in self.due.keys() {
+            let slot = self.tasks.find(key).expect("what is due is live");
+            if self.tasks.get(slot).lease().is_some() {
+                let length = self.policy.lease.default;
+                self.move_deadline(slot, now.lease + length, now.schedule + length);
+            }
+        }
+    }
+
     pub(crate) fn release(&mut self, lease: &LeaseRef<'_>, effects: &mut Effects<Self>) -> Result<Outcome, Rejection> {
-        let slot = self.held(lease)?;
+        let slot = self.held_or_ended(lease)?;
         if self.tasks.get(slot).cancel_requested {
             let reason = self.cancel_reason(slot);
             let view = self.finish(slot, &Ending::Cancelled { reason: &reason }, effects);
@@ -77,7 +98,7 @@ impl QueueMachine {
         reason: &str,
         effects: &mut Effects<Self>,
     ) -> Result<Outcome, Rejection> {
-        let slot = self.held(lease)?;
+        let slot = self.held_or_ended(lease)?;
         Ok(match self.end_attempt(slot, delay, reason, effects) {
             AttemptEnd::Retried { delay, attempts } => Outcome::Retried { delay, attempts },
             AttemptEnd::Dead { attempts } => Outcome::DeadLettered { attempts },
@@ -99,7 +120,8 @@ impl QueueMachine {
 }
 
 fn check(task: &Task, credential: &Credential<'_>, now: LeaseTime) -> Result<(), Rejection> {
-    let current = task.lease().filter(|lease| now < lease.deadline);
+    // M18: a lease that is over still counts while nobody else holds the task.
+    let current = task.lease().filter(|lease| now < lease.deadline || planted::is(18));
     match (credential, current) {
         (Credential::Token(token), Some(lease)) if lease.token == *token => Ok(()),
         (Credential::Token(_) | Credential::Unknown, current) => Err(Rejection::LeaseLost { held: current.is_some() }),

@@ -207,6 +207,10 @@ impl StateMachine for QueueMachine {
     }
 
     fn begin_entry(&mut self, entry: &EntryInfo, effects: &mut Effects<Self>) {
+        // M16: a new leader gives all leases their full length again.
+        if base::planted::is(16) && entry.term != self.entry.term {
+            self.renew_leases();
+        }
         self.entry = *entry;
         self.creations_in_entry = 0;
         self.grants_in_entry = 0;

@@ -199,10 +199,12 @@ impl QueueMachine {
         self.change(slot);
         let task = self.tasks.get_mut(slot);
         let Stage::Leased(lease) = &mut task.stage else { panic!("only a leased task has a deadline") };
+        // M19: the deadline moves, and what waits for it does not.
+        let moved = if base::planted::is(19) { lease.deadline } else { deadline };
         self.due.remove(Due::Lease(lease.deadline), task.key);
-        lease.deadline = deadline;
+        lease.deadline = moved;
         lease.until = until;
-        self.due.insert(Due::Lease(deadline), task.key);
+        self.due.insert(Due::Lease(moved), task.key);
     }
 
     /// Takes a task out of the index of its stage, before it goes into another one. What is left of its stage means nothing.
@@ -234,7 +236,8 @@ impl QueueMachine {
         effects: &mut Effects<Self>,
     ) -> AttemptEnd {
         let task = self.tasks.get(slot);
-        let attempts = task.attempts;
+        // M21: the end of a lease gives the attempt back.
+        let attempts = task.attempts - u32::from(base::planted::is(21) && error == LEASE_EXPIRED);
         if task.cancel_requested {
             let reason = self.cancel_reason(slot);
             return AttemptEnd::Cancelled(self.finish(slot, &Ending::Cancelled { reason: &reason }, effects));
@@ -249,6 +252,7 @@ impl QueueMachine {
         let backoff = &self.policy.backoff;
         let delay = delay.map_or_else(|| backoff.delay(attempts, random), |delay| delay.min(backoff.max));
         self.leave_stage(slot);
+        self.tasks.get_mut(slot).attempts = attempts;
         let error: Arc<str> = self.cut(error).into();
         self.tasks.get_mut(slot).extras.get_or_insert_default().last_error = error;
         if delay == Millis(0) {
@@ -274,6 +278,10 @@ impl QueueMachine {
                 (State::Cancelled, if reason.is_empty() { CANCELLED } else { reason }, None)
             }
         };
+        if base::planted::is(22) && !view.idempotency_key.is_empty() {
+            let scope = crate::idempotency::scope_digest(&view.tenant, &view.command, &view.idempotency_key);
+            self.keys.unbind(&scope);
+        }
         view.state = state;
         view.error = self.cut(error).into();
         view.result = result.map(Arc::from);

@@ -178,6 +178,18 @@ impl<C> Batch<C> {
     }
 }
 
+/// What an entry says about the state machine's operations: its header and their bytes. Nothing: it is of another kind.
+///
+/// # Errors
+/// The bytes are none that a leader proposes.
+pub fn entry_operations(entry: &base::log::Entry) -> Result<Option<(EntryInfo, Vec<&[u8]>)>, Malformed> {
+    if entry.data.first() != Some(&OPERATIONS) {
+        return Ok(None);
+    }
+    let (header, rest) = read_entry(entry.index, &entry.data)?;
+    Ok(Some((header, operations(rest).collect::<Result<_, _>>()?)))
+}
+
 /// Size of an entry without operations.
 pub(crate) const HEADER: usize = 1 + 8 + 8 + 8 + 16;
 

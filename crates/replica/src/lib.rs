@@ -28,7 +28,7 @@ mod shard;
 mod stamp;
 mod waiters;
 
-pub use batch::Operations;
+pub use batch::{Operations, entry_operations};
 pub use consensus::{
     Answered, Cause, Configuration, Happening, MemberChange, Message, Progress, Reason, Role, SnapshotOf, Status,
     StepDown, Told, Won,

@@ -6,7 +6,7 @@ use base::codec::Reader;
 use base::limits::{BATCH_HELD_MAX, ENTRIES_PER_TURN, LEADERLESS_MAX, UNAPPLIED_BYTES_MAX};
 use base::log::{Entry, HardState};
 use base::machine::{Admission, Effects as MachineEffects, EntryInfo, StateMachine, WaitKey};
-use base::{Index, Mono, Position, ShardId, Stamps, Term};
+use base::{Index, Mono, Position, ShardId, Stamps, Term, planted};
 use consensus::codec::{ELECTION, MEMBERS, OPERATIONS, RESTORE};
 use consensus::{Group, MemberChange, Message, Progress, Refused, Role, SnapshotOf, Status, Ticket, decode_changes};
 
@@ -44,8 +44,8 @@ pub(crate) struct Question<Q, C> {
 enum Claimed<S: StateMachine, C> {
     /// The answer to a question.
     Answer(Question<S::Query, C>),
-    /// That there is nothing to do.
-    Nothing(S::Outcome, C),
+    /// That there was nothing to do there.
+    Nothing(Position, S::Outcome, C),
 }
 
 /// Requests whose entry is proposed and not applied yet.
@@ -273,7 +273,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         }
         let deadline = wait.map(|Wait { id, up_to }| (id, now.mono + up_to));
         match (nothing.filter(|_| operations.len() == 1), deadline) {
-            (Some(nothing), None) => self.claim(now, Claimed::Nothing(nothing, client), fx),
+            (Some(nothing), None) => self.claim(now, Claimed::Nothing(self.position(), nothing, client), fx),
             (Some(nothing), Some((wait, deadline))) => {
                 let rank = self.waiters.new_rank();
                 let wants = Wants::Work { operations, nothing };
@@ -417,7 +417,8 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
     /// Says something that another leader could know better: at once if nobody else could lead, else when a quorum has confirmed it. That
     /// there is nothing to do is for the leader alone to say, since it wakes who waits.
     fn claim(&mut self, now: Now, claimed: Claimed<S, C>, fx: &mut Effects<S, C>) {
-        if self.group.is_alone() {
+        // M14: questions are answered without asking who leads.
+        if self.group.is_alone() || (planted::is(14) && matches!(claimed, Claimed::Answer(_))) {
             self.settle(claimed, fx);
         } else if self.status.role == Role::Leader || matches!(claimed, Claimed::Answer(_)) {
             self.reads.gather(now.mono + self.config.leader_wait, claimed);
@@ -427,9 +428,9 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
     }
 
     fn settle(&mut self, claimed: Claimed<S, C>, fx: &mut Effects<S, C>) {
-        let position = self.position();
         match claimed {
-            Claimed::Nothing(outcome, client) => {
+            // More may have been applied since it was looked, and have changed that.
+            Claimed::Nothing(position, outcome, client) => {
                 fx.replies.push((client, Reply::Applied { position, outcomes: vec![outcome] }));
             }
             Claimed::Answer(question) => {
@@ -440,6 +441,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
                     let client = question.client;
                     self.waiters.park(rank, Waiter { wait, keys: vec![key], deadline, client, wants });
                 } else {
+                    let position = self.position();
                     fx.replies.push((question.client, Reply::Answered { position, answer }));
                 }
             }
@@ -516,7 +518,8 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
 
     fn work(&mut self, now: Now, fx: &mut Effects<S, C>) -> Result<(), Fault> {
         self.apply_committed(now, fx)?;
-        while self.installing.is_none() && self.group.has_work() {
+        // M10: entries are applied while a snapshot takes the place of the state.
+        while (self.installing.is_none() || planted::is(10)) && self.group.has_work() {
             let work = self.group.work();
             let shard = self.id;
             fx.messages.extend(work.messages.into_iter().map(|message| (shard, message)));
@@ -537,7 +540,13 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             }
             fx.writes.extend(work.entries.into_iter().map(|entry| Write::Entry(shard, entry)));
             fx.after_sync.tickets.extend(work.ticket.map(|ticket| (shard, ticket)));
-            fx.after_sync.messages.extend(work.messages_after_sync.into_iter().map(|message| (shard, message)));
+            let after_sync = work.messages_after_sync.into_iter().map(|message| (shard, message));
+            // M05: a vote leaves before it is durable.
+            if planted::is(5) {
+                fx.messages.extend(after_sync);
+            } else {
+                fx.after_sync.messages.extend(after_sync);
+            }
             for (context, index) in work.reads {
                 self.reads.on_confirmed(&context, index);
             }
@@ -842,7 +851,15 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         for waiter in self.waiters.take_late(now.mono) {
             let client = waiter.client;
             let claimed = match waiter.wants {
-                Wants::Work { nothing, .. } => Claimed::Nothing(nothing, client),
+                Wants::Work { operations, nothing } => {
+                    let operation = operations.iter().next().expect("what waits has an operation");
+                    if !matches!(self.machine.admit(operation, &mut Vec::new()), Admission::Nothing(_)) {
+                        // What is there is about to go to somebody else, perhaps: the log decides.
+                        self.batch.push(operations, Pending { client: Some(client), count: 1, retry: None });
+                        continue;
+                    }
+                    Claimed::Nothing(self.position(), nothing, client)
+                }
                 Wants::Answer(query) => {
                     Claimed::Answer(Question { query, freshness: Freshness::Linearizable, wait: None, client })
                 }
@@ -1035,7 +1052,7 @@ impl<S: StateMachine, C> Claimed<S, C> {
     fn into_client(self) -> C {
         match self {
             Claimed::Answer(question) => question.client,
-            Claimed::Nothing(_, client) => client,
+            Claimed::Nothing(_, _, client) => client,
         }
     }
 }

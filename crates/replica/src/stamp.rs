@@ -4,7 +4,7 @@
 //! the wall clock at a rate of 0.9 to 1.1, so that a jump of the wall clock becomes a slow drift; one step forward is allowed in the
 //! first entry of a term, which is how an outage is counted.
 
-use base::{LeaseTime, Millis, Mono, ScheduleTime, Stamps};
+use base::{LeaseTime, Millis, Mono, ScheduleTime, Stamps, planted};
 
 use crate::event::Now;
 
@@ -24,7 +24,8 @@ impl Stamper {
     /// for whoever holds a lease, too; while no process was there to hear them, no time passes.
     pub(crate) fn begin_term(applied: Stamps, heard: Mono, now: Now) -> Stamper {
         let schedule = applied.schedule.max(now.wall);
-        let lease = applied.lease + (now.mono - heard);
+        // M17: a new leader's lease clock begins with its wall clock.
+        let lease = if planted::is(17) { LeaseTime(now.wall.0) } else { applied.lease + (now.mono - heard) };
         let last = Stamps { lease, schedule };
         Stamper { lease: (lease, now.mono), schedule: (schedule, now.mono), last }
     }
@@ -32,7 +33,8 @@ impl Stamper {
     /// The clocks' present readings. They never go back.
     pub(crate) fn stamp(&mut self, now: Now) -> Stamps {
         let (lease, since) = self.lease;
-        let lease = lease + (now.mono - since);
+        // M26: leases run on the wall clock.
+        let lease = if planted::is(26) { LeaseTime(now.wall.0) } else { lease + (now.mono - since) };
         let (anchor, since) = self.schedule;
         let elapsed = now.mono - since;
         let slowest = anchor + Millis(elapsed.0 - elapsed.0 / 10);

@@ -35,6 +35,10 @@ struct State {
     syncs_left: Option<u64>,
     /// How many more writes succeed; absent: all.
     writes_left: Option<u64>,
+    /// No file can grow and none can be made.
+    full: bool,
+    /// A write or a sync has failed since the last crash.
+    has_failed: bool,
     syncs: u64,
 }
 
@@ -88,6 +92,42 @@ impl SimDisk {
         }
         state.syncs_left = None;
         state.writes_left = None;
+        state.has_failed = false;
+        state.drop_unnamed();
+    }
+
+    /// Whether a write or a sync has failed since the last crash.
+    pub fn has_failed(&self) -> bool {
+        self.state().has_failed
+    }
+
+    /// No failure is to come any more.
+    pub fn heal(&self) {
+        let mut state = self.state();
+        state.syncs_left = None;
+        state.writes_left = None;
+        state.full = false;
+    }
+
+    /// Leaves no space, or makes room again. What fits into files that exist is still written.
+    pub fn fill(&self, full: bool) {
+        self.state().full = full;
+    }
+
+    /// The file whose name begins so and of which something would be lost in a loss of power now, its name included, if there is one.
+    pub fn unsynced(&self, prefix: &str) -> Option<String> {
+        let state = self.state();
+        let mut files = state.names.range(prefix.to_owned()..).take_while(|(name, _)| name.starts_with(prefix));
+        let lost = |(name, number): &(&String, &usize)| {
+            state.durable_names.get(*name) != Some(number) || !state.files[**number].unsynced.is_empty()
+        };
+        files.find(lost).map(|(name, _)| name.clone())
+    }
+
+    /// The lengths of all files.
+    pub fn lengths(&self) -> Vec<(String, u64)> {
+        let state = self.state();
+        state.names.iter().map(|(name, number)| (name.clone(), state.files[*number].cached.len() as u64)).collect()
     }
 
     /// Lets `syncs` more syncs succeed; the one after that fails, and what it should have made durable is lost for good although later
@@ -147,6 +187,16 @@ impl SimDisk {
 }
 
 impl State {
+    /// Forgets what no name leads to any more.
+    fn drop_unnamed(&mut self) {
+        let named: BTreeSet<usize> = self.names.values().chain(self.durable_names.values()).copied().collect();
+        for (number, file) in self.files.iter_mut().enumerate() {
+            if !named.contains(&number) {
+                *file = Image::default();
+            }
+        }
+    }
+
     fn change_names(&mut self, change: impl FnOnce(&mut BTreeMap<String, usize>)) {
         change(&mut self.names);
         self.unsynced_names.push(self.names.clone());
@@ -201,6 +251,11 @@ fn device_error() -> io::Error {
     io::Error::from_raw_os_error(5)
 }
 
+/// ENOSPC.
+fn no_space() -> io::Error {
+    io::Error::from_raw_os_error(28)
+}
+
 impl Disk for SimDisk {
     type File = SimFile;
 
@@ -217,6 +272,10 @@ impl Disk for SimDisk {
         let mut state = self.state();
         if state.names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        if state.full {
+            state.has_failed = true;
+            return Err(no_space());
         }
         let number = state.files.len();
         state.files.push(Image::default());
@@ -251,6 +310,7 @@ impl Disk for SimDisk {
         let mut state = self.state();
         state.durable_names = state.names.clone();
         state.unsynced_names.clear();
+        state.drop_unnamed();
         Ok(())
     }
 
@@ -275,7 +335,12 @@ impl DiskFile for SimFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut state = self.disk.state();
         if spent(&mut state.writes_left) {
+            state.has_failed = true;
             return Err(device_error());
+        }
+        if state.full && state.files[self.number].cached.len() < offset as usize + bytes.len() {
+            state.has_failed = true;
+            return Err(no_space());
         }
         let file = &mut state.files[self.number];
         let (start, end) = (offset as usize, offset as usize + bytes.len());
@@ -291,6 +356,7 @@ impl DiskFile for SimFile {
         let mut state = self.disk.state();
         state.syncs += 1;
         let fails = spent(&mut state.syncs_left);
+        state.has_failed |= fails;
         let file = &mut state.files[self.number];
         let unsynced = std::mem::take(&mut file.unsynced);
         if fails {

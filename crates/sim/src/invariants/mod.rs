@@ -1,0 +1,98 @@
+//! What must be true after every step, whoever looks: elections, logs, disks and states of all nodes beside each other.
+//!
+//! The simulator sees what no node does: every entry as it is written, which part of a disk is durable, and what each node has applied.
+
+mod durability;
+mod elections;
+mod log;
+mod state;
+
+use std::collections::BTreeMap;
+
+use base::log::Entry;
+use base::{Incarnation, ShardId, Term};
+
+use crate::process::Written;
+use crate::world::World;
+
+/// The first entry that a shard's log has behind its configuration.
+pub(crate) const FIRST_ENTRY: u64 = 2;
+
+/// What the nodes have done, put together.
+pub struct Watch {
+    /// By shard: what is committed, from [`FIRST_ENTRY`] on.
+    pub(crate) committed: Vec<Vec<Entry>>,
+    /// Who has led in a term, by shard and term.
+    leaders: BTreeMap<(ShardId, Term), u64>,
+    /// What the state was at an index: by shard and index, its hash and the node that had it first.
+    states: BTreeMap<(ShardId, u64), (u64, usize)>,
+    /// At which index the state of a node was looked at last.
+    seen: BTreeMap<(usize, ShardId), u64>,
+    /// The last entry of each shard whose reply was looked at.
+    replied: BTreeMap<ShardId, u64>,
+    /// The cluster's.
+    pub(crate) incarnation: Option<Incarnation>,
+    /// Applied entries by node and shard.
+    pub(crate) applied: BTreeMap<(usize, ShardId), Vec<u64>>,
+}
+
+impl Watch {
+    /// Nothing has happened yet.
+    pub fn new(shards: u16) -> Watch {
+        Watch {
+            committed: vec![Vec::new(); usize::from(shards)],
+            leaders: BTreeMap::new(),
+            states: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            replied: BTreeMap::new(),
+            incarnation: None,
+            applied: BTreeMap::new(),
+        }
+    }
+
+    /// The last entry known to be committed.
+    pub fn committed_to(&self, shard: ShardId) -> u64 {
+        FIRST_ENTRY + self.committed[usize::from(shard.0)].len() as u64 - 1
+    }
+
+    pub(crate) fn entry(&self, shard: ShardId, index: u64) -> Option<&Entry> {
+        let place = index.checked_sub(FIRST_ENTRY)?;
+        self.committed[usize::from(shard.0)].get(place as usize)
+    }
+
+    /// Whether a log holds all that is committed, durably.
+    pub fn has_all(&self, shard: ShardId, written: &Written) -> bool {
+        let last = self.committed_to(shard);
+        self.entry(shard, last).is_none_or(|entry| written.has_durably(last, entry.term))
+    }
+}
+
+impl World {
+    /// Looks at a process after a turn.
+    pub(crate) fn check_process(&mut self, n: usize) {
+        let Some(process) = self.nodes[n].process() else { return };
+        for status in process.runner.replica.status() {
+            self.check_leader(n, &status);
+            self.check_bounds(n, &status);
+            self.check_applied(n, &status);
+            self.check_state(n, &status);
+        }
+    }
+
+    /// How many voters of a shard, as this node knows them, have an entry durably, and how many there are; nothing: they are changing.
+    fn holders(&self, n: usize, shard: ShardId, index: u64, term: Term) -> Option<(usize, usize)> {
+        let process = self.nodes[n].process()?;
+        let configuration = &process.runner.replica.members(shard).configuration;
+        if configuration.is_changing() {
+            return None;
+        }
+        let has = |id: &&u64| {
+            let Some(other) = self.place_of(**id) else { return false };
+            let directory = &self.nodes[other].directory;
+            directory.id == **id
+                && directory.written.get(&shard).is_some_and(|written| written.has_durably(index, term))
+        };
+        let voters = &configuration.voters;
+        Some((voters.iter().filter(has).count(), voters.len()))
+    }
+}

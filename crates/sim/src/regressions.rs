@@ -1,0 +1,22 @@
+//! Seeds that once found something, with what they found. A seed's meaning drifts with the code: what matters for long is a script or a test
+//! beside the code as well.
+
+use crate::options::Options;
+
+/// Name and text of each. A text has lines `seed=…`, `option=…`, and comments.
+pub const ALL: &[(&str, &str)] = &[
+    ("order-of-members", include_str!("../regressions/order-of-members.txt")),
+    ("empty-claim-too-late", include_str!("../regressions/empty-claim-too-late.txt")),
+    ("last-but-one-leaves", include_str!("../regressions/last-but-one-leaves.txt")),
+];
+
+/// The seed and its options.
+pub fn read(text: &str) -> Option<(u64, Options)> {
+    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let seed = lines().find_map(|line| line.strip_prefix("seed="))?.parse().ok()?;
+    let mut options = Options::draw(seed);
+    for line in lines().filter(|line| !line.starts_with("seed=")) {
+        options.set(line).ok()?;
+    }
+    Some((seed, options))
+}

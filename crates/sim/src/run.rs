@@ -1,0 +1,138 @@
+//! One run: set-up, storm, heal, drain, export; and what it has come to.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use base::ShardId;
+use queue::{Answer, Query};
+
+use crate::options::Options;
+use crate::world::{Violation, World};
+
+/// What a run has come to.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// What is wrong, if anything is.
+    pub violation: Option<Violation>,
+    /// Simulated time, µs.
+    pub time: u64,
+    /// Nodes that took part.
+    pub nodes: u64,
+    /// Of everything that has happened.
+    pub digest: u64,
+    /// Operations that were answered.
+    pub finished: u64,
+    /// Events that have happened.
+    pub events: u64,
+    /// Faults by class.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// What was reached.
+    pub reached: BTreeMap<&'static str, u64>,
+}
+
+/// A cluster must have a leader so long after it was started, µs.
+const FOUNDING_MAX: u64 = 60_000_000;
+
+/// The drain may not stand still for so long, µs.
+const STANDSTILL_MAX: u64 = 60_000_000;
+
+/// Runs a seed.
+pub fn run(seed: u64, options: &Options, trace: Option<Box<dyn FnMut(&str)>>) -> (Outcome, World) {
+    let mut world = World::new(seed, options.clone());
+    world.trace = trace;
+    let ended = catch_unwind(AssertUnwindSafe(|| play(&mut world)));
+    if let Err(panic) = ended {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).into()));
+        world.violation = None;
+        world.violate("panic", text.unwrap_or_else(|| "of an unknown kind".into()));
+    }
+    if world.violation.is_some() && world.trace.is_some() {
+        world.tell_standing();
+    }
+    let outcome = Outcome {
+        violation: world.violation.clone(),
+        time: world.time,
+        nodes: options.nodes,
+        digest: world.digest,
+        finished: world.clients.finished,
+        events: world.happened,
+        faults: world.faults.counts.clone(),
+        reached: world.reached.clone(),
+    };
+    (outcome, world)
+}
+
+fn play(world: &mut World) {
+    for n in 0..world.options.nodes as usize {
+        world.start(n);
+    }
+    let shards: Vec<ShardId> = (0..world.options.shards as u16).map(ShardId).collect();
+    let founded = |world: &World| shards.iter().all(|shard| world.leader(*shard).is_some());
+    while world.violation.is_none() && !founded(world) {
+        if world.time > FOUNDING_MAX {
+            return world.violate("L1", "no leader 60 s after the start");
+        }
+        world.run_until(world.time + 100_000);
+    }
+    let begun = world.time;
+    world.start_clients();
+    world.start_faults();
+    world.run_until(begun + world.options.storm_ms * 1_000);
+    if world.violation.is_some() {
+        return;
+    }
+    world.heal();
+    drain(world, &shards);
+}
+
+/// Lets honest workers finish what is left.
+fn drain(world: &mut World, shards: &[ShardId]) {
+    let healed = world.time;
+    let limit = healed + world.options.drain_ms * 1_000;
+    let (mut left, mut moved) = (u64::MAX, world.time);
+    while world.violation.is_none() {
+        world.run_until(world.time + 500_000);
+        let leaders: Vec<Option<usize>> = shards.iter().map(|shard| world.leader(*shard)).collect();
+        let elections = 10 * world.options.election_ms * 1_000 + 5_000_000;
+        if leaders.iter().any(Option::is_none) && world.time > healed + elections + 10_000_000 {
+            return world.violate("L1", "no leader after the heal");
+        }
+        let now = shards.iter().zip(&leaders).map(|(shard, leader)| leader.map(|n| waiting(world, n, *shard)));
+        let Some(now) = now.sum::<Option<u64>>() else { continue };
+        if now != left {
+            (left, moved) = (now, world.time);
+        }
+        if now == 0 && is_level(world, shards) {
+            return;
+        }
+        if world.time > moved + STANDSTILL_MAX + 1_000 * world.options.delay_ms {
+            return world.violate("L4", format!("{left} tasks wait, and nothing has moved for a minute"));
+        }
+        if world.time > limit {
+            return world.violate("L4", format!("{left} tasks wait at the end of the drain"));
+        }
+    }
+}
+
+/// Tasks of a shard that have not ended.
+fn waiting(world: &mut World, n: usize, shard: ShardId) -> u64 {
+    let process = world.nodes[n].process_mut().expect("it leads");
+    let machine = process.runner.replica.machine_mut(shard);
+    let (Answer::Queues(queues), _) = base::machine::StateMachine::query(machine, &Query::Queues) else { return 0 };
+    queues.iter().map(|queue| queue.depth.ready_total() + queue.depth.delayed + queue.depth.leased).sum()
+}
+
+/// Whether every member has applied what its leader has.
+fn is_level(world: &World, shards: &[ShardId]) -> bool {
+    shards.iter().all(|shard| {
+        let Some(leader) = world.leader(*shard).and_then(|n| world.nodes[n].process()) else { return false };
+        let applied = leader.runner.replica.applied(*shard);
+        let members = leader.runner.replica.members(*shard).configuration.members();
+        members.iter().all(|id| {
+            let node = world.ids.get(id).map(|n| &world.nodes[*n]);
+            let process = node.filter(|node| node.directory.id == *id).and_then(|node| node.process());
+            process.is_none_or(|process| process.runner.replica.applied(*shard) >= applied)
+        })
+    })
+}
