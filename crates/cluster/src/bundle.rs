@@ -16,6 +16,7 @@ use base::machine::StateMachine;
 use storage::StorageError;
 use storage::backup::{Backup, Content};
 
+use crate::http::manifest::AboutBundle;
 use crate::node::{Common, Handle};
 use crate::peer::collecting::ask_all;
 use crate::peer::requests::What;
@@ -84,16 +85,16 @@ impl<S: StateMachine> Handle<S> {
         for (node, parts) in &mut nodes {
             cut.extend(limit(parts).into_iter().map(|name| format!("{node}/{name}")));
         }
-        let about = serde_json::json!({
-            "build": env!("CARGO_PKG_VERSION"),
-            "node": self.identity().node,
-            "clusterId": self.cluster().map(|cluster| cluster.id.to_string()),
-            "createdAtMs": made_at.0,
-            "nodes": nodes.iter().map(|(node, _)| node).collect::<Vec<_>>(),
-            "missing": missing,
-            "cut": cut,
-        });
-        let mut all = vec![("bundle.json".to_owned(), Content::Text(about.to_string().into_bytes()))];
+        let about = AboutBundle {
+            build: env!("CARGO_PKG_VERSION"),
+            node: self.identity().node.clone(),
+            cluster_id: self.cluster().map(|cluster| cluster.id.to_string()),
+            created_at_ms: made_at.0,
+            nodes: nodes.iter().map(|(node, _)| node.clone()).collect(),
+            missing,
+            cut,
+        };
+        let mut all = vec![("bundle.json".to_owned(), Content::Text(about.encode()))];
         all.extend(more.into_iter().map(|(name, bytes)| (name, Content::Text(bytes))));
         for (node, parts) in nodes {
             all.extend(parts.into_iter().map(|(name, bytes)| (format!("{node}/{name}"), Content::Text(bytes))));
