@@ -3,6 +3,7 @@
 //! Each figure is the worst of some rounds, on the machine that it is run on, with the program as it is shipped.
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -10,7 +11,7 @@ use clap::Args;
 
 use crate::docker::{Engine, docker};
 use crate::image::{self, IMAGE_BYTES_MAX, TAGS};
-use crate::process::build_codeq;
+use crate::process::{Folder, Server, build_codeq};
 use crate::walk::nodes::{Driver, Nodes};
 use crate::walk::page::Page;
 use crate::walk::{READY_MAX, eventually};
@@ -34,6 +35,10 @@ const JOIN_BAR: Duration = Duration::from_secs(3);
 /// From the start of a node with an empty directory to its vote, ready.
 const VOTER_BAR: Duration = Duration::from_secs(10);
 
+/// From a backup of so many tasks to nodes that serve them.
+const RESTORE_BAR: Duration = Duration::from_secs(60);
+const RESTORED_TASKS: u64 = 1_000_000;
+
 /// Measures, and prints a line for each bar.
 ///
 /// # Errors
@@ -46,6 +51,11 @@ pub(crate) fn run(args: &BarsArgs) -> Result<()> {
         VOTER_BAR,
         &wipes(&codeq, args.rounds)?,
     );
+    let [offline, online] = restores(&codeq)?;
+    all &=
+        tell("1000000 tasks: codeq snapshot restore into an empty directory, until it serves", RESTORE_BAR, &[offline]);
+    all &=
+        tell("1000000 tasks: codeq snapshot restore --yes into three nodes, until they serve", RESTORE_BAR, &[online]);
     if !args.no_image {
         let _engine = Engine::running()?;
         image::build(&codeq)?;
@@ -119,4 +129,49 @@ fn wipes(codeq: &Path, rounds: u32) -> Result<Vec<Duration>> {
         took.push(begun.elapsed());
     }
     Ok(took)
+}
+
+/// What a command prints, which must succeed.
+fn succeeded(output: &Output) -> Result<String> {
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Saves many tasks of three nodes, and restores them to an empty directory and to the three.
+fn restores(codeq: &Path) -> Result<[Duration; 2]> {
+    let mut nodes = Nodes::of(Page::Listed, Driver::Process, codeq, "bars-restore")?;
+    nodes.up()?;
+    nodes.ready(&[0, 1, 2], READY_MAX)?;
+    let (url, count) = (format!("http://{}", nodes.http(0)), RESTORED_TASKS.to_string());
+    let fill = ["bench", "--url", &url, "--workload", "read", "--prefill", &count, "--commands", "64"];
+    succeeded(&nodes.codeq_at(0, &[&fill[..], &["--duration", "100ms", "--no-verify"]].concat())?)?;
+    let folder = Folder::new("bars-restored")?;
+    let [file, again, data] = ["backup.tar", "again.tar", "data"].map(|name| folder.within(name));
+    let [file, again] = [file, again].map(|path| path.display().to_string());
+    let is_whole = |saved: &str| -> Result<()> {
+        // What is measured with reads a task of its own.
+        let tasks: u64 = saved.split(' ').nth(2).unwrap_or_default().parse()?;
+        ensure!(tasks >= RESTORED_TASKS, "{saved}");
+        Ok(())
+    };
+    is_whole(&succeeded(&nodes.codeq_at(0, &["snapshot", "save", &file])?)?)?;
+    let manifest = succeeded(&nodes.codeq_at(0, &["snapshot", "inspect", &file, "-o", "json"])?)?;
+    let manifest: serde_json::Value = serde_json::from_str(&manifest)?;
+    let shards = manifest["groups"].as_array().map_or(0, Vec::len).to_string();
+
+    let begun = Instant::now();
+    succeeded(&nodes.codeq_at(0, &["snapshot", "restore", &file, "--yes"])?)?;
+    nodes.ready(&[0, 1, 2], RESTORE_BAR * 2)?;
+    let online = begun.elapsed();
+    is_whole(&succeeded(&nodes.codeq_at(0, &["snapshot", "save", &again])?)?)?;
+    nodes.forget()?;
+
+    let begun = Instant::now();
+    let mut command = Command::new(codeq);
+    command.args(["snapshot", "restore", &file, "--node-id", "restored", "--data-dir"]).arg(&data);
+    succeeded(&command.output()?)?;
+    let server = Server::start(codeq, &data, &["--node-id", "restored", "--shards", &shards])?;
+    let offline = begun.elapsed();
+    server.kill()?;
+    Ok([offline, online])
 }

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use base::ShardId;
 use clap::{Args, Subcommand};
-use server::offline;
+use server::offline::{self, NewFile};
 
 use crate::data::{Settings, columns, failed};
+use crate::endpoint::{EndpointArgs, refused, unanswered};
 use crate::output;
 
 #[derive(Subcommand)]
@@ -15,6 +16,20 @@ pub(crate) enum DebugCommand {
     /// Looks at the checkpoint of a shard, which is a SQLite database. Changes nothing; the server may run.
     #[command(subcommand, after_help = "Example:\n  codeq debug db tables --shard 0")]
     Db(DbCommand),
+    /// Gathers what all nodes say of themselves in a file, for whoever looks for a fault.
+    ///
+    /// The file is a tar: status, members, elections, settings, metrics and the last lines of the log of each node that answers, and the events of
+    /// the cluster. It has no payloads and no secrets. Asks for the role admin.
+    #[command(after_help = "Example:\n  codeq debug bundle bundle.tar")]
+    Bundle(BundleArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct BundleArgs {
+    /// The file to make.
+    file: PathBuf,
+    #[command(flatten)]
+    endpoint: EndpointArgs,
 }
 
 #[derive(Subcommand)]
@@ -59,7 +74,32 @@ pub(crate) struct CopyArgs {
 }
 
 pub(crate) fn run(command: DebugCommand) -> ExitCode {
-    let DebugCommand::Db(command) = command;
+    match command {
+        DebugCommand::Db(command) => db(command),
+        DebugCommand::Bundle(args) => bundle(&args),
+    }
+}
+
+fn bundle(args: &BundleArgs) -> ExitCode {
+    let mut file = match NewFile::create(&args.file) {
+        Ok(file) => file,
+        Err(error) => return failed(&error.to_string()),
+    };
+    match args.endpoint.download("/cluster/debug-bundle", &mut file) {
+        Ok(answer) if answer.status == 200 => {}
+        Ok(answer) => return refused(&answer),
+        Err(error) => return unanswered(&error),
+    }
+    match file.finish() {
+        Ok(()) => {
+            output::data(&args.file.display().to_string());
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(&error.to_string()),
+    }
+}
+
+fn db(command: DbCommand) -> ExitCode {
     let outcome = match command {
         DbCommand::Path(args) => each(&args, |directory, shard| {
             output::data(&offline::checkpoint_file(directory, shard).display().to_string());

@@ -15,11 +15,13 @@
 //! [`forming`] and `founding` (how a cluster begins), `peer` (the connections), `routes` (who leads), `operate` and
 //! `guard` (what operators ask for, and what is refused), `health` (how the members are), `alarms` (what somebody
 //! should look after), [`http`] (what a node says of all this),
-//! [`events`] (what happens, and the story of each election). For data that must not be lost: [`backup`], [`recovery`] and `restoring`.
+//! [`events`] (what happens, and the story of each election). For data that must not be lost: [`backup`], [`recovery`] and `restoring`. For whoever
+//! looks for a fault: [`bundle`].
 
 mod alarms;
 pub mod backup;
 mod builder;
+pub mod bundle;
 mod checkpoints;
 mod clock;
 mod driver;

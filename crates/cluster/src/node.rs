@@ -24,6 +24,7 @@ use tokio::sync::{oneshot, watch};
 use crate::alarms::{self, AlarmKind, Alarms, Floors, Room, Watch};
 use crate::backup::Saving;
 use crate::builder::Builder;
+use crate::bundle::Describe;
 use crate::clock::Clock;
 use crate::driver::Driver;
 use crate::events::cursor::Cursor;
@@ -413,6 +414,8 @@ pub(crate) struct Common<S: StateMachine> {
     /// The elections that the groups remember, as far as they are applied here.
     pub(crate) elections: Mutex<BTreeMap<ShardId, Elections>>,
     pub(crate) saving: Saving,
+    /// What whoever is in front of this node says of it.
+    pub(crate) describing: OnceLock<Describe>,
     pub(crate) status: watch::Sender<NodeStatus>,
     /// What this node's data is kept in, and where.
     pub(crate) kind: String,
@@ -554,6 +557,7 @@ impl<S: StateMachine> Node<S> {
             events,
             elections: Mutex::new(BTreeMap::new()),
             saving: Saving::default(),
+            describing: OnceLock::new(),
             status: watch::Sender::new(status),
             kind: identity.provider.clone(),
             paths: match &config.data {

@@ -77,6 +77,7 @@ async fn run(settings: BackupSettings, node: Handle<QueueMachine>, last: &LastBa
     let Some(directory) = directory else { return };
     let mut saved = BTreeMap::new();
     let mut failed_at = None;
+    let started = now();
     loop {
         // An earlier leader may have saved there, if the nodes share the directory.
         if let Ok(found) = kept(&directory) {
@@ -84,8 +85,10 @@ async fn run(settings: BackupSettings, node: Handle<QueueMachine>, last: &LastBa
         }
         let due = last.age().is_none_or(|age| age >= interval);
         let leads = node.stage() == Stage::Running && node.leader(ShardId(0)) == node.id();
-        let is_old = leads && last.age().is_some_and(|age| age.0 > 2 * interval.0);
-        let text = is_old.then(|| format!("the last backup in {} is older than two intervals", directory.display()));
+        // Where none was ever made, one should have been since the start.
+        let without = last.age().map_or_else(|| now().saturating_sub(started), |age| age.0);
+        let is_old = leads && without > 2 * interval.0;
+        let text = is_old.then(|| format!("no backup was made in {} for two intervals", directory.display()));
         node.set_alarm(AlarmKind::BackupOld, text);
         // What has failed is not tried again at once: a full disk does not get better by that.
         let rests = failed_at.is_some_and(|at: u64| now().saturating_sub(at) < interval.0.min(60_000));

@@ -11,7 +11,7 @@ use queue::QueueMachine;
 
 use crate::auth::Authenticator;
 use crate::backups::Backups;
-use crate::http::{Epochs, Listener, STREAMS_MAX, Shared, Threads, give_back};
+use crate::http::{Epochs, Listener, STREAMS_MAX, Shared, Threads, describe, give_back};
 use crate::metrics::Metrics;
 use crate::reload::{Reload, Watch};
 use crate::settings::Settings;
@@ -105,6 +105,9 @@ impl Server {
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             settings,
         });
+        // The node must not keep alive what keeps it alive.
+        let described = Arc::downgrade(&shared);
+        shared.node.describe_with(move || Box::pin(describe(described.clone())));
         let threads = listener.start(&shared).map_err(|cause| Exit::Bind(addr, cause))?;
         let settings = &shared.settings.backup;
         let backups = settings

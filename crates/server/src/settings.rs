@@ -43,6 +43,8 @@ pub struct Settings {
     pub metrics_need_token: bool,
     /// It takes no actions on the cluster.
     pub read_only: bool,
+    /// What held for every setting at the start, and why, for people. Nothing of it is secret.
+    pub shown: String,
     /// Whether the node may become one of several; only told to whoever asks for the state of Raft.
     pub raft: bool,
 }

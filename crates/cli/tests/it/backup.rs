@@ -197,7 +197,7 @@ fn a_server_saves_by_itself() {
 
 /// Three nodes of one cluster.
 pub(crate) struct Three {
-    folder: tempfile::TempDir,
+    pub(crate) folder: tempfile::TempDir,
     http: [u16; 3],
     peers: [u16; 3],
 }
@@ -221,17 +221,26 @@ impl Three {
     }
 
     pub(crate) fn start(&self, place: usize, more: &[&str]) -> Codeq {
+        self.start_in(place, more, &[])
+    }
+
+    pub(crate) fn start_in(&self, place: usize, more: &[&str], environment: &[(&str, &str)]) -> Codeq {
         let (name, data) = (format!("node-{place}"), shown(&self.data(place)));
         let (http, peer) = (self.addr(place), self.peer(place));
         let own = ["serve", "--node-id", &name, "--data-dir", &data, "--http-addr", &http, "--raft-addr", &peer];
         let own = [&own[..], &["--shards", "2", "--promote-after", "100ms"]].concat();
-        Codeq::start(&[&own[..], more].concat(), &[])
+        Codeq::start(&[&own[..], more].concat(), environment)
     }
 
     pub(crate) fn start_all(&self) -> Vec<Codeq> {
+        self.start_all_in(&[], &[])
+    }
+
+    pub(crate) fn start_all_in(&self, more: &[&str], environment: &[(&str, &str)]) -> Vec<Codeq> {
         let entries = (0..3).map(|place| format!("node-{place}={}", self.peer(place)));
         let list = entries.collect::<Vec<_>>().join(",");
-        let nodes = (0..3).map(|place| self.start(place, &["--initial-cluster", &list])).collect();
+        let flags = [&["--initial-cluster", &list][..], more].concat();
+        let nodes = (0..3).map(|place| self.start_in(place, &flags, environment)).collect();
         (0..3).for_each(|place| ready(&self.addr(place)));
         nodes
     }
@@ -279,6 +288,145 @@ fn checkpoints_of_three_nodes_are_the_same() {
     let nowhere = run(&["debug", "db", "tables", "--shard", "2", "--data-dir", &data], &[]);
     assert!(nowhere.status == Some(1) && nowhere.output.contains("there is no shard 2"), "{nowhere:?}");
     nodes.into_iter().for_each(stop);
+}
+
+/// Copies all files of a folder, and of the folders in it.
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("it can be made");
+    for entry in std::fs::read_dir(from).expect("it can be listed") {
+        let path = entry.expect("it can be listed").path();
+        let to = to.join(path.file_name().expect("it has a name"));
+        if path.is_dir() {
+            copy_folder(&path, &to);
+        } else {
+            std::fs::copy(&path, &to).expect("it can be copied");
+        }
+    }
+}
+
+/// What `recover apply` or an offline restore leaves at each of its steps, if it does not come further: the directory is as before and takes
+/// the command again, or no node starts with it and the copy beside it is what was there, or it is the new one. The steps are made by hand,
+/// from the files of a directory before and after.
+#[test]
+fn an_interrupted_recovery_leaves_the_old_or_the_new() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let within = |name: &str| folder.path().join(name);
+    let path = |name: &str| shown(&within(name));
+    let (server, addr, [done, waiting], _) = with_tasks(&path("old"));
+    succeed(&["snapshot", "save", &path("backup.tar"), "--endpoints", &addr]);
+    drop(server.stop(Signal::SIGKILL));
+    let has_all = |name: &str| {
+        let (server, addr) = Codeq::serve(&path(name), &["--shards", "2", "--node-id", "node-a"]);
+        ready(&addr);
+        let found = [status(&addr, &done), status(&addr, &waiting)];
+        assert_eq!(found, ["COMPLETED", "PENDING"], "{name}");
+        stop(server);
+    };
+    let is_refused = |name: &str| {
+        let end = run(&["serve", "--http-addr", "127.0.0.1:0", "--data-dir", &path(name)], &[]);
+        assert!(end.status == Some(8) && end.output.contains("no identity"), "{name}: {end:?}");
+    };
+    let remove = |name: &str, files: &[&str]| {
+        for file in files {
+            std::fs::remove_file(within(name).join(file)).unwrap_or_else(|error| panic!("{name}: {file}: {error}"));
+        }
+    };
+
+    // While it copies aside, and while it stages: what is left over is in nobody's way.
+    copy_folder(&within("old"), &within("staging"));
+    let partial = within("staging").join("before-recovery-1");
+    std::fs::create_dir(&partial).expect("it can be made");
+    std::fs::write(partial.join("shard-0.sqlite"), b"half").expect("it can be written");
+    std::fs::write(within("staging").join("recovered-1.sqlite"), b"half").expect("it can be written");
+    copy_folder(&within("staging"), &within("applied"));
+    has_all("staging");
+    let applied = succeed(&["recover", "apply", &path("applied")]);
+    assert!(applied.contains("is now node node-a of the new cluster"), "{applied}");
+    let mut copies =
+        std::fs::read_dir(within("applied")).expect("it can be listed").map(|entry| entry.expect("listed").path());
+    let is_copy =
+        |copy: &PathBuf| copy.file_name().is_some_and(|name| name.to_string_lossy().starts_with("before-recovery-"));
+    let copy =
+        copies.find(|copy| is_copy(copy) && !copy.ends_with("before-recovery-1")).expect("what was there is kept");
+
+    // The old content has lost its identity, and then its log; one new checkpoint is in place; both are, without an identity.
+    let put = |name: &str, shard: u16| {
+        let file = format!("shard-{shard}.sqlite");
+        std::fs::copy(within("applied").join(&file), within(name).join(&file)).expect("it can be copied");
+    };
+    copy_folder(&within("old"), &within("midway"));
+    remove("midway", &["identity"]);
+    is_refused("midway");
+    std::fs::remove_dir_all(within("midway").join("wal")).expect("it can be removed");
+    is_refused("midway");
+    put("midway", 0);
+    is_refused("midway");
+    put("midway", 1);
+    is_refused("midway");
+    // What an operator does then: the copy, in an empty place.
+    copy_folder(&copy, &within("again"));
+    copy_folder(&copy, &within("kept"));
+    has_all("kept");
+    succeed(&["recover", "apply", &path("again")]);
+    has_all("again");
+    has_all("applied");
+
+    // An offline restore that has brought some of the checkpoints, or all, and not the identity.
+    succeed(&["snapshot", "restore", &path("backup.tar"), "--data-dir", &path("restored")]);
+    std::fs::create_dir(within("begun")).expect("it can be made");
+    put("begun", 0);
+    is_refused("begun");
+    put("begun", 1);
+    is_refused("begun");
+    std::fs::remove_dir_all(within("begun")).expect("it can be removed");
+    succeed(&["snapshot", "restore", &path("backup.tar"), "--data-dir", &path("begun")]);
+    has_all("begun");
+    has_all("restored");
+}
+
+/// Two nodes of three have lost the third one, and both are recovered by mistake: two clusters, each with all that was acknowledged before and
+/// nothing of the other's. Whoever still belongs to the old cluster is refused by both, and says that nothing can be decided and what to read.
+#[test]
+fn two_that_were_recovered_by_mistake_refuse_each_other() {
+    let three = Three::new();
+    let mut nodes = three.start_all();
+    let before: Vec<String> = (0..6).map(|number| create(&three.addr(number % 3), "mail")).collect();
+    // They have all that was acknowledged: a linearizable read has made them catch up.
+    (1..3).for_each(|place| before.iter().for_each(|id| assert_eq!(status(&three.addr(place), id), "PENDING")));
+    nodes.drain(..).for_each(|node| drop(node.stop(Signal::SIGKILL)));
+    for place in 1..3 {
+        succeed(&["recover", "apply", &shown(&three.data(place))]);
+    }
+    let mut nodes: Vec<Codeq> = (1..3).map(|place| three.start(place, &[])).collect();
+    (1..3).for_each(|place| ready(&three.addr(place)));
+    let fresh = [1, 2].map(|place| create(&three.addr(place), "greet"));
+    let mut old = three.start(0, &[]);
+    for node in &mut nodes {
+        let line = node.wait_for("raft.peer.rejected");
+        assert!(line.contains("node-0") && line.contains("stale-incarnation"), "{line}");
+    }
+    let added = run(&["member", "add", &three.peer(2), "--endpoints", &three.addr(1)], &[]);
+    assert!(added.status.is_some_and(|status| status != 0), "{added:?}");
+    let health = eventually("the old one says what to do", || {
+        let answer = request(&three.addr(0), "/cluster/health", None, None).ok()?;
+        answer.body.contains("codeq recover plan").then_some(answer)
+    });
+    assert_eq!((health.status, &health.json()["status"]), (503, &"unavailable".into()), "{health:?}");
+    let told = run(&["status", "--endpoints", &three.addr(0)], &[]);
+    assert!(told.output.contains("codeq recover plan") && told.output.contains("nothing can be decided"), "{told:?}");
+    assert!(ask(&three.addr(0), "/web/status", None).body.contains("codeq recover plan"));
+    let cluster = |place: usize| ask(&three.addr(place), "/cluster/nodes", None).json()["clusterId"].clone();
+    assert!(cluster(0) != cluster(1) && cluster(0) != cluster(2) && cluster(1) != cluster(2));
+    for (place, own) in [(1, 0), (2, 1)] {
+        let addr = three.addr(place);
+        let members = ask(&addr, "/cluster/nodes", None).json();
+        assert_eq!((&members["quorum"]["voters"], &members["quorum"]["needed"]), (&1.into(), &1.into()), "{members}");
+        before.iter().for_each(|id| assert_eq!(status(&addr, id), "PENDING", "{id}"));
+        assert_eq!(status(&addr, &fresh[own]), "PENDING");
+        assert_eq!(ask(&addr, &format!("{TASKS}/{}", fresh[1 - own]), None).status, 404, "it is the other one's");
+    }
+    old.skip();
+    nodes.into_iter().chain([old]).for_each(stop);
 }
 
 /// Two disks of three are lost while tasks come in. The third one's data is planned and applied: everything that was acknowledged is there, from

@@ -2,6 +2,7 @@
 
 mod alarms;
 mod backup;
+mod bundle;
 mod cluster;
 mod config;
 mod dev;

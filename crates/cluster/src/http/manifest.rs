@@ -1,4 +1,4 @@
-//! What a backup says of itself, as JSON.
+//! What a backup says of itself, and what a bundle does, as JSON.
 
 use serde::{Deserialize, Serialize};
 
@@ -67,4 +67,28 @@ pub struct Verdict {
     pub bytes: u64,
     /// What is wrong with it.
     pub problem: Option<String>,
+}
+
+/// What a bundle says of itself.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct AboutBundle {
+    /// The program that made it.
+    pub(crate) build: &'static str,
+    /// The node that made it.
+    pub(crate) node: String,
+    pub(crate) cluster_id: Option<String>,
+    /// In milliseconds since the Unix epoch.
+    pub(crate) created_at_ms: u64,
+    /// Nodes that have answered, and nodes that have not.
+    pub(crate) nodes: Vec<String>,
+    pub(crate) missing: Vec<String>,
+    /// Parts that are not whole.
+    pub(crate) cut: Vec<String>,
+}
+
+impl AboutBundle {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("it is made of text, numbers and lists")
+    }
 }

@@ -438,6 +438,10 @@ pub const BUILD: &str = env!("CARGO_PKG_VERSION");
 /// Entries that a member may lack and be healthy.
 const LAG_MAX: u64 = 10_000;
 
+/// What to do when those who are missing do not come back.
+const IF_FOR_GOOD: &str = "bring back the voters that are missing; if their disks are lost for good, stop those that are left and see what \
+                           `codeq recover plan DATA_DIR` says of each";
+
 impl Inspection {
     /// A node that knows nothing yet but its name. What follows from a look is tested by changing what it starts from.
     ///
@@ -841,6 +845,9 @@ impl Inspection {
         if quorum.reachable < quorum.needed || quorum.needed == 0 {
             reasons.push(quorum.summary.clone());
         }
+        if quorum.needed > 0 && quorum.reachable < quorum.needed {
+            reasons.push(IF_FOR_GOOD.into());
+        }
         let status = match (works, reasons.is_empty()) {
             (true, true) => "healthy",
             (true, false) => "degraded",
@@ -949,6 +956,7 @@ mod tests {
         let one = look(0, [None, Some(9_000)]);
         assert_eq!(one.health().status, "unavailable");
         assert!(one.leader().is_none());
+        assert_eq!(one.health().reasons.last().map(String::as_str), Some(IF_FOR_GOOD));
         assert_eq!(one.quorum().summary, "1 of 3 voters are there, 2 are needed: nothing can be decided");
         assert!(!one.status(Millis(400)).part_of_quorum);
     }

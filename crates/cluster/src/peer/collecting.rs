@@ -5,6 +5,7 @@ use std::time::Duration;
 use base::codec::{Malformed, Reader, Write};
 use base::machine::StateMachine;
 use bytes::Bytes;
+use replica::Member;
 use tokio::time::timeout;
 
 use crate::events::cursor::Cursor;
@@ -42,36 +43,40 @@ fn read(body: &Bytes) -> Result<Vec<Event>, Malformed> {
     Ok(events)
 }
 
-/// What one member has to tell; nothing: it does not answer in time. `is_there`: it was heard of lately; else it is not waited for.
-async fn ask<S: StateMachine>(link: &Link<S>, after: u64, is_there: bool) -> Option<Vec<Event>> {
-    if !is_there {
-        return None;
-    }
-    let answer = link.request(What::Tell, after.to_le_bytes().to_vec())?;
-    read(&timeout(ANSWER_MAX, answer).await.ok()?.ok()?).ok()
+/// The answer of every other member, or nothing where it was not heard of lately or does not answer in time.
+pub(crate) async fn ask_all<S: StateMachine>(
+    shared: &Shared<S>,
+    what: What,
+    longest: Duration,
+    body: impl Fn(&Member) -> Vec<u8>,
+) -> Vec<(Member, Option<Bytes>)> {
+    let members = shared.members();
+    let now = shared.clock.now().mono;
+    let others = members.iter().filter(|member| member.id != shared.common.me);
+    let asked = others.map(|member| {
+        let link = shared.links.get(member.id);
+        let is_there = |link: &Link<S>| link.contact(now).heard.is_some_and(|heard| heard <= shared.common.contact_max);
+        let answer = link.filter(|link| is_there(link)).and_then(|link| link.request(what, body(member)));
+        let member = member.clone();
+        async move {
+            let answer = match answer {
+                Some(answer) => timeout(longest, answer).await.ok().and_then(Result::ok),
+                None => None,
+            };
+            (member, answer)
+        }
+    });
+    join_all(asked.collect()).await
 }
 
 /// What the other members have to tell behind a cursor, and the names of those who do not answer.
 pub(crate) async fn collect<S: StateMachine>(shared: &Shared<S>, cursor: &Cursor) -> (Vec<Event>, Vec<String>) {
-    let members = shared.members();
-    let others: Vec<_> = members.iter().filter(|member| member.id != shared.common.me).collect();
-    let asked: Vec<_> = others
-        .iter()
-        .map(|member| {
-            let (link, after) = (shared.links.get(member.id), cursor.of(member.id));
-            let now = shared.clock.now().mono;
-            async move {
-                let link = link?;
-                let is_there = link.contact(now).heard.is_some_and(|heard| heard <= shared.common.contact_max);
-                ask(&link, after, is_there).await
-            }
-        })
-        .collect();
+    let body = |member: &Member| cursor.of(member.id).to_le_bytes().to_vec();
     let (mut events, mut missing) = (Vec::new(), Vec::new());
-    for (member, answer) in others.iter().zip(join_all(asked).await) {
-        match answer {
+    for (member, answer) in ask_all(shared, What::Tell, ANSWER_MAX, body).await {
+        match answer.and_then(|answer| read(&answer).ok()) {
             Some(told) => events.extend(told),
-            None => missing.push(member.name.clone()),
+            None => missing.push(member.name),
         }
     }
     missing.sort_unstable();

@@ -14,6 +14,7 @@ use base::machine::StateMachine;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use crate::bundle;
 use crate::operate::{self, encode_outcome, perform};
 use crate::peer::{Link, Shared, collecting, saves, stages};
 
@@ -32,6 +33,8 @@ pub(crate) enum What {
     Save = 3,
     /// To stage a part of a backup, see [`stages`].
     Stage = 4,
+    /// To say how it is, see [`bundle`].
+    Describe = 5,
 }
 
 /// A request that goes out.
@@ -54,7 +57,7 @@ pub(crate) fn read(bytes: &Bytes) -> Result<(u64, What, Bytes), Malformed> {
     let mut reader = Reader::new(bytes);
     let number = reader.varint()?;
     let what = reader.u8()?;
-    let what = [What::Act, What::Tell, What::Save, What::Stage]
+    let what = [What::Act, What::Tell, What::Save, What::Stage, What::Describe]
         .into_iter()
         .find(|known| *known as u8 == what)
         .ok_or(Malformed)?;
@@ -113,6 +116,7 @@ pub(crate) async fn answer<S: StateMachine>(shared: &Arc<Shared<S>>, what: What,
             Some(encode_outcome(&perform(shared, &actor, &action).await))
         }
         What::Stage => stages::take(shared, body).await,
+        What::Describe => Some(bundle::describe(&shared.common).await),
         What::Tell => collecting::tell(body, &shared.common.events).ok(),
         What::Save => {
             let indexes = saves::save(&shared.common, &saves::read(body).ok()?).await?;

@@ -9,6 +9,7 @@ use crate::backups::BackupSettings;
 use crate::config::access::{self, Access};
 use crate::config::cluster::{self as cluster_settings, Meeting};
 use crate::config::kinds::{KIB, LEVELS};
+use crate::config::show;
 use crate::config::table::room;
 use crate::config::values::{Origin, Values};
 use crate::config::{Notice, Reading, Refused};
@@ -134,6 +135,7 @@ fn settings_of(values: &Values, Access { addr, auth, encryption, roles }: Access
         metrics_need_token: values.flag("metrics.requireToken"),
         read_only: values.flag("readOnly"),
         metrics_commands_max: values.count("metrics.maxCommands"),
+        shown: show::table(values, true),
         raft: values.flag("cluster.raft"),
     }
 }

@@ -228,6 +228,7 @@ impl Edge {
             Route::Page => ready(Ok(self.page(call))),
             // Its body is taken as it comes, before this.
             Route::Restore => ready(Err(crate::http::error::invalid_body("the body is a backup"))),
+            Route::Bundle => Box::pin(self.bundle()),
             Route::Save => Box::pin(self.save(call)),
             Route::Trigger => Box::pin(self.trigger()),
             Route::Reload => Box::pin(self.reload()),

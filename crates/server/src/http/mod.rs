@@ -8,6 +8,7 @@ mod answer;
 mod audit;
 mod batch;
 mod body;
+mod bundle;
 mod call;
 mod claim;
 mod cluster;
@@ -37,6 +38,7 @@ mod streams;
 mod tasks;
 mod waiting;
 
+pub(crate) use bundle::describe;
 pub(crate) use claim::give_back;
 pub(crate) use edge::Shared;
 pub(crate) use epochs::Epochs;

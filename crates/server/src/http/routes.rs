@@ -40,6 +40,7 @@ pub(crate) enum Route<'a> {
     Question(&'a str),
     /// The page for people.
     Page,
+    Bundle,
     Save,
     Restore,
     Trigger,
@@ -86,6 +87,7 @@ impl Route<'_> {
             Route::Cluster(_) | Route::CheckQuorum | Route::Page => Access::Any,
             Route::Question(path) => questions::access(path),
             Route::Join => Access::Join,
+            Route::Bundle => Access::ClusterAdmin,
             Route::Save
             | Route::Restore
             | Route::Trigger
@@ -106,7 +108,8 @@ impl Route<'_> {
 impl Route<'_> {
     /// Whether it changes something of the cluster or of this node.
     pub(crate) fn is_action(&self) -> bool {
-        matches!(self.access(), Access::Join | Access::Operator | Access::ClusterAdmin) && *self != Route::Save
+        matches!(self.access(), Access::Join | Access::Operator | Access::ClusterAdmin)
+            && !matches!(self, Route::Save | Route::Bundle)
     }
 }
 
@@ -161,6 +164,7 @@ fn of_path<'a>(path: &'a str, method: &Method) -> Option<(Route<'a>, Method)> {
         _ if path.starts_with("/api/") => return Some((Route::Question(path), get)),
         "/cluster/snapshot" if *method == Method::PUT => return Some((Route::Restore, Method::PUT)),
         "/cluster/snapshot" => return Some((Route::Save, get)),
+        "/cluster/debug-bundle" => return Some((Route::Bundle, get)),
         "/cluster/snapshot/trigger" => return Some((Route::Trigger, post)),
         "/cluster/reload" => return Some((Route::Reload, post)),
         "/cluster/leave" => return Some((Route::Leave, post)),
@@ -284,6 +288,7 @@ mod tests {
         check(get, "/v1/codeq/raft/status", &Ok(Route::RaftStatus));
         check(get, "/healthz", &Ok(Route::Healthz));
         check(get, "/cluster/snapshot", &Ok(Route::Save));
+        check(get, "/cluster/debug-bundle", &Ok(Route::Bundle));
         check(&Method::PUT, "/cluster/snapshot", &Ok(Route::Restore));
         check(post, "/cluster/snapshot", &Err(Code::MethodNotAllowed));
         assert_eq!(allowed("/cluster/snapshot"), "GET, HEAD, PUT");

@@ -32,32 +32,10 @@ impl Edge {
         if !local {
             self.confirm().await?;
         }
-        let mut backup = self.node.backup(local).await.map_err(no_backup)?;
+        let backup = self.node.backup(local).await.map_err(no_backup)?;
         let left = backup.left();
         let name = format!("codeq-{}-{}.tar", backup.manifest.node, backup.manifest.created_at_ms);
-        let (sender, pieces) = channel(PIECES_MAX);
-        tokio::task::spawn_blocking(move || {
-            loop {
-                let mut buffer = vec![0; PIECE_BYTES];
-                let piece = match backup.read(&mut buffer) {
-                    Ok(0) => return,
-                    Ok(length) => {
-                        buffer.truncate(length);
-                        Ok(Bytes::from(buffer))
-                    }
-                    Err(error) => {
-                        tracing::error!(event = "backup.failed", %error, "a backup cannot be read while it is sent");
-                        Err(error)
-                    }
-                };
-                let failed = piece.is_err();
-                // The client may have gone.
-                if sender.blocking_send(piece).is_err() || failed {
-                    return;
-                }
-            }
-        });
-        Ok(Answer::file(&name, Pieces { left: Some(left), pieces, held: None }))
+        Ok(Answer::file(&name, sent(backup, left)))
     }
 
     /// Lets the backup in the body take the place of all data, if the query confirms which cluster's.
@@ -120,6 +98,33 @@ impl Edge {
         }
         Ok(confirmed)
     }
+}
+
+/// The bytes of a file, read as fast as the client takes them. `left`: how many there are.
+pub(crate) fn sent(mut file: impl Read + Send + 'static, left: u64) -> Pieces {
+    let (sender, pieces) = channel(PIECES_MAX);
+    tokio::task::spawn_blocking(move || {
+        loop {
+            let mut buffer = vec![0; PIECE_BYTES];
+            let piece = match file.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(length) => {
+                    buffer.truncate(length);
+                    Ok(Bytes::from(buffer))
+                }
+                Err(error) => {
+                    tracing::error!(event = "backup.failed", %error, "a file cannot be read while it is sent");
+                    Err(error)
+                }
+            };
+            let failed = piece.is_err();
+            // The client may have gone.
+            if sender.blocking_send(piece).is_err() || failed {
+                return;
+            }
+        }
+    });
+    Pieces { left: Some(left), pieces, held: None }
 }
 
 fn write_member(name: &str, saved: Option<&BTreeMap<ShardId, Index>>, out: &mut Vec<u8>) {

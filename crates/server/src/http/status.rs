@@ -1,12 +1,12 @@
 //! `/livez` and `/metrics`.
 
 use base::ShardId;
-use cluster::Freshness;
+use cluster::{Freshness, LaneId, Stage};
 use queue::{Answer as Told, Query};
 
 use crate::http::answer::Answer;
 use crate::http::call::Outcome;
-use crate::http::edge::Edge;
+use crate::http::edge::{Edge, Shared};
 
 impl Edge {
     /// The process lives: its loop turns, and its storage has not failed. Says nothing about leaders.
@@ -15,26 +15,30 @@ impl Edge {
     }
 
     pub(crate) async fn metrics(&self) -> Outcome<Answer> {
-        let settings = &self.shared.settings;
-        if !settings.metrics_enabled {
-            let problem = api::Problem::new(api::Code::RouteNotFound, "metrics are off (metrics.enabled)");
-            return Err(Box::new(problem));
-        }
-        let mut queues = Vec::new();
-        // While the node starts there are no queues to tell of.
-        if self.check_running().is_ok() {
-            for shard in 0..self.node.identity().shards {
-                let asked = self.node.ask(ShardId(shard), Query::Queues, Freshness::STALE, None, Some(self.lane)).await;
-                if let Ok((_, Told::Queues(of_shard))) = asked {
-                    queues.extend(of_shard);
-                }
+        match metrics(&self.shared, Some(self.lane)).await {
+            Some(text) => Ok(Answer::metrics(text)),
+            None => {
+                let problem = api::Problem::new(api::Code::RouteNotFound, "metrics are off (metrics.enabled)");
+                Err(Box::new(problem))
             }
         }
-        Ok(Answer::metrics(self.shared.metrics.render(
-            &queues,
-            &self.node,
-            self.shared.waiting.len(),
-            self.shared.last_backup.age(),
-        )))
     }
+}
+
+/// The page of metrics, unless they are off.
+pub(crate) async fn metrics(shared: &Shared, lane: Option<LaneId>) -> Option<String> {
+    if !shared.settings.metrics_enabled {
+        return None;
+    }
+    let mut queues = Vec::new();
+    // While the node starts there are no queues to tell of.
+    if matches!(shared.node.stage(), Stage::Running | Stage::Draining) {
+        for shard in 0..shared.node.identity().shards {
+            let asked = shared.node.ask(ShardId(shard), Query::Queues, Freshness::STALE, None, lane).await;
+            if let Ok((_, Told::Queues(of_shard))) = asked {
+                queues.extend(of_shard);
+            }
+        }
+    }
+    Some(shared.metrics.render(&queues, &shared.node, shared.waiting.len(), shared.last_backup.age()))
 }

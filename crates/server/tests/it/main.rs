@@ -4,6 +4,7 @@
 //! must never do whatever it is sent. The tests stand by what they are about.
 
 mod access;
+mod backups;
 mod bad_input;
 mod client;
 mod damage;

@@ -40,7 +40,7 @@ async fn each_role_opens_its_routes() {
     let settings = Settings { metrics_need_token: true, ..settings_with_tokens(Some(maker), None) };
     let server = Running::start(with_roles(&file, settings)).await;
     let everybody = ["metrics", "join", "viewer", "operator", "admin", "tenant"];
-    let rows: [(&str, &str, &[&str]); 7] = [
+    let rows: [(&str, &str, &[&str]); 8] = [
         ("GET", "/metrics", &everybody),
         ("GET", "/cluster/nodes", &["viewer", "operator", "admin", "tenant"]),
         ("GET", "/cluster/status", &["viewer", "operator", "admin", "tenant"]),
@@ -48,6 +48,7 @@ async fn each_role_opens_its_routes() {
         ("POST", "/cluster/join", &["join", "operator", "admin"]),
         ("POST", "/cluster/leader/transfer", &["operator", "admin"]),
         ("POST", "/cluster/reload", &["operator", "admin"]),
+        ("GET", "/cluster/debug-bundle", &["admin"]),
     ];
     for (method, path, may) in rows {
         let body = (method == "POST").then_some(match path {

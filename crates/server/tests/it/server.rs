@@ -121,6 +121,7 @@ pub(crate) fn settings() -> Settings {
         read_only: false,
         files: Files::default(),
         metrics_commands_max: 1_000,
+        shown: "dataDir  unset".into(),
         raft: true,
     }
 }
