@@ -29,6 +29,7 @@ mod snapshot;
 mod status;
 mod streams;
 mod tasks;
+mod tokens;
 mod waiting;
 
 pub(crate) use claim::give_back;
