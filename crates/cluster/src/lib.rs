@@ -13,7 +13,8 @@
 //! Reading order: `builder` and `simple` (what one begins with), `node` (all that a user of this crate sees), `driver` (the loop), then the
 //! parts: `inbox` where threads meet, `lane` for replies, `checkpoints` and `rows` for two of the other threads, `clock`. For several nodes:
 //! [`forming`] and `founding` (how a cluster begins), `peer` (the connections), `routes` (who leads), `operate` and
-//! `guard` (what operators ask for, and what is refused), `health` (how the members are), `tokens` (secrets that let nodes join), `alarms` (what somebody
+//! `guard` (what operators ask for, and what is refused), `health` (how the members are), `tokens` (secrets that let nodes join),
+//! `alarms` (what somebody
 //! should look after), [`http`] (what a node says of all this),
 //! [`events`] (what happens, and the story of each election). For data that must not be lost: [`backup`], [`recovery`] and `restoring`.
 

@@ -105,7 +105,8 @@ pub enum Event<S: StateMachine, C> {
         /// Who waits for the reply, if anybody does.
         client: Option<C>,
     },
-    /// Change the members of group 0 as [`Event::Change`] does, if the newcomer can be admitted so when that is applied. Else nothing changes.
+    /// Change the members of group 0 as [`Event::Change`] does, if the newcomer can be admitted so when that is applied.
+    /// Else nothing changes.
     Admit {
         /// Made together; none: the newcomer is a member already.
         changes: Vec<MemberChange>,

@@ -107,7 +107,8 @@ impl Members {
         self.removed.contains(&id)
     }
 
-    /// Whether this one is a learner because its vote was taken from it, or because it is a replica. A change that makes it a learner once more ends that.
+    /// Whether this one is a learner because its vote was taken from it, or because it is a replica.
+    /// A change that makes it a learner once more ends that.
     pub fn is_demoted(&self, id: u64) -> bool {
         self.demoted.contains(&id)
     }

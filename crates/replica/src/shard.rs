@@ -304,7 +304,8 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         self.stamper.is_some() && !self.group.is_transferring()
     }
 
-    /// Proposes a change of members, with a note as [`decode_note`] reads it. One at a time: a member that has not applied the last one could still campaign by the members before it.
+    /// Proposes a change of members, with a note as [`decode_note`] reads it. One at a time:
+    /// a member that has not applied the last one could still campaign by the members before it.
     pub(crate) fn change(&mut self, changes: &[MemberChange], note: &[u8], client: Option<C>, fx: &mut Effects<S, C>) {
         let why = if !self.takes_writes() {
             Unavailable::NoLeader
