@@ -124,6 +124,10 @@ codes! {
     UnsupportedEncoding "unsupported_encoding" 415 "compressed bodies are not accepted";
     /// No member has this name or id.
     UnknownMember "unknown_member" 404 "there is no such member";
+    /// No join token has this id.
+    UnknownToken "unknown_token" 404 "there is no such join token";
+    /// There are as many join tokens as there may be.
+    TooManyTokens "too_many_tokens" 409 "there are too many join tokens";
     /// There is no such shard.
     UnknownGroup "unknown_group" 404 "there is no such group";
     /// The change would leave a group without a majority.

@@ -24,6 +24,7 @@ mod status;
 mod stream;
 mod task;
 mod tls_init;
+mod token;
 mod worker;
 
 use std::process::ExitCode;
@@ -110,6 +111,9 @@ enum Command {
     /// Brings a cluster back that has lost a majority of its nodes for good.
     #[command(subcommand, after_help = "Example:\n  codeq recover plan /var/lib/codeq")]
     Recover(recover::RecoverCommand),
+    /// Makes join tokens, with which nodes become members, lists and revokes them.
+    #[command(subcommand, after_help = "Example:\n  codeq token create --once --ttl 30m")]
+    Token(token::TokenCommand),
     /// Makes certificates for the connections between members.
     #[command(subcommand, after_help = "Example:\n  codeq tls init --nodes node-a,node-b,node-c --out certificates")]
     Tls(tls_init::TlsCommand),
@@ -169,6 +173,7 @@ fn main() -> ExitCode {
         },
         Command::Snapshot(command) => snapshot::run(command),
         Command::Recover(command) => recover::run(&command),
+        Command::Token(command) => token::run(&command),
         Command::Tls(command) => tls_init::run(&command),
         Command::Debug(command) => debug::run(command),
         Command::Config(command) => config::run(command),

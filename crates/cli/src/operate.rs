@@ -12,7 +12,7 @@ use crate::members::{Form, UNHEALTHY, columns, understood, whole};
 use crate::output;
 
 /// An action answers when it is done: at most so long after a server would have to answer.
-const ACTION_MAX: Duration = Duration::from_secs(65);
+pub(crate) const ACTION_MAX: Duration = Duration::from_secs(65);
 
 /// Between looks at what is waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -66,6 +66,9 @@ pub(crate) enum MemberCommand {
     Add {
         /// Its peer port: host:port or host.
         address: String,
+        /// It does not vote, until it is promoted.
+        #[arg(long)]
+        replica: bool,
         #[command(flatten)]
         endpoint: EndpointArgs,
     },
@@ -171,7 +174,7 @@ struct Leader {
 /// What an action answers.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Done {
+pub(crate) struct Done {
     leader: String,
     term: u64,
     duration_ms: u64,
@@ -242,10 +245,10 @@ fn show_leader(args: &LeaderArgs) -> ExitCode {
 /// Adds or removes a member.
 pub(crate) fn member(command: &MemberCommand) -> ExitCode {
     match command {
-        MemberCommand::Add { address, endpoint } => {
-            let body = serde_json::json!({ "address": whole(address) });
-            let said =
-                |Added { name, note }: &Added| format!("{name} is a member, and votes when it has caught up: {note}");
+        MemberCommand::Add { address, replica, endpoint } => {
+            let body = serde_json::json!({ "address": whole(address), "replica": replica });
+            let when = if *replica { "when it is promoted" } else { "when it has caught up" };
+            let said = |Added { name, note }: &Added| format!("{name} is a member, and votes {when}: {note}");
             act(endpoint, &Method::POST, "/cluster/members", &body, ACTION_MAX, said)
         }
         MemberCommand::Demote { member, force, endpoint } => {
@@ -276,7 +279,7 @@ pub(crate) fn leave(args: &LeaveArgs) -> ExitCode {
 }
 
 /// Has something done, and says what came of it.
-fn act<T: for<'a> Deserialize<'a>>(
+pub(crate) fn act<T: for<'a> Deserialize<'a>>(
     endpoint: &EndpointArgs,
     method: &Method,
     path: &str,

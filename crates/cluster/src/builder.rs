@@ -30,6 +30,7 @@ use tls::PeerTls;
 use crate::forming::{FOUNDERS_MAX, Plan};
 use crate::node::{Data, Durability, Hooks, Node, NodeConfig, StartError};
 use crate::peer::PeerConfig;
+use crate::tokens::JoinSecret;
 
 /// A node to be started. Made by [`Node::builder`].
 pub struct Builder<S: StateMachine> {
@@ -44,6 +45,8 @@ pub struct Builder<S: StateMachine> {
     join: Vec<String>,
     label: String,
     secret: Option<Arc<[u8]>>,
+    token: Option<JoinSecret>,
+    replica: bool,
     tls: Option<Arc<PeerTls>>,
     admits_anybody: bool,
 }
@@ -61,6 +64,8 @@ impl<S: StateMachine> Builder<S> {
             join: Vec::new(),
             label: "cluster".into(),
             secret: None,
+            token: None,
+            replica: false,
             tls: None,
             admits_anybody: false,
         }
@@ -126,6 +131,20 @@ impl<S: StateMachine> Builder<S> {
     #[must_use]
     pub fn secret(mut self, secret: &[u8]) -> Self {
         self.secret = Some(secret.into());
+        self
+    }
+
+    /// What this node joins with: a token that the cluster has made for it.
+    #[must_use]
+    pub fn token(mut self, token: JoinSecret) -> Self {
+        self.token = Some(token);
+        self
+    }
+
+    /// It gets the log and does not vote, until an operator promotes it.
+    #[must_use]
+    pub fn replica(mut self) -> Self {
+        self.replica = true;
         self
     }
 
@@ -306,6 +325,8 @@ impl<S: StateMachine> Builder<S> {
             label: self.label.clone(),
             secret: self.secret.clone(),
             tls: self.tls.clone(),
+            token: self.token.clone(),
+            replica: self.replica,
             plan,
             addresses: addresses.cloned().collect(),
             bootstrap: false,

@@ -366,6 +366,10 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                     let change = Event::Change { shard, changes, records, client: Some(client) };
                     self.runner.on_event(now, change);
                 }
+                Control::Admit(changes, newcomer, admission, client) => {
+                    self.runner.on_event(now, Event::Admit { changes, newcomer, admission, client });
+                }
+                Control::Token(step, client) => self.runner.on_event(now, Event::Token { step, client }),
                 Control::Transfer(shard, to) => {
                     self.asked_over.insert(shard);
                     self.runner.on_event(now, Event::Transfer { shard, to });
@@ -494,7 +498,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                         self.forget_staged();
                         if let (ShardId(0), Some(peers)) = (shard, self.common.peers.get()) {
                             self.tell_changes(&peers.members(), &members);
-                            peers.follow(members);
+                            peers.follow(*members);
                         }
                     }
                     Transition::Role { .. } => {}

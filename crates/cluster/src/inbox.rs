@@ -11,7 +11,10 @@ use std::time::Duration;
 use base::machine::StateMachine;
 use base::{Millis, ShardId};
 use crossbeam_queue::{ArrayQueue, SegQueue};
-use replica::{Arrived, Event, Member, MemberChange, Members, Message, RestoreId, RestoreStep, TellSaved, TellShown};
+use replica::{
+    Arrived, Event, Joining, Member, MemberChange, Members, Message, RestoreId, RestoreStep, TellSaved, TellShown,
+    TokenStep,
+};
 use storage::StorageError;
 use storage::checkpoint::RowReader;
 
@@ -26,6 +29,10 @@ pub(crate) enum Control<S: StateMachine> {
     Unreachable(u64),
     /// Change the members of a group.
     Change(ShardId, Vec<MemberChange>, Vec<Member>, ReplyTo<S>),
+    /// Make a node a member of group 0, if it can be admitted so.
+    Admit(Vec<MemberChange>, Member, Joining, ReplyTo<S>),
+    /// Make or revoke a join token, if this node leads group 0.
+    Token(TokenStep, ReplyTo<S>),
     /// A snapshot has arrived.
     Arrived(Box<Arrived<S>>),
     /// It is the shard's checkpoint now.

@@ -13,7 +13,8 @@
 //! Reading order: `builder` and `simple` (what one begins with), `node` (all that a user of this crate sees), `driver` (the loop), then the
 //! parts: `inbox` where threads meet, `lane` for replies, `checkpoints`, `rows` and `looks` for other threads, `clock`. For several nodes:
 //! [`forming`] and `founding` (how a cluster begins), `peer` (the connections), `routes` (who leads), `operate` and
-//! `guard` (what operators ask for, and what is refused), `health` (how the members are), `alarms` (what somebody
+//! `guard` (what operators ask for, and what is refused), `health` (how the members are), `tokens` (secrets that let nodes join),
+//! `alarms` (what somebody
 //! should look after), [`http`] (what a node says of all this),
 //! [`events`] (what happens, and the story of each election). For data that must not be lost: [`backup`], [`recovery`] and `restoring`. For whoever
 //! looks for a fault: [`bundle`].
@@ -43,6 +44,7 @@ mod restoring;
 mod routes;
 mod rows;
 mod simple;
+mod tokens;
 
 pub use alarms::{AlarmKind, Room};
 pub use base::machine::{Admission, Effects, EntryInfo, NextDue, ShardInfo, StateMachine, UnknownOperation, WaitKey};
@@ -65,6 +67,7 @@ pub use operate::{Actor, Done, HOLD, Refused, Retired, Right, TRANSFER_MAX, Targ
 pub use peer::PeerConfig;
 pub use replica::elections::ELECTIONS_MAX;
 pub use replica::forming;
+pub use replica::tokens::JoinToken;
 pub use replica::{
     Cause, Configuration, Election, Elections, Fault, Freshness, Member, MemberChange, Members, Operations, Progress,
     Reason, Reply, Role, ShardStatus, Status, Unavailable,
@@ -76,3 +79,4 @@ pub use storage::StorageError;
 pub use storage::checkpoint::{RowReader, StoredRow};
 pub use storage::identity::{Identity, recorded as recorded_identity};
 pub use tls::{PeerPem, PeerTls};
+pub use tokens::{Grant, JoinSecret, Meeting, TOKEN_TTL, TOKEN_TTL_MAX};

@@ -10,7 +10,9 @@ use base::codec::{Malformed, Reader, Write};
 use base::machine::StateMachine;
 use base::{Incarnation, Index, Millis, Position, ShardId, Term};
 use replica::leadership::successor;
-use replica::{Member, MemberChange, Members, Progress, Reply, RestoreId, RestoreStep, Unavailable};
+use replica::{
+    Joining, Member, MemberChange, Members, Progress, Reply, RestoreId, RestoreStep, TokenStep, Unavailable,
+};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -21,13 +23,13 @@ use crate::node::{Handle, NodeStatus, Patience};
 use crate::peer::Shared;
 use crate::peer::admission::RECORDS;
 use crate::peer::requests::What;
-use crate::restoring;
+use crate::{restoring, tokens};
 
 /// Longest time for the answer to an action that another node does: longer than any of them takes.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// Time for the members to be changed, another change before this one included.
-const CHANGE_MAX: Duration = Duration::from_secs(10);
+pub(crate) const CHANGE_MAX: Duration = Duration::from_secs(10);
 
 /// Between attempts, where another change is under way.
 const CHANGE_AGAIN: Duration = Duration::from_millis(50);
@@ -150,6 +152,8 @@ pub(crate) enum Action {
     Restore(RestoreStep),
     /// Not give up on a restore: somebody looks after it.
     StillRestoring(RestoreId),
+    /// Make or revoke a join token.
+    Token(TokenStep),
 }
 
 /// Whom a group is handed to.
@@ -171,7 +175,16 @@ impl Target {
 impl Action {
     /// What whoever asks for it must be allowed.
     fn needs(&self) -> Right {
-        Right::Operate
+        match self {
+            Action::Restore(_) | Action::StillRestoring(_) | Action::Token(_) => Right::Administer,
+            Action::Remove { .. }
+            | Action::Demote { .. }
+            | Action::Promote { .. }
+            | Action::Replace { .. }
+            | Action::Transfer { .. }
+            | Action::StepDown { .. }
+            | Action::Settle => Right::Operate,
+        }
     }
 
     /// Whose leader is asked.
@@ -185,7 +198,8 @@ impl Action {
             | Action::StepDown { .. }
             | Action::Settle
             | Action::Restore(_)
-            | Action::StillRestoring(_) => RECORDS,
+            | Action::StillRestoring(_)
+            | Action::Token(_) => RECORDS,
         }
     }
 
@@ -233,6 +247,10 @@ impl Action {
                 bytes.put_u64(id.begun.0);
                 bytes.put_u64(id.incarnation.0);
             }
+            Action::Token(step) => {
+                bytes.put_u8(9);
+                bytes.put_bytes(&step.entry());
+            }
         }
         bytes
     }
@@ -256,6 +274,7 @@ impl Action {
                 begun: Index(reader.u64()?),
                 incarnation: Incarnation(reader.u64()?),
             }),
+            9 => Action::Token(TokenStep::decode(reader.bytes()?.get(1..).ok_or(Malformed)?)?),
             _ => return Err(Malformed),
         })
     }
@@ -297,6 +316,10 @@ pub enum Refused {
     TransferFailed(String),
     /// The node at the address does not answer, or was not admitted; why.
     NotAdmitted(String),
+    /// There is no join token of this id.
+    UnknownToken(u64),
+    /// There are so many join tokens already.
+    TooManyTokens(usize),
     /// Whoever asks may not; what is needed.
     NotAllowed(String),
     /// Whether it was done is not known.
@@ -317,6 +340,8 @@ impl std::fmt::Display for Refused {
             Refused::Guard(numbers) => write!(f, "refused: {numbers}"),
             Refused::TransferFailed(why) => write!(f, "not handed over: {why}"),
             Refused::NotAdmitted(why) => write!(f, "not added: {why}"),
+            Refused::UnknownToken(id) => write!(f, "there is no join token {id:016x}"),
+            Refused::TooManyTokens(max) => write!(f, "there are {max} join tokens already: revoke some"),
             Refused::NotAllowed(why) => write!(f, "not allowed: {why}"),
             Refused::Unknown => f.write_str("the answer got lost: look at the members before trying again"),
         }
@@ -361,6 +386,14 @@ pub(crate) fn encode_outcome(outcome: &Result<Done, Refused>) -> Vec<u8> {
         Err(Refused::NotAdmitted(why)) => text(9, why),
         Err(Refused::Unknown) => text(10, ""),
         Err(Refused::NotAllowed(why)) => text(11, why),
+        Err(Refused::UnknownToken(id)) => {
+            text(12, "");
+            bytes.put_u64(*id);
+        }
+        Err(Refused::TooManyTokens(max)) => {
+            text(13, "");
+            bytes.put_varint(*max as u64);
+        }
     }
     bytes
 }
@@ -393,6 +426,8 @@ pub(crate) fn decode_outcome(bytes: &[u8]) -> Result<Result<Done, Refused>, Malf
         9 => Refused::NotAdmitted(text),
         10 => Refused::Unknown,
         11 => Refused::NotAllowed(text),
+        12 => Refused::UnknownToken(reader.u64()?),
+        13 => Refused::TooManyTokens(reader.narrow()?),
         _ => return Err(Malformed),
     };
     reader.finish()?;
@@ -465,17 +500,21 @@ impl<S: StateMachine> Handle<S> {
         retired.expect("it was waited for")
     }
 
-    /// Introduces the node at a peer address to this cluster, and waits until it is a member; it votes when it has caught up. It must wait
-    /// for a cluster, and be one that this cluster admits.
+    /// Introduces the node at a peer address to this cluster, and waits until it is a member; it votes when it has caught up, or, as a
+    /// replica, not before it is promoted. It must wait for a cluster, and be one that this cluster admits.
     ///
     /// # Errors
     /// It was not admitted.
-    pub async fn add(&self, address: &str) -> Result<Member, Refused> {
+    pub async fn add(&self, address: &str, replica: bool) -> Result<Member, Refused> {
         let peers = self.common.peers.get().ok_or(Refused::SingleMode)?;
         if self.leader(RECORDS) == 0 {
             return Err(Refused::NoLeader);
         }
-        admitted(peers, address).await
+        let member = admitted(peers, address).await?;
+        if replica {
+            self.demote(&Incarnation(member.id).to_string(), false).await?;
+        }
+        Ok(member)
     }
 
     /// Lets the node at a peer address take the place of a member, by its name or id. It must wait for a cluster, as for [`Handle::add`];
@@ -602,6 +641,7 @@ pub(crate) async fn perform<S: StateMachine>(
             let position = restoring::propose(&peers.common, *step).await;
             position.map(|position| Done { position: Some(position), ..done(peers, RECORDS, String::new()) })
         }
+        Action::Token(step) => tokens::perform(peers, step).await,
         Action::Settle | Action::StillRestoring(_) => Ok(Done::default()),
     };
     let result = match &outcome {
@@ -666,7 +706,11 @@ async fn demote<S: StateMachine>(peers: &Arc<Shared<S>>, text: &str, force: bool
     let member = find(&members, text).ok_or_else(|| Refused::UnknownMember(text.into()))?;
     let (name, id) = (&member.name, member.id);
     if !members.configuration.voters.contains(&id) {
-        return Ok(done(peers, RECORDS, format!("{name} does not vote")));
+        let mut position = None;
+        if !members.is_demoted(id) {
+            position = Some(keep_from_voting(peers, member.clone()).await?);
+        }
+        return Ok(Done { position, ..done(peers, RECORDS, format!("{name} does not vote, until it is promoted")) });
     }
     let numbers = after(&voters(&peers.common.status.borrow()), Step::Unvote(id), |id| is_alive(peers, id));
     if numbers.voters == 0 || !(numbers.decides() || force) {
@@ -771,11 +815,24 @@ async fn replace<S: StateMachine>(peers: &Arc<Shared<S>>, text: &str, address: &
 
 /// Changes the members in group 0, whose leader this is; the others follow.
 async fn change<S: StateMachine>(peers: &Arc<Shared<S>>, change: MemberChange) -> Result<Position, Refused> {
+    until_done(peers, |client| Control::Change(RECORDS, vec![change], Vec::new(), client)).await
+}
+
+/// A learner of group 0, whose leader this is, does not become a voter by itself.
+async fn keep_from_voting<S: StateMachine>(peers: &Arc<Shared<S>>, learner: Member) -> Result<Position, Refused> {
+    let admission = Joining { token: None, at: peers.clock.now().wall, replica: true };
+    until_done(peers, |client| Control::Admit(Vec::new(), learner.clone(), admission, client)).await
+}
+
+/// Asks the loop for a change of members, again while another one is under way.
+async fn until_done<S: StateMachine>(
+    peers: &Arc<Shared<S>>,
+    ask: impl Fn(ReplyTo<S>) -> Control<S>,
+) -> Result<Position, Refused> {
     let begun = Instant::now();
     loop {
         let (sender, reply) = oneshot::channel();
-        let client = ReplyTo::Local { sender, lane: None };
-        peers.common.inbox.control(Control::Change(RECORDS, vec![change], Vec::new(), client));
+        peers.common.inbox.control(ask(ReplyTo::Local { sender, lane: None }));
         let left = CHANGE_MAX.saturating_sub(begun.elapsed());
         match timeout(left, reply).await {
             Ok(Ok(Reply::Applied { position, .. })) => return Ok(position),
@@ -800,7 +857,7 @@ async fn wait_until<S: StateMachine>(
     timeout(longest, status.wait_for(|status| is_so(status))).await.is_ok()
 }
 
-fn done<S: StateMachine>(peers: &Shared<S>, group: ShardId, note: String) -> Done {
+pub(crate) fn done<S: StateMachine>(peers: &Shared<S>, group: ShardId, note: String) -> Done {
     let status = peers.common.status.borrow();
     let term = status.shards.iter().find(|shard| shard.shard == group).map_or(Term(0), |shard| shard.consensus.term);
     let leader = peers.common.routes.leader(group);
@@ -941,11 +998,12 @@ mod tests {
             Action::Settle,
             Action::Demote { member: "a".into(), force: true },
             Action::Promote { member: "a".into() },
+            Action::Token(TokenStep::Revoke(7)),
         ];
         for action in actions {
             assert_eq!(Action::decode(&mut Reader::new(&action.encode())), Ok(action));
         }
-        assert!(Action::decode(&mut Reader::new(&[9])).is_err());
+        assert!(Action::decode(&mut Reader::new(&[10])).is_err());
         let position = Some(Position { shard: ShardId(1), term: Term(2), index: Index(3) });
         let note = "words".to_owned();
         let outcomes = [
@@ -962,6 +1020,8 @@ mod tests {
             Err(Refused::NotAdmitted("why".into())),
             Err(Refused::Unknown),
             Err(Refused::NotAllowed("why".into())),
+            Err(Refused::UnknownToken(7)),
+            Err(Refused::TooManyTokens(8)),
         ];
         for outcome in outcomes {
             assert_eq!(decode_outcome(&encode_outcome(&outcome)), Ok(outcome));

@@ -29,6 +29,9 @@ pub const ELECTION: u8 = 3;
 /// First byte of an entry that is a step of a restore.
 pub const RESTORE: u8 = 4;
 
+/// First byte of an entry that makes or revokes a join token.
+pub const TOKEN: u8 = 5;
+
 /// A change of members without changes: the group leaves the change it is in.
 pub(crate) const LEAVE: [u8; 2] = [MEMBERS, 0];
 

@@ -9,6 +9,7 @@ use crate::batch::Operations;
 use crate::elections::{Election, Elections};
 use crate::members::{Member, Members};
 use crate::restores::{RestoreId, RestoreStep};
+use crate::tokens::{Joining, TokenStep};
 
 /// The present moment, read by the driver.
 #[derive(Clone, Copy, Debug, Default)]
@@ -103,6 +104,25 @@ pub enum Event<S: StateMachine, C> {
         records: Vec<Member>,
         /// Who waits for the reply, if anybody does.
         client: Option<C>,
+    },
+    /// Change the members of group 0 as [`Event::Change`] does, if the newcomer can be admitted so when that is applied.
+    /// Else nothing changes.
+    Admit {
+        /// Made together; none: the newcomer is a member already.
+        changes: Vec<MemberChange>,
+        /// What is known of it from now on.
+        newcomer: Member,
+        /// How it is admitted.
+        admission: Joining,
+        /// Who waits for the reply.
+        client: C,
+    },
+    /// Make or revoke a join token, in group 0; answered like operations, of which there are none, when it is applied here.
+    Token {
+        /// Which.
+        step: TokenStep,
+        /// Who waits for the reply.
+        client: C,
     },
     /// Record an election that this node has won, or what it has learnt of it since. If it leads in that term no longer, nothing is recorded.
     Elected {
@@ -299,7 +319,7 @@ pub enum Transition {
         /// The group.
         shard: ShardId,
         /// From now on.
-        members: Members,
+        members: Box<Members>,
     },
     /// Something has happened in a group.
     Told {

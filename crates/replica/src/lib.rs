@@ -26,6 +26,7 @@ pub mod restores;
 mod runner;
 mod shard;
 mod stamp;
+pub mod tokens;
 mod waiters;
 
 pub use batch::{Operations, entry_operations};
@@ -45,3 +46,4 @@ pub use restore::{FIRST, lost_log, restore};
 pub use restores::{RestoreId, RestoreStep, Restores};
 pub use runner::{Arrived, Installed, Job, Jobs, Runner, RunnerConfig, TellSaved, TellShown};
 pub use shard::Fault;
+pub use tokens::{JoinToken, Joining, TokenStep};

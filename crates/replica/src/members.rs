@@ -9,6 +9,7 @@ use consensus::{Configuration, MemberChange};
 
 use crate::elections::Elections;
 use crate::restores::Restores;
+use crate::tokens::{Joining, Tokens};
 
 /// A member as people and peers know it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,12 +37,14 @@ pub struct Members {
     removed: Vec<u64>,
     /// Which elections the group remembers.
     pub(crate) elections: Elections,
-    /// Learners that were voters: they wait to be promoted by hand.
+    /// Learners that were voters, or were admitted as replicas: they wait to be promoted by hand.
     demoted: BTreeSet<u64>,
     /// Learners that take the vote of another member when they have caught up, and whose.
     successions: BTreeMap<u64, u64>,
     /// What the group knows of restores.
     pub(crate) restores: Restores,
+    /// What lets nodes become members.
+    pub(crate) tokens: Tokens,
 }
 
 impl Members {
@@ -77,6 +80,11 @@ impl Members {
         &self.restores
     }
 
+    /// What lets nodes become members.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
     /// The incarnation of a cluster that was founded with this one: that of its last restore, if there was any.
     pub fn incarnation(&self, founded: Incarnation) -> Incarnation {
         self.restores.done.map_or(founded, |id| id.incarnation)
@@ -99,7 +107,8 @@ impl Members {
         self.removed.contains(&id)
     }
 
-    /// Whether this one is a learner because its vote was taken from it. A change that makes it a learner once more ends that.
+    /// Whether this one is a learner because its vote was taken from it, or because it is a replica.
+    /// A change that makes it a learner once more ends that.
     pub fn is_demoted(&self, id: u64) -> bool {
         self.demoted.contains(&id)
     }
@@ -109,6 +118,12 @@ impl Members {
         let name = self.get(id).map(|member| &member.name);
         let named = self.known.values().filter(|other| other.id != id && Some(&other.name) == name);
         self.successions.get(&id).copied().into_iter().chain(named.map(|other| other.id)).collect()
+    }
+
+    /// Learners among these stay what they are, until an operator promotes them.
+    pub(crate) fn keep_from_voting(&mut self, ids: impl IntoIterator<Item = u64>) {
+        let learners = &self.configuration.learners;
+        self.demoted.extend(ids.into_iter().filter(|id| learners.contains(id)));
     }
 
     /// Takes over what an entry says of members, after consensus has made its changes.
@@ -158,17 +173,21 @@ impl Members {
         bytes.put_varint(self.removed.len() as u64);
         self.removed.iter().for_each(|id| bytes.put_u64(*id));
         self.elections.encode(&mut bytes);
+        let more = !self.restores.is_initial() || !self.tokens.is_initial();
         // Left out where there is nothing to say, as there mostly is not.
         self.demoted.iter().for_each(|id| bytes.put_u64(*id));
-        if !self.successions.is_empty() || !self.restores.is_initial() {
+        if !self.successions.is_empty() || more {
             // Nobody has this id: pairs follow.
             bytes.put_u64(0);
             self.successions.iter().for_each(|(id, of)| [id, of].into_iter().for_each(|id| bytes.put_u64(*id)));
         }
-        if !self.restores.is_initial() {
+        if more {
             // Nobody has this id either: no more pairs follow.
             bytes.put_u64(0);
             self.restores.encode(&mut bytes);
+        }
+        if !self.tokens.is_initial() {
+            self.tokens.encode(&mut bytes);
         }
         bytes
     }
@@ -191,11 +210,14 @@ impl Members {
                 id => demoted.insert(id),
             };
         }
-        let mut restores = Restores::default();
+        let (mut restores, mut tokens) = (Restores::default(), Tokens::default());
         while !reader.is_empty() {
             match reader.u64()? {
                 0 => {
                     restores = Restores::decode(&mut reader)?;
+                    if !reader.is_empty() {
+                        tokens = Tokens::decode(&mut reader)?;
+                    }
                     if !reader.is_empty() {
                         return Err(Malformed);
                     }
@@ -203,12 +225,39 @@ impl Members {
                 id => drop(successions.insert(id, reader.u64()?)),
             }
         }
-        Ok(Members { configuration, known, removed, elections, demoted, successions, restores })
+        Ok(Members { configuration, known, removed, elections, demoted, successions, restores, tokens })
     }
 }
 
-/// Members as bytes: the note of an entry that changes them.
-pub(crate) fn encode_records<'a>(members: impl Iterator<Item = &'a Member>) -> Vec<u8> {
+/// The note of an entry that changes members: what is known of them, and how the newcomer among them is admitted.
+pub(crate) fn encode_note(members: &[Member], admission: Option<&Joining>) -> Vec<u8> {
+    let mut bytes = encode_records(members.iter());
+    if let Some(admission) = admission {
+        // Nobody has this id.
+        bytes.put_u64(0);
+        admission.encode(&mut bytes);
+    }
+    bytes
+}
+
+pub(crate) fn decode_note(bytes: &[u8]) -> Result<(Vec<Member>, Option<Joining>), Malformed> {
+    let mut reader = Reader::new(bytes);
+    let mut members = Vec::new();
+    while !reader.is_empty() {
+        match reader.u64()? {
+            0 => {
+                let admission = Joining::decode(&mut reader)?;
+                reader.finish()?;
+                return Ok((members, Some(admission)));
+            }
+            id => members.push(decode_record(id, &mut reader)?),
+        }
+    }
+    Ok((members, None))
+}
+
+/// Members as bytes.
+fn encode_records<'a>(members: impl Iterator<Item = &'a Member>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for member in members {
         bytes.put_u64(member.id);
@@ -219,15 +268,19 @@ pub(crate) fn encode_records<'a>(members: impl Iterator<Item = &'a Member>) -> V
     bytes
 }
 
-pub(crate) fn decode_records(bytes: &[u8]) -> Result<Vec<Member>, Malformed> {
+fn decode_records(bytes: &[u8]) -> Result<Vec<Member>, Malformed> {
     let mut reader = Reader::new(bytes);
     let mut members = Vec::new();
     while !reader.is_empty() {
         let id = reader.u64()?;
-        let mut text = || Ok(std::str::from_utf8(reader.bytes()?).map_err(|_| Malformed)?.to_owned());
-        members.push(Member { id, name: text()?, peer: text()?, url: text()? });
+        members.push(decode_record(id, &mut reader)?);
     }
     Ok(members)
+}
+
+fn decode_record(id: u64, reader: &mut Reader<'_>) -> Result<Member, Malformed> {
+    let mut text = || reader.text().map(str::to_owned);
+    Ok(Member { id, name: text()?, peer: text()?, url: text()? })
 }
 
 #[cfg(test)]
@@ -292,6 +345,23 @@ mod tests {
         assert!(members.predecessors(3).is_empty(), "it is a learner like others again");
         members.apply(&[MemberChange::AddLearner(4)], vec![member(4, "b")], configuration(&[1, 2], &[3, 4]));
         assert_eq!(members.predecessors(4), [2], "it has the name of a voter");
+    }
+
+    /// Goal: a note says how a newcomer is admitted, or nothing of that; tokens and who is kept from voting survive a restart.
+    #[test]
+    fn how_a_newcomer_is_admitted_reads_back() {
+        let admission = Joining { token: Some(9), at: base::ScheduleTime(7), replica: true };
+        for admission in [Some(admission), None] {
+            let bytes = encode_note(&[member(2, "b")], admission.as_ref());
+            assert_eq!(decode_note(&bytes), Ok((vec![member(2, "b")], admission)));
+            assert!((1..bytes.len()).all(|length| decode_note(&bytes[..length]) != decode_note(&bytes)));
+        }
+        let mut members = Members::of_voters([member(1, "a")]);
+        members.apply(&[MemberChange::AddLearner(2)], vec![member(2, "b")], configuration(&[1], &[2]));
+        members.keep_from_voting([1, 2]);
+        assert!(members.is_demoted(2) && !members.is_demoted(1), "a voter keeps its vote");
+        members.tokens.admit(&Joining { token: None, ..admission });
+        assert_eq!(Members::decode(&members.encode()), Ok(members));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use base::Index;
 use base::log::Entry;
 use base::machine::{Effects, StateMachine};
-use consensus::codec::{ELECTION, MEMBERS, OPERATIONS, RESTORE};
+use consensus::codec::{ELECTION, MEMBERS, OPERATIONS, RESTORE, TOKEN};
 use consensus::decode_changes;
 
 use crate::batch::{operations, read_entry};
@@ -38,7 +38,7 @@ pub fn replay<S: StateMachine>(
                 }
             }
             Some(&MEMBERS) => drop(decode_changes(&entry.data).map_err(|_| fault)?),
-            Some(&ELECTION) => {}
+            Some(&ELECTION | &TOKEN) => {}
             // What a restore that was committed has brought is not in the log.
             Some(&RESTORE) => match RestoreStep::decode(&entry.data[1..]) {
                 Ok(RestoreStep::Begin(_) | RestoreStep::Abort(_)) => {}

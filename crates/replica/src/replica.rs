@@ -9,7 +9,7 @@ use base::{Index, Millis, Mono, ShardId, Term};
 use consensus::{Configuration, Group, GroupConfig, LostLog, Message, Progress, Restored};
 
 use crate::event::{AfterSync, Client, Effects, Event, Now, ShardStatus};
-use crate::members::Members;
+use crate::members::{Members, encode_note};
 use crate::shard::{Fault, Question, Shard, Start};
 
 /// The group that says which restores there are.
@@ -133,7 +133,17 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
             }
             Event::Change { shard, changes, records, client } => {
                 if let Some(shard) = self.shards.get_mut(&shard) {
-                    shard.change(&changes, &records, client, fx);
+                    shard.change(&changes, &encode_note(&records, None), client, fx);
+                }
+            }
+            Event::Admit { changes, newcomer, admission, client } => {
+                if let Some(shard) = self.shards.get_mut(&ShardId(0)) {
+                    shard.change(&changes, &encode_note(&[newcomer], Some(&admission)), Some(client), fx);
+                }
+            }
+            Event::Token { step, client } => {
+                if let Some(shard) = self.shards.get_mut(&ShardId(0)) {
+                    shard.token(&step, client, fx);
                 }
             }
             Event::Elected { shard, election } => {

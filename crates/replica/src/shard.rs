@@ -7,7 +7,7 @@ use base::limits::{BATCH_HELD_MAX, ENTRIES_PER_TURN, LEADERLESS_MAX, UNAPPLIED_B
 use base::log::{Entry, HardState};
 use base::machine::{Admission, Effects as MachineEffects, EntryInfo, StateMachine, WaitKey};
 use base::{Index, Mono, Position, ShardId, Stamps, Term, planted};
-use consensus::codec::{ELECTION, MEMBERS, OPERATIONS, RESTORE};
+use consensus::codec::{ELECTION, MEMBERS, OPERATIONS, RESTORE, TOKEN};
 use consensus::{Group, MemberChange, Message, Progress, Refused, Role, SnapshotOf, Status, Ticket, decode_changes};
 
 use crate::batch::{Batch, Operations, Pending, Retry, operations, read_entry};
@@ -16,11 +16,12 @@ use crate::elections::Election;
 use crate::event::{
     Client, Effects, Freshness, Install, MustSync, Now, Reply, ShardStatus, Swap, Transition, Unavailable, Wait, Write,
 };
-use crate::members::{Member, Members, decode_records, encode_records};
+use crate::members::{Members, decode_note};
 use crate::reads::{Late, Reads};
 use crate::replica::ReplicaConfig;
 use crate::restores::{RestoreStep, Restores};
 use crate::stamp::Stamper;
+use crate::tokens::{Joining, TokenStep};
 use crate::waiters::{Waiter, Waiters, Wants};
 
 /// A committed entry that this build cannot apply. The node must stop: it would no longer agree with the others.
@@ -303,22 +304,15 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         self.stamper.is_some() && !self.group.is_transferring()
     }
 
-    /// Proposes a change of members. One at a time: a member that has not applied the last one could still campaign by the members before it.
-    pub(crate) fn change(
-        &mut self,
-        changes: &[MemberChange],
-        records: &[Member],
-        client: Option<C>,
-        fx: &mut Effects<S, C>,
-    ) {
+    /// Proposes a change of members, with a note as [`decode_note`] reads it. One at a time:
+    /// a member that has not applied the last one could still campaign by the members before it.
+    pub(crate) fn change(&mut self, changes: &[MemberChange], note: &[u8], client: Option<C>, fx: &mut Effects<S, C>) {
         let why = if !self.takes_writes() {
             Unavailable::NoLeader
         } else if self.held || self.changing.is_some() || self.members.configuration.is_changing() {
             Unavailable::Overloaded
         } else {
-            let note = encode_records(records.iter());
-            let proposed = self.group.propose_members(self.status.term, changes, &note);
-            match proposed {
+            match self.group.propose_members(self.status.term, changes, note) {
                 Ok(()) => return self.await_change(client),
                 Err(refused) => unavailable(refused),
             }
@@ -387,6 +381,19 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         if let Some(client) = client {
             refuse(fx, client, why);
         }
+    }
+
+    /// Proposes to make or to revoke a join token.
+    pub(crate) fn token(&mut self, step: &TokenStep, client: C, fx: &mut Effects<S, C>) {
+        let why = if !self.takes_writes() {
+            Unavailable::NoLeader
+        } else {
+            match self.group.propose(self.status.term, step.entry()) {
+                Ok(()) => return self.await_last(Some(client)),
+                Err(refused) => unavailable(refused),
+            }
+        };
+        refuse(fx, client, why);
     }
 
     pub(crate) fn ask(&mut self, now: Now, question: Question<S::Query, C>, fx: &mut Effects<S, C>) {
@@ -584,6 +591,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             Some(&OPERATIONS) => self.apply_operations(now, entry, requests, fx),
             Some(&MEMBERS) => self.apply_members(entry, requests, fx),
             Some(&ELECTION) => self.apply_election(entry, fx),
+            Some(&TOKEN) => self.apply_token(entry, requests, fx),
             Some(_) => Err(fault),
         }
     }
@@ -591,13 +599,29 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
     fn apply_members(&mut self, entry: &Entry, requests: Vec<Pending<C>>, fx: &mut Effects<S, C>) -> Result<(), Fault> {
         let fault = Fault { shard: self.id, index: entry.index };
         let (changes, note) = decode_changes(&entry.data).map_err(|_| fault)?;
-        let records = decode_records(note).map_err(|_| fault)?;
-        self.group.apply_members(&entry.data).map_err(|_| fault)?;
-        self.members.apply(&changes, records, self.group.configuration());
+        let (records, admission) = decode_note(note).map_err(|_| fault)?;
+        // Between proposing and applying the token may have been revoked or used up: then nobody is admitted.
+        if admission.is_none_or(|admission| self.members.tokens.admit(&admission)) {
+            let replicas: Vec<u64> = match admission {
+                Some(Joining { replica: true, .. }) => records.iter().map(|record| record.id).collect(),
+                _ => Vec::new(),
+            };
+            self.group.apply_members(&entry.data).map_err(|_| fault)?;
+            self.members.apply(&changes, records, self.group.configuration());
+            self.members.keep_from_voting(replicas);
+        }
         if self.changing.is_some_and(|index| index <= entry.index) {
             self.changing = None;
         }
-        fx.transitions.push(Transition::Members { shard: self.id, members: self.members.clone() });
+        fx.transitions.push(Transition::Members { shard: self.id, members: Box::new(self.members.clone()) });
+        self.answer(requests, fx);
+        Ok(())
+    }
+
+    fn apply_token(&mut self, entry: &Entry, requests: Vec<Pending<C>>, fx: &mut Effects<S, C>) -> Result<(), Fault> {
+        let fault = Fault { shard: self.id, index: entry.index };
+        self.members.tokens.apply(TokenStep::decode(&entry.data[1..]).map_err(|_| fault)?);
+        fx.transitions.push(Transition::Members { shard: self.id, members: Box::new(self.members.clone()) });
         self.answer(requests, fx);
         Ok(())
     }
@@ -617,7 +641,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             return Ok(());
         }
         (self.applied, self.applied_term, self.members) = (entry.index, entry.term, members);
-        fx.transitions.push(Transition::Members { shard: self.id, members: self.members.clone() });
+        fx.transitions.push(Transition::Members { shard: self.id, members: Box::new(self.members.clone()) });
         self.answer(requests, fx);
         Ok(())
     }
@@ -982,7 +1006,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         (self.applied, self.applied_term, self.checkpoint) = (snapshot.index, snapshot.term, snapshot.index);
         self.applied_stamps = self.machine.stamps();
         self.heard = Some(now.mono);
-        fx.transitions.push(Transition::Members { shard: self.id, members: self.members.clone() });
+        fx.transitions.push(Transition::Members { shard: self.id, members: Box::new(self.members.clone()) });
         fx.transitions.push(Transition::Elections { shard: self.id, elections: self.members.elections.clone() });
         // What became of requests that the snapshot covers is not seen here.
         while self.under_way.front().is_some_and(|first| first.index <= snapshot.index) {
@@ -1025,7 +1049,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         for waiter in self.waiters.drain() {
             refuse(fx, waiter.client, Unavailable::Restoring);
         }
-        fx.transitions.push(Transition::Members { shard: self.id, members: self.members.clone() });
+        fx.transitions.push(Transition::Members { shard: self.id, members: Box::new(self.members.clone()) });
         self.answer(requests, fx);
         before
     }

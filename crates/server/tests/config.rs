@@ -204,6 +204,13 @@ fn another(setting: &Setting, file: &str) -> (String, Vec<(&'static str, String)
         "cluster.raftAdvertise" => ("127.0.0.1:7001".into(), Vec::new()),
         "cluster.clusterToken" => ("another".into(), three()),
         "cluster.clusterSecret" => (config, three()),
+        "cluster.joinToken" => {
+            let token = format!("{file}.token");
+            let text = format!("codeq_join_{:016x}_{}", 1, "7".repeat(64));
+            std::fs::write(&token, text).expect("it can be written");
+            (token, three())
+        }
+        "cluster.replica" => ("true".into(), three()),
         "cluster.bootstrapExpect" => ("3".into(), vec![("raft-addr", "127.0.0.1:7001".into())]),
         "cluster.join" => ("127.0.0.1:7002".into(), vec![("raft-addr", "127.0.0.1:7001".into())]),
         "cluster.promoteLag" => ("5".into(), three()),

@@ -14,20 +14,23 @@ use base::machine::StateMachine;
 use base::{Incarnation, Index, Position, Term};
 use base::{Mono, ShardId};
 use bytes::Bytes;
-use replica::{Event, Member, Message, Operations, Reply, Unavailable, Wait};
+use replica::{Event, Message, Operations, Reply, Unavailable, Wait};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{interval, sleep, timeout};
 
 use crate::events::{Draft, Events, Level};
-use crate::forming::{ClusterId, Greeting};
+use crate::forming::ClusterId;
 use crate::health;
 use crate::inbox::Control;
 use crate::lane::ReplyTo;
 use crate::node::Cluster;
+use crate::peer::admission::Asked;
 use crate::peer::answers::Answers;
-use crate::peer::handshake::{CODES, Guest, REMOVED, Refusal, TLS, check_certificate, is_proof, judge, proof};
+use crate::peer::handshake::{
+    CODES, Guest, IS_PEER, NOT_LEADER, REMOVED, Refusal, TLS, check_certificate, is_proof, judge, proof,
+};
 use crate::peer::links::Link;
 use crate::peer::requests::{self, REQUESTS_MAX};
 use crate::peer::snapshots::{Piece, Receipt, put_receipt, read_receipt};
@@ -68,7 +71,9 @@ const SILENCE_OF_A_LEADER_MAX: Duration = Duration::from_secs(1);
 struct Met {
     reader: FrameReader<Source>,
     writer: Sink,
-    other: Greeting,
+    /// What this side and the other one have said first.
+    own: Hello,
+    theirs: Hello,
     guest: Guest,
 }
 
@@ -136,14 +141,14 @@ async fn introduce<S: StateMachine>(shared: &Shared<S>, stream: TcpStream, to: u
     let guest = judge(&own.greeting, &shared.members(), &theirs).map_err(Failure::Refused)?;
     if let Some(secret) = &shared.config.secret {
         let given = expect(&mut reader, Kind::Proof).await?;
-        if !is_proof(secret, &theirs, &own, &given) {
+        if !is_proof(IS_PEER, secret, &theirs, &own, &given) {
             return Err(Failure::Refused(bad_secret(&theirs)));
         }
         frames.clear();
-        frames.put(Kind::Proof, |body| body.extend_from_slice(&proof(secret, &own, &theirs)));
+        frames.put(Kind::Proof, |body| body.extend_from_slice(&proof(IS_PEER, secret, &own, &theirs)));
         writer.send(frames.bytes()).await?;
     }
-    Ok(Met { reader, writer, other: theirs.greeting, guest })
+    Ok(Met { reader, writer, own, theirs, guest })
 }
 
 async fn receive<S: StateMachine>(shared: &Shared<S>, stream: TcpStream) -> Result<Met, Failure> {
@@ -170,7 +175,7 @@ async fn receive<S: StateMachine>(shared: &Shared<S>, stream: TcpStream) -> Resu
     };
     frames.put(Kind::Hello, |body| own.encode(body));
     if let Some(secret) = &shared.config.secret {
-        frames.put(Kind::Proof, |body| body.extend_from_slice(&proof(secret, &own, &theirs)));
+        frames.put(Kind::Proof, |body| body.extend_from_slice(&proof(IS_PEER, secret, &own, &theirs)));
     }
     writer.send(frames.bytes()).await?;
     if let Some(secret) = &shared.config.secret {
@@ -179,13 +184,13 @@ async fn receive<S: StateMachine>(shared: &Shared<S>, stream: TcpStream) -> Resu
             Err(Failure::Refused(refusal)) => return Err(Failure::Refused(refusal)),
             given => given,
         };
-        if !given.is_ok_and(|given| is_proof(secret, &theirs, &own, &given)) {
+        if !given.is_ok_and(|given| is_proof(IS_PEER, secret, &theirs, &own, &given)) {
             let refusal = bad_secret(&theirs);
             refuse(&mut writer, &refusal).await;
             return Err(Failure::Refused(refusal));
         }
     }
-    Ok(Met { reader, writer, other: theirs.greeting, guest })
+    Ok(Met { reader, writer, own, theirs, guest })
 }
 
 /// The two sides do not agree on encryption, or one does not accept the other's certificate.
@@ -282,7 +287,7 @@ pub(super) async fn greet<S: StateMachine>(shared: Arc<Shared<S>>, address: Stri
                 Ok(met) => {
                     report.success();
                     // If nobody is founding any more, nobody listens.
-                    let _ = shared.heard.send(Heard::Greeting(Box::new(met.other)));
+                    let _ = shared.heard.send(Heard::Greeting(Box::new(met.theirs.greeting)));
                 }
                 // Some networks know a name by addresses that lead nowhere.
                 Err(Failure::Network(_)) if found.len() > 1 => {}
@@ -301,9 +306,9 @@ pub(super) async fn introduce_once<S: StateMachine>(shared: Arc<Shared<S>>, addr
     let met = timeout(INTRODUCTION_TIMEOUT, dial(&shared, &address, 0)).await;
     match met.unwrap_or_else(|_| Err(Error::from(ErrorKind::TimedOut).into())) {
         Ok(met) => {
-            let name = met.other.me.name.clone();
+            let name = met.theirs.greeting.me.name.clone();
             // If nobody is founding any more, nobody listens.
-            let _ = shared.heard.send(Heard::Greeting(Box::new(met.other)));
+            let _ = shared.heard.send(Heard::Greeting(Box::new(met.theirs.greeting)));
             Ok(name)
         }
         Err(failure) => Err(failure.to_string()),
@@ -313,9 +318,9 @@ pub(super) async fn introduce_once<S: StateMachine>(shared: Arc<Shared<S>>, addr
 /// Asks the node at an address to be admitted to its cluster.
 pub(super) async fn ask<S: StateMachine>(shared: Arc<Shared<S>>, address: String) {
     let request = async {
-        let Met { mut reader, mut writer, .. } = dial(&shared, &address, 0).await?;
+        let Met { mut reader, mut writer, own, theirs, .. } = dial(&shared, &address, 0).await?;
         let mut frames = Frames::default();
-        frames.put(Kind::Ask, |_| {});
+        frames.put(Kind::Ask, |body| Asked::new(&shared.config, &own, &theirs).encode(body));
         writer.send(frames.bytes()).await?;
         let body = expect(&mut reader, Kind::Admitted).await?;
         let mut fields = Reader::new(&body);
@@ -328,7 +333,7 @@ pub(super) async fn ask<S: StateMachine>(shared: Arc<Shared<S>>, address: String
             let _ = shared.heard.send(Heard::Admitted(cluster));
         }
         // Another node leads, and is asked as well.
-        Ok(Err(Failure::Refused(refusal))) if refusal.code == "not-leader" => {}
+        Ok(Err(Failure::Refused(refusal))) if refusal.code == NOT_LEADER => {}
         Ok(Err(Failure::Refused(refusal))) => {
             shared.wait_because(&refusal);
             sleep(RETRY_LAST).await;
@@ -337,13 +342,19 @@ pub(super) async fn ask<S: StateMachine>(shared: Arc<Shared<S>>, address: String
     }
 }
 
-/// Admits a node, or says why not.
-async fn answer_request<S: StateMachine>(shared: &Shared<S>, newcomer: Member, mut writer: Sink) {
-    let name = newcomer.name.clone();
-    match crate::peer::admission::admit(shared, newcomer).await {
+/// Admits a node, or says why not. `hellos`: what it said first, and what this one said.
+async fn answer_request<S: StateMachine>(
+    shared: &Shared<S>,
+    asked: &[u8],
+    hellos: (&Hello, &Hello),
+    mut writer: Sink,
+) -> Result<(), Failure> {
+    let name = &hellos.0.greeting.me.name;
+    let asked = Asked::decode(asked)?;
+    match crate::peer::admission::admit(shared, &asked, hellos).await {
         Ok(cluster) => {
             let text = format!("admitted {name} as a learner");
-            let joining = Draft::new(Level::Info, "raft.member.joining", text).with("member", name);
+            let joining = Draft::new(Level::Info, "raft.member.joining", text).with("member", &**name);
             shared.common.events.tell(joining.with("by", shared.greeting().me.name));
             let mut frames = Frames::default();
             frames.put(Kind::Admitted, |body| {
@@ -353,8 +364,15 @@ async fn answer_request<S: StateMachine>(shared: &Shared<S>, newcomer: Member, m
             // It asks again if it does not hear this.
             let _ = writer.send(frames.bytes()).await;
         }
-        Err(refusal) => refuse(&mut writer, &refusal).await,
+        Err(refusal) => {
+            refuse(&mut writer, &refusal).await;
+            // Another node is asked as well, or this one once more.
+            if refusal.code != NOT_LEADER {
+                return Err(Failure::Refused(refusal));
+            }
+        }
     }
+    Ok(())
 }
 
 // Dialling members.
@@ -683,7 +701,7 @@ pub(super) async fn accept<S: StateMachine>(shared: Arc<Shared<S>>, listener: Tc
                     match met {
                         Ok(Ok(met)) => {
                             if met.guest == Guest::Removed {
-                                refusals.tell(&removed(&met.other.me.name), from, &shared.common.events);
+                                refusals.tell(&removed(&met.theirs.greeting.me.name), from, &shared.common.events);
                             }
                             if let Err(Failure::Refused(refusal)) = serve(shared.clone(), met).await {
                                 refusals.tell(&refusal, from, &shared.common.events);
@@ -704,16 +722,17 @@ pub(super) async fn accept<S: StateMachine>(shared: Arc<Shared<S>>, listener: Tc
     }
 }
 
-/// Serves a connection to its end. What is refused here was refused by the other side.
+/// Serves a connection to its end. What is refused here was refused by the other side, or is the other side's wish to become a member.
 async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) -> Result<(), Failure> {
-    let Met { mut reader, mut writer, other, guest } = met;
+    let Met { mut reader, mut writer, own, theirs, guest } = met;
+    let other = theirs.greeting.clone();
     if guest == Guest::Removed {
         refuse(&mut writer, &removed(&other.me.name)).await;
         return Ok(());
     }
     let Guest::Member(id) = guest else {
         match timeout(HANDSHAKE_TIMEOUT, reader.next()).await {
-            Ok(Ok((Kind::Ask, _))) => answer_request(&shared, other.me, writer).await,
+            Ok(Ok((Kind::Ask, body))) => return answer_request(&shared, &body, (&theirs, &own), writer).await,
             Ok(Ok((Kind::Refused, body))) => return Err(refused(&body)),
             // It only wanted to know whom it has met. If nobody is founding here, nobody listens.
             _ => drop(shared.heard.send(Heard::Greeting(Box::new(other)))),

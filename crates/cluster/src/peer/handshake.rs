@@ -24,8 +24,14 @@ pub(crate) const REMOVED: &str = "removed-member";
 /// The code for a connection that is not encrypted as it should be.
 pub(crate) const TLS: &str = "tls";
 
+/// The code for a node that is asked to admit another one, and cannot.
+pub(crate) const NOT_LEADER: &str = "not-leader";
+
+/// The code for a join token that admits nobody.
+pub(crate) const BAD_TOKEN: &str = "bad-token";
+
 /// Codes that a refusal can have.
-pub(crate) const CODES: [&str; 12] = [
+pub(crate) const CODES: [&str; 13] = [
     TLS,
     "version",
     "cluster-token-mismatch",
@@ -36,8 +42,9 @@ pub(crate) const CODES: [&str; 12] = [
     "stale-incarnation",
     "unknown-member",
     "bad-secret",
+    BAD_TOKEN,
     "not-admitted",
-    "not-leader",
+    NOT_LEADER,
 ];
 
 /// Who is at the other end.
@@ -110,17 +117,21 @@ pub(crate) fn check_certificate(facts: Option<&Facts>, hello: &Hello) -> Result<
     }
 }
 
+/// What is proved: nothing that proves the one proves the other.
+pub(crate) const IS_PEER: &[u8] = b"codeq peer";
+pub(crate) const HAS_TOKEN: &[u8] = b"codeq join token";
+
 /// What a side that knows the secret can compute: over the other side's random number first, then its own, and both identities.
-pub(crate) fn proof(secret: &[u8], prover: &Hello, challenger: &Hello) -> [u8; 32] {
+pub(crate) fn proof(what: &[u8], secret: &[u8], prover: &Hello, challenger: &Hello) -> [u8; 32] {
     let mut mac = prover_mac(secret, prover, challenger);
-    mac.update(b"codeq peer");
+    mac.update(what);
     mac.finalize().into_bytes().into()
 }
 
 /// Whether `given` is the proof that `prover` owes `challenger`. Takes the same time for every wrong one.
-pub(crate) fn is_proof(secret: &[u8], prover: &Hello, challenger: &Hello, given: &[u8]) -> bool {
+pub(crate) fn is_proof(what: &[u8], secret: &[u8], prover: &Hello, challenger: &Hello, given: &[u8]) -> bool {
     let mut mac = prover_mac(secret, prover, challenger);
-    mac.update(b"codeq peer");
+    mac.update(what);
     mac.verify_slice(given).is_ok()
 }
 
@@ -187,11 +198,12 @@ mod tests {
     #[test]
     fn a_proof_holds_for_one_secret_one_pair_and_one_direction() {
         let (one, other) = (hello(greeting("a", 1, None)), hello(greeting("b", 2, None)));
-        let given = proof(b"secret", &one, &other);
-        assert!(is_proof(b"secret", &one, &other, &given));
-        assert!(!is_proof(b"another", &one, &other, &given));
-        assert!(!is_proof(b"secret", &other, &one, &given), "reflected");
+        let given = proof(IS_PEER, b"secret", &one, &other);
+        assert!(is_proof(IS_PEER, b"secret", &one, &other, &given));
+        assert!(!is_proof(IS_PEER, b"another", &one, &other, &given));
+        assert!(!is_proof(IS_PEER, b"secret", &other, &one, &given), "reflected");
+        assert!(!is_proof(HAS_TOKEN, b"secret", &one, &other, &given), "of something else");
         let later = Hello { nonce: [8; 16], ..other };
-        assert!(!is_proof(b"secret", &one, &later, &given), "replayed");
+        assert!(!is_proof(IS_PEER, b"secret", &one, &later, &given), "replayed");
     }
 }

@@ -10,7 +10,7 @@ pub(crate) mod admission;
 mod answers;
 pub(crate) mod collecting;
 mod connection;
-mod handshake;
+pub(crate) mod handshake;
 mod links;
 mod outgoing;
 pub(crate) mod requests;
@@ -47,6 +47,7 @@ use crate::health::{Report, report_for_ever};
 use crate::node::{Cluster, Common};
 use crate::open::random_incarnation;
 use crate::operate::{ACTIONS_MAX, Retired};
+use crate::tokens::JoinSecret;
 
 /// How a node meets others.
 #[derive(Clone, Debug)]
@@ -61,6 +62,10 @@ pub struct PeerConfig {
     pub secret: Option<Arc<[u8]>>,
     /// What encrypts every connection, and proves who is at its other end; nothing: nobody's connections are encrypted.
     pub tls: Option<Arc<tls::PeerTls>>,
+    /// What it joins with, if it was given one. It is proved wherever this node asks to be admitted.
+    pub token: Option<JoinSecret>,
+    /// It does not vote by itself when it is admitted.
+    pub replica: bool,
     /// Whom it founds a cluster with, if it has none.
     pub plan: Plan,
     /// Whom it greets: `host:port`, its own address perhaps among them.
@@ -69,7 +74,7 @@ pub struct PeerConfig {
     pub bootstrap: bool,
     /// Names that are admitted whoever has them.
     pub listed: BTreeSet<String>,
-    /// Anybody who asks is admitted. Otherwise: who is listed, or has proved to know the secret.
+    /// Anybody who asks is admitted. Otherwise: who is listed, or has proved to know the secret or a join token.
     pub admits_anybody: bool,
     /// Entries that a learner may lack when it becomes a voter.
     pub promote_lag: u64,

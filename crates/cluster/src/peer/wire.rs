@@ -12,7 +12,7 @@
 //! chunk    a piece of a snapshot, see `Chunk`
 //! received how much of a snapshot has arrived
 //! ping     a number that a pong brings back
-//! ask      nothing: whoever has introduced itself wants to become a member
+//! ask      whoever has introduced itself wants to become a member, see `admission::Asked`
 //! admitted id and incarnation of the cluster
 //! report   how the sender is, see `Report`
 //! request  what the sender wants beside that, see `requests`
@@ -30,7 +30,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use crate::forming::Greeting;
 
 /// Version of this protocol. Nodes of different versions do not talk.
-pub(crate) const PROTOCOL: u16 = 3;
+pub(crate) const PROTOCOL: u16 = 4;
 
 const MAGIC: &[u8; 9] = b"codeqpeer";
 const FRAME_HEADER: usize = 8;

@@ -8,6 +8,7 @@ mod register;
 mod restoring;
 mod story;
 mod three_nodes;
+mod tokens;
 
 /// What the nodes log, where the test's output goes, and where [`logged`] finds it.
 fn log() {

@@ -36,6 +36,8 @@ pub(crate) fn config(folder: &Path, place: usize, addrs: &[SocketAddr]) -> NodeC
             label: "test".into(),
             secret: Some(Arc::from(*b"secret")),
             tls: None,
+            token: None,
+            replica: false,
             plan: Plan::List(NAMES.iter().map(|name| name.to_string()).collect()),
             addresses: addrs.iter().map(SocketAddr::to_string).collect(),
             bootstrap: false,

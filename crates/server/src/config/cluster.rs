@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use cluster::forming::Plan;
-use cluster::{Identity, PeerConfig};
+use cluster::{Identity, JoinSecret, PeerConfig};
 
 use crate::config::Notice;
 use crate::config::access::{Access, resolve};
@@ -69,6 +69,10 @@ pub(crate) fn decide(
     check_listeners(values, access, listen, problems);
     let plan = plan(values, &name);
     let secret = values.maybe_text("cluster.clusterSecret").map(|secret| Arc::from(secret.as_bytes()));
+    let token = values.maybe_text("cluster.joinToken").and_then(JoinSecret::read);
+    values.refuse_if(token.is_none() && values.is_given("cluster.joinToken"), &["cluster.joinToken"], problems, || {
+        format!("{} is no join token: codeq token create prints one", values.told("cluster.joinToken"))
+    });
     let encryption = encryption(values, &name, problems);
     if secret.is_none() && encryption.is_none() && !listen.ip().is_loopback() {
         let text = format!(
@@ -88,6 +92,8 @@ pub(crate) fn decide(
         label: values.text("cluster.clusterToken").into(),
         secret,
         tls: encryption.as_ref().map(|files| files.tls.clone()),
+        token,
+        replica: values.flag("cluster.replica"),
         plan,
         addresses,
         bootstrap: values.flag(BOOTSTRAP) && !is_existing(values),

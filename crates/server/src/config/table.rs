@@ -736,6 +736,22 @@ pub static SECTIONS: &[Section] = &[
                 meaning: "a node that belongs to no cluster by then ends with status 3",
             },
             Setting {
+                name: "cluster.joinToken",
+                flag: None,
+                kind: Kind::Secret(16),
+                default: Default::Absent,
+                scope: Scope::Node,
+                meaning: "join token that this node proves when it asks for admission; codeq token create makes one",
+            },
+            Setting {
+                name: "cluster.replica",
+                flag: None,
+                kind: Kind::Bool,
+                default: Default::Is("false"),
+                scope: Scope::Node,
+                meaning: "when this node is admitted it does not vote, until an operator promotes it",
+            },
+            Setting {
                 name: "cluster.electionTimeout",
                 flag: None,
                 kind: Kind::Duration(50, MINUTE),

@@ -19,7 +19,10 @@ impl Edge {
         }
         let own = &self.node.identity().node;
         let target = match route {
-            Route::RemoveMember(member) | Route::Demote(member) | Route::Promote(member) => member.as_ref(),
+            Route::RemoveMember(member)
+            | Route::Demote(member)
+            | Route::Promote(member)
+            | Route::RevokeToken(member) => member.as_ref(),
             _ => own,
         };
         let result = match outcome {

@@ -36,6 +36,7 @@ mod snapshot;
 mod status;
 mod streams;
 mod tasks;
+mod tokens;
 mod waiting;
 
 pub(crate) use bundle::describe;

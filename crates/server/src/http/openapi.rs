@@ -101,6 +101,10 @@ rows! {
     GET "/cluster/alarms" "What is wrong with the members" [] None => [(200, Plain("Object"))];
     POST "/cluster/snapshot/trigger" "Write checkpoints" [] None => [(200, Json("Object"))];
     POST "/cluster/reload" "Read certificates, tokens and log levels again" [] None => [(200, Json("Object"))];
+    GET "/cluster/tokens" "Tokens that newcomers join with" [] None => [(200, Json("Object"))];
+    POST "/cluster/tokens" "Make a token that newcomers join with" [] Some("Object") => [(201, Json("Object"))];
+    DELETE "/cluster/tokens/{id}" "Revoke it" [] None => [(200, Json("Object"))];
+    GET "/cluster/debug-bundle" "What all members say of themselves" [] None => [(200, Tar)];
     POST "/cluster/join" "Introduce this node to others" [] Some("Object") => [(200, Json("Object"))];
     POST "/cluster/leave" "Leave the cluster" [] Some("Object") => [(200, Json("Object"))];
     POST "/cluster/members" "Add a member" [] Some("Object") => [(200, Json("Object"))];

@@ -23,10 +23,18 @@ struct Leave {
     force: bool,
 }
 
-/// The body of `POST /cluster/members` and `POST /cluster/members/{id}/replace`.
+/// The body of `POST /cluster/members`.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Add {
+    address: String,
+    replica: bool,
+}
+
+/// The body of `POST /cluster/members/{id}/replace`.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Replace {
     address: String,
 }
 
@@ -58,11 +66,11 @@ impl Edge {
 
     /// A node that waits for a cluster becomes a member of this one.
     pub(crate) async fn add_member(&self, call: &Call) -> Outcome<Answer> {
-        let Add { address } = body(call)?;
+        let Add { address, replica } = body(call)?;
         check_address(&address)?;
         self.check_running()?;
         let node = self.acting(call);
-        let added = bounded(call, async move { node.add(&address).await }).await?;
+        let added = bounded(call, async move { node.add(&address, replica).await }).await?;
         let member = added.map_err(|refused| problem(&refused))?;
         Ok(Answer::json(200, |out| {
             let mut body = Writer::object(out);
@@ -101,7 +109,7 @@ impl Edge {
 
     /// A node takes the place of a member.
     pub(crate) async fn replace(&self, call: &Call, member: &str) -> Outcome<Answer> {
-        let Add { address } = body(call)?;
+        let Replace { address } = body(call)?;
         check_address(&address)?;
         self.check_running()?;
         let (node, member) = (self.acting(call), member.to_owned());
@@ -191,7 +199,10 @@ fn check_address(address: &str) -> Outcome<()> {
 }
 
 /// Waits for an action at most as long as `?wait=` says, in seconds. The action goes on when nobody waits any more.
-async fn bounded<T: Send + 'static>(call: &Call, action: impl Future<Output = T> + Send + 'static) -> Outcome<T> {
+pub(crate) async fn bounded<T: Send + 'static>(
+    call: &Call,
+    action: impl Future<Output = T> + Send + 'static,
+) -> Outcome<T> {
     let wait = call.query("wait").map(|wait| match wait.trim_end_matches('s').parse::<f64>() {
         Ok(seconds) if (0.0..=TIME_MAX.0 as f64 / 1000.0).contains(&seconds) => Ok(Millis((seconds * 1000.0) as u64)),
         _ => Err(Box::new(
@@ -214,7 +225,7 @@ async fn bounded<T: Send + 'static>(call: &Call, action: impl Future<Output = T>
     done.map_err(|_| Box::new(Problem::new(Code::OutcomeUnknown, "the action broke off")))
 }
 
-fn body<'a, T: Deserialize<'a> + Default>(call: &'a Call) -> Outcome<T> {
+pub(crate) fn body<'a, T: Deserialize<'a> + Default>(call: &'a Call) -> Outcome<T> {
     if call.body.iter().all(u8::is_ascii_whitespace) {
         return Ok(T::default());
     }
@@ -233,7 +244,7 @@ fn time(given: Option<u64>, default: Millis, field: &'static str) -> Outcome<Mil
 }
 
 /// What an action has come to.
-fn told(outcome: Result<Done, Refused>) -> Outcome<Answer> {
+pub(crate) fn told(outcome: Result<Done, Refused>) -> Outcome<Answer> {
     outcome.map(|done| answer(&done)).map_err(|refused| problem(&refused))
 }
 
@@ -262,7 +273,7 @@ fn fields(numbers: &Numbers) -> Vec<(&'static str, u64)> {
 }
 
 /// What a refusal is on the wire.
-fn problem(refused: &Refused) -> Box<Problem> {
+pub(crate) fn problem(refused: &Refused) -> Box<Problem> {
     let code = match refused {
         Refused::SingleMode => Code::SingleMode,
         Refused::NoLeader => Code::NoLeader,
@@ -273,6 +284,8 @@ fn problem(refused: &Refused) -> Box<Problem> {
         Refused::Guard(_) => Code::QuorumGuard,
         Refused::TransferFailed(_) => Code::TransferFailed,
         Refused::NotAdmitted(_) => Code::NotJoined,
+        Refused::UnknownToken(_) => Code::UnknownToken,
+        Refused::TooManyTokens(_) => Code::TooManyTokens,
         Refused::NotAllowed(_) => Code::OperatorRequired,
         Refused::Unknown => Code::OutcomeUnknown,
     };

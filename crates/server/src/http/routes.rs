@@ -47,6 +47,9 @@ pub(crate) enum Route<'a> {
     Reload,
     Leave,
     AddMember,
+    CreateToken,
+    ListTokens,
+    RevokeToken(Cow<'a, str>),
     RemoveMember(Cow<'a, str>),
     Demote(Cow<'a, str>),
     Promote(Cow<'a, str>),
@@ -87,9 +90,10 @@ impl Route<'_> {
             Route::Cluster(_) | Route::CheckQuorum | Route::Page => Access::Any,
             Route::Question(path) => questions::access(path),
             Route::Join => Access::Join,
-            Route::Bundle => Access::ClusterAdmin,
+            Route::Bundle | Route::Restore | Route::CreateToken | Route::ListTokens | Route::RevokeToken(_) => {
+                Access::ClusterAdmin
+            }
             Route::Save
-            | Route::Restore
             | Route::Trigger
             | Route::Reload
             | Route::Leave
@@ -109,7 +113,7 @@ impl Route<'_> {
     /// Whether it changes something of the cluster or of this node.
     pub(crate) fn is_action(&self) -> bool {
         matches!(self.access(), Access::Join | Access::Operator | Access::ClusterAdmin)
-            && !matches!(self, Route::Save | Route::Bundle)
+            && !matches!(self, Route::Save | Route::Bundle | Route::ListTokens)
     }
 }
 
@@ -117,6 +121,7 @@ const BASE: &str = "/v1/codeq/";
 /// The log of a node, as it is written.
 pub(crate) const MONITOR: &str = "/cluster/monitor";
 const MEMBERS: &str = "/cluster/members/";
+const TOKENS: &str = "/cluster/tokens/";
 
 /// The route of a request. `HEAD` goes where `GET` does; one trailing slash is ignored.
 ///
@@ -169,6 +174,12 @@ fn of_path<'a>(path: &'a str, method: &Method) -> Option<(Route<'a>, Method)> {
         "/cluster/reload" => return Some((Route::Reload, post)),
         "/cluster/leave" => return Some((Route::Leave, post)),
         "/cluster/members" => return Some((Route::AddMember, post)),
+        "/cluster/tokens" if *method == post => return Some((Route::CreateToken, post)),
+        "/cluster/tokens" => return Some((Route::ListTokens, get)),
+        _ if path.starts_with(TOKENS) => {
+            let id = decode(path.strip_prefix(TOKENS)?)?;
+            return Some((Route::RevokeToken(id), Method::DELETE));
+        }
         "/cluster/leader/transfer" => return Some((Route::Transfer, post)),
         "/cluster/leader/step-down" => return Some((Route::StepDown, post)),
         "/cluster/check/quorum" => return Some((Route::CheckQuorum, get)),
@@ -296,6 +307,10 @@ mod tests {
         check(&Method::DELETE, "/cluster/members/node-a", &Ok(Route::RemoveMember("node-a".into())));
         check(post, "/cluster/members/node-a/replace", &Ok(Route::Replace("node-a".into())));
         check(post, "/cluster/members/node-a/demote", &Ok(Route::Demote("node-a".into())));
+        check(post, "/cluster/tokens", &Ok(Route::CreateToken));
+        check(get, "/cluster/tokens", &Ok(Route::ListTokens));
+        check(&Method::DELETE, "/cluster/tokens/a1", &Ok(Route::RevokeToken("a1".into())));
+        assert_eq!(allowed("/cluster/tokens"), "GET, HEAD, POST");
         check(get, "/cluster/members/node-a", &Err(Code::MethodNotAllowed));
         check(&Method::DELETE, "/cluster/members/a/b", &Err(Code::RouteNotFound));
     }

@@ -40,7 +40,7 @@ async fn each_role_opens_its_routes() {
     let settings = Settings { metrics_need_token: true, ..settings_with_tokens(Some(maker), None) };
     let server = Running::start(with_roles(&file, settings)).await;
     let everybody = ["metrics", "join", "viewer", "operator", "admin", "tenant"];
-    let rows: [(&str, &str, &[&str]); 8] = [
+    let rows: [(&str, &str, &[&str]); 12] = [
         ("GET", "/metrics", &everybody),
         ("GET", "/cluster/nodes", &["viewer", "operator", "admin", "tenant"]),
         ("GET", "/cluster/status", &["viewer", "operator", "admin", "tenant"]),
@@ -49,9 +49,13 @@ async fn each_role_opens_its_routes() {
         ("POST", "/cluster/leader/transfer", &["operator", "admin"]),
         ("POST", "/cluster/reload", &["operator", "admin"]),
         ("GET", "/cluster/debug-bundle", &["admin"]),
+        ("POST", "/cluster/tokens", &["admin"]),
+        ("GET", "/cluster/tokens", &["admin"]),
+        ("DELETE", "/cluster/tokens/a1", &["admin"]),
+        ("PUT", "/cluster/snapshot", &["admin"]),
     ];
     for (method, path, may) in rows {
-        let body = (method == "POST").then_some(match path {
+        let body = (method == "POST" || method == "PUT").then_some(match path {
             "/cluster/join" => br#"{"addresses":["127.0.0.1:1"]}"#.as_slice(),
             _ => b"{}",
         });
