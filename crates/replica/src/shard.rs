@@ -425,7 +425,9 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
     /// there is nothing to do is for the leader alone to say, since it wakes who waits.
     fn claim(&mut self, now: Now, claimed: Claimed<S, C>, fx: &mut Effects<S, C>) {
         // M14: questions are answered without asking who leads.
-        if self.group.is_alone() || (planted::is(14) && matches!(claimed, Claimed::Answer(_))) {
+        // After a restart it is alone before it has applied what its log holds.
+        let is_alone = self.group.is_alone() && self.stamper.is_some();
+        if is_alone || (planted::is(14) && matches!(claimed, Claimed::Answer(_))) {
             self.settle(claimed, fx);
         } else if self.status.role == Role::Leader || matches!(claimed, Claimed::Answer(_)) {
             self.reads.gather(now.mono + self.config.leader_wait, claimed);

@@ -8,6 +8,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("order-of-members", include_str!("../regressions/order-of-members.txt")),
     ("empty-claim-too-late", include_str!("../regressions/empty-claim-too-late.txt")),
     ("last-but-one-leaves", include_str!("../regressions/last-but-one-leaves.txt")),
+    ("read-before-replay", include_str!("../regressions/read-before-replay.txt")),
 ];
 
 /// The seed and its options.
