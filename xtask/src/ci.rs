@@ -41,7 +41,7 @@ const STEPS: &[Step] = &[
     Step { name: "advisories", run: advisories },
     Step { name: "bench smoke", run: bench_smoke },
     Step { name: "openapi", run: || openapi::run(&OpenApiArgs::few()) },
-    Step { name: "simulator", run: || SimArgs::ci().iter().try_for_each(sim::run).and_then(|()| sim::compare()) },
+    Step { name: "simulator", run: || sim::run(&SimArgs::ci()).and_then(|()| sim::compare()) },
     Step { name: "kill -9", run: || kill::run(&KillArgs::few()) },
     Step { name: "faults", run: || faults::run(&FaultsArgs::quick()) },
     Step { name: "documents", run: || documents::run(&DocumentsArgs::all()) },

@@ -37,6 +37,11 @@ pub(crate) const RULES: &[Rule] = &[
         check: shared_bans,
     },
     Rule {
+        name: "no-planted-bugs",
+        instead: "let only `cargo xtask planted` make such a build, and only crates/base/src/planted.rs look whether it is one",
+        check: no_planted_bugs,
+    },
+    Rule {
         name: "own-paths",
         instead: "say it without the folder of some machine; the repository is read everywhere",
         check: own_paths,
@@ -89,6 +94,19 @@ fn no_shell_scripts(repository: &Repository) -> Vec<Violation> {
     };
     let scripts = repository.texts("").filter(|(path, text)| *path != ".ci/run" && is_script(path, text));
     scripts.map(|(path, _)| Violation::new(path, "is a shell script")).collect()
+}
+
+/// Where builds with bugs on purpose are made, allowed for and looked for.
+const PLANTED: &[&str] = &["Cargo.toml", "crates/base/src/planted.rs", "xtask/src/sim.rs", "xtask/src/tidy/files.rs"];
+
+fn no_planted_bugs(repository: &Repository) -> Vec<Violation> {
+    let names = |text: &str| {
+        let plain: String = text.chars().filter(|c| !matches!(c, ' ' | '"' | '\'' | ',' | '=' | '(' | '[')).collect();
+        plain.contains("cfgplanted")
+    };
+    let shipped = repository.texts("").filter(|(path, _)| !path.ends_with(".md") && !PLANTED.contains(path));
+    let wrong = shipped.filter(|(_, text)| names(text));
+    wrong.map(|(path, _)| Violation::new(path, "is built with planted bugs, or asks whether it is")).collect()
 }
 
 fn lints(repository: &Repository) -> Vec<Violation> {
@@ -216,6 +234,20 @@ mod tests {
         let script = "#!/usr/bin/env bash\ntrue";
         let files = planted(&[("scripts/go", script), (".ci/run", script), ("a.rs", "#![expect(a)]"), ("b.sh", "")]);
         check("no-shell-scripts", &files, &["b.sh: is a shell script", "scripts/go: is a shell script"]);
+    }
+
+    #[test]
+    fn planted_bugs_elsewhere_are_found() {
+        let files = planted(&[
+            (".cargo/config.toml", "rustflags = [\"--cfg\", \"planted\"]"),
+            ("Makefile", "RUSTFLAGS='--cfg=planted' cargo build"),
+            ("crates/a/src/a.rs", "//! A.\n#[cfg(planted)]\nfn f() {}"),
+            ("crates/base/src/planted.rs", "//! B.\n#[cfg(planted)]\nfn f() {}"),
+            ("docs/a.md", "`--cfg planted`"),
+        ]);
+        let expected = [".cargo/config.toml", "Makefile", "crates/a/src/a.rs"];
+        let expected = expected.map(|path| format!("{path}: is built with planted bugs, or asks whether it is"));
+        check("no-planted-bugs", &files, &expected.each_ref().map(String::as_str));
     }
 
     #[test]
