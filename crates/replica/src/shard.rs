@@ -531,8 +531,9 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         while (self.installing.is_none() || planted::is(10)) && self.group.has_work() {
             let work = self.group.work();
             let shard = self.id;
-            fx.messages.extend(work.messages.into_iter().map(|message| (shard, message)));
+            let messages = work.messages.into_iter().map(|message| (shard, message));
             if let Some(snapshot) = work.snapshot {
+                fx.messages.extend(messages);
                 self.begin_install(snapshot, work.ticket, work.hard_state, work.entries, work.messages_after_sync, fx);
                 return Ok(());
             }
@@ -549,6 +550,13 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
             }
             fx.writes.extend(work.entries.into_iter().map(|entry| Write::Entry(shard, entry)));
             fx.after_sync.tickets.extend(work.ticket.map(|ticket| (shard, ticket)));
+            // A sole voter leads in the turn in which it takes its new term. If it said so and forgot, it would lead in that term again, with
+            // other entries.
+            if fx.must_sync == MustSync::Vote {
+                fx.after_sync.messages.extend(messages);
+            } else {
+                fx.messages.extend(messages);
+            }
             let after_sync = work.messages_after_sync.into_iter().map(|message| (shard, message));
             // M05: a vote leaves before it is durable.
             if planted::is(5) {
