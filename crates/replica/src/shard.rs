@@ -546,7 +546,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
                     fx.must_sync = MustSync::Vote;
                 }
                 self.hard_state = state;
-                fx.writes.push(Write::HardState(shard, state));
+                fx.writes.push(Write::HardState(shard, before_entries(state, &work.entries)));
             }
             fx.writes.extend(work.entries.into_iter().map(|entry| Write::Entry(shard, entry)));
             fx.after_sync.tickets.extend(work.ticket.map(|ticket| (shard, ticket)));
@@ -994,7 +994,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         let mut writes = vec![Write::Restart(shard, snapshot.index, snapshot.term)];
         if let Some(state) = hard_state {
             self.hard_state = state;
-            writes.push(Write::HardState(shard, state));
+            writes.push(Write::HardState(shard, before_entries(state, &entries)));
         }
         writes.extend(entries.into_iter().map(|entry| Write::Entry(shard, entry)));
         self.installing = Some(Installing { snapshot, ticket, writes, messages_after_sync });
@@ -1093,4 +1093,11 @@ impl<S: StateMachine, C> Claimed<S, C> {
 
 fn refuse<S: StateMachine, C>(fx: &mut Effects<S, C>, client: C, why: Unavailable) {
     fx.replies.push((client, Reply::Unavailable(why)));
+}
+
+/// A hard state as it is written before entries that came with it. A write may be torn between the two: a commit index in it that counted
+/// them would say that a log is lost which never was.
+fn before_entries(state: HardState, entries: &[Entry]) -> HardState {
+    let limit = entries.first().map_or(state.commit, |first| Index(first.index.0 - 1));
+    HardState { commit: state.commit.min(limit), ..state }
 }

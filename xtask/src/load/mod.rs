@@ -538,7 +538,7 @@ fn told(answer: Result<Answer, Unknown>) -> Told {
     match answer.status {
         200..=299 => Told::Done(body),
         _ if body["definite"] == json!(false) => Told::Unknown,
-        429 | 503 => Told::Refused,
+        429 | 503 | 507 => Told::Refused,
         _ => Told::Other(answer),
     }
 }
