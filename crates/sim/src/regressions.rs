@@ -9,6 +9,8 @@ pub const ALL: &[(&str, &str)] = &[
     ("empty-claim-too-late", include_str!("../regressions/empty-claim-too-late.txt")),
     ("last-but-one-leaves", include_str!("../regressions/last-but-one-leaves.txt")),
     ("read-before-replay", include_str!("../regressions/read-before-replay.txt")),
+    ("sole-voter-speaks-too-soon", include_str!("../regressions/sole-voter-speaks-too-soon.txt")),
+    ("commit-before-its-entries", include_str!("../regressions/commit-before-its-entries.txt")),
 ];
 
 /// The seed and its options.
