@@ -154,6 +154,9 @@ pub struct Progress {
     pub snapshot: Option<Index>,
 }
 
+/// How many election timeouts a node that stays out leaves to the others, after its own is over.
+const PATIENCE: usize = 4;
+
 /// One Raft group of one shard, on one node.
 pub struct Group {
     node: RawNode<Log>,
@@ -165,8 +168,10 @@ pub struct Group {
     heard: BTreeMap<u64, u64>,
     /// The commit index that the others have been told with the last entries, if this node leads.
     told: u64,
-    /// It never campaigns by itself.
+    /// It leaves it to the others to campaign.
     out: bool,
+    /// For how many ticks it has left it to them since it could have campaigned.
+    left: usize,
     story: Story,
 }
 
@@ -233,6 +238,7 @@ impl Group {
             heard: BTreeMap::new(),
             told: 0,
             out: false,
+            left: 0,
             story: Story::default(),
         };
         group.tame_timeout();
@@ -243,13 +249,25 @@ impl Group {
     pub fn tick(&mut self) {
         self.ticks += 1;
         self.note_who_is_there();
-        if self.out && self.node.raft.state != StateRole::Leader {
-            // Long enough to vote for another one, never long enough to campaign: see `tame_timeout`.
-            self.node.raft.election_elapsed = self.node.raft.election_elapsed.min(self.config.election_ticks);
-        }
+        self.leave_it_to_others();
         self.watched(&Trigger::Tick, |node| {
             node.tick();
         });
+    }
+
+    /// Who stays out campaigns later than anybody else, not never: its log may be the only one with all that is committed, and then no other
+    /// can win.
+    fn leave_it_to_others(&mut self) {
+        let elapsed = self.node.raft.election_elapsed;
+        if !self.out || self.node.raft.state != StateRole::Follower || elapsed < self.config.election_ticks {
+            self.left = 0;
+            return;
+        }
+        self.left += 1;
+        if self.left <= PATIENCE * self.config.election_ticks {
+            // Long enough to vote for another one, not long enough to campaign: see `tame_timeout`.
+            self.node.raft.election_elapsed = self.config.election_ticks;
+        }
     }
 
     /// A leader asks anew in every election timeout who is there, and forgets who was: until they answer nobody would be.
@@ -270,7 +288,8 @@ impl Group {
         id == self.config.id || progress.recent_active || lately()
     }
 
-    /// Whether this node leaves it to the others to campaign. It votes, and leads when a leader hands over to it.
+    /// Whether this node leaves it to the others to campaign, for a while that is longer than they need. It votes, and leads when a leader
+    /// hands over to it.
     pub fn stay_out(&mut self, out: bool) {
         self.out = out;
         self.tame_timeout();

@@ -192,7 +192,8 @@ fn leaders_change_and_every_member_applies_the_same() {
     }
 }
 
-/// Goal: a member that stays out never asks for votes, gives its own to another one at once, and still takes over when a leader hands over.
+/// Goal: a member that stays out leaves an election to the others, gives its vote to another one at once, and still takes over when a leader
+/// hands over.
 #[test]
 fn who_stays_out_votes_and_does_not_campaign() {
     for seed in 0..20 {
@@ -206,18 +207,29 @@ fn who_stays_out_votes_and_does_not_campaign() {
         assert_eq!(cluster.leader(), Some(other), "seed {seed}");
         cluster.cut_off = None;
         cluster.tick(40);
-        // With nobody who campaigns it waits for as long as it takes.
-        cluster.cut_off = Some(other as u64 + 1);
-        cluster.members[leader].group.stay_out(true);
-        cluster.tick(200);
-        let roles = [out, leader].map(|member| cluster.members[member].group.status().role);
-        assert_eq!(roles, [Role::Follower, Role::Follower], "seed {seed}");
-        cluster.cut_off = None;
-        cluster.tick(60);
-        assert_eq!(cluster.leader(), Some(other), "seed {seed}");
         cluster.members[other].group.transfer_to(out as u64 + 1);
         cluster.settle();
         assert_eq!(cluster.leader(), Some(out), "seed {seed}: it was handed over to");
+    }
+}
+
+/// Goal: when only the member that stays out has all that is committed, it leads after a while: no other one can win.
+#[test]
+fn who_stays_out_leads_when_no_other_can() {
+    for seed in 0..20 {
+        let mut cluster = Cluster::new(seed);
+        cluster.tick(40);
+        let leader = cluster.leader().expect("a leader within two election timeouts");
+        let (out, other) = ((leader + 1) % 3, (leader + 2) % 3);
+        cluster.members[out].group.stay_out(true);
+        cluster.cut_off = Some(other as u64 + 1);
+        cluster.propose(leader, "only two have it");
+        cluster.cut_off = Some(leader as u64 + 1);
+        cluster.tick(50);
+        assert_eq!(cluster.leader(), None, "seed {seed}: it leaves it to the other one, which cannot win");
+        cluster.tick(50);
+        assert_eq!(cluster.leader(), Some(out), "seed {seed}");
+        assert_eq!(cluster.members[other].applied, cluster.members[out].applied, "seed {seed}");
     }
 }
 
