@@ -11,3 +11,4 @@ mod operate;
 mod process;
 mod serve;
 mod task;
+mod tls;

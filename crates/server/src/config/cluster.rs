@@ -10,6 +10,7 @@ use cluster::{Identity, JoinSecret, PeerConfig};
 use crate::config::Notice;
 use crate::config::access::{Access, resolve};
 use crate::config::kinds::{Address, PEER_PORT};
+use crate::config::sources::read_by_others;
 use crate::config::table::is_node_id;
 use crate::config::values::Values;
 use crate::reload::PeerFiles;
@@ -73,7 +74,7 @@ pub(crate) fn decide(
     values.refuse_if(token.is_none() && values.is_given("cluster.joinToken"), &["cluster.joinToken"], problems, || {
         format!("{} is no join token: codeq token create prints one", values.told("cluster.joinToken"))
     });
-    let encryption = encryption(values, &name, problems);
+    let encryption = encryption(values, &name, notices, problems);
     if secret.is_none() && encryption.is_none() && !listen.ip().is_loopback() {
         let text = format!(
             "peers connect to {listen} with neither cluster.peerCert nor cluster.clusterSecret: whoever reaches it can pose as one of them and read everything"
@@ -109,7 +110,7 @@ pub(crate) fn decide(
 }
 
 /// What encrypts the connections between members: all three files or none, and the certificate has the node's name.
-fn encryption(values: &Values, name: &str, problems: &mut Vec<String>) -> Option<PeerFiles> {
+fn encryption(values: &Values, name: &str, notices: &mut Vec<Notice>, problems: &mut Vec<String>) -> Option<PeerFiles> {
     let paths = [CERT, KEY, CA].map(|name| values.maybe_text(name));
     let [Some(certificate), Some(key), Some(authorities)] = paths else {
         let given = [CERT, KEY, CA].into_iter().find(|name| values.is_given(name));
@@ -123,6 +124,7 @@ fn encryption(values: &Values, name: &str, problems: &mut Vec<String>) -> Option
     };
     match PeerFiles::open(certificate, key, authorities) {
         Ok(files) => {
+            notices.extend(read_by_others(key.as_ref()));
             let names = files.tls.facts().names;
             values.refuse_if(!names.iter().any(|known| known == name), &[CERT], problems, || {
                 let names = names.join(", ");
