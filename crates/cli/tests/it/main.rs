@@ -9,6 +9,7 @@ mod dev;
 mod documents;
 mod operate;
 mod process;
+mod roles;
 mod serve;
 mod task;
 mod tls;

@@ -32,7 +32,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use crate::forming::Greeting;
 
 /// Version of this protocol. Nodes of different versions do not talk.
-pub(crate) const PROTOCOL: u16 = 4;
+pub(crate) const PROTOCOL: u16 = 5;
 
 const MAGIC: &[u8; 9] = b"codeqpeer";
 const FRAME_HEADER: usize = 8;
