@@ -13,3 +13,4 @@ mod roles;
 mod serve;
 mod task;
 mod tls;
+mod tokens;

@@ -75,6 +75,10 @@ pub(crate) fn decide(
         format!("{} is no join token: codeq token create prints one", values.told("cluster.joinToken"))
     });
     let encryption = encryption(values, &name, notices, problems);
+    // A member needs its token no more, and the authorities may have changed since it joined.
+    if let Some(token) = token.as_ref().filter(|_| recorded.is_none_or(|recorded| recorded.cluster == 0)) {
+        check_authority(values, token, encryption.as_ref(), problems);
+    }
     if secret.is_none() && encryption.is_none() && !listen.ip().is_loopback() {
         let text = format!(
             "peers connect to {listen} with neither cluster.peerCert nor cluster.clusterSecret: whoever reaches it can pose as one of them and read everything"
@@ -137,6 +141,19 @@ fn encryption(values: &Values, name: &str, notices: &mut Vec<Notice>, problems: 
             None
         }
     }
+}
+
+/// Whoever has a token of a cluster with certificates must trust the authority of that cluster, and so knows whom it joins.
+fn check_authority(values: &Values, token: &JoinSecret, encryption: Option<&PeerFiles>, problems: &mut Vec<String>) {
+    let Some(authority) = token.authority() else { return };
+    let trusted = encryption.map(|files| files.tls.fingerprints()).unwrap_or_default();
+    values.refuse_if(!trusted.contains(&authority), &["cluster.joinToken", CERT, KEY, CA], problems, || {
+        let why = match encryption {
+            None => format!("{CERT}, {KEY} and {CA} are not set"),
+            Some(_) => format!("that one is not among those of {}", values.told(CA)),
+        };
+        format!("the members of the cluster that cluster.joinToken is for are vouched for by the authority {authority}, and {why}")
+    });
 }
 
 fn is_existing(values: &Values) -> bool {
