@@ -19,7 +19,7 @@ use server::config::Inputs;
 use server::config::kinds::Value;
 use tls::ClientTls;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::file_body::FileBody;
@@ -39,7 +39,7 @@ const SLOWEST: Duration = Duration::from_secs(120);
 #[derive(Args)]
 pub(crate) struct EndpointArgs {
     /// Servers to ask, as URLs separated by commas: the first that answers. Without it, those of the profile, else the one on this machine as
-    /// the settings in the environment have it.
+    /// the settings in the environment have it, by the socket in its data directory (unix:PATH) or by its port.
     #[arg(long, value_name = "URL,…", env = "CODEQ_ENDPOINTS", hide_env_values = true, value_delimiter = ',')]
     endpoints: Vec<String>,
     /// How long a server may take to answer.
@@ -99,13 +99,16 @@ pub(crate) struct Answer {
 }
 
 impl EndpointArgs {
-    /// Who asks the servers for tasks.
+    /// Who asks the servers for tasks. The socket in the data directory is for operators.
     ///
     /// # Errors
     /// An address or the token cannot be used.
     pub(crate) fn client(&self) -> Result<Client> {
         let token = self.token()?;
-        let mut builder = Client::builder(self.endpoints()).timeout(self.timeout).patience(self.timeout);
+        let mut builder =
+            Client::builder(self.endpoints().into_iter().filter(|endpoint| !endpoint.starts_with(SOCKET)))
+                .timeout(self.timeout)
+                .patience(self.timeout);
         if let Some(token) = token {
             builder = builder.token(&token);
         }
@@ -254,12 +257,15 @@ impl EndpointArgs {
         }
         // A profile that cannot be read has been told of with the token.
         let of_profile = profile::read(self.profile.as_deref()).unwrap_or_default().endpoints;
-        if of_profile.is_empty() { vec![own()] } else { of_profile }
+        if of_profile.is_empty() { own() } else { of_profile }
     }
 }
 
-/// This machine's server, as its settings say.
-fn own() -> String {
+/// How a socket in the file system is named among servers.
+const SOCKET: &str = "unix:";
+
+/// This machine's server, as its settings say: by the socket in its data directory, if there is one, else by its port.
+fn own() -> Vec<String> {
     let named = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
     let values = Inputs { flags: Vec::new(), environment: named.collect() }.read().values;
     let Some(Value::Addr(mut address)) = values.get("http.addr").value.clone() else {
@@ -269,7 +275,9 @@ fn own() -> String {
         address.host = "127.0.0.1".into();
     }
     let scheme = if values.is_given("http.cert") { "https" } else { "http" };
-    format!("{scheme}://{address}")
+    let socket = server::socket::path(values.shown("dataDir").as_ref());
+    let socket = socket.exists().then(|| format!("{SOCKET}{}", socket.display()));
+    socket.into_iter().chain([format!("{scheme}://{address}")]).collect()
 }
 
 /// One request on a connection of its own.
@@ -326,6 +334,8 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: std::error::Error + Send + Sync,
 {
+    let socket = endpoint.strip_prefix(SOCKET).map(PathBuf::from);
+    let endpoint = if socket.is_some() { "localhost" } else { endpoint };
     let (rest, is_https) = match endpoint.strip_prefix("https://") {
         Some(rest) => (rest, true),
         None => (endpoint.strip_prefix("http://").unwrap_or(endpoint), false),
@@ -335,13 +345,15 @@ where
     let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
     let port = if is_https { 443 } else { 80 };
     let address = if has_port { authority.to_owned() } else { format!("{authority}:{port}") };
-    let stream = TcpStream::connect(&address).await?;
-    let stream: Box<dyn Socket> = if is_https {
+    let stream: Box<dyn Socket> = if let Some(path) = &socket {
+        Box::new(UnixStream::connect(path).await?)
+    } else if is_https {
+        let stream = TcpStream::connect(&address).await?;
         let tls = who.tls.context("name the authority that vouches for the server, with --ca FILE or CODEQ_CA")?;
         let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
         Box::new(tls.connect(host.trim_start_matches('[').trim_end_matches(']'), stream).await?)
     } else {
-        Box::new(stream)
+        Box::new(TcpStream::connect(&address).await?)
     };
     let (sender, connection) = handshake(TokioIo::new(stream)).await?;
     let mut request = Request::builder().method(method.clone()).uri(format!("{prefix}{path}")).header(HOST, authority);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cluster::{Handle, Hooks, Node, NodeError, Reply, StartError};
+use cluster::{Data, Handle, Hooks, LocalSocket, Node, NodeError, Reply, StartError};
 use hyper::header::HeaderValue;
 use queue::QueueMachine;
 
@@ -108,7 +108,16 @@ impl Server {
         // The node must not keep alive what keeps it alive.
         let described = Arc::downgrade(&shared);
         shared.node.describe_with(move || Box::pin(describe(described.clone())));
-        let threads = listener.start(&shared).map_err(|cause| Exit::Bind(addr, cause))?;
+        let local = match &shared.settings.node.data {
+            Data::Directory(directory) => LocalSocket::bind(directory)
+                .inspect_err(|error| {
+                    let text = "commands on this machine have to use HTTP: there is no socket in the data directory";
+                    tracing::warn!(event = "http.no_socket", %error, "{text}");
+                })
+                .ok(),
+            Data::Memory => None,
+        };
+        let threads = listener.start(&shared, local).map_err(|cause| Exit::Bind(addr, cause))?;
         let settings = &shared.settings.backup;
         let backups = settings
             .directory

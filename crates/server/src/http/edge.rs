@@ -1,6 +1,5 @@
 //! One thread of the edge: what its connections share.
 
-use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,6 +25,7 @@ use crate::http::cluster::is_look_back;
 use crate::http::epochs::Epochs;
 use crate::http::openapi;
 use crate::http::routes::{self, MONITOR, Route};
+use crate::http::source::Source;
 use crate::http::waiting::Waiting;
 use crate::metrics::Metrics;
 use crate::reload::Reload;
@@ -69,7 +69,7 @@ impl Edge {
     }
 
     /// Answers a request, whatever happens.
-    pub(crate) async fn answer(&self, request: Request<Incoming>, from: IpAddr) -> HttpResponse {
+    pub(crate) async fn answer(&self, request: Request<Incoming>, from: Source) -> HttpResponse {
         let (head, body) = request.into_parts();
         let request_id = request_id(&head.headers, || {
             // Unique and spread out, which is all that an id for looking things up needs.
@@ -135,7 +135,7 @@ impl Edge {
         &self,
         head: Parts,
         body: Incoming,
-        from: IpAddr,
+        from: Source,
     ) -> Result<Answer, (Box<Problem>, Option<&'static str>)> {
         let plain = |problem| (problem, None);
         let settings = &self.shared.settings;
@@ -168,20 +168,25 @@ impl Edge {
         outcome.map_err(plain)
     }
 
-    fn identify(&self, route: &Route<'_>, head: &Parts, from: IpAddr) -> Outcome<Arc<Principal>> {
+    fn identify(&self, route: &Route<'_>, head: &Parts, from: Source) -> Outcome<Arc<Principal>> {
         let settings = &self.shared.settings;
         let access = match route {
             Route::Metrics if settings.metrics_need_token => Access::Metrics,
             route => route.access(),
         };
         let authorization = head.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
-        if access != Access::Open {
+        let by_socket = from == Source::Socket;
+        // No page of a browser reaches the socket.
+        if access != Access::Open && !by_socket {
             let changes = !matches!(head.method, Method::GET | Method::HEAD);
             let header = |name| head.headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or(""));
             let host = header(HOST).or(head.uri.host());
             self.shared.auth.check_origin(host, header(ORIGIN), changes, authorization)?;
         }
-        let principal = self.shared.auth.authenticate(access, authorization, from)?;
+        let principal = match authorization {
+            None if by_socket => self.shared.auth.owner(access)?,
+            _ => self.shared.auth.authenticate(access, authorization, from.address())?,
+        };
         if settings.read_only && route.is_action() {
             let detail = "this node takes no actions on the cluster (readOnly); ask another one";
             return Err(Box::new(Problem::new(Code::ReadOnlyNode, detail)));

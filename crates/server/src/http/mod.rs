@@ -33,6 +33,7 @@ mod redirect;
 mod result;
 mod routes;
 mod snapshot;
+mod source;
 mod status;
 mod streams;
 mod tasks;
