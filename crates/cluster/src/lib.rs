@@ -65,7 +65,6 @@ pub use node::{
 };
 pub use operate::{Actor, Done, HOLD, Refused, Retired, Right, TRANSFER_MAX, Target};
 pub use peer::PeerConfig;
-pub use replica::elections::ELECTIONS_MAX;
 pub use replica::forming;
 pub use replica::tokens::JoinToken;
 pub use replica::{

@@ -107,8 +107,6 @@ pub struct NodeConfig {
     pub status_log: Millis,
     /// Events that are kept; older ones are forgotten.
     pub events_max: usize,
-    /// Elections that each group remembers; 1 to [`crate::ELECTIONS_MAX`].
-    pub elections_max: usize,
     /// Operations in one entry.
     pub entry_operations_max: usize,
     /// Bytes of operations in one entry.
@@ -143,7 +141,6 @@ impl NodeConfig {
             disk_critical: Room::Percent(3),
             status_log: Millis(0),
             events_max: 10_000,
-            elections_max: 500,
             entry_operations_max: 512,
             entry_bytes_max: 256 << 10,
             clock: Clock::default(),

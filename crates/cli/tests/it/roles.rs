@@ -133,7 +133,10 @@ fn the_owner_of_the_directory_needs_no_token() {
     assert_eq!(server.stop(nix::sys::signal::Signal::SIGKILL).status, None);
     assert!(folder.path().join("data/codeq.sock").exists(), "nobody has removed it");
     let gone = command(&["health"], "");
-    assert!(gone.status == Some(1) && gone.output.contains("unix:") && gone.output.contains("; http://127"), "{gone:?}");
+    assert!(
+        gone.status == Some(1) && gone.output.contains("unix:") && gone.output.contains("; http://127"),
+        "{gone:?}"
+    );
     let mut server = Codeq::start(&args, &[]);
     server.wait_for("server.started");
     assert_eq!(command(&["health"], "").status, Some(0));

@@ -5,8 +5,8 @@
 //! A name that codeQ has for it is a row in `codeq.rs`.
 
 use base::limits::{ENTRY_OPERATIONS_MAX, SHARDS_MAX};
+use cluster::Room;
 use cluster::forming::FOUNDERS_MAX;
-use cluster::{ELECTIONS_MAX, Room};
 use queue::policy::ATTEMPTS_MAX;
 
 use crate::auth::is_tenant;
@@ -838,14 +838,6 @@ pub static SECTIONS: &[Section] = &[
                 default: Default::Is("10000"),
                 scope: Scope::Node,
                 meaning: "events that this node keeps; older ones are forgotten",
-            },
-            Setting {
-                name: "cluster.electionsMax",
-                flag: None,
-                kind: Kind::Int(1, ELECTIONS_MAX as u64),
-                default: Default::Is("500"),
-                scope: Scope::Node,
-                meaning: "elections that this node remembers of each group",
             },
             Setting {
                 name: "raft.maxEntryOps",
