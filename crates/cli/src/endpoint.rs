@@ -1,5 +1,6 @@
 //! How commands reach a running server: which one, as whom, how long they wait, and what a refusal means for the exit status.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -54,6 +55,27 @@ pub(crate) struct EndpointArgs {
     profile: Option<String>,
     #[command(flatten)]
     trust: TrustArgs,
+}
+
+/// The flags of [`EndpointArgs`]; each takes a value.
+const FLAGS: [&str; 7] = ["--endpoints", "--timeout", "--token-file", "--profile", "--ca", "--cert", "--key"];
+
+/// The arguments of this process, with those of [`FLAGS`] that stand before the command moved behind it, where the command takes them.
+pub(crate) fn behind_the_command(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<OsString> = args.collect();
+    let mut end = args.len().min(1);
+    while let Some(arg) = args.get(end).and_then(|arg| arg.to_str()) {
+        let (flag, is_whole) = arg.split_once('=').map_or((arg, false), |(flag, _)| (flag, true));
+        if !FLAGS.contains(&flag) {
+            break;
+        }
+        end += if is_whole { 1 } else { 2 };
+    }
+    let moved: Vec<OsString> = args.drain(args.len().min(1)..end.min(args.len())).collect();
+    // What follows belongs to another program.
+    let place = args.iter().position(|arg| arg == "--").unwrap_or(args.len());
+    args.splice(place..place, moved);
+    args
 }
 
 /// Whom to trust where a server speaks HTTPS.
@@ -407,5 +429,31 @@ pub(crate) fn refused(answer: &Answer) -> ExitCode {
         401 | 403 => ExitCode::from(FORBIDDEN),
         503 => ExitCode::from(UNAVAILABLE),
         _ => ExitCode::FAILURE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(args: &str, expected: &str) {
+        let args = args.split(' ').map(OsString::from);
+        let moved = behind_the_command(args).iter().map(|arg| arg.to_string_lossy().into_owned()).collect::<Vec<_>>();
+        assert_eq!(moved.join(" "), expected);
+    }
+
+    /// Goal: what says which server to ask means the same before a command and behind it; a program's own arguments stay its own.
+    #[test]
+    fn flags_may_stand_before_the_command() {
+        check("codeq --endpoints a,b leader", "codeq leader --endpoints a,b");
+        check(
+            "codeq --endpoints=a --timeout 1s leader transfer c",
+            "codeq leader transfer c --endpoints=a --timeout 1s",
+        );
+        check("codeq --ca c worker run -- p --key k", "codeq worker run --ca c -- p --key k");
+        check("codeq leader --endpoints a", "codeq leader --endpoints a");
+        check("codeq --help", "codeq --help");
+        check("codeq --endpoints", "codeq --endpoints");
+        check("codeq", "codeq");
     }
 }

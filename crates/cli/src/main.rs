@@ -41,7 +41,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(
     name = "codeq",
     version,
-    after_help = "To try it:\n  codeq dev\n\nTo run it:\n  codeq serve --data-dir /var/lib/codeq"
+    after_help = "To try it:\n  codeq dev\n\nTo run it:\n  codeq serve --data-dir /var/lib/codeq\n\nTo ask a server (the flags of a command that say which may stand before it):\n  codeq --endpoints node-a:8080,node-b:8080 status"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -144,7 +144,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    match Cli::parse_from(endpoint::behind_the_command(std::env::args_os())).command {
         Command::Serve(flags) => serve::serve(flags),
         Command::Dev(args) => dev::dev(&args),
         Command::Task(command) => task::run(command),

@@ -11,7 +11,9 @@ use base::rng::mix;
 use cluster::{Handle, LaneId, Stage};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
+use hyper::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, ORIGIN, WWW_AUTHENTICATE,
+};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request};
 use queue::{QueueMachine, TaskId};
@@ -80,7 +82,9 @@ impl Edge {
         let is_write = head.method == Method::POST;
         let is_page = matches!(head.uri.path(), "/" | "/web/status");
         let name = &self.shared.name;
-        match self.serve(head, body, from).await {
+        let is_told =
+            head.uri.path().starts_with("/cluster/") || head.headers.get("codeq-verbose").is_some_and(|on| on == "1");
+        let mut response = match self.serve(head, body, from).await {
             Ok(answer) => {
                 let leader = if is_write { self.leader_of(answer.positions()) } else { None };
                 answer.into_response(request_id, leader.as_ref().unwrap_or(name), is_api)
@@ -94,7 +98,23 @@ impl Edge {
                 }
                 response
             }
+        };
+        if is_told {
+            self.tell_leader(&mut response);
         }
+        response
+    }
+
+    /// How group 0 stands, as this node knows it.
+    fn tell_leader(&self, response: &mut HttpResponse) {
+        let look = self.node.inspect();
+        let Some(first) = look.shards.first() else { return };
+        let leader = look.leader().map(|leader| leader.name).unwrap_or_default();
+        let headers = response.headers_mut();
+        headers.insert("codeq-term", HeaderValue::from(first.consensus.term.0));
+        headers.insert("codeq-index", HeaderValue::from(first.applied.0));
+        headers
+            .extend(HeaderValue::try_from(leader).ok().map(|leader| (HeaderName::from_static("codeq-leader"), leader)));
     }
 
     /// The name of the other node that has executed all of a write. What several leaders have executed was put together here.
@@ -229,6 +249,7 @@ impl Edge {
             Route::Livez => ready(Ok(self.livez())),
             Route::Cluster(MONITOR) => ready(self.monitor(call)),
             Route::Cluster(page) if is_look_back(page) => Box::pin(self.look_back(page, call)),
+            Route::Cluster(page @ "/cluster/status") => Box::pin(self.status_page(page, call)),
             Route::Cluster(page) => ready(self.get_cluster(page)),
             Route::Join => Box::pin(self.join(call)),
             Route::Question(path) => ready(self.question(path)),
