@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use crate::disks::Disk;
+use crate::docker::docker;
 use crate::process::Folder;
 use crate::walk::nodes::{Driver, Nodes, allowed, eventually};
 use crate::walk::os::{Story, all, only_leader};
@@ -101,6 +102,10 @@ pub(super) fn of_leader(story: &mut Story) -> Result<String> {
 
     let broken = only_leader(nodes)?;
     let others = [(broken + 1) % 3, (broken + 2) % 3];
+    if let Some(project) = nodes.project() {
+        // Started again, it would tell of its second start.
+        docker(&["update", "--restart", "no", &project.container(nodes.name(broken))?])?;
+    }
     let begun = Instant::now();
     stage.disks[broken].make_read_only()?;
     // A disk fails when something is written to it. What becomes of this is not known.

@@ -234,7 +234,11 @@ pub(super) fn reload(story: &mut Story) -> Result<String> {
     let refused = expect(&nodes.post(0, "/cluster/reload", &json!({}))?, 422)?;
     ensure!(refused["code"] == "invalid_file" && text(&refused["detail"])?.contains("nonsense"), "{refused}");
     ensure!(nodes.get(0, "/readyz")?.status == 200, "it goes on");
-    nodes.unset(0, "CODEQ_CONFIG");
+    match driver {
+        Driver::Process => nodes.unset(0, "CODEQ_CONFIG"),
+        // Without any value it would have none of the image's settings.
+        Driver::Docker => nodes.set(0, "CODEQ_CONFIG", "/etc/codeq/codeq.toml"),
+    }
     nodes.stop(0)?;
     nodes.start(0)?;
     nodes.ready(&[0], READY_MAX)?;
