@@ -196,7 +196,8 @@ impl<S: StateMachine> Shared<S> {
         own.acquaintances =
             members.iter().filter(|member| !member.peer.is_empty()).map(|member| member.peer.clone()).collect();
         drop(own);
-        self.links.follow(members.iter().filter(|member| member.id != me && !member.peer.is_empty()));
+        let others = members.iter().filter(|member| member.id != me && !member.peer.is_empty());
+        self.links.follow(others, |id| members.was_removed(id));
         *self.members.lock().expect("nothing panics while it holds this lock") = members;
         self.changes.send_modify(|count| *count += 1);
         let members = self.members();
