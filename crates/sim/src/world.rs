@@ -336,7 +336,8 @@ impl World {
     fn greeting(&self, n: usize) -> Greeting {
         let founders = self.options.nodes as usize;
         let directory = &self.nodes[n].directory;
-        let plan = if n < founders {
+        // Whoever founded a cluster alone and has lost it would found another one.
+        let plan = if n < founders && (founders > 1 || self.watch.incarnation.is_none()) {
             Plan::List(self.nodes[..founders].iter().map(|node| node.name.clone()).collect())
         } else {
             Plan::Join
@@ -368,7 +369,7 @@ impl World {
         if self.nodes[n].directory.cluster.is_some() {
             return self.open(n, false);
         }
-        if self.options.nodes == 1 && n == 0 {
+        if self.options.nodes == 1 && n == 0 && self.watch.incarnation.is_none() {
             let me = self.member(n);
             let incarnation = Incarnation(self.rng.next_u64().max(1));
             let proposal = Proposal {
@@ -410,7 +411,7 @@ impl World {
                 self.tell(|| format!("n{} refuses to start: {why}", n + 1));
                 if self.nodes[n].directory.damaged {
                     self.reach("refused-damage");
-                } else {
+                } else if !self.nodes[n].directory.disk.is_full() {
                     self.violate("I4", format!("n{} refuses data that nothing has damaged: {why}", n + 1));
                 }
                 self.nodes[n].state = State::Stopped(why);
@@ -730,17 +731,18 @@ impl World {
         let transitions = std::mem::take(&mut effects.transitions);
         let replies = std::mem::take(&mut effects.replies);
         let messages = std::mem::take(&mut effects.messages);
+        let mut members_changed = false;
         for transition in transitions {
             match transition {
                 Transition::Leader { shard, leader, .. } => {
                     process.leadership.changed(now);
                     process.routes.insert(shard, leader);
                 }
+                Transition::Members { .. } => members_changed = true,
                 Transition::Role { .. }
                 | Transition::Told { .. }
                 | Transition::FirstWrite { .. }
                 | Transition::Elections { .. }
-                | Transition::Members { .. }
                 | Transition::Ready { .. } => {}
             }
         }
@@ -755,6 +757,12 @@ impl World {
         let ended: Vec<_> = process.arrived_from.extract_if(.., |shard, _| !installing.contains(shard)).collect();
         for (shard, (from, epoch)) in ended {
             self.send_back(n, from, epoch, Packet::Receipt { shard, receipt: Receipt::Installed });
+        }
+        if members_changed {
+            // Whoever was removed is not listened to any more, and hears why when it dials again.
+            for other in (0..self.nodes.len()).filter(|other| self.is_removed_at(n, *other)).collect::<Vec<_>>() {
+                self.reset(other, n);
+            }
         }
         self.look_at_writes(n);
         self.check_process(n);
@@ -927,12 +935,14 @@ impl World {
         }
         let mut frames: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
         for (shard, message) in messages {
-            // Whoever does not know the members yet answers those who have introduced themselves.
+            let target = self.place_of(message.to());
+            // Whoever does not know a member, or no member at all yet, answers it if it has introduced itself.
             let known = |process: &Process| {
                 let members = process.runner.replica.members(RECORDS);
-                members.configuration.members().is_empty() || members.get(message.to()).is_some()
+                let is_removed = members.was_removed(message.to());
+                members.get(message.to()).is_some()
+                    || !is_removed && target.is_some_and(|other| self.links[other][n].up)
             };
-            let target = self.place_of(message.to());
             let Some(to) = target.filter(|_| self.nodes[n].process().is_some_and(known)) else { continue };
             if message.snapshot().is_some() {
                 self.begin_transfer(n, to, shard, message);
@@ -1020,9 +1030,18 @@ impl World {
             self.links[from][to].retry_at = self.time + delay;
             return self.after(delay, Event::Connect(from, to));
         }
+        if self.is_removed_at(to, from) {
+            return self.stop(from, "it was removed from the cluster".into());
+        }
         self.links[from][to].up = true;
         self.fold(&[5, from as u64, to as u64]);
         self.wake(from);
+    }
+
+    /// Whether a node knows that another one is no member any more.
+    fn is_removed_at(&self, n: usize, other: usize) -> bool {
+        let id = self.nodes[other].directory.id;
+        self.nodes[n].process().is_some_and(|process| process.runner.replica.members(RECORDS).was_removed(id))
     }
 
     /// A connection breaks.
