@@ -4,12 +4,13 @@
 //! seed begins, so a seed is a run.
 
 use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
 
 use base::checksum::crc32c;
 use base::log::Entry;
 use base::machine::ShardInfo;
 use base::rng::{SplitMix, mix_all};
-use base::{Incarnation, Index, Millis, ShardId};
+use base::{Incarnation, Index, Millis, Mono, ShardId};
 use bytes::Bytes;
 use queue::policy::{LeaseBounds, Retention};
 use queue::{Backoff, BackoffPolicy, Policy, QueueMachine};
@@ -85,6 +86,8 @@ pub enum Event {
     EdgeTimeout(u64),
     /// Its client waits no longer.
     Deadline(u64),
+    /// A list of a process waits no longer for the newest state.
+    Look(usize, u32, u64),
     /// Its answer reaches the client.
     Answer(u64),
     /// Something is done to the cluster.
@@ -303,6 +306,7 @@ impl World {
             Event::Retry(number) => self.on_retry(number),
             Event::EdgeTimeout(number) => self.on_edge_timeout(number),
             Event::Deadline(number) => self.on_deadline(number),
+            Event::Look(node, epoch, number) => self.on_look(node, epoch, number),
             Event::Answer(number) => self.on_answer(number),
             Event::Fault(fault) => self.on_fault(fault),
             Event::Phase => {}
@@ -503,6 +507,7 @@ impl World {
             job_running: false,
             checkpoints,
             readers,
+            shown: Arc::default(),
             snapshots,
             messages: Default::default(),
             requests: (0..options.shards as u16).map(|shard| (ShardId(shard), Default::default())).collect(),
@@ -586,7 +591,7 @@ impl World {
     }
 
     /// Whether an event of a process must wait; it is planned anew then.
-    fn is_paused(&mut self, n: usize, event: impl FnOnce() -> Event) -> bool {
+    pub(crate) fn is_paused(&mut self, n: usize, event: impl FnOnce() -> Event) -> bool {
         let until = self.nodes[n].paused_until;
         let paused = until > self.time;
         if paused {
@@ -701,6 +706,12 @@ impl World {
                 }
                 Control::Spare(spare) => process.runner.add_spare(spare),
                 Control::Save => process.runner.on_save_asked(Box::new(|_| ())),
+                Control::Show(number) => {
+                    let shown = process.shown.clone();
+                    process.runner.on_show_asked(Box::new(move || {
+                        shown.lock().expect("nothing panics while it holds this lock").push(number);
+                    }));
+                }
             }
         }
         while let Some((shard, message)) = process.messages.pop_front() {
@@ -808,6 +819,7 @@ impl World {
         self.send_messages(n, messages);
         let process = self.nodes[n].process_mut().expect("it runs");
         process.runner.checkpoint(now, false, &mut process.jobs);
+        self.look_where_shown(n);
         self.begin_job(n);
         self.rest(n);
     }
@@ -825,7 +837,8 @@ impl World {
             return self.turn_by(n, time + 1);
         }
         let next_tick = process.next_tick;
-        let wakeup = runner.replica.next_wakeup(now).map_or(next_tick, |wakeup| wakeup.min(next_tick));
+        let show = runner.next_show();
+        let wakeup = runner.replica.next_wakeup(now).into_iter().chain(show).fold(next_tick, Mono::min);
         if wakeup > now.mono
             && let Err(error) = runner.settle()
         {
@@ -897,7 +910,15 @@ impl World {
                 process.controls.push_back(Control::Saved(shard, meta.index));
                 self.reach("checkpoint");
             }
-            Job::Show(_, meta) => checkpoint().show(&meta).map_err(told)?,
+            Job::Show(shard, meta) => {
+                let checkpoint = checkpoint();
+                checkpoint.show(&meta).map_err(told)?;
+                let reader = checkpoint.reader().map_err(told)?;
+                let process = self.nodes[n].process_mut().expect("it runs");
+                process.readers.insert(shard, reader);
+                process.controls.push_back(Control::Saved(shard, meta.index));
+                self.reach("shown");
+            }
             Job::Install(shard, staged) => {
                 let (index, term) = (staged.meta().index, staged.meta().term);
                 checkpoint().install(*staged).map_err(told)?;
@@ -943,7 +964,15 @@ impl World {
                 members.get(message.to()).is_some()
                     || !is_removed && target.is_some_and(|other| self.links[other][n].up)
             };
-            let Some(to) = target.filter(|_| self.nodes[n].process().is_some_and(known)) else { continue };
+            let Some(to) = target.filter(|_| self.nodes[n].process().is_some_and(known)) else {
+                if message.snapshot().is_some()
+                    && let Some(process) = self.nodes[n].process_mut()
+                {
+                    process.controls.push_back(Control::SnapshotSent(shard, message.to(), false));
+                    self.wake(n);
+                }
+                continue;
+            };
             if message.snapshot().is_some() {
                 self.begin_transfer(n, to, shard, message);
                 continue;
