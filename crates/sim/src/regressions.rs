@@ -13,6 +13,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("commit-before-its-entries", include_str!("../regressions/commit-before-its-entries.txt")),
     ("leader-unknown", include_str!("../regressions/leader-unknown.txt")),
     ("wiped-out-of-groups", include_str!("../regressions/wiped-out-of-groups.txt")),
+    ("restart-unsaid", include_str!("../regressions/restart-unsaid.txt")),
 ];
 
 /// The seed and its options.

@@ -340,8 +340,10 @@ impl World {
     fn greeting(&self, n: usize) -> Greeting {
         let founders = self.options.nodes as usize;
         let directory = &self.nodes[n].directory;
-        // Whoever founded a cluster alone and has lost it would found another one.
-        let plan = if n < founders && (founders > 1 || self.watch.incarnation.is_none()) {
+        // If none of those who founded the cluster has its data any more, they would found another one.
+        let knows = |node: &Node| node.directory.cluster.is_some();
+        let may_found = self.watch.incarnation.is_none() || self.nodes[..founders].iter().any(knows);
+        let plan = if n < founders && may_found {
             Plan::List(self.nodes[..founders].iter().map(|node| node.name.clone()).collect())
         } else {
             Plan::Join
@@ -431,7 +433,7 @@ impl World {
         let founding = directory.accepted.clone();
         let me = directory.id;
         let told = |error: storage::StorageError| error.to_string();
-        let (wal, mut recovered) =
+        let (mut wal, mut recovered) =
             Wal::open(directory.disk.clone(), WalOptions { segment_bytes: options.segment_bytes }).map_err(told)?;
         let torn = recovered.torn_bytes > 0;
         let (mut shards, mut checkpoints, mut readers, mut snapshots) =
@@ -477,7 +479,7 @@ impl World {
         if torn {
             self.reach("torn-tail");
         }
-        let kept_from = shards.iter().map(|(shard, restored)| (*shard, restored.index.next())).collect();
+        let kept_from = shards.iter().map(|(shard, restored)| (*shard, restored.follow(*shard, &mut wal))).collect();
         let tick = self.tick_length();
         let config = ReplicaConfig {
             id: me,
