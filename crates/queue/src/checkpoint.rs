@@ -19,6 +19,7 @@ use crate::id::LeaseToken;
 use crate::idempotency::Binding;
 use crate::machine::QueueMachine;
 use crate::outcome::{State, Totals};
+use crate::pause::Pause;
 use crate::payload::Payload;
 use crate::policy::Policy;
 use crate::ready::PRIORITIES;
@@ -98,7 +99,8 @@ pub(crate) const TABLES: &[Table] = &[
         sliced: false,
         columns: columns! {
             tenant TEXT, command TEXT, created INTEGER, claimed INTEGER, completed INTEGER, failed INTEGER, dead INTEGER,
-            cancelled INTEGER, expired INTEGER, rounds BLOB,
+            cancelled INTEGER, expired INTEGER, rounds BLOB, updated_at INTEGER,
+            paused INTEGER, pause_ends INTEGER, paused_until INTEGER, pause_reason TEXT, paused_by TEXT,
         },
         indexes: &[],
     },
@@ -225,16 +227,16 @@ impl QueueMachine {
     /// Notes that a queue's numbers are about to change, so that the next checkpoint holds the new ones and a save in progress the old ones.
     pub(crate) fn change_queue(&mut self, queue: u32) {
         let before = self.queues[queue as usize].mark;
-        if before == self.saves.current {
-            return;
+        if before != self.saves.current {
+            if before != Mark::Clean {
+                let mut frozen = self.saves.frozen.take().expect("a frozen queue belongs to a save");
+                self.put_queue(queue, &mut frozen.ready);
+                self.saves.frozen = Some(frozen);
+            }
+            self.queues[queue as usize].mark = self.saves.current;
+            self.saves.queues.push(queue);
         }
-        if before != Mark::Clean {
-            let mut frozen = self.saves.frozen.take().expect("a frozen queue belongs to a save");
-            self.put_queue(queue, &mut frozen.ready);
-            self.saves.frozen = Some(frozen);
-        }
-        self.queues[queue as usize].mark = self.saves.current;
-        self.saves.queues.push(queue);
+        self.queues[queue as usize].updated_at = self.clocks.schedule;
     }
 
     /// The same of whose turn it is among a tenant's queues.
@@ -451,6 +453,8 @@ impl QueueMachine {
                 row.number(total);
             }
             put_rounds(row, entry.lists.iter().map(|list| list.round));
+            row.number(entry.updated_at.0);
+            Pause::put(entry.pause.as_deref(), row);
         });
     }
 
@@ -654,8 +658,12 @@ fn restore_queue(machine: &mut QueueMachine, row: &mut base::rows::RowReader<'_>
     for (list, round) in entry.lists.iter_mut().zip(rounds(row.maybe_bytes()?)?) {
         list.round = round;
     }
+    entry.updated_at = ScheduleTime(row.number()?);
     entry.mark = Mark::Clean;
     let owner = entry.owner;
+    if let Some(pause) = Pause::read(row)? {
+        machine.keep_pause(queue, pause);
+    }
     machine.tenants[owner as usize].mark = Mark::Clean;
     machine.saves.queues.clear();
     machine.saves.tenants.clear();

@@ -18,6 +18,8 @@ const FAIL: u8 = 7;
 const CANCEL: u8 = 8;
 const REDRIVE: u8 = 9;
 const CONFIGURE: u8 = 10;
+const PAUSE: u8 = 11;
+const RESUME: u8 = 12;
 
 /// Appends `op` to `bytes`.
 pub fn encode(op: &Op<'_>, bytes: &mut Vec<u8>) {
@@ -75,6 +77,19 @@ pub fn encode(op: &Op<'_>, bytes: &mut Vec<u8>) {
             bytes.put_varint(redrive.delay.0);
             bytes.put_option(redrive.priority.map(u64::from));
         }
+        Op::Pause { tenant, command, length, reason, by } => {
+            bytes.put_u8(PAUSE);
+            bytes.put_bytes(tenant.as_bytes());
+            bytes.put_bytes(command.as_bytes());
+            put_millis(*length, bytes);
+            bytes.put_bytes(reason.as_bytes());
+            bytes.put_bytes(by.as_bytes());
+        }
+        Op::Resume { tenant, command } => {
+            bytes.put_u8(RESUME);
+            bytes.put_bytes(tenant.as_bytes());
+            bytes.put_bytes(command.as_bytes());
+        }
         Op::Configure(policy) => {
             bytes.put_u8(CONFIGURE);
             policy.encode(bytes);
@@ -112,6 +127,11 @@ pub fn decode(bytes: &[u8]) -> Result<Op<'_>, Malformed> {
             delay: Millis(r.varint()?),
             priority: r.option()?.map(u8::try_from).transpose().map_err(|_| Malformed)?,
         }),
+        PAUSE => {
+            let (tenant, command) = (r.text()?, r.text()?);
+            Op::Pause { tenant, command, length: millis(r)?, reason: r.text()?, by: r.text()? }
+        }
+        RESUME => Op::Resume { tenant: r.text()?, command: r.text()? },
         CONFIGURE => Op::Configure(Policy::decode(r)?),
         _ => return Err(Malformed),
     };

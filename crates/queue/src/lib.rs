@@ -23,7 +23,9 @@ mod machine;
 pub mod op;
 pub mod outcome;
 mod outcome_codec;
+mod pause;
 mod payload;
+
 pub mod policy;
 mod query;
 mod ready;

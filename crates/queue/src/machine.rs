@@ -20,6 +20,7 @@ use crate::idempotency::Keys;
 use crate::op::{Claim, Op};
 use crate::outcome::{Answer, Outcome, Query, Rejection, State};
 use crate::outcome_codec;
+use crate::pause::Pauses;
 use crate::payload::PayloadCache;
 use crate::policy::Policy;
 use crate::ready::{Queue, Supplier, Tenant, work_in, work_of};
@@ -48,6 +49,7 @@ pub struct QueueMachine {
     /// Who can serve waiting claims, by wait key.
     pub(crate) suppliers: IdMap<Supplier>,
     pub(crate) due: DueIndex,
+    pub(crate) pauses: Pauses,
     pub(crate) keys: Keys,
     pub(crate) ended: Ended,
     pub(crate) saves: Saves,
@@ -105,6 +107,7 @@ impl QueueMachine {
             tenant_ids: BTreeMap::new(),
             suppliers: IdMap::default(),
             due: DueIndex::default(),
+            pauses: Pauses::default(),
             keys: Keys::default(),
             ended: Ended::default(),
             saves: Saves::default(),
@@ -162,6 +165,8 @@ impl QueueMachine {
             Op::Fail { lease, result, error } => self.end(lease, &Ending::Failed { result: *result, error }, effects),
             Op::Cancel { tenant, task, reason, force } => self.cancel(tenant, *task, reason, *force, effects),
             Op::Redrive(redrive) => self.redrive(redrive, effects),
+            Op::Pause { tenant, command, length, reason, by } => self.pause(tenant, command, *length, reason, by),
+            Op::Resume { tenant, command } => Ok(self.resume(tenant, command, effects)),
             Op::Configure(policy) => {
                 self.policy = *policy;
                 Ok(Outcome::Configured)
@@ -278,7 +283,7 @@ impl StateMachine for QueueMachine {
     fn next_due(&self) -> NextDue {
         let mut due = self.due.next_due();
         let drop = self.next_drop();
-        due.lease = due.lease.into_iter().chain(drop.lease).min();
+        due.lease = due.lease.into_iter().chain(drop.lease).chain(self.pauses.next()).min();
         due.schedule = due.schedule.into_iter().chain(drop.schedule).min();
         due.overdue = self.is_overdue();
         due

@@ -64,6 +64,26 @@ pub enum Op<'a> {
     },
     /// Brings a dead, failed or cancelled task back.
     Redrive(Redrive<'a>),
+    /// Lets claims pass a queue over.
+    Pause {
+        /// Owner of the queue.
+        tenant: &'a str,
+        /// Its name.
+        command: &'a str,
+        /// When it ends by itself; absent: never.
+        length: Option<Millis>,
+        /// Why, for people.
+        reason: &'a str,
+        /// Who, for people.
+        by: &'a str,
+    },
+    /// Ends a pause.
+    Resume {
+        /// Owner of the queue.
+        tenant: &'a str,
+        /// Its name.
+        command: &'a str,
+    },
     /// The leader's settings of scope *cluster*; they hold from here on.
     Configure(Policy),
 }

@@ -54,6 +54,8 @@ pub enum Outcome {
     CancelRequested(Box<TaskView>),
     /// The task is live again.
     Redriven(Box<TaskView>),
+    /// The queue is paused, or is not any more, as was asked for.
+    QueueChanged,
     /// The settings hold.
     Configured,
     /// No effect.
@@ -239,6 +241,17 @@ pub struct Totals {
     pub expired: u64,
 }
 
+/// Why nothing is claimed from a queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PauseView {
+    /// When it ends by itself, estimated on the schedule clock; absent: never.
+    pub until: Option<ScheduleTime>,
+    /// Why, for people; may be empty.
+    pub reason: Arc<str>,
+    /// Who paused it.
+    pub by: Arc<str>,
+}
+
 /// One queue's numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueStats {
@@ -252,6 +265,10 @@ pub struct QueueStats {
     pub totals: Totals,
     /// Since when its oldest ready task is ready.
     pub oldest_ready: Option<ScheduleTime>,
+    /// Why nothing is claimed from it, if that is so.
+    pub pause: Option<PauseView>,
+    /// When something in it changed last; 0: never.
+    pub updated_at: ScheduleTime,
 }
 
 /// Some of a tenant's queues on a shard, by name.
@@ -267,6 +284,8 @@ pub struct QueuesOf {
     pub commands: Option<BTreeSet<Arc<str>>>,
     /// Only those that hold tasks.
     pub non_empty: bool,
+    /// Only those that are paused, or that are not.
+    pub paused: Option<bool>,
     /// So many at most.
     pub limit: usize,
 }

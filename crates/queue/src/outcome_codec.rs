@@ -26,6 +26,7 @@ const CANCEL_REQUESTED: u8 = 10;
 const REDRIVEN: u8 = 11;
 const CONFIGURED: u8 = 12;
 const REJECTED: u8 = 13;
+const QUEUE_CHANGED: u8 = 14;
 
 const NOT_LIVE: u8 = 1;
 const NOT_LEASED: u8 = 2;
@@ -95,6 +96,7 @@ pub(crate) fn encode(outcome: &Outcome, bytes: &mut Vec<u8>) {
             put_task(task, bytes);
         }
         Outcome::Configured => bytes.put_u8(CONFIGURED),
+        Outcome::QueueChanged => bytes.put_u8(QUEUE_CHANGED),
         Outcome::Rejected(rejection) => {
             bytes.put_u8(REJECTED);
             put_rejection(rejection, bytes);
@@ -131,6 +133,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Outcome, Malformed> {
         CANCELLED => Outcome::Cancelled(Box::new(tasks.read(r)?)),
         CANCEL_REQUESTED => Outcome::CancelRequested(Box::new(tasks.read(r)?)),
         REDRIVEN => Outcome::Redriven(Box::new(tasks.read(r)?)),
+        QUEUE_CHANGED => Outcome::QueueChanged,
         CONFIGURED => Outcome::Configured,
         REJECTED => Outcome::Rejected(rejection(r)?),
         _ => return Err(Malformed),

@@ -98,6 +98,9 @@ fn operations() {
         Op::Redrive(redrive.clone()),
         Op::Redrive(Redrive { keep_attempts: false, priority: None, ..redrive }),
         Op::Configure(policy),
+        Op::Pause { tenant: "acme", command: "mail", length: Some(Millis(60_000)), reason: "relay down", by: "ann" },
+        Op::Pause { tenant: "acme", command: "mail", length: None, reason: "", by: "" },
+        Op::Resume { tenant: "acme", command: "mail" },
     ];
     let mut found = String::new();
     for operation in &operations {
@@ -187,6 +190,7 @@ fn outcomes() -> Vec<Outcome> {
         Outcome::CancelRequested(Box::new(full)),
         Outcome::Redriven(Box::new(bare)),
         Outcome::Configured,
+        Outcome::QueueChanged,
     ];
     others.into_iter().chain(states).chain(rejections.map(Outcome::Rejected)).collect()
 }

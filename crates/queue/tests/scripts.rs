@@ -71,6 +71,7 @@ impl Script {
             | Outcome::DeadLettered { .. }
             | Outcome::Cancelled(_)
             | Outcome::Redriven(_)
+            | Outcome::QueueChanged
             | Outcome::Configured => String::new(),
         };
         line + &self.changes()
@@ -199,6 +200,16 @@ impl Script {
         Ok(self.apply(&Op::Claim(claim)))
     }
 
+    /// Whether and how a queue is paused; nothing if it is not and never was.
+    fn pause_of(&mut self, tenant: &str, command: &str) -> String {
+        let (answer, _) = self.shard.query(&Query::Queue { tenant: tenant.into(), command: command.into() });
+        let Answer::Queue(stats) = answer else { unreachable!("a queue was asked for") };
+        stats.pause.map_or(String::new(), |pause| {
+            let until = pause.until.map_or("resumed".into(), |time| seconds(time.0 - START));
+            format!("{command} is paused until {until} by {}: {:?}\n", pause.by, pause.reason)
+        })
+    }
+
     fn redrive(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcomes {
         let id = self.task(args.next_pos())?;
         let task = self.shard.task(id).ok_or("it is gone")?;
@@ -313,6 +324,21 @@ impl goldenscript::Runner for Script {
             }
             // redrive tN [attempts=keep] [delay=D] [priority=N] [stale=yes]
             "redrive" => self.redrive(&mut args)?,
+            // pause QUEUE [tenant=T] [for=D] [reason=TEXT] [by=WHO]
+            "pause" => {
+                let command = args.next_pos().ok_or("which queue?")?;
+                let tenant = args.take_key("tenant").unwrap_or("acme");
+                let length = args.take_key("for").map(millis).transpose()?;
+                let reason = args.take_key("reason").unwrap_or("");
+                let by = args.take_key("by").unwrap_or("ann");
+                self.apply(&Op::Pause { tenant, command, length, reason, by }) + &self.pause_of(tenant, command)
+            }
+            // resume QUEUE [tenant=T]
+            "resume" => {
+                let command = args.next_pos().ok_or("which queue?")?;
+                let tenant = args.take_key("tenant").unwrap_or("acme");
+                self.apply(&Op::Resume { tenant, command }) + &self.pause_of(tenant, command)
+            }
             // policy [backoff=NAME] [base=D] [max_backoff=D] [lease=D] [max_attempts=N] [window=D] [retention=D] [error_bytes=N]
             "policy" => self.policy(&mut args)?,
             // advance D [clock=wall]: both clocks, or a jump of the wall clock alone
@@ -353,7 +379,7 @@ impl goldenscript::Runner for Script {
                 let tenant = args.take_key("tenant").unwrap_or("acme");
                 let (answer, _) = self.shard.query(&Query::Queue { tenant: tenant.into(), command: command.into() });
                 let Answer::Queue(stats) = answer else { unreachable!("a queue was asked for") };
-                format!("{:?}\n{:?}\n", stats.depth, stats.totals)
+                format!("{:?}\n{:?}\n", stats.depth, stats.totals) + &self.pause_of(tenant, command)
             }
             // tables: rows of the last checkpoint, by table
             "tables" => self.shard.tables(),
@@ -449,6 +475,7 @@ scripts! {
     backoff { fixed, linear, exponential, exp_equal_jitter, exp_full_jitter, explicit_delay }
     lease { length, extend, late_completion, tokens, workers, tenants, outage, wall_jump }
     order { priority, fifo, several_queues, all_queues, returns_go_to_the_tail }
+    pause { queue, by_itself, turns, restart }
     idempotency { repeat, conflict, window, scope, outlives_the_task }
     retention { slices, live_tasks_stay, keyed }
     checkpoint { restart_everywhere, born_and_ended_between, payload_memory }
