@@ -18,6 +18,7 @@ use base::{Incarnation, Index, LeaseTime, ScheduleTime, Stamps};
 use crate::id::LeaseToken;
 use crate::idempotency::Binding;
 use crate::machine::QueueMachine;
+use crate::operations;
 use crate::outcome::{State, Totals};
 use crate::pause::Pause;
 use crate::payload::Payload;
@@ -44,6 +45,7 @@ const KEYS: TableId = 7;
 pub(crate) const SLICES: TableId = 8;
 pub(crate) const EPOCHS: TableId = 9;
 pub(crate) const SHARD: TableId = 10;
+const OPERATIONS: TableId = 11;
 
 macro_rules! columns {
     ($($name:ident $kind:ident),* $(,)?) => { &[$(Column { name: stringify!($name), kind: stringify!($kind) }),*] };
@@ -124,6 +126,16 @@ pub(crate) const TABLES: &[Table] = &[
         columns: columns! {
             shard INTEGER, lease_clock INTEGER, schedule_clock INTEGER, next_place INTEGER, next_slice INTEGER,
             live_tasks INTEGER, policy BLOB,
+        },
+        indexes: &[],
+    },
+    Table {
+        name: "operations",
+        sliced: false,
+        columns: columns! {
+            tenant TEXT, id BLOB, kind TEXT, state TEXT, queues BLOB, request TEXT, dry_run INTEGER, subject TEXT, begun INTEGER,
+            position BLOB, steps INTEGER, processed INTEGER, changed INTEGER, skipped INTEGER, estimated_total INTEGER, samples BLOB,
+            started_at INTEGER, updated_at INTEGER, finished_at INTEGER, error TEXT,
         },
         indexes: &[],
     },
@@ -483,6 +495,12 @@ impl QueueMachine {
                 });
             }
         }
+        for (number, operation) in self.operations.take_changed() {
+            match operation {
+                Some(operation) => changes.put(OPERATIONS, 0, number as i64, |row| operations::put(operation, row)),
+                None => changes.delete(OPERATIONS, 0, number as i64),
+            }
+        }
         for (first, incarnation) in &self.epochs {
             changes.put(EPOCHS, 0, *first as i64, |row| row.number(*incarnation));
         }
@@ -599,6 +617,10 @@ pub(crate) fn restore(info: ShardInfo, rows: &mut dyn RowSource) -> Result<Queue
             last_keyed: row.maybe_number()?.map(LeaseTime),
             returnable: Vec::new(),
         });
+        Ok(())
+    })?;
+    rows.for_each(OPERATIONS, &mut |_, key, row| {
+        machine.operations.restore(key as u64, operations::read(info.shard, &mut row.reader())?);
         Ok(())
     })?;
     for table in [FAILED, DEAD] {

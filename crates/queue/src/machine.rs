@@ -18,6 +18,7 @@ use crate::due::DueIndex;
 use crate::id::{TaskId, TaskKey};
 use crate::idempotency::Keys;
 use crate::op::{Claim, Op};
+use crate::operations::Operations;
 use crate::outcome::{Answer, Outcome, Query, Rejection, State};
 use crate::outcome_codec;
 use crate::pause::Pauses;
@@ -50,6 +51,7 @@ pub struct QueueMachine {
     pub(crate) suppliers: IdMap<Supplier>,
     pub(crate) due: DueIndex,
     pub(crate) pauses: Pauses,
+    pub(crate) operations: Operations,
     pub(crate) keys: Keys,
     pub(crate) ended: Ended,
     pub(crate) saves: Saves,
@@ -108,6 +110,7 @@ impl QueueMachine {
             suppliers: IdMap::default(),
             due: DueIndex::default(),
             pauses: Pauses::default(),
+            operations: Operations::default(),
             keys: Keys::default(),
             ended: Ended::default(),
             saves: Saves::default(),
@@ -154,7 +157,7 @@ impl QueueMachine {
         TaskId::new(base::Incarnation(self.incarnation_of(key)), self.shard, TaskKey(key))
     }
 
-    fn apply_op(&mut self, op: &Op<'_>, effects: &mut Effects<Self>) -> Result<Outcome, Rejection> {
+    pub(crate) fn apply_op(&mut self, op: &Op<'_>, effects: &mut Effects<Self>) -> Result<Outcome, Rejection> {
         match op {
             Op::Create(create) => self.create(create, effects),
             Op::Claim(claim) => Ok(Outcome::Claimed(self.claim(claim, effects))),
@@ -165,6 +168,11 @@ impl QueueMachine {
             Op::Fail { lease, result, error } => self.end(lease, &Ending::Failed { result: *result, error }, effects),
             Op::Cancel { tenant, task, reason, force } => self.cancel(tenant, *task, reason, *force, effects),
             Op::Redrive(redrive) => self.redrive(redrive, effects),
+            Op::Edit(edit) => self.edit(edit, effects),
+            Op::Delete(delete) => self.delete(delete),
+            Op::Begin(begin) => self.begin(begin),
+            Op::Step(step) => self.step(step, effects),
+            Op::Turn { tenant, id, to, error } => self.turn(tenant, id, *to, error),
             Op::Pause { tenant, command, length, reason, by } => self.pause(tenant, command, *length, reason, by),
             Op::Resume { tenant, command } => Ok(self.resume(tenant, command, effects)),
             Op::Configure(policy) => {
@@ -226,6 +234,7 @@ impl StateMachine for QueueMachine {
         let freed = self.keys.tidy(self.clocks.lease, self.policy.idempotency_window);
         self.saves.freed_keys.extend(freed);
         self.drop_slices();
+        self.operations.tidy(self.clocks.schedule);
         effects.woken.extend(self.changes.take_untold().map(change_of));
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use base::{Index, Millis, ScheduleTime};
 
 use crate::id::{LeaseToken, TaskId};
+use crate::operations::{Operation, OperationId};
 use crate::payload::Payload;
 use crate::ready::PRIORITIES;
 
@@ -54,8 +55,10 @@ pub enum Outcome {
     CancelRequested(Box<TaskView>),
     /// The task is live again.
     Redriven(Box<TaskView>),
-    /// The queue is paused, or is not any more, as was asked for.
-    QueueChanged,
+    /// The task as it is now.
+    Edited(Box<TaskView>),
+    /// It is as was asked for; whoever wants to see it asks for it.
+    Done,
     /// The settings hold.
     Configured,
     /// No effect.
@@ -113,6 +116,19 @@ pub enum Rejection {
     TooManyTasks,
     /// The shard holds as many queues as it may (`QUEUES_MAX`).
     TooManyQueues,
+    /// A worker holds the task.
+    IsLeased,
+    /// An operation of the same kind on the same queues is under way.
+    OperationConflict {
+        /// Its name.
+        with: OperationId,
+    },
+    /// There is no such operation.
+    NoOperation,
+    /// The operation is in a state in which this cannot be asked of it.
+    OperationState,
+    /// The shard knows as many operations as it may (`OPERATIONS_MAX`).
+    TooManyOperations,
 }
 
 /// A task's states as clients see them.
@@ -331,6 +347,13 @@ pub enum Query {
     Queues,
     /// The numbers of some.
     QueuesOf(QueuesOf),
+    /// The operations of a tenant, or of all, in the order in which they began.
+    Operations {
+        /// Whose; absent: all.
+        tenant: Option<Arc<str>>,
+        /// Only those that are under way.
+        running: bool,
+    },
     /// The settings in force.
     Policy,
 }
@@ -369,6 +392,8 @@ pub enum Answer {
         /// The last name that was looked at; nothing: it was the last there is.
         looked_to: Option<Arc<str>>,
     },
+    /// Operations.
+    Operations(Vec<Operation>),
     /// The settings in force.
     Policy(crate::policy::Policy),
 }

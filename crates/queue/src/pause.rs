@@ -58,7 +58,7 @@ impl QueueMachine {
             self.leave_turns(queue);
         }
         self.keep_pause(queue, pause);
-        Ok(Outcome::QueueChanged)
+        Ok(Outcome::Done)
     }
 
     /// Lets claims see the queue again. Harmless if it is not paused, or not known.
@@ -66,7 +66,7 @@ impl QueueMachine {
         if let Some(queue) = self.queue_id(tenant, command).filter(|queue| self.is_paused(*queue)) {
             self.end_pause(queue, effects);
         }
-        Outcome::QueueChanged
+        Outcome::Done
     }
 
     /// Ends the pauses whose time is over, at most so many; says how many that were.

@@ -9,6 +9,7 @@ use base::machine::WaitKey;
 use crate::id::TaskId;
 use crate::machine::QueueMachine;
 use crate::op::{Credential, LeaseRef};
+use crate::operations::OperationState;
 use crate::outcome::{Answer, Depth, OwnedCredential, Query, QueueStats, QueuesOf, Totals};
 use crate::ready::Queue;
 use crate::retention::Recent;
@@ -58,6 +59,11 @@ impl QueueMachine {
             }
             Query::Queues => (Answer::Queues(self.queues.iter().map(|queue| self.stats(queue)).collect()), None),
             Query::QueuesOf(of) => (self.page(of), None),
+            Query::Operations { tenant, running } => {
+                let of = self.operations.of(tenant.as_deref());
+                let asked = of.filter(|operation| !running || operation.state == OperationState::Running);
+                (Answer::Operations(asked.cloned().collect()), None)
+            }
             Query::Policy => (Answer::Policy(self.policy), None),
         }
     }
