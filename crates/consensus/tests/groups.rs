@@ -26,6 +26,8 @@ struct Cluster {
     /// Everything that was sent, for comparison.
     trace: Vec<Bytes>,
     cut_off: Option<u64>,
+    /// Snapshots are taken and not installed.
+    installs_slowly: bool,
 }
 
 fn config(id: u64, seed: u64) -> GroupConfig {
