@@ -16,8 +16,9 @@ use hyper::header::{
 };
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request};
+use queue::operations::{OperationKind, OperationState};
 use queue::{QueueMachine, TaskId};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::auth::{Access, Authenticator, Principal};
 use crate::backups::LastBackup;
@@ -49,6 +50,8 @@ pub(crate) struct Shared {
     /// The node's name as a header value.
     pub(crate) name: HeaderValue,
     pub(crate) draining: AtomicBool,
+    /// Somebody has begun an operation on many tasks.
+    pub(crate) wake_bulk: Arc<Notify>,
     /// Places for answers that go on.
     pub(crate) streams: Arc<Semaphore>,
 }
@@ -239,6 +242,20 @@ impl Edge {
             Route::DeadGroups => Box::pin(self.dead_groups(call)),
             Route::ListQueues => Box::pin(self.list_queues(call)),
             Route::ShowQueue(command) => Box::pin(self.show_queue(call, command)),
+            Route::PauseQueue(command) => Box::pin(self.pause_queue(call, command)),
+            Route::ResumeQueue(command) => Box::pin(self.resume_queue(call, command)),
+            Route::PurgeQueue(command) => {
+                Box::pin(self.begin_operation(call, OperationKind::QueuePurge, Some(&**command)))
+            }
+            Route::RedriveDead => Box::pin(self.begin_operation(call, OperationKind::DeadRedrive, None)),
+            Route::PurgeDead => Box::pin(self.begin_operation(call, OperationKind::DeadPurge, None)),
+            Route::CancelTasks => Box::pin(self.begin_operation(call, OperationKind::Cancel, None)),
+            Route::ListOperations => Box::pin(self.list_operations(call)),
+            Route::ShowOperation(id) => Box::pin(self.show_operation(call, id)),
+            Route::StopOperation(id) => Box::pin(self.turn_operation(call, id, OperationState::Stopped)),
+            Route::ResumeOperation(id) => Box::pin(self.turn_operation(call, id, OperationState::Running)),
+            Route::EditTask(id) => Box::pin(self.edit(call, id)),
+            Route::HeartbeatBatch => Box::pin(self.heartbeat_batch(call)),
             Route::Whoami => ready(self.whoami(call)),
             Route::OpenApi => ready(Ok(openapi::answer())),
             Route::GetTask(id) => Box::pin(self.get_task(call, id)),
