@@ -340,7 +340,9 @@ impl std::fmt::Display for Refused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Refused::SingleMode => {
-                f.write_str("this node has no peer address: start it with --raft-addr and --raft-advertise")
+                f.write_str(
+                    "this node has no peer address: start it with --raft-addr and --raft-advertise, and without --raft=false",
+                )
             }
             Refused::NoLeader => f.write_str("no node leads just now"),
             Refused::Busy => f.write_str("other actions are under way; try again"),
