@@ -96,9 +96,9 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         };
         // In memory, segments need not be large: nothing is pre-zeroed for the sake of a sync.
         let segment_bytes = if folder.is_some() { config.segment_bytes } else { config.segment_bytes.min(4 << 20) };
-        let Opened { wal, mut shards, checkpoints, readers, snapshots } =
+        let Opened { mut wal, mut shards, checkpoints, readers, snapshots } =
             open::<S, D>(disk, folder, &identity, founding.as_ref(), segment_bytes, progress)?;
-        let kept_from = shards.iter().map(|(shard, restored)| (*shard, restored.index.next())).collect();
+        let kept_from = shards.iter().map(|(shard, restored)| (*shard, restored.follow(*shard, &mut wal))).collect();
         for (shard, restored) in &shards {
             common.shown.set(*shard, restored.index, clock.now().mono);
         }

@@ -188,8 +188,10 @@ impl Leadership {
             let present = members.configuration.members();
             let wanted = records.configuration.members();
             let voters = &members.configuration.voters;
-            // Whose vote another one has taken here already does not come back.
-            let replaced = |id: u64| voters.iter().any(|other| records.predecessors(*other).contains(&id));
+            // Whose vote another one has taken here already does not come back. Of two data directories of one name the learner is the new one.
+            let is_new = |id: u64| records.configuration.learners.contains(&id);
+            let replaced =
+                |id: u64| !is_new(id) && voters.iter().any(|other| records.predecessors(*other).contains(&id));
             let missing = wanted.iter().find(|id| !present.contains(id) && !replaced(**id));
             let missing = missing.map(|id| vec![MemberChange::AddLearner(*id)]);
             let extra = present.iter().find(|id| !wanted.contains(id)).map(|id| vec![MemberChange::Remove(*id)]);

@@ -54,6 +54,8 @@ pub struct RestoreShard<S> {
     pub hard_state: HardState,
     /// The entries in the log behind `index`.
     pub entries: Vec<base::log::Entry>,
+    /// The log has the entry at `index`, or none up to there.
+    pub(crate) log_leads_here: bool,
 }
 
 /// One replica of N shards. See the crate's documentation.

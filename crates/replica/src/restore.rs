@@ -2,11 +2,12 @@
 
 use base::machine::{ShardInfo, StateMachine};
 use base::rows::Unreadable;
-use base::{Index, Term};
+use base::{Index, ShardId, Term};
 use consensus::LostLog;
 use storage::StorageError;
 use storage::checkpoint::{Checkpoint, Meta};
-use storage::wal::ShardLog;
+use storage::disk::Disk;
+use storage::wal::{ShardLog, Wal};
 
 use crate::members::Members;
 use crate::replica::RestoreShard;
@@ -39,7 +40,7 @@ pub fn restore<S: StateMachine>(
         .map_err(|_| damaged("the members in table checkpoint do not read back".into()))?;
     let info = ShardInfo { incarnation: members.incarnation(info.incarnation), ..info };
     let machine = S::restore(info, &mut *checkpoint.rows()).map_err(|Unreadable(what)| damaged(what))?;
-    log.drop_until(meta.index, meta.term);
+    let log_leads_here = log.drop_until(meta.index, meta.term);
     Ok(RestoreShard {
         machine,
         index: meta.index,
@@ -47,7 +48,19 @@ pub fn restore<S: StateMachine>(
         members,
         hard_state: log.hard_state,
         entries: log.entries,
+        log_leads_here,
     })
+}
+
+impl<S> RestoreShard<S> {
+    /// What follows the checkpoint can be written to this log from now on. Answers the first entry that the log must keep.
+    pub fn follow<D: Disk>(&self, shard: ShardId, wal: &mut Wal<D>) -> Index {
+        // The process that installed a snapshot may have died before the log said so.
+        if !self.log_leads_here {
+            wal.restart(shard, self.index, self.term);
+        }
+        self.index.next()
+    }
 }
 
 /// What to say when the log called `file` does not hold what it must.

@@ -115,7 +115,8 @@ impl Server {
             .is_some()
             .then(|| Backups::start(settings.clone(), node.handle().clone(), shared.last_backup.clone()));
         let backups = backups.transpose().map_err(|cause| Exit::Start(StartError::Thread(cause)))?;
-        let watch = Watch::start(shared.reload.clone()).map_err(|cause| Exit::Start(StartError::Thread(cause)))?;
+        let watch = Watch::start(shared.reload.clone(), node.handle().clone())
+            .map_err(|cause| Exit::Start(StartError::Thread(cause)))?;
         Ok(Server { node, _watch: watch, shared, backups, threads: Some(threads), addr, drain_timeout })
     }
 

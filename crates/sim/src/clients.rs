@@ -12,12 +12,15 @@ use base::rows::RowWriter;
 use base::{Index, Millis, ScheduleTime, ShardId};
 use history::record::{Call, Level, Line, Work};
 use queue::id::shard_of;
+use queue::listing::{Order, Search};
 use queue::op::{Claim, ClaimOrder, Create, Credential, IdempotencyKey, LeaseRef, Redrive, Schedule};
+use queue::search::Filter;
 use queue::{LeaseToken, Op, Outcome, Query, State, TaskId, TaskView, codec, idempotency, record as rows};
 use replica::{Freshness, Operations};
 
 use crate::clock::EPOCH_MS;
 use crate::edge::{Asked, Request, Told};
+use crate::lists::List;
 use crate::network::happens;
 use crate::options::Options;
 use crate::record;
@@ -81,10 +84,21 @@ enum What {
 }
 
 enum Kind {
-    Producer { again: Option<(Vec<Draft>, u32)> },
-    Worker { style: Style, actions: BTreeMap<(u64, u64), Action>, doing: Option<Action> },
-    Reader,
-    Meddler { wanted: Option<Rc<TaskView>> },
+    Producer {
+        again: Option<(Vec<Draft>, u32)>,
+    },
+    Worker {
+        style: Style,
+        actions: BTreeMap<(u64, u64), Action>,
+        doing: Option<Action>,
+    },
+    /// With the page that comes next, if it reads a list.
+    Reader {
+        next: Option<(ShardId, Box<List>)>,
+    },
+    Meddler {
+        wanted: Option<Rc<TaskView>>,
+    },
 }
 
 struct Client {
@@ -125,7 +139,7 @@ impl Clients {
             let style = if bad { styles[rng.below(styles.len() as u64) as usize] } else { Style::Honest };
             add(Kind::Worker { style, actions: BTreeMap::new(), doing: None });
         }
-        (0..options.readers).for_each(|_| add(Kind::Reader));
+        (0..options.readers).for_each(|_| add(Kind::Reader { next: None }));
         (0..options.meddlers).for_each(|_| add(Kind::Meddler { wanted: None }));
         Clients {
             list,
@@ -199,7 +213,7 @@ impl World {
         let acted = match &self.clients.list[client].kind {
             Kind::Producer { .. } => !drains && self.produce(client),
             Kind::Worker { .. } => self.work(client),
-            Kind::Reader => !drains && self.read(client),
+            Kind::Reader { .. } => !drains && self.read(client),
             Kind::Meddler { .. } => !drains && self.meddle(client),
         };
         if !acted {
@@ -462,6 +476,18 @@ impl World {
         let level = self.clients.rng.below(3);
         let (tenant, command) = self.queue_name();
         let of_queue = self.clients.rng.one_in(4);
+        let next = match &mut self.clients.list[client].kind {
+            Kind::Reader { next } => next.take(),
+            _ => None,
+        };
+        if let Some((shard, mut list)) = next {
+            if let Level::AtLeast(_) = list.level() {
+                let seen = self.clients.list[client].seen.get(&shard.0).copied().unwrap_or(0);
+                list.freshness = Freshness::AtLeast { index: Index(seen), up_to: Millis(1_000) };
+            }
+            self.begin(client, shard, Vec::new(), Asked::List(list), number);
+            return true;
+        }
         let Some((owner, id)) = self.known() else { return false };
         let shard = if of_queue { self.shard_of(&tenant, &command) } else { id.shard };
         let seen = self.clients.list[client].seen.get(&shard.0).copied().unwrap_or(0);
@@ -470,6 +496,19 @@ impl World {
             1 => (Freshness::AtLeast { index: Index(seen), up_to: Millis(1_000) }, Level::AtLeast(seen)),
             _ => (Freshness::Linearizable, Level::Linearizable),
         };
+        if self.clients.rng.one_in(5) {
+            let shard = self.shard_of(&tenant, &command);
+            let seen = self.clients.list[client].seen.get(&shard.0).copied().unwrap_or(0);
+            let freshness = match freshness {
+                Freshness::AtLeast { up_to, .. } if level != Level::Stale => {
+                    Freshness::AtLeast { index: Index(seen), up_to }
+                }
+                freshness => freshness,
+            };
+            let list = List { search: self.search(&tenant, &command), places: BTreeMap::new(), freshness };
+            self.begin(client, shard, Vec::new(), Asked::List(Box::new(list)), number);
+            return true;
+        }
         let (call, query) = if of_queue {
             let names = (self.names.of(&tenant), self.names.of(&command));
             let call = Call::Stats { tenant: names.0, command: names.1, level };
@@ -480,6 +519,25 @@ impl World {
         };
         self.begin(client, shard, vec![call], Asked::Question(query, freshness), number);
         true
+    }
+
+    /// A list of some tasks of a queue, in pages that are small.
+    fn search(&mut self, tenant: &str, command: &str) -> Search {
+        let rng = &mut self.clients.rng;
+        let mut filter = Filter::of(&tenant.into());
+        filter.commands = Some([command.into()].into());
+        let one = State::NAMES[rng.below(State::NAMES.len() as u64) as usize].0;
+        let one_state = rng.one_in(2);
+        if one_state {
+            filter.states = [one].into();
+        }
+        let descending = rng.one_in(2);
+        let order = match rng.below(3) {
+            0 if one_state && matches!(one, State::Ready | State::Delayed) => Order::Queue,
+            1 => Order::Finished { descending },
+            _ => Order::Created { descending },
+        };
+        Search { filter, order, limit: 1 + rng.below(8) as usize, with_payload: true, with_result: true }
     }
 
     // Whoever cancels and brings back.
@@ -524,8 +582,16 @@ impl World {
     /// A client has its answer.
     pub(crate) fn on_told(&mut self, client: usize, number: u64, request: &Request, told: Told) {
         self.clients.list[client].busy = false;
-        if let Told::Applied(position, _) | Told::Task(position, _) | Told::Queue(position, _) = &told {
-            let is_stale = matches!(&request.asked, Asked::Question(_, freshness) if *freshness == Freshness::STALE);
+        if let Told::Applied(position, _)
+        | Told::Task(position, _)
+        | Told::Queue(position, _)
+        | Told::Page { position, .. } = &told
+        {
+            let is_stale = match &request.asked {
+                Asked::Question(_, freshness) => *freshness == Freshness::STALE,
+                Asked::List(list) => list.freshness == Freshness::STALE,
+                Asked::Operations(..) => false,
+            };
             if !is_stale {
                 let seen = self.clients.list[client].seen.entry(position.shard.0).or_default();
                 *seen = (*seen).max(position.index.0);
@@ -552,7 +618,15 @@ impl World {
                     self.reach("redriven");
                 }
             }
-            Kind::Reader => {}
+            Kind::Reader { .. } => {
+                if let (Told::Page { next: Some(places), .. }, Asked::List(list)) = (&told, &request.asked)
+                    && !self.clients.rng.one_in(5)
+                    && let Kind::Reader { next } = &mut self.clients.list[client].kind
+                {
+                    let list = List { places: places.clone(), ..list.as_ref().clone() };
+                    *next = Some((request.shard, Box::new(list)));
+                }
+            }
         }
         let pause = self.pause();
         self.after(pause, Event::Client(client));

@@ -114,6 +114,11 @@ impl SimDisk {
         self.state().full = full;
     }
 
+    /// Whether there is no space.
+    pub fn is_full(&self) -> bool {
+        self.state().full
+    }
+
     /// The file whose name begins so and of which something would be lost in a loss of power now, its name included, if there is one.
     pub fn unsynced(&self, prefix: &str) -> Option<String> {
         let state = self.state();

@@ -2,6 +2,7 @@
 //! clients' side of it: deadlines, broken connections, what was seen.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use base::codec::{Reader, Write};
@@ -9,9 +10,11 @@ use base::machine::StateMachine;
 use base::{Index, Millis, Position, ShardId, Term};
 use bytes::Bytes;
 use history::record::{Answer, Call, Line, Op, Outcome, Refusal};
+use queue::listing::Place;
 use queue::{Answer as QueueAnswer, Outcome as QueueOutcome, Payload, Query, QueueMachine, TaskView};
 use replica::{Event as ReplicaEvent, Freshness, Operations, Reply, Unavailable, Wait};
 
+use crate::lists::List;
 use crate::network::Packet;
 use crate::process::{Caller, Control};
 use crate::record;
@@ -24,6 +27,8 @@ pub enum Asked {
     Operations(Operations, Option<u64>),
     /// A question, and how fresh its answer must be.
     Question(Query, Freshness),
+    /// A page of a list.
+    List(Box<List>),
 }
 
 /// What a client is told.
@@ -35,6 +40,15 @@ pub enum Told {
     Task(Position, Option<Rc<TaskView>>),
     /// A queue's numbers.
     Queue(Position, Rc<queue::outcome::QueueStats>),
+    /// A page of a list.
+    Page {
+        /// What it was read at.
+        position: Position,
+        /// The tasks on it.
+        found: Vec<Rc<TaskView>>,
+        /// Where the next one begins, if there is one.
+        next: Option<BTreeMap<ShardId, Place>>,
+    },
     /// Nothing happened.
     Refused(Refusal),
     /// It is not known.
@@ -62,6 +76,13 @@ pub struct Request {
     told: Option<Told>,
 }
 
+impl Request {
+    /// Whether its client waits, and nobody has an answer yet.
+    pub(crate) fn is_open(&self) -> bool {
+        self.told.is_none() && !self.gone.get()
+    }
+}
+
 /// How often a request that nobody could take is tried again.
 const AGAIN: u64 = 20_000;
 
@@ -78,7 +99,7 @@ impl World {
     ) {
         let wait = match &asked {
             Asked::Operations(_, wait) => wait.unwrap_or(0),
-            Asked::Question(..) => 0,
+            Asked::Question(..) | Asked::List(_) => 0,
         };
         let begun = self.time;
         let request = Request {
@@ -161,6 +182,7 @@ impl World {
                 self.wake(n);
                 return Ok(());
             }
+            Asked::List(list) => return self.hand_list(n, number, &list),
             Asked::Operations(operations, wait) => (operations, wait),
         };
         let leader = process.routes.get(&shard).copied().unwrap_or(0);
@@ -285,10 +307,8 @@ impl World {
                         Told::Task(position, found.map(Rc::new))
                     }
                     QueueAnswer::Queue(stats) => Told::Queue(position, Rc::new(stats)),
-                    QueueAnswer::Lease(_)
-                    | QueueAnswer::Queues(_)
-                    | QueueAnswer::QueuePage { .. }
-                    | QueueAnswer::Policy(_) => return,
+                    QueueAnswer::Policy(_) => return self.show(n, number),
+                    QueueAnswer::Lease(_) | QueueAnswer::Queues(_) | QueueAnswer::QueuePage { .. } => return,
                 };
                 self.conclude(number, told);
             }
@@ -420,7 +440,7 @@ impl World {
     }
 
     /// An edge answers its client.
-    fn conclude(&mut self, number: u64, told: Told) {
+    pub(crate) fn conclude(&mut self, number: u64, told: Told) {
         let Some(request) = self.requests.get_mut(&number).filter(|request| request.told.is_none()) else { return };
         request.told = Some(told);
         let way = 20 + self.rng.below(200);
@@ -479,15 +499,31 @@ impl World {
                 let answer = Answer::Stats(Box::new(record::stats(&mut self.names, stats)));
                 vec![Outcome::Answered { at: at(position), answer }]
             }
+            Told::Page { position, found, .. } => found
+                .iter()
+                .map(|view| Outcome::Answered {
+                    at: at(position),
+                    answer: Answer::Found(Box::new(record::view(&mut self.names, view))),
+                })
+                .collect(),
             Told::Refused(why) => vec![Outcome::Refused(*why); request.calls.len()],
             Told::Unknown => vec![Outcome::Unknown; request.calls.len()],
             Told::Silent => vec![Outcome::Silent; request.calls.len()],
         };
-        let is_ok = matches!(told, Told::Applied(..) | Told::Task(..) | Told::Queue(..));
+        let is_ok = matches!(told, Told::Applied(..) | Told::Task(..) | Told::Queue(..) | Told::Page { .. });
         self.clients.finished += u64::from(is_ok);
         self.fold(&[8, number, self.time, u64::from(is_ok)]);
         let t1 = Some(self.time);
-        for (part, (call, outcome)) in request.calls.iter().zip(parts).enumerate() {
+        let mut read = |list: &List, view: &TaskView| Call::Read {
+            tenant: self.names.of(&view.tenant),
+            task: record::task(&view.id),
+            level: list.level(),
+        };
+        let calls: Vec<Call> = match (told, &request.asked) {
+            (Told::Page { found, .. }, Asked::List(list)) => found.iter().map(|view| read(list, view)).collect(),
+            _ => request.calls.clone(),
+        };
+        for (part, (call, outcome)) in calls.into_iter().zip(parts).enumerate() {
             self.lines.push(Line::Op(Box::new(Op {
                 number,
                 part: part as u16,
@@ -496,7 +532,7 @@ impl World {
                 node: request.node as u16,
                 t0: request.begun,
                 t1,
-                call: call.clone(),
+                call,
                 outcome,
             })));
         }

@@ -7,7 +7,7 @@ use history::record::{Export, Line, Run, View};
 use history::{History, Verdict, judge};
 use queue::checkpoint::{COMPLETED, DEAD, FAILED, LIVE};
 use queue::{Answer, Query, QueueMachine, TaskId, TaskKey, TaskView};
-use storage::checkpoint::{Checkpoint, MemoryCheckpoint, Meta};
+use storage::checkpoint::{Checkpoint, Meta};
 
 use crate::invariants::FIRST_ENTRY;
 use crate::record;
@@ -72,7 +72,6 @@ impl World {
             self.run_until(self.time + 1_000);
         }
         let incarnation = self.nodes[n].directory.cluster?.1;
-        let durable: MemoryCheckpoint = self.nodes[n].directory.checkpoints.get(&shard)?.clone();
         let process = self.nodes[n].process()?;
         let id = process.runner.replica.status().into_iter().find(|status| status.shard == shard)?;
         let me = self.nodes[n].directory.id;
@@ -88,10 +87,10 @@ impl World {
         let (index, term, configuration) = process.runner.replica.freeze(shard);
         let mut changes = Changes::default();
         while !process.runner.replica.collect(shard, usize::MAX / 2, &mut changes) {}
-        let mut durable = durable;
-        durable.write(&changes).ok()?;
-        durable.commit(&Meta { index, term, configuration }).ok()?;
-        let mut rows = durable.rows();
+        let mut saved = process.checkpoints[&shard].with_what_waits().ok()?;
+        saved.write(&changes).ok()?;
+        saved.commit(&Meta { index, term, configuration }).ok()?;
+        let mut rows = saved.rows();
         let mut live: Vec<(u64, String)> = Vec::new();
         let listed = rows.for_each(LIVE, &mut |_, key, row: Row<'_>| {
             live.push((key as u64, row.reader().text()?.to_owned()));

@@ -188,6 +188,9 @@ impl World {
         }
         if let Fault::Space(n) = fault {
             self.nodes[n].directory.disk.fill(false);
+            if matches!(self.nodes[n].state, State::Stopped(_)) {
+                self.after(1_000_000, Event::Fault(Fault::Restart(n)));
+            }
             return;
         }
         if self.healed.is_some() {
@@ -319,12 +322,20 @@ impl World {
         let delay = match rng.below(10) {
             0..7 => 10_000 + rng.below(short),
             7..9 => short + rng.below(30_000_000),
-            _ => {
+            _ if self.may_stay_down(n) => {
                 self.nodes[n].stays_down = true;
                 return;
             }
+            _ => 10_000 + self.faults.rng.below(short),
         };
         self.after(delay, Event::Fault(Fault::Restart(n)));
+    }
+
+    /// Whether most of those who found the cluster are still to come back, if this one does not before everything is healed.
+    fn may_stay_down(&self, n: usize) -> bool {
+        let founders = self.options.nodes as usize;
+        let away = (0..self.nodes.len()).filter(|other| *other == n || self.nodes[*other].stays_down).count();
+        2 * away < founders
     }
 
     fn crash_one(&mut self, n: usize, machine: bool) {
@@ -422,12 +433,14 @@ impl World {
     /// What an operator does with a node whose data is of no use any more.
     fn replace(&mut self, n: usize) {
         let id = self.nodes[n].directory.id;
-        let removed = self
-            .leader(RECORDS)
-            .and_then(|leader| self.nodes[leader].process())
-            .is_some_and(|process| process.runner.replica.members(RECORDS).was_removed(id));
+        let leader = self.leader(RECORDS).and_then(|leader| self.nodes[leader].process());
+        let removed = leader.map(|process| process.runner.replica.members(RECORDS).was_removed(id));
         let damaged = self.nodes[n].directory.damaged;
-        if damaged || removed {
+        if !damaged && removed.is_none() {
+            // Nobody knows just now.
+            return self.after(1_000_000, Event::Fault(Fault::Replace(n)));
+        }
+        if damaged || removed == Some(true) {
             self.crash(n, Survival::Everything);
             self.empty(n);
         }

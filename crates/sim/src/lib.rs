@@ -1,7 +1,7 @@
 //! A whole cluster in one thread, from one seed: real queue, consensus, replica and log over a simulated disk, network and clock.
 //!
-//! Reading order: [`options`] says what a seed draws, [`world`] lets things happen, [`process`] is one node and [`edge`] its face to
-//! [`clients`]; [`network`], [`disk`], [`checkpoint`] and [`clock`] stand in for what is outside; [`faults`] does harm; [`invariants`] looks
+//! Reading order: [`options`] says what a seed draws, [`world`] lets things happen, [`process`] is one node and [`edge`] with [`lists`] its
+//! face to [`clients`]; [`network`], [`disk`], [`checkpoint`] and [`clock`] stand in for what is outside; [`faults`] does harm; [`invariants`] looks
 //! after every step, [`record`] writes down what clients saw, [`run`] puts a run together and [`export`] has it judged; [`shrink`] makes a
 //! failing run smaller, and [`regressions`] keeps those that found something.
 
@@ -13,6 +13,7 @@ pub mod edge;
 pub mod export;
 pub mod faults;
 pub mod invariants;
+pub mod lists;
 pub mod network;
 pub mod options;
 pub mod process;

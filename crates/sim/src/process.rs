@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use base::log::Entry;
 use base::rng::SplitMix;
@@ -63,6 +63,8 @@ pub enum Control {
     Spare(storage::wal::Spare),
     /// An operator wants checkpoints.
     Save,
+    /// Whoever has asked for a list waits for what readers of checkpoints are shown.
+    Show(u64),
 }
 
 /// Jobs that wait.
@@ -103,6 +105,8 @@ pub struct Process {
     pub(crate) job_running: bool,
     pub(crate) checkpoints: BTreeMap<ShardId, SimCheckpoint>,
     pub(crate) readers: BTreeMap<ShardId, Box<dyn RowReader>>,
+    /// Requests that have waited for what readers are shown now.
+    pub(crate) shown: Arc<Mutex<Vec<u64>>>,
     pub(crate) snapshots: BTreeMap<ShardId, Arc<dyn Snapshots>>,
     pub(crate) messages: VecDeque<(ShardId, Message)>,
     pub(crate) requests: BTreeMap<ShardId, VecDeque<Event<QueueMachine, Caller>>>,

@@ -11,6 +11,9 @@ pub const ALL: &[(&str, &str)] = &[
     ("read-before-replay", include_str!("../regressions/read-before-replay.txt")),
     ("sole-voter-speaks-too-soon", include_str!("../regressions/sole-voter-speaks-too-soon.txt")),
     ("commit-before-its-entries", include_str!("../regressions/commit-before-its-entries.txt")),
+    ("leader-unknown", include_str!("../regressions/leader-unknown.txt")),
+    ("wiped-out-of-groups", include_str!("../regressions/wiped-out-of-groups.txt")),
+    ("restart-unsaid", include_str!("../regressions/restart-unsaid.txt")),
 ];
 
 /// The seed and its options.

@@ -102,6 +102,7 @@ fn drain(world: &mut World, shards: &[ShardId]) {
         let Some(now) = now.sum::<Option<u64>>() else { continue };
         if now != left {
             (left, moved) = (now, world.time);
+            world.tell(|| format!("{left} tasks wait"));
         }
         if now == 0 && is_level(world, shards) {
             return;

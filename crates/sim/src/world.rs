@@ -4,12 +4,13 @@
 //! seed begins, so a seed is a run.
 
 use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
 
 use base::checksum::crc32c;
 use base::log::Entry;
 use base::machine::ShardInfo;
 use base::rng::{SplitMix, mix_all};
-use base::{Incarnation, Index, Millis, ShardId};
+use base::{Incarnation, Index, Millis, Mono, ShardId};
 use bytes::Bytes;
 use queue::policy::{LeaseBounds, Retention};
 use queue::{Backoff, BackoffPolicy, Policy, QueueMachine};
@@ -85,6 +86,8 @@ pub enum Event {
     EdgeTimeout(u64),
     /// Its client waits no longer.
     Deadline(u64),
+    /// A list of a process waits no longer for the newest state.
+    Look(usize, u32, u64),
     /// Its answer reaches the client.
     Answer(u64),
     /// Something is done to the cluster.
@@ -303,6 +306,7 @@ impl World {
             Event::Retry(number) => self.on_retry(number),
             Event::EdgeTimeout(number) => self.on_edge_timeout(number),
             Event::Deadline(number) => self.on_deadline(number),
+            Event::Look(node, epoch, number) => self.on_look(node, epoch, number),
             Event::Answer(number) => self.on_answer(number),
             Event::Fault(fault) => self.on_fault(fault),
             Event::Phase => {}
@@ -336,7 +340,10 @@ impl World {
     fn greeting(&self, n: usize) -> Greeting {
         let founders = self.options.nodes as usize;
         let directory = &self.nodes[n].directory;
-        let plan = if n < founders {
+        // If none of those who founded the cluster has its data any more, they would found another one.
+        let knows = |node: &Node| node.directory.cluster.is_some();
+        let may_found = self.watch.incarnation.is_none() || self.nodes[..founders].iter().any(knows);
+        let plan = if n < founders && may_found {
             Plan::List(self.nodes[..founders].iter().map(|node| node.name.clone()).collect())
         } else {
             Plan::Join
@@ -368,7 +375,7 @@ impl World {
         if self.nodes[n].directory.cluster.is_some() {
             return self.open(n, false);
         }
-        if self.options.nodes == 1 && n == 0 {
+        if self.options.nodes == 1 && n == 0 && self.watch.incarnation.is_none() {
             let me = self.member(n);
             let incarnation = Incarnation(self.rng.next_u64().max(1));
             let proposal = Proposal {
@@ -410,7 +417,7 @@ impl World {
                 self.tell(|| format!("n{} refuses to start: {why}", n + 1));
                 if self.nodes[n].directory.damaged {
                     self.reach("refused-damage");
-                } else {
+                } else if !self.nodes[n].directory.disk.is_full() {
                     self.violate("I4", format!("n{} refuses data that nothing has damaged: {why}", n + 1));
                 }
                 self.nodes[n].state = State::Stopped(why);
@@ -426,7 +433,7 @@ impl World {
         let founding = directory.accepted.clone();
         let me = directory.id;
         let told = |error: storage::StorageError| error.to_string();
-        let (wal, mut recovered) =
+        let (mut wal, mut recovered) =
             Wal::open(directory.disk.clone(), WalOptions { segment_bytes: options.segment_bytes }).map_err(told)?;
         let torn = recovered.torn_bytes > 0;
         let (mut shards, mut checkpoints, mut readers, mut snapshots) =
@@ -472,7 +479,7 @@ impl World {
         if torn {
             self.reach("torn-tail");
         }
-        let kept_from = shards.iter().map(|(shard, restored)| (*shard, restored.index.next())).collect();
+        let kept_from = shards.iter().map(|(shard, restored)| (*shard, restored.follow(*shard, &mut wal))).collect();
         let tick = self.tick_length();
         let config = ReplicaConfig {
             id: me,
@@ -502,6 +509,7 @@ impl World {
             job_running: false,
             checkpoints,
             readers,
+            shown: Arc::default(),
             snapshots,
             messages: Default::default(),
             requests: (0..options.shards as u16).map(|shard| (ShardId(shard), Default::default())).collect(),
@@ -585,7 +593,7 @@ impl World {
     }
 
     /// Whether an event of a process must wait; it is planned anew then.
-    fn is_paused(&mut self, n: usize, event: impl FnOnce() -> Event) -> bool {
+    pub(crate) fn is_paused(&mut self, n: usize, event: impl FnOnce() -> Event) -> bool {
         let until = self.nodes[n].paused_until;
         let paused = until > self.time;
         if paused {
@@ -700,6 +708,12 @@ impl World {
                 }
                 Control::Spare(spare) => process.runner.add_spare(spare),
                 Control::Save => process.runner.on_save_asked(Box::new(|_| ())),
+                Control::Show(number) => {
+                    let shown = process.shown.clone();
+                    process.runner.on_show_asked(Box::new(move || {
+                        shown.lock().expect("nothing panics while it holds this lock").push(number);
+                    }));
+                }
             }
         }
         while let Some((shard, message)) = process.messages.pop_front() {
@@ -730,17 +744,18 @@ impl World {
         let transitions = std::mem::take(&mut effects.transitions);
         let replies = std::mem::take(&mut effects.replies);
         let messages = std::mem::take(&mut effects.messages);
+        let mut members_changed = false;
         for transition in transitions {
             match transition {
                 Transition::Leader { shard, leader, .. } => {
                     process.leadership.changed(now);
                     process.routes.insert(shard, leader);
                 }
+                Transition::Members { .. } => members_changed = true,
                 Transition::Role { .. }
                 | Transition::Told { .. }
                 | Transition::FirstWrite { .. }
                 | Transition::Elections { .. }
-                | Transition::Members { .. }
                 | Transition::Ready { .. } => {}
             }
         }
@@ -755,6 +770,12 @@ impl World {
         let ended: Vec<_> = process.arrived_from.extract_if(.., |shard, _| !installing.contains(shard)).collect();
         for (shard, (from, epoch)) in ended {
             self.send_back(n, from, epoch, Packet::Receipt { shard, receipt: Receipt::Installed });
+        }
+        if members_changed {
+            // Whoever was removed is not listened to any more, and hears why when it dials again.
+            for other in (0..self.nodes.len()).filter(|other| self.is_removed_at(n, *other)).collect::<Vec<_>>() {
+                self.reset(other, n);
+            }
         }
         self.look_at_writes(n);
         self.check_process(n);
@@ -800,6 +821,7 @@ impl World {
         self.send_messages(n, messages);
         let process = self.nodes[n].process_mut().expect("it runs");
         process.runner.checkpoint(now, false, &mut process.jobs);
+        self.look_where_shown(n);
         self.begin_job(n);
         self.rest(n);
     }
@@ -817,7 +839,8 @@ impl World {
             return self.turn_by(n, time + 1);
         }
         let next_tick = process.next_tick;
-        let wakeup = runner.replica.next_wakeup(now).map_or(next_tick, |wakeup| wakeup.min(next_tick));
+        let show = runner.next_show();
+        let wakeup = runner.replica.next_wakeup(now).into_iter().chain(show).fold(next_tick, Mono::min);
         if wakeup > now.mono
             && let Err(error) = runner.settle()
         {
@@ -889,7 +912,15 @@ impl World {
                 process.controls.push_back(Control::Saved(shard, meta.index));
                 self.reach("checkpoint");
             }
-            Job::Show(_, meta) => checkpoint().show(&meta).map_err(told)?,
+            Job::Show(shard, meta) => {
+                let checkpoint = checkpoint();
+                checkpoint.show(&meta).map_err(told)?;
+                let reader = checkpoint.reader().map_err(told)?;
+                let process = self.nodes[n].process_mut().expect("it runs");
+                process.readers.insert(shard, reader);
+                process.controls.push_back(Control::Saved(shard, meta.index));
+                self.reach("shown");
+            }
             Job::Install(shard, staged) => {
                 let (index, term) = (staged.meta().index, staged.meta().term);
                 checkpoint().install(*staged).map_err(told)?;
@@ -927,13 +958,23 @@ impl World {
         }
         let mut frames: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
         for (shard, message) in messages {
-            // Whoever does not know the members yet answers those who have introduced themselves.
+            let target = self.place_of(message.to());
+            // Whoever does not know a member, or no member at all yet, answers it if it has introduced itself.
             let known = |process: &Process| {
                 let members = process.runner.replica.members(RECORDS);
-                members.configuration.members().is_empty() || members.get(message.to()).is_some()
+                let is_removed = members.was_removed(message.to());
+                members.get(message.to()).is_some()
+                    || !is_removed && target.is_some_and(|other| self.links[other][n].up)
             };
-            let target = self.place_of(message.to());
-            let Some(to) = target.filter(|_| self.nodes[n].process().is_some_and(known)) else { continue };
+            let Some(to) = target.filter(|_| self.nodes[n].process().is_some_and(known)) else {
+                if message.snapshot().is_some()
+                    && let Some(process) = self.nodes[n].process_mut()
+                {
+                    process.controls.push_back(Control::SnapshotSent(shard, message.to(), false));
+                    self.wake(n);
+                }
+                continue;
+            };
             if message.snapshot().is_some() {
                 self.begin_transfer(n, to, shard, message);
                 continue;
@@ -1020,9 +1061,18 @@ impl World {
             self.links[from][to].retry_at = self.time + delay;
             return self.after(delay, Event::Connect(from, to));
         }
+        if self.is_removed_at(to, from) {
+            return self.stop(from, "it was removed from the cluster".into());
+        }
         self.links[from][to].up = true;
         self.fold(&[5, from as u64, to as u64]);
         self.wake(from);
+    }
+
+    /// Whether a node knows that another one is no member any more.
+    fn is_removed_at(&self, n: usize, other: usize) -> bool {
+        let id = self.nodes[other].directory.id;
+        self.nodes[n].process().is_some_and(|process| process.runner.replica.members(RECORDS).was_removed(id))
     }
 
     /// A connection breaks.

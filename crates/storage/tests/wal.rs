@@ -89,14 +89,44 @@ fn a_snapshot_begins_a_log_anew() {
     // A crash before that was written leaves the old log beside the new checkpoint.
     let log = recovered.shards.get_mut(&ShardId(1)).expect("it has entries");
     let mut same = log.clone();
-    same.drop_until(Index(3), Term(1));
+    assert!(same.drop_until(Index(3), Term(1)));
     assert_eq!(same.entries.len(), 2, "they follow the checkpoint");
-    log.drop_until(Index(3), Term(2));
+    assert!(!log.drop_until(Index(3), Term(2)));
     assert!(log.entries.is_empty(), "they follow another entry 3 than the checkpoint's");
 }
 
 /// Many sequences of writes, syncs and crashes of every kind: what was synced is there, what follows it is a prefix of what was written,
 /// and the log can always be opened.
+/// Goal: where a crash has left a checkpoint that came as a snapshot and the log before it, what follows the checkpoint reads back once the
+/// log says that it begins anew, and would be taken for damage, or go with what the snapshot replaced, if it did not.
+#[test]
+fn a_log_that_does_not_lead_to_the_checkpoint_must_begin_anew() {
+    let (snapshot, term) = (Index(9), Term(2));
+    for last in [5, 12] {
+        let disk = SimDisk::new();
+        let (mut wal, _) = open(&disk, LARGE);
+        (2..=last).for_each(|index| wal.append(ShardId(0), entry(index, b"old")));
+        wal.flush(true).expect("it is written");
+        let next = Entry { index: Index(10), term, data: Bytes::from_static(b"new") };
+        for restarts in [true, false] {
+            let copy = SimDisk::new();
+            copy_files(&disk, &copy);
+            let (mut wal, mut recovered) = open(&copy, LARGE);
+            assert!(!recovered.shards.entry(ShardId(0)).or_default().drop_until(snapshot, term));
+            if restarts {
+                wal.restart(ShardId(0), snapshot, term);
+            }
+            wal.append(ShardId(0), next.clone());
+            wal.flush(true).expect("it is written");
+            let entries = Wal::open(copy, LARGE).map(|(_, mut recovered)| {
+                let log = recovered.shards.entry(ShardId(0)).or_default();
+                log.drop_until(snapshot, term).then(|| log.entries.clone())
+            });
+            assert_eq!(entries.ok().flatten().is_some_and(|entries| entries == [next.clone()]), restarts, "{last}");
+        }
+    }
+}
+
 #[test]
 fn no_crash_loses_what_was_synced_or_invents_anything() {
     for seed in 0..400 {

@@ -740,7 +740,7 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) -> Result<(), 
         return Ok(());
     };
     let members = shared.members();
-    if members.configuration.members().is_empty() {
+    if members.get(id).is_none() {
         shared.links.introduce(&other.me);
     }
     if let Some(link) = shared.links.get(id) {

@@ -31,7 +31,7 @@ pub(crate) const NOT_LEADER: &str = "not-leader";
 pub(crate) const BAD_TOKEN: &str = "bad-token";
 
 /// Codes that a refusal can have.
-pub(crate) const CODES: [&str; 13] = [
+pub(crate) const CODES: [&str; 12] = [
     TLS,
     "version",
     "cluster-token-mismatch",
@@ -40,7 +40,6 @@ pub(crate) const CODES: [&str; 13] = [
     "name-taken",
     REMOVED,
     "stale-incarnation",
-    "unknown-member",
     "bad-secret",
     BAD_TOKEN,
     "not-admitted",
@@ -50,7 +49,7 @@ pub(crate) const CODES: [&str; 13] = [
 /// Who is at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Guest {
-    /// A member of this cluster.
+    /// A member of this cluster, though perhaps not known as one here yet.
     Member(u64),
     /// A node that only wants to know whom it has met, because one of the two has no cluster.
     Stranger,
@@ -90,18 +89,9 @@ pub(crate) fn judge(own: &Greeting, members: &Members, hello: &Hello) -> Result<
     if members.was_removed(other.me.id) {
         return refuse(REMOVED, format!("{there} was removed from the cluster"));
     }
-    // A node that has just been admitted does not know the members yet.
-    let known = members.configuration.members().is_empty() || members.get(other.me.id).is_some();
-    if known {
-        return Ok(Guest::Member(other.me.id));
-    }
-    match members.named(there) {
-        Some(_) => refuse(
-            "name-taken",
-            format!("the member {there} has another data directory than the node that calls itself so now"),
-        ),
-        None => refuse("unknown-member", format!("{there} is not a member of the cluster")),
-    }
+    // Nobody has the id of a cluster that has not admitted it. That it is a member may not be known here yet: this node has just been
+    // admitted itself, or was away while others came, perhaps everybody who could tell it so.
+    Ok(Guest::Member(other.me.id))
 }
 
 /// Whether the certificate that the other side has shown has the name that it says.
@@ -178,6 +168,8 @@ mod tests {
         assert_eq!(judged(&hello(greeting("b", 2, None))), Ok(Guest::Stranger));
         let unlabelled = Greeting { label: "x".into(), ..greeting("b", 2, Some(9)) };
         assert_eq!(judged(&hello(unlabelled)), Ok(Guest::Member(2)), "its cluster is known");
+        assert_eq!(judged(&hello(greeting("c", 3, Some(9)))), Ok(Guest::Member(3)), "it was admitted by others");
+        assert_eq!(judged(&hello(greeting("b", 3, Some(9)))), Ok(Guest::Member(3)), "it has taken the place of b");
         let cases = [
             (Hello { protocol: PROTOCOL + 1, ..hello(greeting("b", 2, Some(9))) }, "version"),
             (hello(Greeting { label: "x".into(), ..greeting("b", 2, Some(8)) }), "cluster-token-mismatch"),
@@ -185,8 +177,6 @@ mod tests {
             (Hello { to: 5, ..hello(greeting("b", 2, Some(9))) }, "stale-incarnation"),
             (hello(greeting("b", 2, Some(8))), "cluster-id-mismatch"),
             (hello(Greeting { shards: 2, ..greeting("b", 2, Some(9)) }), "groups-mismatch"),
-            (hello(greeting("b", 3, Some(9))), "name-taken"),
-            (hello(greeting("c", 3, Some(9))), "unknown-member"),
         ];
         for (hello, expected) in cases {
             let refusal = judged(&hello).expect_err(expected);

@@ -23,6 +23,9 @@ use crate::peer::stream::Sink;
 /// Requests waiting for answers from one member; more are refused.
 const FORWARDED_MAX: usize = 100_000;
 
+/// Nodes that a node has links to; whoever introduces itself to one that has more is not answered before it is known as a member.
+const LINKS_MAX: usize = 64;
+
 /// A client's operations on their way to the leader.
 pub(crate) struct Forward<S: StateMachine> {
     pub(crate) shard: ShardId,
@@ -96,6 +99,15 @@ impl<S: StateMachine> Link<S> {
         let heard = self.heard.load(Ordering::Relaxed).checked_sub(1).map(|heard| now - Mono(heard));
         let rtt_micros = Some(self.rtt.load(Ordering::Relaxed)).filter(|rtt| *rtt > 0);
         Contact { connected: self.is_up(), heard, rtt_micros }
+    }
+
+    /// The member is dialled where it says that it is.
+    fn turn_to(&self, member: &Member) {
+        self.target.send_if_modified(|target| {
+            let differs = target.as_ref() != Some(member);
+            *target = Some(member.clone());
+            differs
+        });
     }
 
     fn outbox(&self) -> MutexGuard<'_, Outbox> {
@@ -296,25 +308,27 @@ impl<S: StateMachine> Links<S> {
         self.lock().values().cloned().collect()
     }
 
-    /// A member has introduced itself to a node that does not know the members yet: it is answered where it says.
+    /// A member has introduced itself to a node that does not know it yet: it is answered where it says.
     pub(crate) fn introduce(&self, member: &Member) {
-        self.lock().entry(member.id).or_insert_with(|| Arc::new(Link::new(member.clone())));
+        let mut links = self.lock();
+        if links.len() < LINKS_MAX || links.contains_key(&member.id) {
+            links.entry(member.id).or_insert_with(|| Arc::new(Link::new(member.clone()))).turn_to(member);
+        }
+        drop(links);
         self.changed.notify_one();
     }
 
-    /// Takes over who the other members are.
-    pub(crate) fn follow<'a>(&self, others: impl Iterator<Item = &'a Member>) {
+    /// Takes over who the other members are. Of those who have introduced themselves and are not among them, whoever was not removed stays:
+    /// what this node knows of the members may be old.
+    pub(crate) fn follow<'a>(&self, others: impl Iterator<Item = &'a Member>, was_removed: impl Fn(u64) -> bool) {
         let mut links = self.lock();
         let mut gone = std::mem::take(&mut *links);
         for member in others {
             let link = gone.remove(&member.id).unwrap_or_else(|| Arc::new(Link::new(member.clone())));
-            link.target.send_if_modified(|target| {
-                let differs = target.as_ref() != Some(member);
-                *target = Some(member.clone());
-                differs
-            });
+            link.turn_to(member);
             links.insert(member.id, link);
         }
+        links.extend(gone.extract_if(.., |id, _| !was_removed(*id)));
         gone.into_values().for_each(|link| drop(link.target.send_replace(None)));
         drop(links);
         self.changed.notify_one();

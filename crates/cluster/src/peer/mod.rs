@@ -44,6 +44,7 @@ use crate::events::noticing::notice_for_ever;
 use crate::events::{Draft, Level};
 use crate::forming::{Conflict, Forming, Greeting, Plan, Proposal, Step};
 use crate::health::{Report, report_for_ever};
+use crate::inbox::Control;
 use crate::node::{Cluster, Common};
 use crate::open::random_incarnation;
 use crate::operate::{ACTIONS_MAX, Retired};
@@ -151,7 +152,10 @@ impl<S: StateMachine> Shared<S> {
 
     /// Sends a shard's checkpoint to a member, whose log begins before this node's does. `first`: the first entry in this node's log.
     pub(crate) fn send_snapshot(self: &Arc<Self>, shard: ShardId, first: Index, message: Message) {
-        let (Some(runtime), Some(link)) = (self.runtime.get(), self.links.get(message.to())) else { return };
+        let (Some(runtime), Some(link)) = (self.runtime.get(), self.links.get(message.to())) else {
+            // Consensus sends the member nothing else before it hears what has become of this.
+            return self.common.inbox.control(Control::SnapshotSent(shard, message.to(), false));
+        };
         runtime.spawn(snapshots::send(self.clone(), link, shard, first, message));
     }
 
@@ -196,7 +200,8 @@ impl<S: StateMachine> Shared<S> {
         own.acquaintances =
             members.iter().filter(|member| !member.peer.is_empty()).map(|member| member.peer.clone()).collect();
         drop(own);
-        self.links.follow(members.iter().filter(|member| member.id != me && !member.peer.is_empty()));
+        let others = members.iter().filter(|member| member.id != me && !member.peer.is_empty());
+        self.links.follow(others, |id| members.was_removed(id));
         *self.members.lock().expect("nothing panics while it holds this lock") = members;
         self.changes.send_modify(|count| *count += 1);
         let members = self.members();
@@ -433,7 +438,7 @@ async fn form_cluster<S: StateMachine>(
             }
         }
         *shared.own.lock().expect("nothing panics while it holds this lock") = own.clone();
-        let progress = forming.progress(now);
+        let progress = forming.progress(now, &shared.waiting.lock().expect("nothing panics while it holds this lock"));
         let (age, (expect, known, missing)) = (now - begun, forming.known(now));
         if let Some(said) = waiting.look(now, age >= PATIENCE) {
             // Once for all to hear: whoever waits may wait for long.

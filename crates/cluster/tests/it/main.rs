@@ -1,6 +1,7 @@
 //! Nodes of this crate on loopback, with real threads, sockets and files.
 
 mod alone;
+mod away;
 mod buffered;
 mod operate;
 mod peer_tls;

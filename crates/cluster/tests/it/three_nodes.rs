@@ -114,6 +114,11 @@ impl Three {
         node.ended().await.expect("it stops without a fault");
     }
 
+    /// Takes its data directory from a node that has stopped.
+    pub(crate) fn wipe(&self, place: usize) {
+        std::fs::remove_dir_all(self.folder.path().join(NAMES[place])).expect("it has a data directory");
+    }
+
     /// What a node is started with.
     pub(crate) fn config(&self, place: usize) -> NodeConfig {
         NodeConfig { shards: self.shards, ..config(self.folder.path(), place, &self.addrs) }

@@ -150,7 +150,9 @@ impl Edge {
             let call = Call { head, body: bytes::Bytes::new(), principal };
             let restoring: Pin<Box<dyn Future<Output = Outcome<Answer>> + Send + '_>> =
                 Box::pin(self.restore(&call, body));
-            return catch_panic(AssertUnwindSafe(restoring)).await.map_err(plain);
+            let outcome = catch_panic(AssertUnwindSafe(restoring)).await;
+            self.record_action(&route, &call, from, &outcome);
+            return outcome.map_err(plain);
         }
         let declared = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if declared.is_some_and(|length| length > settings.limits.body_bytes_max as u64) {
@@ -228,9 +230,9 @@ impl Edge {
             Route::Page => ready(Ok(self.page(call))),
             // Its body is taken as it comes, before this.
             Route::Restore => ready(Err(crate::http::error::invalid_body("the body is a backup"))),
-            Route::Bundle => Box::pin(self.bundle()),
+            Route::Bundle => Box::pin(self.bundle(call)),
             Route::Save => Box::pin(self.save(call)),
-            Route::Trigger => Box::pin(self.trigger()),
+            Route::Trigger => Box::pin(self.trigger(call)),
             Route::Reload => Box::pin(self.reload()),
             Route::Leave => Box::pin(self.leave(call)),
             Route::AddMember => Box::pin(self.add_member(call)),

@@ -233,13 +233,18 @@ fn torn_bytes<D: Disk>(disk: &D, last: &Found) -> Result<u64, StorageError> {
 
 impl ShardLog {
     /// Forgets entries up to `index`, which a checkpoint holds. If they are not those that led to the checkpoint, which takes the place
-    /// of the log when it has come as a snapshot, all entries go.
-    pub fn drop_until(&mut self, index: Index, term: Term) {
+    /// of the log when it has come as a snapshot, all entries go. Answers whether the log leads to the checkpoint: otherwise what follows it
+    /// must not be written before [`Wal::restart`](super::Wal::restart) was.
+    #[must_use]
+    pub fn drop_until(&mut self, index: Index, term: Term) -> bool {
         if self.entries.iter().any(|entry| entry.index == index && entry.term != term) {
-            return self.entries.clear();
+            self.entries.clear();
+            return false;
         }
+        let leads = self.entries.last().is_none_or(|last| last.index >= index);
         let covered = self.entries.partition_point(|entry| entry.index <= index);
         self.entries.drain(..covered);
+        leads
     }
 
     /// Index and term of the last entry.
