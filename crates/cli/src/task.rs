@@ -64,7 +64,7 @@ pub(crate) struct CreateArgs {
     command: String,
     /// Any JSON value but null; without it, or as `-`, the standard input.
     payload: Option<String>,
-    /// One task for each line of the standard input, in the background as fast as the server takes them; prints a line for each.
+    /// One task for each line of the standard input, as fast as the server takes them, and so in no certain order; prints a line for each.
     #[arg(long, conflicts_with_all = ["payload", "idempotency_key"])]
     lines: bool,
     /// 0 to 9; 9 is claimed first.

@@ -144,8 +144,9 @@ fn payloads_come_from_the_standard_input() {
     assert!(made.status.success(), "{made:?}");
     assert_eq!(String::from_utf8_lossy(&made.stdout).lines().count(), 2500);
     assert_eq!(asked.json(&["queue", "stats", "many"])["ready"], 2500);
+    // Several calls are under way at a time: which of them is the first is left open.
     let first = asked.json(&["task", "claim", "many"]);
-    assert_eq!(first["payload"], serde_json::json!({"n": 0}));
+    assert!(first["payload"]["n"].as_u64().is_some_and(|number| number < 2500), "{first}");
     let one = with_input(&["task", "create", "one", "-o", "json"], &asked.url, "[1,\n2]");
     let one: Value = serde_json::from_slice(&one.stdout).unwrap();
     assert_eq!(one["payload"], serde_json::json!([1, 2]));
