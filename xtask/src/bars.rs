@@ -10,6 +10,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 
 use crate::docker::{Engine, docker};
+use crate::faults;
 use crate::image::{self, IMAGE_BYTES_MAX, TAGS};
 use crate::process::{Folder, Server, build_codeq};
 use crate::walk::nodes::{Driver, Nodes};
@@ -24,6 +25,10 @@ pub(crate) struct BarsArgs {
     /// Rounds of each.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
+    /// Leaders that are killed, held up and asked to hand over, with one group and with four, while every node is asked every 10 ms whether it
+    /// leads.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    elections: u32,
     /// Leaves out the image, which needs Docker.
     #[arg(long)]
     no_image: bool,
@@ -34,6 +39,9 @@ const JOIN_BAR: Duration = Duration::from_secs(3);
 
 /// From the start of a node with an empty directory to its vote, ready.
 const VOTER_BAR: Duration = Duration::from_secs(10);
+
+/// From an election to its timeline, complete on every node that runs, also while one hangs.
+const TIMELINE_BAR: Duration = Duration::from_secs(1);
 
 /// From a backup of so many tasks to nodes that serve them.
 const RESTORE_BAR: Duration = Duration::from_secs(60);
@@ -56,6 +64,13 @@ pub(crate) fn run(args: &BarsArgs) -> Result<()> {
         tell("1000000 tasks: codeq snapshot restore into an empty directory, until it serves", RESTORE_BAR, &[offline]);
     all &=
         tell("1000000 tasks: codeq snapshot restore --yes into three nodes, until they serve", RESTORE_BAR, &[online]);
+    // It ends with an error if two nodes ever say at one time that they lead.
+    let timelines = faults::timelines(&codeq, args.elections)?;
+    println!(
+        "PASS {} elections with each number of groups: never two nodes said at one time that they lead",
+        args.elections
+    );
+    all &= tell("an election: until its timeline is complete on every node that runs", TIMELINE_BAR, &timelines);
     if !args.no_image {
         let _engine = Engine::running()?;
         image::build(&codeq)?;

@@ -27,8 +27,13 @@ pub(crate) struct Project {
     /// Variables of services that differ from the file's.
     changes: PathBuf,
     _changes_folder: Folder,
+    /// Folders of this machine that services keep their data in, instead of in a volume.
+    folders: BTreeMap<&'static str, PathBuf>,
     plugin: bool,
 }
+
+/// Where the image keeps its data.
+pub(crate) const DATA: &str = "/var/lib/codeq";
 
 /// By service and name: a value, or that there is none.
 pub(crate) type Changes = BTreeMap<&'static str, BTreeMap<String, Option<String>>>;
@@ -45,6 +50,7 @@ impl Project {
             name: name.into(),
             changes: changes_folder.within("changes.json"),
             _changes_folder: changes_folder,
+            folders: BTreeMap::new(),
             plugin: has_compose_plugin(),
         };
         project.change(&services.iter().map(|service| (*service, BTreeMap::new())).collect())?;
@@ -63,9 +69,18 @@ impl Project {
     /// # Errors
     /// The file cannot be written.
     pub(crate) fn change(&self, changes: &Changes) -> Result<()> {
-        let services: BTreeMap<_, _> =
-            changes.iter().map(|(service, variables)| (service, json!({ "environment": variables }))).collect();
+        let changed = |(service, variables): (&&'static str, _)| {
+            let folder = self.folders.get(service).map(|folder| format!("{}:{DATA}", folder.display()));
+            let volumes: Vec<String> = folder.into_iter().collect();
+            (*service, json!({ "environment": variables, "volumes": volumes }))
+        };
+        let services: BTreeMap<&str, _> = changes.iter().map(changed).collect();
         Ok(std::fs::write(&self.changes, json!({ "services": services }).to_string())?)
+    }
+
+    /// From its next start on, a service keeps its data in this folder.
+    pub(crate) fn keeps_data_in(&mut self, service: &'static str, folder: PathBuf) {
+        self.folders.insert(service, folder);
     }
 
     fn command(&self, arguments: &[&str]) -> Command {

@@ -37,6 +37,9 @@ const READY_MAX: Duration = Duration::from_secs(20);
 /// Where the C library looks for certificates of authorities on most systems.
 const AUTHORITIES: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 
+/// Whoever the program runs as in the image.
+pub(crate) const USER: u32 = 65532;
+
 /// The user of the image, without a password, a shell or rights.
 const PASSWD: &str = "root:x:0:0:root:/:/nologin\ncodeq:x:65532:65532:codeq:/var/lib/codeq:/nologin\n";
 const GROUP: &str = "root:x:0:\ncodeq:x:65532:\n";

@@ -7,6 +7,7 @@ mod bench;
 mod chart;
 mod ci;
 mod compose;
+mod disks;
 mod docker;
 mod documents;
 mod faults;

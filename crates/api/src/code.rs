@@ -66,6 +66,8 @@ codes! {
     InvalidCursor "invalid_cursor" 400 "the cursor cannot be used";
     /// An unknown parameter, one that cannot be used, or one that contradicts another.
     InvalidFilter "invalid_filter" 400 "the filter cannot be used";
+    /// What cannot be undone is asked for without the word that confirms it.
+    ConfirmationRequired "confirmation_required" 400 "this must be confirmed";
     /// No token was sent.
     MissingCredentials "missing_credentials" 401 "credentials are missing";
     /// The token was refused.
@@ -96,6 +98,8 @@ codes! {
     RouteNotFound "route_not_found" 404 "there is no such path";
     /// No task of this tenant has this id.
     TaskNotFound "task_not_found" 404 "there is no such task";
+    /// No operation of this tenant has this id.
+    OperationNotFound "operation_not_found" 404 "there is no such operation";
     /// The task has not ended.
     ResultNotFound "result_not_found" 404 "the task has no result yet";
     /// The path exists, with other methods.
@@ -110,6 +114,12 @@ codes! {
     IdempotencyConflict "idempotency_conflict" 409 "the idempotency key is bound to another body";
     /// The task has ended, so it cannot be cancelled.
     AlreadyFinished "already_finished" 409 "the task has ended";
+    /// A worker holds the task, so it cannot be edited.
+    AlreadyLeased "already_leased" 409 "a worker holds the task";
+    /// An operation of the same kind works on the same queues.
+    OperationConflict "operation_conflict" 409 "another operation works on the same tasks";
+    /// The operation has ended, or was stopped.
+    OperationState "operation_state" 409 "the operation is not in this state";
     /// The task is live, so it cannot be redriven.
     NotFinished "not_finished" 409 "the task has not ended";
     /// The body is larger than allowed.

@@ -1,4 +1,4 @@
-//! `codeq tls init`: an authority of one's own, and a certificate for each node.
+//! `codeq tls init`: an authority of one's own, certificates for each node, and for clients.
 
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -15,19 +15,29 @@ use crate::output;
 const AUTHORITY: Validity = Validity { from: -1, to: 3_650 };
 const CERTIFICATE: Validity = Validity { from: -1, to: 365 };
 
-/// Nodes in one call.
-const NODES_MAX: usize = 64;
+/// Nodes, and clients, in one call.
+const NAMES_MAX: usize = 64;
+
+/// By what commands on a node's own machine reach it.
+const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
 #[derive(Subcommand)]
 pub(crate) enum TlsCommand {
-    /// Makes an authority, unless the directory has one, and a certificate with its key for each node. Nothing is overwritten.
+    /// Makes an authority, unless the directory has one, and certificates with their keys: two for each node, of which one is for its peers and
+    /// one for HTTPS, and one for each client. Nothing is overwritten.
     ///
-    /// Prints the settings of each node. A node needs its own certificate, its own key and ca.crt; ca.key belongs on no node: whoever has it
-    /// can make members.
+    /// Prints the settings of each node, and what a client gives to commands. A node needs its own certificates, its own keys and ca.crt; ca.key
+    /// belongs on no node: whoever has it can make members.
+    #[command(
+        after_help = "Example:\n  codeq tls init --nodes node-a=10.0.0.1,node-b=10.0.0.2,node-c=10.0.0.3 --clients ann --out certificates"
+    )]
     Init {
-        /// The nodes' names (cluster.nodeId), separated by commas.
-        #[arg(long, value_name = "NAME,…", value_delimiter = ',', required = true)]
+        /// The nodes' names (cluster.nodeId), separated by commas. What clients call a node by, if not by its name, stands behind it.
+        #[arg(long, value_name = "NAME[=HOST],…", value_delimiter = ',', required_unless_present = "clients")]
         nodes: Vec<String>,
+        /// The names of clients that are to show a certificate, separated by commas.
+        #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+        clients: Vec<String>,
         /// The directory, which is made if it is missing.
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
@@ -35,8 +45,8 @@ pub(crate) enum TlsCommand {
 }
 
 pub(crate) fn run(command: &TlsCommand) -> ExitCode {
-    let TlsCommand::Init { nodes, out } = command;
-    match init(nodes, out) {
+    let TlsCommand::Init { nodes, clients, out } = command;
+    match init(nodes, clients, out) {
         Ok(text) => {
             output::data(&text);
             ExitCode::SUCCESS
@@ -48,26 +58,34 @@ pub(crate) fn run(command: &TlsCommand) -> ExitCode {
     }
 }
 
-fn init(nodes: &[String], out: &Path) -> Result<String> {
-    if nodes.len() > NODES_MAX {
-        bail!("at most {NODES_MAX} nodes at a time");
+/// A certificate that is asked for: the name of its files, what it is for, and whose it is.
+struct Wanted<'a> {
+    stem: String,
+    usage: Usage,
+    names: Vec<&'a str>,
+}
+
+fn init(nodes: &[String], clients: &[String], out: &Path) -> Result<String> {
+    if nodes.len() > NAMES_MAX || clients.len() > NAMES_MAX {
+        bail!("at most {NAMES_MAX} nodes and {NAMES_MAX} clients at a time");
     }
-    for (place, name) in nodes.iter().enumerate() {
-        // The authority's own files are called so.
-        if !server::config::table::is_node_id(name) || name == "ca" {
-            bail!("{name:?} is no name for a node: 1 to 63 of A-Z, a-z, 0-9, . _ and -, and not ca");
-        }
-        if nodes[..place].contains(name) {
-            bail!("{name} stands there twice");
-        }
-    }
+    let nodes: Vec<(&str, Option<&str>)> = nodes
+        .iter()
+        .map(|node| node.split_once('=').map_or((&**node, None), |(name, host)| (name, Some(host))))
+        .collect();
+    let wanted = wanted(&nodes, clients)?;
     let file = |name: &str| out.join(name);
-    let taken = nodes.iter().flat_map(|name| [file(&format!("{name}.crt")), file(&format!("{name}.key"))]);
+    let files = |stem: &str| (file(&format!("{stem}.crt")), file(&format!("{stem}.key")));
+    let taken = wanted.iter().flat_map(|one| <[PathBuf; 2]>::from(files(&one.stem)));
     if let Some(taken) = taken.into_iter().find(|path| path.exists()) {
         bail!("{} is there already, and nothing is overwritten; nothing was made", taken.display());
     }
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(out)?;
-    let (certificate, key) = (file("ca.crt"), file("ca.key"));
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(out)
+        .with_context(|| format!("cannot make {}", out.display()))?;
+    let (certificate, key) = files("ca");
     let authority = match (certificate.exists(), key.exists()) {
         (true, true) => {
             let read =
@@ -81,19 +99,59 @@ fn init(nodes: &[String], out: &Path) -> Result<String> {
         }
         _ => bail!("{} has one of ca.crt and ca.key without the other", out.display()),
     };
-    let mut text = String::new();
-    for name in nodes {
-        let issued = authority.issue(&[name], Usage::Member, CERTIFICATE).with_context(|| name.clone())?;
-        let (own, own_key) = (file(&format!("{name}.crt")), file(&format!("{name}.key")));
+    for Wanted { stem, usage, names } in &wanted {
+        let issued = authority.issue(names, *usage, CERTIFICATE).with_context(|| stem.clone())?;
+        let (own, own_key) = files(stem);
         write_both(&issued, &own, &own_key)?;
-        text.push_str(&format!(
-            "{name}: --node-id {name} --peer-cert {} --peer-key {} --peer-ca {}\n",
-            own.display(),
-            own_key.display(),
-            certificate.display()
-        ));
     }
-    Ok(text.trim_end().into())
+    let shown = |stem: &str| {
+        let (own, own_key) = files(stem);
+        (own.display().to_string(), own_key.display().to_string())
+    };
+    let ca = certificate.display();
+    let mut lines = Vec::new();
+    for (name, _) in nodes {
+        let ((peer, peer_key), (http, http_key)) = (shown(name), shown(&of_https(name)));
+        let mut line = format!(
+            "{name}: --node-id {name} --peer-cert {peer} --peer-key {peer_key} --peer-ca {ca} --http-cert {http} --http-key {http_key}"
+        );
+        if !clients.is_empty() {
+            line.push_str(&format!(" --http-client-ca {ca}"));
+        }
+        lines.push(line);
+    }
+    for name in clients {
+        let (own, own_key) = shown(name);
+        lines.push(format!("{name}: --ca {ca} --cert {own} --key {own_key}"));
+    }
+    Ok(lines.join("\n"))
+}
+
+/// The name of the files of a node's certificate for HTTPS.
+fn of_https(node: &str) -> String {
+    format!("{node}.https")
+}
+
+fn wanted<'a>(nodes: &[(&'a str, Option<&'a str>)], clients: &'a [String]) -> Result<Vec<Wanted<'a>>> {
+    let mut wanted = Vec::new();
+    for (name, host) in nodes {
+        let mut names = vec![*name];
+        names.extend(host.filter(|host| host != name));
+        names.extend(LOCAL.into_iter().filter(|local| Some(*local) != *host && local != name));
+        wanted.push(Wanted { stem: (*name).into(), usage: Usage::Member, names: vec![name] });
+        wanted.push(Wanted { stem: of_https(name), usage: Usage::Server, names });
+    }
+    wanted.extend(clients.iter().map(|name| Wanted { stem: name.clone(), usage: Usage::Client, names: vec![name] }));
+    for (place, Wanted { stem, names, .. }) in wanted.iter().enumerate() {
+        // The authority's own files are called so.
+        if !server::config::table::is_node_id(names[0]) || stem == "ca" {
+            bail!("{:?} is no name: 1 to 63 of A-Z, a-z, 0-9, . _ and -, and not ca", names[0]);
+        }
+        if wanted[..place].iter().any(|one| one.stem == *stem) {
+            bail!("two certificates would be called {stem}");
+        }
+    }
+    Ok(wanted)
 }
 
 /// The key first: a certificate is there only when its key is.

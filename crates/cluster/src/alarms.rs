@@ -36,11 +36,13 @@ pub enum AlarmKind {
     VersionMix = 6,
     /// A member has been catching up for long.
     LearnerStuck = 7,
+    /// A certificate of the member ends soon.
+    CertExpiry = 8,
 }
 
 impl AlarmKind {
     /// Every kind.
-    pub const ALL: [AlarmKind; 7] = [
+    pub const ALL: [AlarmKind; 8] = [
         AlarmKind::SpaceLow,
         AlarmKind::SpaceCritical,
         AlarmKind::SlowStorage,
@@ -48,6 +50,7 @@ impl AlarmKind {
         AlarmKind::BackupOld,
         AlarmKind::VersionMix,
         AlarmKind::LearnerStuck,
+        AlarmKind::CertExpiry,
     ];
 
     /// Its name.
@@ -60,6 +63,7 @@ impl AlarmKind {
             AlarmKind::BackupOld => "backup-old",
             AlarmKind::VersionMix => "version-mix",
             AlarmKind::LearnerStuck => "learner-stuck",
+            AlarmKind::CertExpiry => "cert-expiry",
         }
     }
 

@@ -22,6 +22,7 @@ use crate::http::manifest::FORMAT;
 pub use crate::http::manifest::{Manifest, SavedGroup, Verdict};
 use crate::inbox::Control;
 use crate::node::{Handle, Stage};
+use crate::operate::Right;
 use crate::peer::saves;
 
 const MANIFEST: &str = "manifest.json";
@@ -45,6 +46,8 @@ pub enum NoBackup {
     InMemory,
     /// Another backup is being made.
     Busy,
+    /// Whoever asks may not; what is needed.
+    NotAllowed(String),
     /// The disk failed or is full.
     Failed(StorageError),
 }
@@ -110,13 +113,14 @@ impl<S: StateMachine> Handle<S> {
     /// each checkpoint is of; nothing: it cannot be reached, or did not catch up in time.
     ///
     /// # Errors
-    /// This node does not run.
+    /// This node does not run, or whoever asks may not.
     pub async fn checkpoint_all(
         &self,
         first: &BTreeMap<ShardId, Index>,
     ) -> Result<Vec<(String, Option<BTreeMap<ShardId, Index>>)>, NoBackup> {
+        self.actor().check(Right::Operate).map_err(|refused| NoBackup::NotAllowed(refused.to_string()))?;
         let others = self.common().peers.get().map(|peers| peers.links.all()).unwrap_or_default();
-        let asked: Vec<_> = others.iter().map(|link| (link.id, saves::ask(link, first))).collect();
+        let asked: Vec<_> = others.iter().map(|link| (link.id, saves::ask(link, self.actor(), first))).collect();
         let mut answers = vec![(self.identity().node.clone(), Some(self.checkpoint().await?))];
         for (id, saved) in asked {
             let Some(member) = self.member(id) else { continue };

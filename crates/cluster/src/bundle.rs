@@ -4,6 +4,7 @@
 //! to say ([`Handle::describe_with`]); it must not be a secret. `bundle.json` says who made the file and who did not answer.
 //!
 //! ```text
+//! request           who asks
 //! answer of a node  for each part its name (length, UTF-8) and its content (length, bytes)
 //! ```
 
@@ -13,11 +14,12 @@ use std::time::Duration;
 
 use base::codec::{Malformed, Reader, Write};
 use base::machine::StateMachine;
-use storage::StorageError;
 use storage::backup::{Backup, Content};
 
+use crate::backup::NoBackup;
 use crate::http::manifest::AboutBundle;
 use crate::node::{Common, Handle};
+use crate::operate::Right;
 use crate::peer::collecting::ask_all;
 use crate::peer::requests::What;
 
@@ -65,13 +67,16 @@ impl<S: StateMachine> Handle<S> {
     /// Asks all nodes how they are, for 5 s at most, and puts that into one file together with `more`, which is of the whole cluster.
     ///
     /// # Errors
-    /// A part has a name that is too long.
-    pub async fn bundle(&self, more: Parts) -> Result<Bundle, StorageError> {
+    /// Whoever asks may not, or a part has a name that is too long.
+    pub async fn bundle(&self, more: Parts) -> Result<Bundle, NoBackup> {
+        self.actor().check(Right::Administer).map_err(|refused| NoBackup::NotAllowed(refused.to_string()))?;
+        let mut who = Vec::new();
+        self.actor().encode(&mut who);
         let own = read(&describe(self.common()).await).expect("it was written just now");
         let mut nodes = vec![(self.identity().node.clone(), own)];
         let mut missing = Vec::new();
         let others = match self.common().peers.get() {
-            Some(peers) => ask_all(peers, What::Describe, ANSWER_MAX, |_| Vec::new()).await,
+            Some(peers) => ask_all(peers, What::Describe, ANSWER_MAX, |_| who.clone()).await,
             None => Vec::new(),
         };
         for (member, answer) in others {
@@ -99,7 +104,7 @@ impl<S: StateMachine> Handle<S> {
         for (node, parts) in nodes {
             all.extend(parts.into_iter().map(|(name, bytes)| (format!("{node}/{name}"), Content::Text(bytes))));
         }
-        Backup::new(all, made_at.0 / 1000).map(Bundle)
+        Backup::new(all, made_at.0 / 1000).map(Bundle).map_err(NoBackup::Failed)
     }
 }
 

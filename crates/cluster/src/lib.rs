@@ -78,5 +78,5 @@ pub use simple::{Simple, SimpleMachine};
 pub use storage::StorageError;
 pub use storage::checkpoint::{RowReader, StoredRow};
 pub use storage::identity::{Identity, recorded as recorded_identity};
-pub use tls::{PeerPem, PeerTls};
+pub use tls::{Fingerprint, PeerPem, PeerTls};
 pub use tokens::{Grant, JoinSecret, Meeting, TOKEN_TTL, TOKEN_TTL_MAX};

@@ -912,6 +912,11 @@ impl<S: StateMachine> Handle<S> {
         &self.common
     }
 
+    /// Who asks through this handle.
+    pub(crate) fn actor(&self) -> &Actor {
+        &self.actor
+    }
+
     /// What the node is doing.
     pub fn stage(&self) -> Stage {
         self.common.status.borrow().stage.clone()

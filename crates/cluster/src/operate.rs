@@ -94,12 +94,20 @@ impl Actor {
         Actor { name: "the node itself".into(), right: Right::Administer }
     }
 
-    fn encode(&self, bytes: &mut Vec<u8>) {
+    /// Refuses what needs another right.
+    pub(crate) fn check(&self, needed: Right) -> Result<(), Refused> {
+        if self.right < needed {
+            return Err(Refused::NotAllowed(format!("{} has no right to this", self.name)));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn encode(&self, bytes: &mut Vec<u8>) {
         bytes.put_bytes(self.name.as_bytes());
         bytes.put_u8(self.right as u8);
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Actor, Malformed> {
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Actor, Malformed> {
         let (name, right) = (reader.text()?.to_owned(), reader.u8()?);
         let known = [Right::Look, Right::Operate, Right::Administer];
         let right = known.into_iter().find(|known| *known as u8 == right).ok_or(Malformed)?;
@@ -506,6 +514,7 @@ impl<S: StateMachine> Handle<S> {
     /// # Errors
     /// It was not admitted.
     pub async fn add(&self, address: &str, replica: bool) -> Result<Member, Refused> {
+        self.actor.check(Right::Operate)?;
         let peers = self.common.peers.get().ok_or(Refused::SingleMode)?;
         if self.leader(RECORDS) == 0 {
             return Err(Refused::NoLeader);
@@ -614,9 +623,7 @@ pub(crate) async fn perform<S: StateMachine>(
     actor: &Actor,
     action: &Action,
 ) -> Result<Done, Refused> {
-    if actor.right < action.needs() {
-        return Err(Refused::NotAllowed(format!("{} has no right to this", actor.name)));
-    }
+    actor.check(action.needs())?;
     let _place = peers.actions.try_acquire().map_err(|_| Refused::Busy)?;
     if *action == Action::Settle {
         peers.common.inbox.control(Control::Settle);

@@ -1,6 +1,7 @@
 //! Join tokens: made, listed and revoked by administrators, and proved by nodes that want to become members.
 //!
-//! A token's text is `codeq_join_`, its id as 16 hex digits, `_`, and its secret as 64. The cluster keeps the SHA-256 of the secret. The
+//! A token's text is `codeq_join_`, its id as 16 hex digits, `_`, and its secret as 64; where connections are encrypted, `_` and the
+//! fingerprint of the cluster's first authority as 64 more, so that the newcomer knows whom it joins. The cluster keeps the SHA-256 of the secret. The
 //! newcomer proves that it knows the secret as SCRAM (RFC 5802) does: it sends the secret, masked with a hash under that SHA-256 over
 //! what both sides have said first. Who listens cannot take off the mask, and who reads what the cluster keeps does not know the secret.
 
@@ -10,6 +11,7 @@ use base::{Millis, ScheduleTime};
 use replica::tokens::{Invalid, TOKENS_MAX, TokenKey};
 use replica::{JoinToken, Reply, TokenStep, Unavailable};
 use sha2::{Digest, Sha256};
+use tls::Fingerprint;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -35,6 +37,7 @@ const PREFIX: &str = "codeq_join_";
 pub struct JoinSecret {
     id: u64,
     secret: [u8; 32],
+    authority: Option<Fingerprint>,
 }
 
 impl std::fmt::Debug for JoinSecret {
@@ -44,35 +47,36 @@ impl std::fmt::Debug for JoinSecret {
 }
 
 impl JoinSecret {
-    fn new() -> JoinSecret {
+    fn new(authority: Option<Fingerprint>) -> JoinSecret {
         let (mut id, mut secret) = ([0; 8], [0; 32]);
         for bytes in [&mut id[..], &mut secret[..]] {
             getrandom::fill(bytes).expect("the operating system has random numbers");
         }
         // 0 is nobody's.
-        JoinSecret { id: u64::from_le_bytes(id).max(1), secret }
+        JoinSecret { id: u64::from_le_bytes(id).max(1), secret, authority }
     }
 
     /// The token of this text; nothing: it is none.
     pub fn read(text: &str) -> Option<JoinSecret> {
-        let (id, secret) = text.trim().strip_prefix(PREFIX)?.split_once('_')?;
-        let is_hex =
-            |text: &str, digits: usize| text.len() == digits && text.bytes().all(|one| one.is_ascii_hexdigit());
-        if !is_hex(id, 16) || !is_hex(secret, 64) {
-            return None;
-        }
-        let id = u64::from_str_radix(id, 16).ok().filter(|id| *id != 0)?;
-        let mut bytes = [0; 32];
-        for (byte, digits) in bytes.iter_mut().zip(secret.as_bytes().chunks(2)) {
-            *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-        }
-        Some(JoinSecret { id, secret: bytes })
+        let (id, rest) = text.trim().strip_prefix(PREFIX)?.split_once('_')?;
+        let (secret, authority) = match rest.split_once('_') {
+            Some((secret, authority)) => (secret, Some(Fingerprint(bytes(authority)?))),
+            None => (rest, None),
+        };
+        let id = u64::from_be_bytes(bytes(id)?);
+        (id != 0).then_some(JoinSecret { id, secret: bytes(secret)?, authority })
     }
 
     /// Its text, for the newcomer alone.
     pub fn reveal(&self) -> String {
         let secret: String = self.secret.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{PREFIX}{:016x}_{secret}", self.id)
+        let authority = self.authority.map(|authority| format!("_{authority}")).unwrap_or_default();
+        format!("{PREFIX}{:016x}_{secret}{authority}", self.id)
+    }
+
+    /// The authority that vouches for the members of the cluster that made it; nothing: their connections are not encrypted.
+    pub fn authority(&self) -> Option<Fingerprint> {
+        self.authority
     }
 
     /// What names it.
@@ -88,6 +92,18 @@ impl JoinSecret {
     pub(crate) fn prove(&self, prover: &Hello, challenger: &Hello) -> [u8; 32] {
         masked(self.secret, self.key(), prover, challenger)
     }
+}
+
+/// Bytes as twice as many hex digits.
+fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
+    if text.len() != 2 * N || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(bytes)
 }
 
 /// Whether `given` shows `challenger` that `prover` knows the secret that this key is of.
@@ -135,7 +151,8 @@ impl<S: StateMachine> Handle<S> {
     /// It was not made.
     pub async fn create_token(&self, grant: Grant) -> Result<(JoinSecret, JoinToken, Done), Refused> {
         let peers = self.common.peers.get().ok_or(Refused::SingleMode)?;
-        let secret = JoinSecret::new();
+        let authority = peers.config.tls.as_ref().and_then(|tls| tls.fingerprints().first().copied());
+        let secret = JoinSecret::new(authority);
         let at = peers.clock.now().wall;
         let token = JoinToken {
             id: secret.id,
@@ -236,16 +253,20 @@ mod tests {
     /// Goal: a token reads back from its text and from nothing else, and only that text shows its secret.
     #[test]
     fn a_token_reads_back_from_its_text() {
-        let secret = JoinSecret::new();
+        let secret = JoinSecret::new(None);
         let text = secret.reveal();
         assert_eq!(JoinSecret::read(&format!("{text}\n")), Some(secret.clone()));
         assert!((0..text.len()).all(|length| JoinSecret::read(&text[..length]).is_none()));
+        let vouched = JoinSecret { authority: Some(Fingerprint([0xab; 32])), ..secret };
+        assert_eq!(vouched.reveal(), format!("{text}_{}", "ab".repeat(32)));
+        assert_eq!(JoinSecret::read(&vouched.reveal()), Some(vouched));
+        assert!(JoinSecret::read(&format!("{text}_{}", "ab".repeat(31))).is_none());
         assert!(JoinSecret::read(&format!("{text}0")).is_none());
         assert!(JoinSecret::read(&format!("{PREFIX}{:016x}_{}", 0, "0".repeat(64))).is_none());
         assert!(JoinSecret::read(&format!("{PREFIX}{}_{}", "+".repeat(16), "é".repeat(32))).is_none());
         let shown = format!("{secret:?}");
         assert!(shown.contains(&format!("{:016x}", secret.id())) && !shown.contains(&text[text.len() - 16..]));
-        assert_ne!(secret, JoinSecret::new());
+        assert_ne!(secret, JoinSecret::new(None));
     }
 
     fn hello(name: &str, nonce: u8) -> Hello {
@@ -265,14 +286,14 @@ mod tests {
     /// Goal: who knows the secret proves it to one challenger once; who knows only what the cluster keeps does not.
     #[test]
     fn only_who_knows_the_secret_proves_it() {
-        let secret = JoinSecret::new();
+        let secret = JoinSecret::new(None);
         let (new, leader) = (hello("new", 1), hello("leader", 2));
         let given = secret.prove(&new, &leader);
         assert!(is_proved(secret.key(), &new, &leader, given));
         assert!(!is_proved(secret.key(), &new, &hello("leader", 3), given), "replayed");
         assert!(!is_proved(secret.key(), &leader, &new, given), "reflected");
-        assert!(!is_proved(JoinSecret::new().key(), &new, &leader, given), "another token");
-        let stolen = JoinSecret { id: secret.id, secret: secret.key().0 };
+        assert!(!is_proved(JoinSecret::new(None).key(), &new, &leader, given), "another token");
+        let stolen = JoinSecret { secret: secret.key().0, ..secret };
         assert!(!is_proved(secret.key(), &new, &leader, masked(stolen.secret, secret.key(), &new, &leader)));
     }
 }

@@ -246,7 +246,12 @@ impl Group {
     }
 
     /// One unit of consensus time has passed.
+    ///
+    /// While a snapshot is being installed, none passes here: whoever has no state yet to go on from cannot lead.
     pub fn tick(&mut self) {
+        if self.is_installing() {
+            return;
+        }
         self.ticks += 1;
         self.note_who_is_there();
         self.leave_it_to_others();
@@ -297,6 +302,9 @@ impl Group {
 
     /// A message has come from another member. One that does not fit the group's state is ignored, as Raft says.
     pub fn step(&mut self, message: Message) {
+        if message.0.get_msg_type() == MessageType::MsgTimeoutNow && self.is_installing() {
+            return;
+        }
         // The only errors are messages from unknown members and local ones, which must not disturb.
         let facts = Facts::of(&message.0, &self.node);
         self.watched(&Trigger::Step(facts), |node| drop(node.step(message.0)));
@@ -305,8 +313,18 @@ impl Group {
 
     /// Asks for votes without waiting for the timeout. Useful where nobody else can be leading, as in a group of one.
     pub fn campaign(&mut self) {
+        if self.is_installing() {
+            return;
+        }
         // The only error is a message refused because it is local, and this one is made here.
         self.watched(&Trigger::Campaign, |node| drop(node.campaign()));
+    }
+
+    /// Whether a snapshot has taken the place of the log, and [`Group::on_applied`] has not been told that it is the state as well. The
+    /// `raft` crate looks for changes of members among what is committed and not applied before it campaigns, and those entries are gone.
+    fn is_installing(&self) -> bool {
+        let log = &self.node.raft.raft_log;
+        log.applied + 1 < log.first_index()
     }
 
     fn watched(&mut self, trigger: &Trigger, call: impl FnOnce(&mut RawNode<Log>)) {

@@ -26,6 +26,8 @@ struct Cluster {
     /// Everything that was sent, for comparison.
     trace: Vec<Bytes>,
     cut_off: Option<u64>,
+    /// Snapshots are taken and not installed.
+    installs_slowly: bool,
 }
 
 fn config(id: u64, seed: u64) -> GroupConfig {
@@ -54,7 +56,7 @@ impl Cluster {
             reads: Vec::new(),
         };
         let members = (1..).zip(restored).map(member).collect();
-        Cluster { members, wire: VecDeque::new(), trace: Vec::new(), cut_off: None }
+        Cluster { members, wire: VecDeque::new(), trace: Vec::new(), cut_off: None, installs_slowly: false }
     }
 
     /// One member that leads, and others that nobody knows yet.
@@ -111,6 +113,9 @@ impl Cluster {
                         // It has travelled beside its message, see below.
                         assert_eq!(*snapshot, member.saved.0);
                         member.applied = member.saved.1.clone();
+                        if self.installs_slowly {
+                            continue;
+                        }
                         member.group.on_applied(snapshot.index);
                     }
                     for entry in &work.committed {
@@ -399,6 +404,34 @@ fn who_was_away_catches_up_by_log_or_by_snapshot() {
         assert_eq!(cluster.members[away].applied, cluster.members[leader].applied);
         assert_eq!(cluster.members[away].saved.0 != saved, by_snapshot);
     }
+}
+
+/// Whoever installs a snapshot for longer than an election timeout does not campaign meanwhile, whatever it is asked, and does afterwards.
+#[test]
+fn who_installs_a_snapshot_does_not_campaign() {
+    let mut cluster = Cluster::new(5);
+    cluster.tick(40);
+    let leader = cluster.leader().expect("a leader within two election timeouts");
+    let away = (leader + 1) % 3;
+    cluster.cut_off = Some(away as u64 + 1);
+    for number in 0..50 {
+        cluster.propose(leader, &format!("{number}"));
+    }
+    cluster.tick(10 + 10 + 2 * 2);
+    cluster.save(leader, 0);
+    cluster.cut_off = None;
+    cluster.installs_slowly = true;
+    cluster.tick(5);
+    let installed = cluster.members[leader].saved.0.index;
+    assert_eq!(cluster.members[away].saved.0.index, installed);
+    cluster.cut_off = Some(away as u64 + 1);
+    let group = &mut cluster.members[away].group;
+    (0..100).for_each(|_| group.tick());
+    group.campaign();
+    assert_eq!(group.status().role, Role::Follower);
+    group.on_applied(installed);
+    cluster.tick(40);
+    assert_ne!(cluster.members[away].group.status().role, Role::Follower);
 }
 
 /// Whoever answers every heartbeat is there at every tick, also at those at which the leader asks anew who is; who does not is gone soon.

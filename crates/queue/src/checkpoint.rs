@@ -18,7 +18,9 @@ use base::{Incarnation, Index, LeaseTime, ScheduleTime, Stamps};
 use crate::id::LeaseToken;
 use crate::idempotency::Binding;
 use crate::machine::QueueMachine;
+use crate::operations;
 use crate::outcome::{State, Totals};
+use crate::pause::Pause;
 use crate::payload::Payload;
 use crate::policy::Policy;
 use crate::ready::PRIORITIES;
@@ -43,6 +45,7 @@ const KEYS: TableId = 7;
 pub(crate) const SLICES: TableId = 8;
 pub(crate) const EPOCHS: TableId = 9;
 pub(crate) const SHARD: TableId = 10;
+const OPERATIONS: TableId = 11;
 
 macro_rules! columns {
     ($($name:ident $kind:ident),* $(,)?) => { &[$(Column { name: stringify!($name), kind: stringify!($kind) }),*] };
@@ -98,7 +101,8 @@ pub(crate) const TABLES: &[Table] = &[
         sliced: false,
         columns: columns! {
             tenant TEXT, command TEXT, created INTEGER, claimed INTEGER, completed INTEGER, failed INTEGER, dead INTEGER,
-            cancelled INTEGER, expired INTEGER, rounds BLOB,
+            cancelled INTEGER, expired INTEGER, rounds BLOB, updated_at INTEGER,
+            paused INTEGER, pause_ends INTEGER, paused_until INTEGER, pause_reason TEXT, paused_by TEXT,
         },
         indexes: &[],
     },
@@ -122,6 +126,16 @@ pub(crate) const TABLES: &[Table] = &[
         columns: columns! {
             shard INTEGER, lease_clock INTEGER, schedule_clock INTEGER, next_place INTEGER, next_slice INTEGER,
             live_tasks INTEGER, policy BLOB,
+        },
+        indexes: &[],
+    },
+    Table {
+        name: "operations",
+        sliced: false,
+        columns: columns! {
+            tenant TEXT, id BLOB, kind TEXT, state TEXT, queues BLOB, request TEXT, dry_run INTEGER, subject TEXT, begun INTEGER,
+            position BLOB, steps INTEGER, processed INTEGER, changed INTEGER, skipped INTEGER, estimated_total INTEGER, samples BLOB,
+            started_at INTEGER, updated_at INTEGER, finished_at INTEGER, error TEXT,
         },
         indexes: &[],
     },
@@ -225,16 +239,16 @@ impl QueueMachine {
     /// Notes that a queue's numbers are about to change, so that the next checkpoint holds the new ones and a save in progress the old ones.
     pub(crate) fn change_queue(&mut self, queue: u32) {
         let before = self.queues[queue as usize].mark;
-        if before == self.saves.current {
-            return;
+        if before != self.saves.current {
+            if before != Mark::Clean {
+                let mut frozen = self.saves.frozen.take().expect("a frozen queue belongs to a save");
+                self.put_queue(queue, &mut frozen.ready);
+                self.saves.frozen = Some(frozen);
+            }
+            self.queues[queue as usize].mark = self.saves.current;
+            self.saves.queues.push(queue);
         }
-        if before != Mark::Clean {
-            let mut frozen = self.saves.frozen.take().expect("a frozen queue belongs to a save");
-            self.put_queue(queue, &mut frozen.ready);
-            self.saves.frozen = Some(frozen);
-        }
-        self.queues[queue as usize].mark = self.saves.current;
-        self.saves.queues.push(queue);
+        self.queues[queue as usize].updated_at = self.clocks.schedule;
     }
 
     /// The same of whose turn it is among a tenant's queues.
@@ -451,6 +465,8 @@ impl QueueMachine {
                 row.number(total);
             }
             put_rounds(row, entry.lists.iter().map(|list| list.round));
+            row.number(entry.updated_at.0);
+            Pause::put(entry.pause.as_deref(), row);
         });
     }
 
@@ -477,6 +493,12 @@ impl QueueMachine {
                     row.number(slice.closes.0);
                     row.maybe_number(slice.last_keyed.map(|time| time.0));
                 });
+            }
+        }
+        for (number, operation) in self.operations.take_changed() {
+            match operation {
+                Some(operation) => changes.put(OPERATIONS, 0, number as i64, |row| operations::put(operation, row)),
+                None => changes.delete(OPERATIONS, 0, number as i64),
             }
         }
         for (first, incarnation) in &self.epochs {
@@ -597,6 +619,10 @@ pub(crate) fn restore(info: ShardInfo, rows: &mut dyn RowSource) -> Result<Queue
         });
         Ok(())
     })?;
+    rows.for_each(OPERATIONS, &mut |_, key, row| {
+        machine.operations.restore(key as u64, operations::read(info.shard, &mut row.reader())?);
+        Ok(())
+    })?;
     for table in [FAILED, DEAD] {
         rows.for_each(table, &mut |slice, key, row| restore_returnable(&mut machine, table, slice, key as u64, row.0))?;
     }
@@ -654,8 +680,12 @@ fn restore_queue(machine: &mut QueueMachine, row: &mut base::rows::RowReader<'_>
     for (list, round) in entry.lists.iter_mut().zip(rounds(row.maybe_bytes()?)?) {
         list.round = round;
     }
+    entry.updated_at = ScheduleTime(row.number()?);
     entry.mark = Mark::Clean;
     let owner = entry.owner;
+    if let Some(pause) = Pause::read(row)? {
+        machine.keep_pause(queue, pause);
+    }
     machine.tenants[owner as usize].mark = Mark::Clean;
     machine.saves.queues.clear();
     machine.saves.tenants.clear();

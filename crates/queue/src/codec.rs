@@ -5,7 +5,11 @@ use base::codec::{Malformed, Reader, Write};
 use base::{Index, Millis, ScheduleTime};
 
 use crate::id::{LeaseToken, TaskKey};
-use crate::op::{Claim, ClaimOrder, Create, Credential, IdempotencyKey, LeaseRef, Op, Redrive, Schedule};
+use crate::op::{
+    Begin, Claim, ClaimOrder, Create, Credential, Delete, Edit, IdempotencyKey, LeaseRef, Op, Redrive, Schedule, Step,
+};
+use crate::operations::{OperationKind, OperationState};
+use crate::outcome_codec::{id, put_id};
 use crate::policy::Policy;
 
 const CREATE: u8 = 1;
@@ -18,6 +22,13 @@ const FAIL: u8 = 7;
 const CANCEL: u8 = 8;
 const REDRIVE: u8 = 9;
 const CONFIGURE: u8 = 10;
+const PAUSE: u8 = 11;
+const RESUME: u8 = 12;
+const EDIT: u8 = 13;
+const DELETE: u8 = 14;
+const BEGIN: u8 = 15;
+const STEP: u8 = 16;
+const TURN: u8 = 17;
 
 /// Appends `op` to `bytes`.
 pub fn encode(op: &Op<'_>, bytes: &mut Vec<u8>) {
@@ -75,6 +86,46 @@ pub fn encode(op: &Op<'_>, bytes: &mut Vec<u8>) {
             bytes.put_varint(redrive.delay.0);
             bytes.put_option(redrive.priority.map(u64::from));
         }
+        Op::Pause { tenant, command, length, reason, by } => {
+            bytes.put_u8(PAUSE);
+            bytes.put_bytes(tenant.as_bytes());
+            bytes.put_bytes(command.as_bytes());
+            put_millis(*length, bytes);
+            bytes.put_bytes(reason.as_bytes());
+            bytes.put_bytes(by.as_bytes());
+        }
+        Op::Resume { tenant, command } => {
+            bytes.put_u8(RESUME);
+            bytes.put_bytes(tenant.as_bytes());
+            bytes.put_bytes(command.as_bytes());
+        }
+        Op::Edit(edit) => {
+            bytes.put_u8(EDIT);
+            put_edit(edit, bytes);
+        }
+        Op::Delete(delete) => {
+            bytes.put_u8(DELETE);
+            bytes.put_bytes(delete.tenant.as_bytes());
+            bytes.put_varint(delete.task.0);
+            bytes.put_option(delete.ended_at.map(|index| index.0));
+            bytes.put_u8(u8::from(delete.key.is_some()));
+            delete.key.iter().for_each(|key| bytes.extend_from_slice(key));
+        }
+        Op::Begin(begin) => {
+            bytes.put_u8(BEGIN);
+            put_begin(begin, bytes);
+        }
+        Op::Step(step) => {
+            bytes.put_u8(STEP);
+            put_step(step, bytes);
+        }
+        Op::Turn { tenant, id, to, error } => {
+            bytes.put_u8(TURN);
+            bytes.put_bytes(tenant.as_bytes());
+            bytes.extend_from_slice(id);
+            bytes.put_u8(*to as u8);
+            bytes.put_bytes(error.as_bytes());
+        }
         Op::Configure(policy) => {
             bytes.put_u8(CONFIGURE);
             policy.encode(bytes);
@@ -112,6 +163,25 @@ pub fn decode(bytes: &[u8]) -> Result<Op<'_>, Malformed> {
             delay: Millis(r.varint()?),
             priority: r.option()?.map(u8::try_from).transpose().map_err(|_| Malformed)?,
         }),
+        PAUSE => {
+            let (tenant, command) = (r.text()?, r.text()?);
+            Op::Pause { tenant, command, length: millis(r)?, reason: r.text()?, by: r.text()? }
+        }
+        RESUME => Op::Resume { tenant: r.text()?, command: r.text()? },
+        EDIT => Op::Edit(edit(r)?),
+        DELETE => Op::Delete(Delete {
+            tenant: r.text()?,
+            task: TaskKey(r.varint()?),
+            ended_at: r.option()?.map(Index),
+            key: if flag(r)? { Some(r.array()?) } else { None },
+        }),
+        BEGIN => Op::Begin(begin(r)?),
+        STEP => Op::Step(step(r)?),
+        TURN => {
+            let (tenant, id) = (r.text()?, r.array()?);
+            let (to, _) = OperationState::NAMES.get(usize::from(r.u8()?)).copied().ok_or(Malformed)?;
+            Op::Turn { tenant, id, to, error: r.text()? }
+        }
         CONFIGURE => Op::Configure(Policy::decode(r)?),
         _ => return Err(Malformed),
     };
@@ -128,17 +198,7 @@ fn put_create(create: &Create<'_>, bytes: &mut Vec<u8>) {
     bytes.put_bytes(create.tenant.as_bytes());
     bytes.put_bytes(create.command.as_bytes());
     bytes.put_u8(create.priority);
-    match create.schedule {
-        Schedule::Now => bytes.put_u8(0),
-        Schedule::After(delay) => {
-            bytes.put_u8(1);
-            bytes.put_varint(delay.0);
-        }
-        Schedule::At(time) => {
-            bytes.put_u8(2);
-            bytes.put_varint(time.0);
-        }
-    }
+    put_schedule(create.schedule, bytes);
     bytes.put_bytes(create.webhook.as_bytes());
     bytes.put_option(create.max_attempts.map(u64::from));
     match &create.key {
@@ -158,12 +218,7 @@ fn create<'a>(r: &mut Reader<'a>) -> Result<Create<'a>, Malformed> {
         tenant: r.text()?,
         command: r.text()?,
         priority: r.u8()?,
-        schedule: match r.u8()? {
-            0 => Schedule::Now,
-            1 => Schedule::After(Millis(r.varint()?)),
-            2 => Schedule::At(ScheduleTime(r.varint()?)),
-            _ => return Err(Malformed),
-        },
+        schedule: schedule(r)?,
         webhook: r.text()?,
         max_attempts: r.option()?.map(u32::try_from).transpose().map_err(|_| Malformed)?,
         key: if flag(r)? {
@@ -172,6 +227,105 @@ fn create<'a>(r: &mut Reader<'a>) -> Result<Create<'a>, Malformed> {
             None
         },
         payload: r.bytes()?,
+    })
+}
+
+fn put_schedule(schedule: Schedule, bytes: &mut Vec<u8>) {
+    match schedule {
+        Schedule::Now => bytes.put_u8(0),
+        Schedule::After(delay) => {
+            bytes.put_u8(1);
+            bytes.put_varint(delay.0);
+        }
+        Schedule::At(time) => {
+            bytes.put_u8(2);
+            bytes.put_varint(time.0);
+        }
+    }
+}
+
+fn schedule(r: &mut Reader<'_>) -> Result<Schedule, Malformed> {
+    Ok(match r.u8()? {
+        0 => Schedule::Now,
+        1 => Schedule::After(Millis(r.varint()?)),
+        2 => Schedule::At(ScheduleTime(r.varint()?)),
+        _ => return Err(Malformed),
+    })
+}
+
+fn put_edit(edit: &Edit<'_>, bytes: &mut Vec<u8>) {
+    bytes.put_bytes(edit.tenant.as_bytes());
+    bytes.put_varint(edit.task.0);
+    bytes.put_option(edit.priority.map(u64::from));
+    bytes.put_u8(u8::from(edit.schedule.is_some()));
+    edit.schedule.into_iter().for_each(|schedule| put_schedule(schedule, bytes));
+    bytes.put_u8(u8::from(edit.payload.is_some()));
+    bytes.put_bytes(edit.payload.unwrap_or_default());
+    bytes.put_option(edit.max_attempts.map(u64::from));
+    bytes.put_u8(u8::from(edit.webhook.is_some()));
+    bytes.put_bytes(edit.webhook.unwrap_or_default().as_bytes());
+}
+
+fn edit<'a>(r: &mut Reader<'a>) -> Result<Edit<'a>, Malformed> {
+    let (tenant, task) = (r.text()?, TaskKey(r.varint()?));
+    let priority = r.option()?.map(u8::try_from).transpose().map_err(|_| Malformed)?;
+    let schedule = if flag(r)? { Some(schedule(r)?) } else { None };
+    let has_payload = flag(r)?;
+    let payload = Some(r.bytes()?).filter(|_| has_payload);
+    let max_attempts = r.option()?.map(u32::try_from).transpose().map_err(|_| Malformed)?;
+    let has_webhook = flag(r)?;
+    let webhook = Some(r.text()?).filter(|_| has_webhook);
+    Ok(Edit { tenant, task, priority, schedule, payload, max_attempts, webhook })
+}
+
+fn put_begin(begin: &Begin<'_>, bytes: &mut Vec<u8>) {
+    bytes.put_bytes(begin.tenant.as_bytes());
+    bytes.extend_from_slice(&begin.id);
+    bytes.put_u8(begin.kind as u8);
+    bytes.put_varint(begin.commands.len() as u64);
+    begin.commands.iter().for_each(|command| bytes.put_bytes(command.as_bytes()));
+    bytes.put_bytes(begin.request);
+    bytes.put_u8(u8::from(begin.dry_run));
+    bytes.put_u8(u8::from(begin.takes_all));
+    bytes.put_bytes(begin.by.as_bytes());
+}
+
+fn begin<'a>(r: &mut Reader<'a>) -> Result<Begin<'a>, Malformed> {
+    Ok(Begin {
+        tenant: r.text()?,
+        id: r.array()?,
+        kind: OperationKind::NAMES.get(usize::from(r.u8()?)).copied().ok_or(Malformed)?.0,
+        commands: (0..r.varint()?).map(|_| r.text()).collect::<Result<_, _>>()?,
+        request: r.bytes()?,
+        dry_run: flag(r)?,
+        takes_all: flag(r)?,
+        by: r.text()?,
+    })
+}
+
+fn put_step(step: &Step<'_>, bytes: &mut Vec<u8>) {
+    bytes.put_bytes(step.tenant.as_bytes());
+    bytes.extend_from_slice(&step.id);
+    bytes.put_varint(step.after);
+    bytes.put_bytes(step.cursor);
+    bytes.put_u8(u8::from(step.is_last));
+    bytes.put_varint(step.items.len() as u64);
+    step.items.iter().for_each(|item| bytes.put_bytes(item));
+    bytes.put_varint(step.counted);
+    bytes.put_varint(step.samples.len() as u64);
+    step.samples.iter().for_each(|id| put_id(id, bytes));
+}
+
+fn step<'a>(r: &mut Reader<'a>) -> Result<Step<'a>, Malformed> {
+    Ok(Step {
+        tenant: r.text()?,
+        id: r.array()?,
+        after: r.varint()?,
+        cursor: r.bytes()?,
+        is_last: flag(r)?,
+        items: (0..r.varint()?).map(|_| r.bytes()).collect::<Result<_, _>>()?,
+        counted: r.varint()?,
+        samples: (0..r.varint()?).map(|_| id(r)).collect::<Result<_, _>>()?,
     })
 }
 

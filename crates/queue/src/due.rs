@@ -63,9 +63,11 @@ impl DueIndex {
 }
 
 impl QueueMachine {
-    /// Applies what the clocks have made due, at most `DUE_PER_ENTRY` tasks, in order of time and task.
+    /// Applies what the clocks have made due, at most `DUE_PER_ENTRY` pauses and tasks: pauses first, then in order of
+    /// time and task.
     pub(crate) fn due_phase(&mut self, effects: &mut Effects<Self>) {
-        for _ in 0..DUE_PER_ENTRY {
+        let ended = self.end_pauses(DUE_PER_ENTRY, effects);
+        for _ in ended..DUE_PER_ENTRY {
             let Some(key) = self.due.next(&self.clocks) else { return };
             let slot = self.tasks.find(key).expect("what is due is live");
             match &self.tasks.get(slot).stage {
@@ -107,6 +109,6 @@ impl QueueMachine {
 
     /// Whether the last due phase reached its cap.
     pub(crate) fn is_overdue(&self) -> bool {
-        self.due.next(&self.clocks).is_some()
+        self.due.next(&self.clocks).is_some() || self.pauses.next().is_some_and(|end| end <= self.clocks.lease)
     }
 }

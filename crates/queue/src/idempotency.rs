@@ -36,9 +36,13 @@ impl Keys {
         self.bound.get(scope).filter(|binding| now < binding.since + window)
     }
 
-    /// M22: a key is free again when its task has ended.
-    pub(crate) fn unbind(&mut self, scope: &[u8; 16]) {
-        self.bound.remove(scope);
+    /// Frees a key that is bound to this task. Says whether it was.
+    pub(crate) fn unbind(&mut self, scope: &[u8; 16], task: u64) -> bool {
+        let is_bound = self.bound.get(scope).is_some_and(|binding| binding.task == task);
+        if is_bound {
+            self.bound.remove(scope);
+        }
+        is_bound
     }
 
     pub(crate) fn bind(&mut self, scope: [u8; 16], binding: Binding) {

@@ -18,8 +18,10 @@ use crate::due::DueIndex;
 use crate::id::{TaskId, TaskKey};
 use crate::idempotency::Keys;
 use crate::op::{Claim, Op};
+use crate::operations::Operations;
 use crate::outcome::{Answer, Outcome, Query, Rejection, State};
 use crate::outcome_codec;
+use crate::pause::Pauses;
 use crate::payload::PayloadCache;
 use crate::policy::Policy;
 use crate::ready::{Queue, Supplier, Tenant, work_in, work_of};
@@ -48,6 +50,8 @@ pub struct QueueMachine {
     /// Who can serve waiting claims, by wait key.
     pub(crate) suppliers: IdMap<Supplier>,
     pub(crate) due: DueIndex,
+    pub(crate) pauses: Pauses,
+    pub(crate) operations: Operations,
     pub(crate) keys: Keys,
     pub(crate) ended: Ended,
     pub(crate) saves: Saves,
@@ -105,6 +109,8 @@ impl QueueMachine {
             tenant_ids: BTreeMap::new(),
             suppliers: IdMap::default(),
             due: DueIndex::default(),
+            pauses: Pauses::default(),
+            operations: Operations::default(),
             keys: Keys::default(),
             ended: Ended::default(),
             saves: Saves::default(),
@@ -151,7 +157,7 @@ impl QueueMachine {
         TaskId::new(base::Incarnation(self.incarnation_of(key)), self.shard, TaskKey(key))
     }
 
-    fn apply_op(&mut self, op: &Op<'_>, effects: &mut Effects<Self>) -> Result<Outcome, Rejection> {
+    pub(crate) fn apply_op(&mut self, op: &Op<'_>, effects: &mut Effects<Self>) -> Result<Outcome, Rejection> {
         match op {
             Op::Create(create) => self.create(create, effects),
             Op::Claim(claim) => Ok(Outcome::Claimed(self.claim(claim, effects))),
@@ -162,6 +168,13 @@ impl QueueMachine {
             Op::Fail { lease, result, error } => self.end(lease, &Ending::Failed { result: *result, error }, effects),
             Op::Cancel { tenant, task, reason, force } => self.cancel(tenant, *task, reason, *force, effects),
             Op::Redrive(redrive) => self.redrive(redrive, effects),
+            Op::Edit(edit) => self.edit(edit, effects),
+            Op::Delete(delete) => self.delete(delete),
+            Op::Begin(begin) => self.begin(begin),
+            Op::Step(step) => self.step(step, effects),
+            Op::Turn { tenant, id, to, error } => self.turn(tenant, id, *to, error),
+            Op::Pause { tenant, command, length, reason, by } => self.pause(tenant, command, *length, reason, by),
+            Op::Resume { tenant, command } => Ok(self.resume(tenant, command, effects)),
             Op::Configure(policy) => {
                 self.policy = *policy;
                 Ok(Outcome::Configured)
@@ -221,6 +234,7 @@ impl StateMachine for QueueMachine {
         let freed = self.keys.tidy(self.clocks.lease, self.policy.idempotency_window);
         self.saves.freed_keys.extend(freed);
         self.drop_slices();
+        self.operations.tidy(self.clocks.schedule);
         effects.woken.extend(self.changes.take_untold().map(change_of));
     }
 
@@ -278,7 +292,7 @@ impl StateMachine for QueueMachine {
     fn next_due(&self) -> NextDue {
         let mut due = self.due.next_due();
         let drop = self.next_drop();
-        due.lease = due.lease.into_iter().chain(drop.lease).min();
+        due.lease = due.lease.into_iter().chain(drop.lease).chain(self.pauses.next()).min();
         due.schedule = due.schedule.into_iter().chain(drop.schedule).min();
         due.overdue = self.is_overdue();
         due

@@ -2,7 +2,8 @@
 
 use base::{Millis, ScheduleTime};
 
-use crate::id::{LeaseToken, TaskKey};
+use crate::id::{LeaseToken, TaskId, TaskKey};
+use crate::operations::{OperationId, OperationKind, OperationState};
 use crate::policy::Policy;
 
 /// One operation on a shard's queues. Names and texts are within their limits: the edge checks them.
@@ -64,6 +65,45 @@ pub enum Op<'a> {
     },
     /// Brings a dead, failed or cancelled task back.
     Redrive(Redrive<'a>),
+    /// Changes a task that waits.
+    Edit(Edit<'a>),
+    /// Deletes a task that waits, or a dead one.
+    Delete(Delete<'a>),
+    /// Begins an operation on many tasks.
+    Begin(Begin<'a>),
+    /// Takes the next step of one.
+    Step(Step<'a>),
+    /// Stops one, lets it go on, or ends it because it cannot.
+    Turn {
+        /// Whose operation.
+        tenant: &'a str,
+        /// Which.
+        id: OperationId,
+        /// How it stands from here on: not [`OperationState::Succeeded`].
+        to: OperationState,
+        /// Why it cannot go on; otherwise empty.
+        error: &'a str,
+    },
+    /// Lets claims pass a queue over.
+    Pause {
+        /// Owner of the queue.
+        tenant: &'a str,
+        /// Its name.
+        command: &'a str,
+        /// When it ends by itself; absent: never.
+        length: Option<Millis>,
+        /// Why, for people.
+        reason: &'a str,
+        /// Who, for people.
+        by: &'a str,
+    },
+    /// Ends a pause.
+    Resume {
+        /// Owner of the queue.
+        tenant: &'a str,
+        /// Its name.
+        command: &'a str,
+    },
     /// The leader's settings of scope *cluster*; they hold from here on.
     Configure(Policy),
 }
@@ -178,4 +218,78 @@ pub struct Redrive<'a> {
     pub delay: Millis,
     /// Another priority.
     pub priority: Option<u8>,
+}
+
+/// Changes a task that waits. What is absent stays.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Edit<'a> {
+    /// The task's tenant.
+    pub tenant: &'a str,
+    /// The task.
+    pub task: TaskKey,
+    /// 0 to 9, 9 most urgent.
+    pub priority: Option<u8>,
+    /// When it becomes ready.
+    pub schedule: Option<Schedule>,
+    /// JSON as sent.
+    pub payload: Option<&'a [u8]>,
+    /// Deliveries, 1 to `ATTEMPTS_MAX`; at least one more than there have been.
+    pub max_attempts: Option<u32>,
+    /// URL to be told of the end; may be empty.
+    pub webhook: Option<&'a str>,
+}
+
+/// Deletes one task.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Delete<'a> {
+    /// The task's tenant.
+    pub tenant: &'a str,
+    /// The task.
+    pub task: TaskKey,
+    /// The entry that ended it, of a task that can come back; absent: it must wait.
+    pub ended_at: Option<base::Index>,
+    /// `idempotency::scope_digest` of its key, if it has one, which is free from here on.
+    pub key: Option<[u8; 16]>,
+}
+
+/// Begins an operation on many tasks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Begin<'a> {
+    /// Whose tasks.
+    pub tenant: &'a str,
+    /// Its name.
+    pub id: OperationId,
+    /// What it does.
+    pub kind: OperationKind,
+    /// The queues that it may touch; none: all of the tenant.
+    pub commands: Vec<&'a str>,
+    /// What was asked for, in the asker's words.
+    pub request: &'a [u8],
+    /// It only counts.
+    pub dry_run: bool,
+    /// It takes every task of its queues that its kind can take, so that there are as many as the queues count.
+    pub takes_all: bool,
+    /// Who asks for it.
+    pub by: &'a str,
+}
+
+/// A step of an operation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step<'a> {
+    /// Whose operation.
+    pub tenant: &'a str,
+    /// Which.
+    pub id: OperationId,
+    /// Steps made before this one.
+    pub after: u64,
+    /// Where the next one goes on.
+    pub cursor: &'a [u8],
+    /// There is none.
+    pub is_last: bool,
+    /// What it does, each item as `codec::encode` writes it: redrives, deletions, cancellations.
+    pub items: Vec<&'a [u8]>,
+    /// Tasks that it would change, if the operation only counts.
+    pub counted: u64,
+    /// Some of those.
+    pub samples: Vec<TaskId>,
 }

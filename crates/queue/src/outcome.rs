@@ -6,6 +6,7 @@ use std::sync::Arc;
 use base::{Index, Millis, ScheduleTime};
 
 use crate::id::{LeaseToken, TaskId};
+use crate::operations::{Operation, OperationId};
 use crate::payload::Payload;
 use crate::ready::PRIORITIES;
 
@@ -54,6 +55,10 @@ pub enum Outcome {
     CancelRequested(Box<TaskView>),
     /// The task is live again.
     Redriven(Box<TaskView>),
+    /// The task as it is now.
+    Edited(Box<TaskView>),
+    /// It is as was asked for; whoever wants to see it asks for it.
+    Done,
     /// The settings hold.
     Configured,
     /// No effect.
@@ -111,6 +116,19 @@ pub enum Rejection {
     TooManyTasks,
     /// The shard holds as many queues as it may (`QUEUES_MAX`).
     TooManyQueues,
+    /// A worker holds the task.
+    IsLeased,
+    /// An operation of the same kind on the same queues is under way.
+    OperationConflict {
+        /// Its name.
+        with: OperationId,
+    },
+    /// There is no such operation.
+    NoOperation,
+    /// The operation is in a state in which this cannot be asked of it.
+    OperationState,
+    /// The shard knows as many operations as it may (`OPERATIONS_MAX`).
+    TooManyOperations,
 }
 
 /// A task's states as clients see them.
@@ -239,6 +257,17 @@ pub struct Totals {
     pub expired: u64,
 }
 
+/// Why nothing is claimed from a queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PauseView {
+    /// When it ends by itself, estimated on the schedule clock; absent: never.
+    pub until: Option<ScheduleTime>,
+    /// Why, for people; may be empty.
+    pub reason: Arc<str>,
+    /// Who paused it.
+    pub by: Arc<str>,
+}
+
 /// One queue's numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueStats {
@@ -252,6 +281,10 @@ pub struct QueueStats {
     pub totals: Totals,
     /// Since when its oldest ready task is ready.
     pub oldest_ready: Option<ScheduleTime>,
+    /// Why nothing is claimed from it, if that is so.
+    pub pause: Option<PauseView>,
+    /// When something in it changed last; 0: never.
+    pub updated_at: ScheduleTime,
 }
 
 /// Some of a tenant's queues on a shard, by name.
@@ -267,6 +300,8 @@ pub struct QueuesOf {
     pub commands: Option<BTreeSet<Arc<str>>>,
     /// Only those that hold tasks.
     pub non_empty: bool,
+    /// Only those that are paused, or that are not.
+    pub paused: Option<bool>,
     /// So many at most.
     pub limit: usize,
 }
@@ -312,6 +347,13 @@ pub enum Query {
     Queues,
     /// The numbers of some.
     QueuesOf(QueuesOf),
+    /// The operations of a tenant, or of all, in the order in which they began.
+    Operations {
+        /// Whose; absent: all.
+        tenant: Option<Arc<str>>,
+        /// Only those that are under way.
+        running: bool,
+    },
     /// The settings in force.
     Policy,
 }
@@ -350,6 +392,8 @@ pub enum Answer {
         /// The last name that was looked at; nothing: it was the last there is.
         looked_to: Option<Arc<str>>,
     },
+    /// Operations.
+    Operations(Vec<Operation>),
     /// The settings in force.
     Policy(crate::policy::Policy),
 }

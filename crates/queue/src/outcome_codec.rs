@@ -26,6 +26,8 @@ const CANCEL_REQUESTED: u8 = 10;
 const REDRIVEN: u8 = 11;
 const CONFIGURED: u8 = 12;
 const REJECTED: u8 = 13;
+const DONE: u8 = 14;
+const EDITED: u8 = 15;
 
 const NOT_LIVE: u8 = 1;
 const NOT_LEASED: u8 = 2;
@@ -36,6 +38,11 @@ const NOT_ENDED: u8 = 6;
 const RECORD_CHANGED: u8 = 7;
 const TOO_MANY_TASKS: u8 = 8;
 const TOO_MANY_QUEUES: u8 = 9;
+const IS_LEASED: u8 = 10;
+const OPERATION_CONFLICT: u8 = 11;
+const NO_OPERATION: u8 = 12;
+const OPERATION_STATE: u8 = 13;
+const TOO_MANY_OPERATIONS: u8 = 14;
 
 /// Appends `outcome` to `bytes`.
 pub(crate) fn encode(outcome: &Outcome, bytes: &mut Vec<u8>) {
@@ -94,7 +101,12 @@ pub(crate) fn encode(outcome: &Outcome, bytes: &mut Vec<u8>) {
             bytes.put_u8(REDRIVEN);
             put_task(task, bytes);
         }
+        Outcome::Edited(task) => {
+            bytes.put_u8(EDITED);
+            put_task(task, bytes);
+        }
         Outcome::Configured => bytes.put_u8(CONFIGURED),
+        Outcome::Done => bytes.put_u8(DONE),
         Outcome::Rejected(rejection) => {
             bytes.put_u8(REJECTED);
             put_rejection(rejection, bytes);
@@ -131,6 +143,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Outcome, Malformed> {
         CANCELLED => Outcome::Cancelled(Box::new(tasks.read(r)?)),
         CANCEL_REQUESTED => Outcome::CancelRequested(Box::new(tasks.read(r)?)),
         REDRIVEN => Outcome::Redriven(Box::new(tasks.read(r)?)),
+        EDITED => Outcome::Edited(Box::new(tasks.read(r)?)),
+        DONE => Outcome::Done,
         CONFIGURED => Outcome::Configured,
         REJECTED => Outcome::Rejected(rejection(r)?),
         _ => return Err(Malformed),
@@ -156,6 +170,14 @@ fn put_rejection(rejection: &Rejection, bytes: &mut Vec<u8>) {
         Rejection::RecordChanged => bytes.put_u8(RECORD_CHANGED),
         Rejection::TooManyTasks => bytes.put_u8(TOO_MANY_TASKS),
         Rejection::TooManyQueues => bytes.put_u8(TOO_MANY_QUEUES),
+        Rejection::IsLeased => bytes.put_u8(IS_LEASED),
+        Rejection::OperationConflict { with } => {
+            bytes.put_u8(OPERATION_CONFLICT);
+            bytes.extend_from_slice(with);
+        }
+        Rejection::NoOperation => bytes.put_u8(NO_OPERATION),
+        Rejection::OperationState => bytes.put_u8(OPERATION_STATE),
+        Rejection::TooManyOperations => bytes.put_u8(TOO_MANY_OPERATIONS),
     }
 }
 
@@ -170,17 +192,22 @@ fn rejection(r: &mut Reader<'_>) -> Result<Rejection, Malformed> {
         RECORD_CHANGED => Rejection::RecordChanged,
         TOO_MANY_TASKS => Rejection::TooManyTasks,
         TOO_MANY_QUEUES => Rejection::TooManyQueues,
+        IS_LEASED => Rejection::IsLeased,
+        OPERATION_CONFLICT => Rejection::OperationConflict { with: r.array()? },
+        NO_OPERATION => Rejection::NoOperation,
+        OPERATION_STATE => Rejection::OperationState,
+        TOO_MANY_OPERATIONS => Rejection::TooManyOperations,
         _ => return Err(Malformed),
     })
 }
 
-fn put_id(id: &TaskId, bytes: &mut Vec<u8>) {
+pub(crate) fn put_id(id: &TaskId, bytes: &mut Vec<u8>) {
     bytes.put_u64(id.incarnation);
     bytes.put_u16(id.shard.0);
     bytes.put_varint(id.key.0);
 }
 
-fn id(r: &mut Reader<'_>) -> Result<TaskId, Malformed> {
+pub(crate) fn id(r: &mut Reader<'_>) -> Result<TaskId, Malformed> {
     Ok(TaskId { incarnation: r.u64()?, shard: ShardId(r.u16()?), key: TaskKey(r.varint()?) })
 }
 

@@ -3,11 +3,13 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
+use base::ScheduleTime;
 use base::machine::WaitKey;
 
 use crate::id::TaskId;
 use crate::machine::QueueMachine;
 use crate::op::{Credential, LeaseRef};
+use crate::operations::OperationState;
 use crate::outcome::{Answer, Depth, OwnedCredential, Query, QueueStats, QueuesOf, Totals};
 use crate::ready::Queue;
 use crate::retention::Recent;
@@ -50,11 +52,18 @@ impl QueueMachine {
                     depth: Depth::default(),
                     totals: Totals::default(),
                     oldest_ready: None,
+                    pause: None,
+                    updated_at: ScheduleTime(0),
                 };
                 (Answer::Queue(known.unwrap_or_else(unknown)), None)
             }
             Query::Queues => (Answer::Queues(self.queues.iter().map(|queue| self.stats(queue)).collect()), None),
             Query::QueuesOf(of) => (self.page(of), None),
+            Query::Operations { tenant, running } => {
+                let of = self.operations.of(tenant.as_deref());
+                let asked = of.filter(|operation| !running || operation.state == OperationState::Running);
+                (Answer::Operations(asked.cloned().collect()), None)
+            }
             Query::Policy => (Answer::Policy(self.policy), None),
         }
     }
@@ -89,7 +98,8 @@ impl QueueMachine {
             let depth = queue.depth();
             let is_empty = depth.ready_total() + depth.delayed + depth.leased + depth.dead == 0;
             let is_asked = of.commands.as_ref().is_none_or(|commands| commands.contains(command));
-            if is_asked && !(of.non_empty && is_empty) {
+            let is_in_question = of.paused.is_none_or(|paused| paused == queue.pause.is_some());
+            if is_asked && is_in_question && !(of.non_empty && is_empty) {
                 queues.push(self.stats(queue));
             }
             looked += 1;
@@ -110,6 +120,8 @@ impl QueueMachine {
             totals: queue.totals,
             // A ready task does not change, and the head of a list became ready before the others.
             oldest_ready: heads.map(|head| self.tasks.get(head).updated_at).min(),
+            pause: queue.pause.as_ref().map(|pause| pause.view.clone()),
+            updated_at: queue.updated_at,
         }
     }
 }

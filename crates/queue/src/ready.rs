@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
 use std::sync::Arc;
 
+use base::ScheduleTime;
 use siphasher::sip::SipHasher24;
 
 use base::machine::{Effects, WaitKey};
@@ -13,6 +14,7 @@ use crate::checkpoint::Mark;
 use crate::machine::QueueMachine;
 use crate::op::{Claim, ClaimOrder};
 use crate::outcome::{Depth, Totals};
+use crate::pause::Pause;
 use crate::slab::Slot;
 use crate::task::Stage;
 
@@ -33,6 +35,10 @@ pub(crate) struct Queue {
     pub(crate) leased: u64,
     pub(crate) dead: u64,
     pub(crate) totals: Totals,
+    /// Nothing is claimed from it.
+    pub(crate) pause: Option<Box<Pause>>,
+    /// When something in it changed last.
+    pub(crate) updated_at: ScheduleTime,
     /// Whether it has changed since it was saved.
     pub(crate) mark: Mark,
     /// What claims of this queue, and claims of any queue of the tenant, wait for.
@@ -63,8 +69,8 @@ pub(crate) struct Tenant {
     pub(crate) turns: [Turns; PRIORITIES],
     /// Whether its turns have changed since they were saved.
     pub(crate) mark: Mark,
-    /// Ready tasks in all of them.
-    ready: usize,
+    /// Ready tasks in all of them that are not paused.
+    pub(crate) ready: usize,
 }
 
 /// Who can serve the claims that wait for a key.
@@ -95,6 +101,8 @@ impl Queue {
             leased: 0,
             dead: 0,
             totals: Totals::default(),
+            pause: None,
+            updated_at: ScheduleTime(0),
             mark: Mark::Clean,
             wait_keys,
         }
@@ -109,7 +117,16 @@ impl Queue {
         }
     }
 
+    /// Ready tasks of all priorities.
+    pub(crate) fn ready(&self) -> usize {
+        self.lists.iter().map(|list| list.length as usize).sum()
+    }
+
+    /// The highest priority that a claim finds.
     fn top_priority(&self) -> Option<usize> {
+        if self.pause.is_some() {
+            return None;
+        }
         (0..PRIORITIES).rev().find(|priority| self.lists[*priority].length > 0)
     }
 }
@@ -139,13 +156,15 @@ impl QueueMachine {
         let tail = self.queues[queue as usize].lists[priority].tail;
         self.tasks.get_mut(slot).stage = Stage::Ready { place, before: tail, after: Slot::NONE };
         let entry = &mut self.queues[queue as usize];
-        self.tenants[entry.owner as usize].ready += 1;
+        self.tenants[entry.owner as usize].ready += usize::from(entry.pause.is_none());
         let list = &mut entry.lists[priority];
         list.tail = slot;
         list.length += 1;
         if tail == Slot::NONE {
             list.head = slot;
-            self.take_turn(queue, priority);
+            if !self.is_paused(queue) {
+                self.take_turn(queue, priority);
+            }
         } else {
             match &mut self.tasks.get_mut(tail).stage {
                 Stage::Ready { after, .. } => *after = slot,
@@ -159,7 +178,8 @@ impl QueueMachine {
         let task = self.tasks.get(slot);
         let (queue, priority) = (task.queue, usize::from(task.priority));
         let Stage::Ready { before, after, .. } = task.stage else { panic!("only a ready task is in a ready list") };
-        if before == Slot::NONE {
+        let has_turn = before == Slot::NONE && !self.is_paused(queue);
+        if has_turn {
             self.give_up_turn(queue, priority);
         }
         for (neighbour, is_before) in [(before, true), (after, false)] {
@@ -175,10 +195,10 @@ impl QueueMachine {
             }
         }
         let entry = &mut self.queues[queue as usize];
-        self.tenants[entry.owner as usize].ready -= 1;
+        self.tenants[entry.owner as usize].ready -= usize::from(entry.pause.is_none());
         let list = &mut entry.lists[priority];
         list.length -= 1;
-        if before == Slot::NONE && list.length > 0 {
+        if has_turn && list.length > 0 {
             self.take_turn(queue, priority);
         }
     }
@@ -194,14 +214,14 @@ impl QueueMachine {
     }
 
     /// Enters a list with a head among the turns of its tenant.
-    fn take_turn(&mut self, queue: u32, priority: usize) {
+    pub(crate) fn take_turn(&mut self, queue: u32, priority: usize) {
         let place = self.head_place(queue, priority);
         let entry = &mut self.queues[queue as usize];
         let turns = &mut self.tenants[entry.owner as usize].turns[priority];
         turns.waiting.insert((entry.lists[priority].round, place, queue));
     }
 
-    fn give_up_turn(&mut self, queue: u32, priority: usize) {
+    pub(crate) fn give_up_turn(&mut self, queue: u32, priority: usize) {
         let place = self.head_place(queue, priority);
         let entry = &self.queues[queue as usize];
         let known = self.tenants[entry.owner as usize].turns[priority].waiting.remove(&(
@@ -309,7 +329,8 @@ impl QueueMachine {
     pub(crate) fn supply(&self, key: WaitKey) -> usize {
         match self.suppliers.get(&key.0) {
             Some(Supplier::Queue(queue)) => {
-                self.queues[*queue as usize].lists.iter().map(|list| list.length as usize).sum()
+                let queue = &self.queues[*queue as usize];
+                if queue.pause.is_some() { 0 } else { queue.ready() }
             }
             Some(Supplier::Tenant(owner)) => self.tenants[*owner as usize].ready,
             None => usize::MAX,

@@ -278,9 +278,10 @@ impl QueueMachine {
                 (State::Cancelled, if reason.is_empty() { CANCELLED } else { reason }, None)
             }
         };
+        // M22: a key is free again when its task has ended.
         if base::planted::is(22) && !view.idempotency_key.is_empty() {
             let scope = crate::idempotency::scope_digest(&view.tenant, &view.command, &view.idempotency_key);
-            self.keys.unbind(&scope);
+            self.keys.unbind(&scope, task.key);
         }
         view.state = state;
         view.error = self.cut(error).into();

@@ -11,7 +11,10 @@ use base::codec::Malformed;
 use base::machine::StateMachine;
 use base::rows::RowSource;
 use base::{Index, Millis, ScheduleTime, ShardId};
-use queue::op::{Claim, ClaimOrder, Create, Credential, IdempotencyKey, LeaseRef, Redrive, Schedule};
+use queue::op::{
+    Begin, Claim, ClaimOrder, Create, Credential, Delete, Edit, IdempotencyKey, LeaseRef, Redrive, Schedule, Step,
+};
+use queue::operations::{OperationKind, OperationState};
 use queue::outcome::{Created, Grant};
 use queue::{
     Backoff, BackoffPolicy, LeaseToken, Op, Outcome, Payload, Policy, QueueMachine, Rejection, State, TaskId, TaskKey,
@@ -98,6 +101,50 @@ fn operations() {
         Op::Redrive(redrive.clone()),
         Op::Redrive(Redrive { keep_attempts: false, priority: None, ..redrive }),
         Op::Configure(policy),
+        Op::Pause { tenant: "acme", command: "mail", length: Some(Millis(60_000)), reason: "relay down", by: "ann" },
+        Op::Pause { tenant: "acme", command: "mail", length: None, reason: "", by: "" },
+        Op::Resume { tenant: "acme", command: "mail" },
+        Op::Edit(Edit {
+            tenant: "acme",
+            task: TaskKey(300),
+            priority: Some(9),
+            schedule: Some(Schedule::After(Millis(5))),
+            payload: Some(b"[1]"),
+            max_attempts: Some(7),
+            webhook: Some(""),
+        }),
+        Op::Edit(Edit {
+            tenant: "acme",
+            task: TaskKey(300),
+            priority: None,
+            schedule: None,
+            payload: None,
+            max_attempts: None,
+            webhook: None,
+        }),
+        Op::Delete(Delete { tenant: "acme", task: TaskKey(300), ended_at: Some(Index(99)), key: Some([1; 16]) }),
+        Op::Delete(Delete { tenant: "acme", task: TaskKey(300), ended_at: None, key: None }),
+        Op::Begin(Begin {
+            tenant: "acme",
+            id: [7; 16],
+            kind: OperationKind::QueuePurge,
+            commands: vec!["mail", "print"],
+            request: b"{}",
+            dry_run: true,
+            takes_all: true,
+            by: "ann",
+        }),
+        Op::Step(Step {
+            tenant: "acme",
+            id: [7; 16],
+            after: 3,
+            cursor: b"there",
+            is_last: true,
+            items: vec![b"one", b"two"],
+            counted: 2,
+            samples: vec![TaskId { incarnation: 1, shard: ShardId(2), key: TaskKey(300) }],
+        }),
+        Op::Turn { tenant: "acme", id: [7; 16], to: OperationState::Failed, error: "no" },
     ];
     let mut found = String::new();
     for operation in &operations {
@@ -187,6 +234,7 @@ fn outcomes() -> Vec<Outcome> {
         Outcome::CancelRequested(Box::new(full)),
         Outcome::Redriven(Box::new(bare)),
         Outcome::Configured,
+        Outcome::Done,
     ];
     others.into_iter().chain(states).chain(rejections.map(Outcome::Rejected)).collect()
 }

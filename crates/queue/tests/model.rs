@@ -438,6 +438,7 @@ impl World {
             Outcome::CancelRequested(_) => Answer::CancelRequested,
             Outcome::Redriven(view) => Answer::Redriven(Box::new(self.view(view))),
             Outcome::Configured => Answer::Configured,
+            Outcome::Edited(_) | Outcome::Done => panic!("the model is not asked for that"),
             Outcome::Rejected(rejection) => Answer::Rejected(match rejection {
                 Rejection::NotLive => record::Rejection::NotLive,
                 Rejection::NotLeased => record::Rejection::NotLeased,
@@ -446,7 +447,7 @@ impl World {
                 Rejection::KeyConflict { first } => record::Rejection::KeyConflict { first: task(*first) },
                 Rejection::NotEnded => record::Rejection::NotEnded,
                 Rejection::RecordChanged => record::Rejection::RecordChanged,
-                Rejection::TooManyTasks | Rejection::TooManyQueues => panic!("there are few of either"),
+                other => panic!("the model is not asked for what is refused with {other:?}"),
             }),
         }
     }

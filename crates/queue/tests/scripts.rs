@@ -10,7 +10,9 @@ use std::fmt::Write as _;
 
 use base::{Millis, ScheduleTime};
 use goldenscript::{ArgumentConsumer, Command, Context};
-use queue::op::{Claim, ClaimOrder, Create, Credential, IdempotencyKey, LeaseRef, Redrive, Schedule};
+use queue::op::{
+    Begin, Claim, ClaimOrder, Create, Credential, Delete, Edit, IdempotencyKey, LeaseRef, Redrive, Schedule, Step,
+};
 use queue::outcome::{Outcome, Query, Rejection, State, TaskView};
 use queue::policy::{LeaseBounds, Retention};
 use queue::{Answer, Backoff, BackoffPolicy, LeaseToken, Op, Payload, TaskId};
@@ -71,6 +73,8 @@ impl Script {
             | Outcome::DeadLettered { .. }
             | Outcome::Cancelled(_)
             | Outcome::Redriven(_)
+            | Outcome::Edited(_)
+            | Outcome::Done
             | Outcome::Configured => String::new(),
         };
         line + &self.changes()
@@ -93,6 +97,11 @@ impl Script {
             Rejection::RecordChanged => "the record has changed".into(),
             Rejection::TooManyTasks => "too many tasks".into(),
             Rejection::TooManyQueues => "too many queues".into(),
+            Rejection::IsLeased => "a worker holds the task".into(),
+            Rejection::OperationConflict { with } => format!("operation {} is under way", with[0]),
+            Rejection::NoOperation => "no such operation".into(),
+            Rejection::OperationState => "not in this state of the operation".into(),
+            Rejection::TooManyOperations => "too many operations".into(),
         }
     }
 
@@ -199,6 +208,16 @@ impl Script {
         Ok(self.apply(&Op::Claim(claim)))
     }
 
+    /// Whether and how a queue is paused; nothing if it is not and never was.
+    fn pause_of(&mut self, tenant: &str, command: &str) -> String {
+        let (answer, _) = self.shard.query(&Query::Queue { tenant: tenant.into(), command: command.into() });
+        let Answer::Queue(stats) = answer else { unreachable!("a queue was asked for") };
+        stats.pause.map_or(String::new(), |pause| {
+            let until = pause.until.map_or("resumed".into(), |time| seconds(time.0 - START));
+            format!("{command} is paused until {until} by {}: {:?}\n", pause.by, pause.reason)
+        })
+    }
+
     fn redrive(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcomes {
         let id = self.task(args.next_pos())?;
         let task = self.shard.task(id).ok_or("it is gone")?;
@@ -215,6 +234,89 @@ impl Script {
             priority: args.take_key("priority").map(str::parse).transpose()?,
         };
         Ok(self.apply(&Op::Redrive(redrive)))
+    }
+
+    fn edit(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcomes {
+        let task = self.task(args.next_pos())?.key;
+        let schedule = match (args.take_key("delay"), args.take_key("at")) {
+            (None, None) => None,
+            (Some("none"), None) => Some(Schedule::Now),
+            (Some(delay), None) => Some(Schedule::After(millis(delay)?)),
+            (None, Some(at)) => Some(Schedule::At(ScheduleTime(START) + millis(at)?)),
+            _ => return Err("delay or at, not both".into()),
+        };
+        let edit = Edit {
+            tenant: args.take_key("tenant").unwrap_or("acme"),
+            task,
+            priority: args.take_key("priority").map(str::parse).transpose()?,
+            schedule,
+            payload: args.take_key("payload").map(str::as_bytes),
+            max_attempts: args.take_key("max").map(str::parse).transpose()?,
+            webhook: args.take_key("webhook"),
+        };
+        Ok(self.apply(&Op::Edit(edit)))
+    }
+
+    /// The deletion of a task as it is now.
+    fn deletion(&mut self, id: TaskId) -> Delete<'static> {
+        let task = self.shard.task(id);
+        let ended_at = task.as_ref().and_then(|task| task.ended_at);
+        let key = task.filter(|task| !task.idempotency_key.is_empty());
+        let key = key.map(|task| queue::idempotency::scope_digest("acme", &task.command, &task.idempotency_key));
+        Delete { tenant: "acme", task: id.key, ended_at, key }
+    }
+
+    fn step(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcomes {
+        let id = operation(args.next_pos())?;
+        let mut items = Vec::new();
+        while let Some(item) = args.next_pos() {
+            let (what, name) = item.split_once('-').ok_or("redrive-tN, delete-tN or cancel-tN")?;
+            let task = self.task(Some(name))?;
+            let record = self.shard.task(task).map(|view| (view.ended_at, self.shard.record(view)));
+            let op = match (what, &record) {
+                ("redrive", Some((ended_at, record))) => Op::Redrive(Redrive {
+                    tenant: "acme",
+                    task: task.key,
+                    ended_at: ended_at.unwrap_or_default(),
+                    record,
+                    keep_attempts: false,
+                    delay: Millis(0),
+                    priority: None,
+                }),
+                ("delete", _) => Op::Delete(self.deletion(task)),
+                ("cancel", _) => Op::Cancel { tenant: "acme", task: task.key, reason: "", force: false },
+                _ => return Err("redrive-tN, delete-tN or cancel-tN".into()),
+            };
+            let mut bytes = Vec::new();
+            queue::codec::encode(&op, &mut bytes);
+            items.push(bytes);
+        }
+        let step = Step {
+            tenant: args.take_key("tenant").unwrap_or("acme"),
+            id,
+            after: args.take_key("after").unwrap_or("0").parse()?,
+            cursor: b"there",
+            is_last: args.take_key("last").is_some(),
+            items: items.iter().map(Vec::as_slice).collect(),
+            counted: args.take_key("count").unwrap_or("0").parse()?,
+            samples: Vec::new(),
+        };
+        Ok(self.apply(&Op::Step(step)) + &self.operations())
+    }
+
+    fn operations(&self) -> String {
+        let (answer, _) = self.shard.query(&Query::Operations { tenant: Some("acme".into()), running: false });
+        let Answer::Operations(all) = answer else { unreachable!("operations were asked for") };
+        let mut lines = String::new();
+        for operation in all {
+            let end = operation.finished_at.map_or(String::new(), |end| format!(", ended {}", seconds(end.0 - START)));
+            let total = operation.estimated_total.map_or(String::new(), |total| format!(" of {total}"));
+            let numbers = (operation.processed, operation.changed, operation.skipped);
+            let (id, kind, state) = (operation.id[0], operation.kind.name(), operation.state.name());
+            writeln!(lines, "operation {id} {kind} {state}: {numbers:?}{total}, {} steps{end}", operation.steps)
+                .expect("a string takes all");
+        }
+        lines
     }
 
     fn policy(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcomes {
@@ -313,6 +415,56 @@ impl goldenscript::Runner for Script {
             }
             // redrive tN [attempts=keep] [delay=D] [priority=N] [stale=yes]
             "redrive" => self.redrive(&mut args)?,
+            // edit tN [tenant=T] [priority=N] [delay=D|none | at=D] [payload=JSON] [max=N] [webhook=URL]
+            "edit" => self.edit(&mut args)?,
+            // delete tN [stale=yes]: as it is now
+            "delete" => {
+                let task = self.task(args.next_pos())?;
+                let mut delete = self.deletion(task);
+                if args.take_key("stale").is_some() {
+                    delete.ended_at = Some(base::Index(1));
+                }
+                self.apply(&Op::Delete(delete))
+            }
+            // begin N KIND [QUEUE…] [all=yes]
+            "begin" => {
+                let id = operation(args.next_pos())?;
+                let kind =
+                    args.next_pos().and_then(queue::operations::OperationKind::from_name).ok_or("no such kind")?;
+                let commands: Vec<&str> = std::iter::from_fn(|| args.next_pos()).collect();
+                let takes_all = args.take_key("all").is_some();
+                let begin =
+                    Begin { tenant: "acme", id, kind, commands, request: b"{}", dry_run: false, takes_all, by: "ann" };
+                self.apply(&Op::Begin(begin)) + &self.operations()
+            }
+            // step N [after=N] [last=yes] [count=N] [redrive-tN | delete-tN | cancel-tN]…
+            "step" => self.step(&mut args)?,
+            // turn N STATE [tenant=T] [error=TEXT]
+            "turn" => {
+                let id = operation(args.next_pos())?;
+                let to =
+                    args.next_pos().and_then(queue::operations::OperationState::from_name).ok_or("no such state")?;
+                let tenant = args.take_key("tenant").unwrap_or("acme");
+                let error = args.take_key("error").unwrap_or("");
+                self.apply(&Op::Turn { tenant, id, to, error }) + &self.operations()
+            }
+            // operations: all that are known
+            "operations" => self.operations(),
+            // pause QUEUE [tenant=T] [for=D] [reason=TEXT] [by=WHO]
+            "pause" => {
+                let command = args.next_pos().ok_or("which queue?")?;
+                let tenant = args.take_key("tenant").unwrap_or("acme");
+                let length = args.take_key("for").map(millis).transpose()?;
+                let reason = args.take_key("reason").unwrap_or("");
+                let by = args.take_key("by").unwrap_or("ann");
+                self.apply(&Op::Pause { tenant, command, length, reason, by }) + &self.pause_of(tenant, command)
+            }
+            // resume QUEUE [tenant=T]
+            "resume" => {
+                let command = args.next_pos().ok_or("which queue?")?;
+                let tenant = args.take_key("tenant").unwrap_or("acme");
+                self.apply(&Op::Resume { tenant, command }) + &self.pause_of(tenant, command)
+            }
             // policy [backoff=NAME] [base=D] [max_backoff=D] [lease=D] [max_attempts=N] [window=D] [retention=D] [error_bytes=N]
             "policy" => self.policy(&mut args)?,
             // advance D [clock=wall]: both clocks, or a jump of the wall clock alone
@@ -353,7 +505,7 @@ impl goldenscript::Runner for Script {
                 let tenant = args.take_key("tenant").unwrap_or("acme");
                 let (answer, _) = self.shard.query(&Query::Queue { tenant: tenant.into(), command: command.into() });
                 let Answer::Queue(stats) = answer else { unreachable!("a queue was asked for") };
-                format!("{:?}\n{:?}\n", stats.depth, stats.totals)
+                format!("{:?}\n{:?}\n", stats.depth, stats.totals) + &self.pause_of(tenant, command)
             }
             // tables: rows of the last checkpoint, by table
             "tables" => self.shard.tables(),
@@ -391,6 +543,10 @@ fn show(task: &TaskView) -> String {
 
 fn result(task: &TaskView) -> String {
     task.result.as_ref().map_or("none".into(), |bytes| String::from_utf8_lossy(bytes).into_owned())
+}
+
+fn operation(number: Option<&str>) -> Result<[u8; 16], Box<dyn Error>> {
+    Ok([number.ok_or("which operation?")?.parse()?; 16])
 }
 
 fn seconds(millis: u64) -> String {
@@ -449,6 +605,9 @@ scripts! {
     backoff { fixed, linear, exponential, exp_equal_jitter, exp_full_jitter, explicit_delay }
     lease { length, extend, late_completion, tokens, workers, tenants, outage, wall_jump }
     order { priority, fifo, several_queues, all_queues, returns_go_to_the_tail }
+    pause { queue, by_itself, turns, restart }
+    edit { waiting, payload_memory, delete }
+    operations { steps, conflicts, stop, restart, kept }
     idempotency { repeat, conflict, window, scope, outlives_the_task }
     retention { slices, live_tasks_stay, keyed }
     checkpoint { restart_everywhere, born_and_ended_between, payload_memory }

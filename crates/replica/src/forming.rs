@@ -195,11 +195,13 @@ impl Forming {
         several.into_iter().chain([Step::Accept(proposal)]).collect()
     }
 
-    /// How many nodes are known of how many that are needed, for people.
-    pub fn progress(&self, now: Mono) -> String {
+    /// How many nodes are known of how many that are needed, for people; or, where there is a cluster already, why it has not admitted this node,
+    /// as far as it has said so (`refused`).
+    pub fn progress(&self, now: Mono, refused: &str) -> String {
         let formed = self.in_contact(now).find_map(|other| Some((&other.me.name, other.cluster?)));
         if let Some((name, cluster)) = formed {
-            return format!("{name} belongs to cluster {cluster}, which has not admitted this node");
+            let why = if refused.is_empty() { String::new() } else { format!(": {refused}") };
+            return format!("{name} belongs to cluster {cluster}, which has not admitted this node{why}");
         }
         let known = 1 + self.in_contact(now).count();
         match &self.own.plan {
@@ -554,8 +556,8 @@ mod tests {
         world.up[2] = false;
         (0..50).for_each(|_| world.round());
         assert_eq!(world.formed(), 0, "two of three must wait");
-        assert_eq!(world.nodes[0].progress(world.now), "2 of 3 nodes known, c is missing");
-        assert_eq!(three().nodes[0].progress(Mono(0)), "1 of 3 nodes known, b and c are missing");
+        assert_eq!(world.nodes[0].progress(world.now, ""), "2 of 3 nodes known, c is missing");
+        assert_eq!(three().nodes[0].progress(Mono(0), ""), "1 of 3 nodes known, b and c are missing");
         world.up[2] = true;
         (0..5).for_each(|_| world.round());
         assert_eq!(world.formed(), 3);

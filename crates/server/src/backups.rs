@@ -131,6 +131,7 @@ async fn back_up(
         NoBackup::NotRunning => "the node starts or stops".to_owned(),
         NoBackup::InMemory => "the node keeps its data in memory".to_owned(),
         NoBackup::Busy => "another backup is being made".to_owned(),
+        NoBackup::NotAllowed(why) => why,
         NoBackup::Failed(error) => error.to_string(),
     })?;
     let groups: BTreeMap<ShardId, Index> =

@@ -6,6 +6,7 @@
 
 pub mod auth;
 mod backups;
+mod bulk;
 pub mod config;
 pub mod http;
 mod log_lines;

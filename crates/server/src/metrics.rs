@@ -166,6 +166,23 @@ impl Metrics {
     }
 }
 
+/// How long the certificates at the ports for peers and for clients still hold.
+pub(crate) fn render_certificates(out: &mut String, certificates: &[(&str, i64)]) {
+    if certificates.is_empty() {
+        return;
+    }
+    let name = "codeq_certificate_left_seconds";
+    head(
+        out,
+        name,
+        "gauge",
+        "Until the certificate that this node shows at this port ends; less than 0: it has ended.",
+    );
+    for (port, left) in certificates {
+        line(out, name, &format!("port=\"{port}\""), *left as f64);
+    }
+}
+
 fn render_node(out: &mut String, node: &Handle<QueueMachine>, waiting: usize) {
     let counters = node.counters();
     let mut one = |name: &str, kind: &str, help: &str, value: f64| {

@@ -9,12 +9,17 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use cluster::{AlarmKind, Handle};
+use queue::QueueMachine;
 use tls::{PeerPem, PeerTls, ServerTls, Unusable};
 
 use crate::auth::RoleTokens;
 
 /// A file that holds a certificate, a key or tokens, in bytes; larger ones are refused.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// A certificate that ends sooner is an alarm, in seconds: 14 days.
+const SOON: i64 = 14 * 24 * 3_600;
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -62,6 +67,13 @@ impl Files {
             Some((file.len(), file.mtime(), file.mtime_nsec(), file.ino()))
         };
         peers.chain(http.flatten()).chain(roles).map(|path| state(path).unwrap_or_default()).collect()
+    }
+
+    /// Which certificates the server shows, and when each of them ends, in seconds since 1970.
+    fn ends(&self) -> Vec<(&'static str, i64)> {
+        let peers = self.peers.as_ref().map(|files| ("peers", files.tls.facts().not_after));
+        let clients = self.http.as_ref().map(|files| ("clients", files.tls.facts().not_after));
+        peers.into_iter().chain(clients).collect()
     }
 
     fn are_none(&self) -> bool {
@@ -126,6 +138,14 @@ impl Reload {
         read
     }
 
+    /// The certificates that are shown at the ports for `peers` and for `clients`, and how long each still holds, in seconds; less than 0: it
+    /// has ended.
+    pub fn certificates(&self) -> Vec<(&'static str, i64)> {
+        let now =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.as_secs() as i64);
+        self.files.ends().into_iter().map(|(port, end)| (port, end - now)).collect()
+    }
+
     /// Reads files again when one of them has changed since it was looked at last.
     fn look(&self) {
         let has_changed = *self.seen.lock().expect("nothing panics while it holds this lock") != self.files.state();
@@ -144,8 +164,8 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Starts to look; nothing if there are no files.
-    pub(crate) fn start(reload: Arc<Reload>) -> std::io::Result<Watch> {
+    /// Starts to look; nothing if there are no files. The node raises an alarm while a certificate ends soon.
+    pub(crate) fn start(reload: Arc<Reload>, node: Handle<QueueMachine>) -> std::io::Result<Watch> {
         if reload.files.are_none() {
             return Ok(Watch { stop: None, thread: None });
         }
@@ -153,11 +173,22 @@ impl Watch {
         let look = move || {
             while stopped.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
                 reload.look();
+                node.set_alarm(AlarmKind::CertExpiry, end_soon(&reload.certificates()));
             }
         };
         let thread = std::thread::Builder::new().name("codeq-reload".into()).spawn(look)?;
         Ok(Watch { stop: Some(stop), thread: Some(thread) })
     }
+}
+
+/// What there is to say of certificates that end soon; nothing: none does.
+fn end_soon(certificates: &[(&str, i64)]) -> Option<String> {
+    let soon = certificates.iter().filter(|(_, left)| *left < SOON).map(|(port, left)| match *left {
+        ..=0 => format!("the certificate at the port for {port} has ended: nobody connects there any more"),
+        left => format!("the certificate at the port for {port} ends in {} h: renew it", left / 3_600),
+    });
+    let soon: Vec<String> = soon.collect();
+    (!soon.is_empty()).then(|| soon.join("; "))
 }
 
 impl Drop for Watch {
@@ -294,4 +325,21 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
 fn unusable<P: AsRef<Path>>(paths: &[P], why: &Unusable) -> String {
     let paths: Vec<String> = paths.iter().map(|path| path.as_ref().display().to_string()).collect();
     format!("{} cannot be used: {why}", paths.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: 14 days before a certificate ends it is spoken of, by its port and in hours, and no sooner.
+    #[test]
+    fn certificates_that_end_soon_are_named() {
+        assert_eq!(end_soon(&[("peers", SOON), ("clients", SOON * 20)]), None);
+        assert_eq!(
+            end_soon(&[("peers", SOON - 1), ("clients", SOON)]).as_deref(),
+            Some("the certificate at the port for peers ends in 335 h: renew it")
+        );
+        let both = end_soon(&[("peers", 3_600), ("clients", 0)]).expect("both end");
+        assert!(both.contains("peers ends in 1 h") && both.contains("clients has ended"), "{both}");
+    }
 }

@@ -11,6 +11,7 @@ use queue::QueueMachine;
 
 use crate::auth::Authenticator;
 use crate::backups::Backups;
+use crate::bulk::Bulk;
 use crate::http::{Epochs, Listener, STREAMS_MAX, Shared, Threads, describe, give_back};
 use crate::metrics::Metrics;
 use crate::reload::{Reload, Watch};
@@ -23,6 +24,8 @@ pub struct Server {
     shared: Arc<Shared>,
     threads: Option<Threads>,
     backups: Option<Backups>,
+    /// Carries operations on many tasks out.
+    bulk: Option<Bulk>,
     /// Looks at the files that may change.
     _watch: Watch,
     addr: SocketAddr,
@@ -103,6 +106,7 @@ impl Server {
             name,
             draining: AtomicBool::new(false),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            wake_bulk: Arc::default(),
             settings,
         });
         // The node must not keep alive what keeps it alive.
@@ -115,8 +119,11 @@ impl Server {
             .is_some()
             .then(|| Backups::start(settings.clone(), node.handle().clone(), shared.last_backup.clone()));
         let backups = backups.transpose().map_err(|cause| Exit::Start(StartError::Thread(cause)))?;
-        let watch = Watch::start(shared.reload.clone()).map_err(|cause| Exit::Start(StartError::Thread(cause)))?;
-        Ok(Server { node, _watch: watch, shared, backups, threads: Some(threads), addr, drain_timeout })
+        let bulk = Bulk::start(node.handle().clone(), shared.wake_bulk.clone());
+        let bulk = Some(bulk.map_err(|cause| Exit::Start(StartError::Thread(cause)))?);
+        let watch = Watch::start(shared.reload.clone(), node.handle().clone())
+            .map_err(|cause| Exit::Start(StartError::Thread(cause)))?;
+        Ok(Server { node, _watch: watch, shared, backups, bulk, threads: Some(threads), addr, drain_timeout })
     }
 
     /// Where it listens.
@@ -150,6 +157,7 @@ impl Server {
     pub async fn stop(mut self) -> Result<(), Exit> {
         self.shared.draining.store(true, Ordering::Relaxed);
         self.backups = None;
+        self.bulk = None;
         self.node.handle().drain();
         // The connections' threads need the node until their requests are finished.
         if let Some(threads) = self.threads.take() {

@@ -8,6 +8,7 @@ use queue::Policy;
 
 use crate::auth::AuthSettings;
 use crate::backups::BackupSettings;
+use crate::bulk::Bounds;
 use crate::reload::Files;
 
 /// Everything a server is told.
@@ -91,6 +92,15 @@ pub struct Limits {
     pub waiters_per_tenant_max: usize,
     /// Live tasks of a shard; 0: any number.
     pub live_tasks_max: u64,
+    /// Tasks per second of one operation on many of them.
+    pub bulk_rate_max: u64,
     /// Bytes of waiting tasks' payloads held in memory, shared evenly by the shards.
     pub payload_cache_bytes: usize,
+}
+
+impl Settings {
+    /// What requests for operations on many tasks may ask for.
+    pub(crate) fn bulk_bounds(&self) -> Bounds {
+        Bounds { rate_max: self.limits.bulk_rate_max, delay_max: self.limits.delay_max }
+    }
 }

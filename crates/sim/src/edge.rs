@@ -308,7 +308,10 @@ impl World {
                     }
                     QueueAnswer::Queue(stats) => Told::Queue(position, Rc::new(stats)),
                     QueueAnswer::Policy(_) => return self.show(n, number),
-                    QueueAnswer::Lease(_) | QueueAnswer::Queues(_) | QueueAnswer::QueuePage { .. } => return,
+                    QueueAnswer::Lease(_)
+                    | QueueAnswer::Queues(_)
+                    | QueueAnswer::QueuePage { .. }
+                    | QueueAnswer::Operations(_) => return,
                 };
                 self.conclude(number, told);
             }

@@ -164,6 +164,15 @@ pub fn call(names: &mut Names, shard: u16, op: &Op<'_>) -> Call {
             priority: redrive.priority,
         }),
         Op::Configure(settings) => Call::Configure(Box::new(policy(settings))),
+        Op::Edit(_)
+        | Op::Delete(_)
+        | Op::Begin(_)
+        | Op::Step(_)
+        | Op::Turn { .. }
+        | Op::Pause { .. }
+        | Op::Resume { .. } => {
+            panic!("no client asks for that")
+        }
     }
 }
 
@@ -189,7 +198,7 @@ fn number_of(op: &Op<'_>) -> (u64, u16) {
         Op::Claim(claim) => number_in(claim.worker.as_bytes()),
         Op::Nack { reason, .. } | Op::Cancel { reason, .. } => number_in(reason.as_bytes()),
         Op::Complete { error, .. } | Op::Fail { error, .. } => number_in(error.as_bytes()),
-        Op::Extend { .. } | Op::Release { .. } | Op::Redrive(_) | Op::Configure(_) => (0, 0),
+        _ => (0, 0),
     }
 }
 
@@ -298,6 +307,7 @@ pub fn answer(names: &mut Names, outcome: &Outcome) -> Answer {
         Outcome::CancelRequested(_) => Answer::CancelRequested,
         Outcome::Redriven(shown) => Answer::Redriven(Box::new(view(names, shown))),
         Outcome::Configured => Answer::Configured,
+        Outcome::Edited(_) | Outcome::Done => panic!("no client asks for that"),
         Outcome::Rejected(why) => Answer::Rejected(match why {
             queue::Rejection::NotLive => Rejection::NotLive,
             queue::Rejection::NotLeased => Rejection::NotLeased,
@@ -306,9 +316,7 @@ pub fn answer(names: &mut Names, outcome: &Outcome) -> Answer {
             queue::Rejection::KeyConflict { first } => Rejection::KeyConflict { first: task(first) },
             queue::Rejection::NotEnded => Rejection::NotEnded,
             queue::Rejection::RecordChanged => Rejection::RecordChanged,
-            queue::Rejection::TooManyTasks | queue::Rejection::TooManyQueues => {
-                panic!("what refuses it does so before the log")
-            }
+            other => panic!("no client asks for what is refused with {other:?}"),
         }),
     }
 }

@@ -112,16 +112,18 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Unusable> {
     Ok(found)
 }
 
-/// Who is trusted to vouch for others, and the fingerprint of the first of them.
-pub(crate) fn authorities(pem: &[u8]) -> Result<(Arc<RootCertStore>, Fingerprint), Unusable> {
+/// Who is trusted to vouch for others, at least one, and the fingerprint of each.
+pub(crate) fn authorities(pem: &[u8]) -> Result<(Arc<RootCertStore>, Vec<Fingerprint>), Unusable> {
     let found = certificates(pem)?;
-    let first = found.first().ok_or_else(|| unusable("there is no certificate in it"))?;
-    let fingerprint = Fingerprint(Sha256::digest(first).into());
+    if found.is_empty() {
+        return Err(unusable("there is no certificate in it"));
+    }
+    let fingerprints = found.iter().map(|one| Fingerprint(Sha256::digest(one).into())).collect();
     let mut store = RootCertStore::empty();
     for one in found {
         store.add(one).map_err(|error| unusable(format!("a certificate cannot vouch for others: {error}")))?;
     }
-    Ok((Arc::new(store), fingerprint))
+    Ok((Arc::new(store), fingerprints))
 }
 
 pub(crate) fn provider() -> Arc<CryptoProvider> {

@@ -4,6 +4,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
+use sha2::{Digest, Sha256};
 use time::{Duration, OffsetDateTime};
 
 use crate::certificates::{Unusable, unusable};
@@ -43,13 +44,16 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// A new one, which vouches for itself.
+    /// A new one, which vouches for itself. A part of its key's hash is added to its name: whoever trusts one of two that are called alike must be
+    /// told that the other is unknown, and not that a signature is wrong.
     ///
     /// # Errors
     /// The operating system gives no random numbers.
     pub fn new(name: &str, validity: Validity) -> Result<Authority, Unusable> {
         let key = KeyPair::generate().map_err(unusable)?;
-        let mut params = params(name, validity)?;
+        let hash = Sha256::digest(key.public_key_raw());
+        let hash: String = hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        let mut params = params(&format!("{name} {hash}"), validity)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).map_err(unusable)?;

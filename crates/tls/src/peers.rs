@@ -37,7 +37,7 @@ struct Current {
     acceptor: TlsAcceptor,
     connector: TlsConnector,
     facts: Facts,
-    fingerprint: Fingerprint,
+    fingerprints: Vec<Fingerprint>,
 }
 
 impl std::fmt::Debug for PeerTls {
@@ -74,9 +74,9 @@ impl PeerTls {
         self.current().facts.clone()
     }
 
-    /// Of the first authority.
-    pub fn fingerprint(&self) -> Fingerprint {
-        self.current().fingerprint
+    /// Of the authorities, at least one.
+    pub fn fingerprints(&self) -> Vec<Fingerprint> {
+        self.current().fingerprints.clone()
     }
 
     /// Makes an encrypted connection of one that was dialled.
@@ -144,7 +144,7 @@ impl Current {
         if !facts.is_of_a_member() {
             return Err(unusable("a member's certificate is for servers and for clients, by its extended key usage"));
         }
-        let (roots, fingerprint) = authorities(pem.authorities)?;
+        let (roots, fingerprints) = authorities(pem.authorities)?;
         let provider = provider();
         let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone());
         let clients = clients.build().map_err(unusable)?;
@@ -168,7 +168,7 @@ impl Current {
             acceptor: TlsAcceptor::from(Arc::new(server)),
             connector: TlsConnector::from(Arc::new(client)),
             facts,
-            fingerprint,
+            fingerprints,
         })
     }
 }

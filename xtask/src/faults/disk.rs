@@ -3,68 +3,33 @@
 //! Where the runner may mount file systems, each node has a small one of its own, and the leader's is filled up. Elsewhere the leader's process
 //! is forbidden to let a file grow, which fails its writes as well, with another number.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::disks::Disk;
 use crate::faults::cluster::{Cluster, NAMES, NODES};
 use crate::faults::figures::Watch;
 use crate::faults::{Run, calm};
 
-/// Size of a node's file system.
-const DISK: &str = "size=192m";
+/// Bytes of a node's disk.
+const DISK_BYTES: u64 = 192 << 20;
 
 /// What `codeq serve` ends with when its disk fails.
 const STORAGE_FAILED: i32 = 9;
-
-/// A file system in memory, which is unmounted when this is dropped.
-struct Disk(PathBuf);
-
-impl Disk {
-    /// Nothing: it may not be mounted.
-    fn mount(folder: PathBuf) -> Result<Option<Disk>> {
-        std::fs::create_dir_all(&folder)?;
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", DISK, "tmpfs"]).arg(&folder).stderr(Stdio::null());
-        Ok(mount.status().is_ok_and(|status| status.success()).then_some(Disk(folder)))
-    }
-
-    fn ballast(&self) -> PathBuf {
-        self.0.join("ballast")
-    }
-
-    /// Takes all space that is left.
-    fn fill(&self) -> Result<()> {
-        let mut ballast = std::fs::File::create(self.ballast())?;
-        let copied = std::io::copy(&mut std::io::repeat(0), &mut ballast);
-        ensure!(copied.is_err(), "a disk without end");
-        Ok(())
-    }
-
-    fn make_room(&self) -> Result<()> {
-        Ok(std::fs::remove_file(self.ballast())?)
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Left behind, it is an empty folder's worth of memory.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
 
 /// Fills the leader's disk, and starts it again when there is room.
 pub(super) fn disk_full(run: &Run) -> Result<()> {
     let mut cluster = Cluster::new(run.codeq(), "disk-full", false)?;
     let folder = |cluster: &Cluster, place: usize| cluster.folder().within(&format!("{}-disk", NAMES[place]));
     let disks: Option<Vec<Disk>> =
-        (0..NODES).map(|place| Disk::mount(folder(&cluster, place))).collect::<Result<Option<Vec<_>>>>()?;
+        (0..NODES).map(|place| Disk::mount(folder(&cluster, place), DISK_BYTES)).collect::<Result<Option<Vec<_>>>>()?;
     match &disks {
         Some(disks) => {
             for (place, disk) in disks.iter().enumerate() {
-                cluster.keeps_data_in(place, disk.0.join("data"));
+                cluster.keeps_data_in(place, disk.folder().join("data"));
             }
         }
         None => println!("file systems cannot be mounted here; files are forbidden to grow instead"),
@@ -81,7 +46,7 @@ pub(super) fn disk_full(run: &Run) -> Result<()> {
             let mut watch = Watch::begin(shared);
             let full = Instant::now();
             match &disks {
-                Some(disks) => disks[leader].fill()?,
+                Some(disks) => disks[leader].fill(0)?,
                 None => forbid_growth(cluster.process(leader)?)?,
             }
             let (status, printed) = cluster.wait_until_ended(leader)?;

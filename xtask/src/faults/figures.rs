@@ -67,8 +67,9 @@ impl Figures {
         self.0.push(took);
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
+    /// All of them, in their order.
+    pub(super) fn into_all(self) -> Vec<Duration> {
+        self.0
     }
 
     /// How many took longer.

@@ -20,6 +20,12 @@ const ANSWER_MAX: Duration = Duration::from_millis(100);
 /// Between two writes of one client. All of them together write five times as often.
 const WRITE_EVERY: Duration = Duration::from_millis(10);
 
+/// How often it is looked how late this machine wakes who sleeps.
+const BEAT: Duration = Duration::from_millis(2);
+
+/// So long before an outage, and about its two ends, it is looked how much the machine let everybody wait.
+const NEAR: Duration = Duration::from_millis(200);
+
 /// A node has said that it leads, at some moment between these.
 #[derive(Clone, Copy, Debug)]
 struct Yes {
@@ -36,6 +42,18 @@ pub(super) struct Samples {
     /// Nodes asked, and answers that came in time.
     asked: Mutex<u64>,
     acknowledged: Mutex<Vec<Instant>>,
+    /// When somebody was woken, and how late.
+    woken: Mutex<Vec<(Instant, Duration)>>,
+}
+
+/// A time in which nothing was acknowledged, as clients have seen it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Outage {
+    pub(super) lasted: Duration,
+    /// How long clients may not have seen what nodes knew: the longest time between two acknowledged writes just before, when nothing was
+    /// wrong yet, or by which somebody was woken late about one of its ends. On a machine that has nothing else to do, that is the time
+    /// between two writes.
+    pub(super) unseen: Duration,
 }
 
 impl Samples {
@@ -48,6 +66,7 @@ impl Samples {
             for (node, addr) in addrs.iter().enumerate() {
                 scope.spawn(move || self.ask(node, *addr));
             }
+            scope.spawn(|| self.beat());
             for writer in 0..5 {
                 scope.spawn(move || self.write(writer, addrs));
             }
@@ -85,6 +104,17 @@ impl Samples {
         }
     }
 
+    /// Sleeps and wakes, again and again.
+    fn beat(&self) {
+        while !self.is_stopped() {
+            let begun = Instant::now();
+            std::thread::sleep(BEAT);
+            let now = Instant::now();
+            let woken = (now, (now - begun).saturating_sub(BEAT));
+            self.woken.lock().expect("nothing panics while it holds this lock").push(woken);
+        }
+    }
+
     /// Writes again and again, at whichever node takes it.
     fn write(&self, writer: usize, addrs: &[SocketAddr]) {
         let (mut client, mut place): (Option<Client>, usize) = (None, writer % addrs.len());
@@ -109,12 +139,23 @@ impl Samples {
     }
 
     /// The longest time without an acknowledged write that ends in this span.
-    pub(super) fn outage(&self, from: Instant, to: Instant) -> Duration {
+    pub(super) fn outage(&self, from: Instant, to: Instant) -> Outage {
         let acknowledged = self.acknowledged.lock().expect("nothing panics while it holds this lock");
         let mut moments: Vec<Instant> = acknowledged.iter().copied().filter(|at| *at <= to).collect();
         moments.sort_unstable();
-        let ends = moments.windows(2).filter(|pair| pair[1] >= from).map(|pair| pair[1] - pair[0]);
-        ends.max().unwrap_or_default()
+        let gaps: Vec<(Instant, Instant)> = moments.windows(2).map(|pair| (pair[0], pair[1])).collect();
+        let ends = gaps.iter().filter(|(_, end)| *end >= from);
+        let Some((begun, ended)) = ends.max_by_key(|(begun, end)| *end - *begun).copied() else {
+            return Outage::default();
+        };
+        let before =
+            gaps.iter().filter(|(_, end)| *end <= begun && begun - *end <= NEAR).map(|(last, end)| *end - *last);
+        let near = |at: Instant| [begun, ended].iter().any(|end| at.max(*end) - at.min(*end) <= NEAR);
+        let woken = self.woken.lock().expect("nothing panics while it holds this lock");
+        let late = woken.iter().filter(|(at, _)| near(*at)).map(|(_, late)| *late);
+        // Killed in the middle of such a time, a leader has committed what nobody has heard of.
+        let until_then = from.saturating_duration_since(begun);
+        Outage { lasted: ended - begun, unseen: before.chain(late).chain([until_then]).max().unwrap_or_default() }
     }
 
     /// Sees to it that no two nodes have said at one time that they lead, and says how often they were asked.
@@ -168,7 +209,27 @@ mod tests {
         assert!(judged(&[(0, 0, 1), (0, 10, 11), (1, 12, 13), (1, 20, 21)]));
         assert!(!judged(&[(0, 0, 1), (0, 10, 15), (1, 12, 13)]));
         assert!(!judged(&[(0, 10, 15), (1, 2, 30), (1, 40, 41)]));
-        let samples = Samples { acknowledged: Mutex::new([0, 10, 700, 710].map(at).into()), ..Samples::default() };
-        assert_eq!(samples.outage(at(20), at(800)), Duration::from_millis(690));
+    }
+
+    /// Goal: an outage is told with what its clients could not see: a time without an answer before it, or until the fault, or a late waking.
+    #[test]
+    fn an_outage_has_what_was_not_seen() {
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let check = |acknowledged: &[u64], woken: &[(u64, u64)], fault: u64, expected: (u64, u64)| {
+            let woken = woken.iter().map(|(ms, late)| (at(*ms), Duration::from_millis(*late)));
+            let samples = Samples {
+                acknowledged: Mutex::new(acknowledged.iter().map(|ms| at(*ms)).collect()),
+                woken: Mutex::new(woken.collect()),
+                ..Samples::default()
+            };
+            let Outage { lasted, unseen } = samples.outage(at(fault), at(1_800));
+            assert_eq!((lasted.as_millis(), unseen.as_millis()), (expected.0.into(), expected.1.into()));
+        };
+        check(&[990, 1_000, 1_700, 1_710], &[], 1_005, (700, 10));
+        check(&[940, 1_000, 1_700, 1_710], &[], 1_005, (700, 60));
+        check(&[990, 1_000, 1_700, 1_710], &[], 1_080, (700, 80));
+        check(&[990, 1_000, 1_700, 1_710], &[(1_702, 40)], 1_005, (700, 40));
+        check(&[500, 600, 990, 1_000, 1_700], &[(1_300, 500)], 1_005, (700, 390));
     }
 }

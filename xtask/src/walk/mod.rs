@@ -9,6 +9,8 @@ mod cq;
 mod files;
 pub(crate) mod nodes;
 mod os;
+mod os_access;
+mod os_disk;
 mod os_operate;
 pub(crate) mod page;
 mod pull_request;

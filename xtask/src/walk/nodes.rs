@@ -16,11 +16,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::compose::{Changes, Project};
+use crate::compose::{Changes, DATA, Project};
+use crate::disks::Disk;
 use crate::docker::{docker, ended, logs};
 use crate::http::{Answer, Client};
-use crate::image::TAGS;
-use crate::process::Folder;
+use crate::image::{self, TAGS};
+use crate::process::{Folder, target};
 use crate::walk::bad_config;
 use crate::walk::page::Page;
 
@@ -303,6 +304,42 @@ impl Nodes {
     pub(crate) fn unset(&mut self, place: usize, name: &str) {
         self.nodes[place].variables.remove(name);
         self.nodes[place].without.insert(name.into());
+    }
+
+    /// From its next start on, a node keeps its data on this disk.
+    ///
+    /// # Errors
+    /// There is no room on it.
+    pub(crate) fn keeps_data_on(&mut self, place: usize, disk: &Disk) -> Result<()> {
+        let (name, data) = (self.name(place), disk.folder().join("data"));
+        match &mut self.host {
+            Host::Processes(_) => self.set(place, "CODEQ_DATA_DIR", &data.display().to_string()),
+            Host::Containers(project) => {
+                std::fs::create_dir(&data)?;
+                std::os::unix::fs::chown(&data, Some(image::USER), Some(image::USER))?;
+                project.keeps_data_in(name, data);
+            }
+        }
+        Ok(())
+    }
+
+    /// A file on a node's machine. Returns its path there.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(crate) fn put(&self, place: usize, file: &str, text: &str) -> Result<String> {
+        let folder = match &self.host {
+            Host::Processes(folder) => folder.within(&format!("{}-files", self.name(place))),
+            Host::Containers(_) => target().join(format!("xtask-files-{}", std::process::id())),
+        };
+        std::fs::create_dir_all(&folder)?;
+        let path = folder.join(file);
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        let Host::Containers(project) = &self.host else { return Ok(path.display().to_string()) };
+        let there = format!("{DATA}/{file}");
+        docker(&["cp", &path.display().to_string(), &format!("{}:{there}", project.container(self.name(place))?)])?;
+        std::fs::remove_dir_all(&folder)?;
+        Ok(there)
     }
 
     /// Where clients reach a node.

@@ -12,6 +12,7 @@ use crate::walk::nodes::{Driver, Nodes, allowed, eventually, send_as};
 use crate::walk::os_operate as operate;
 use crate::walk::page::Page;
 use crate::walk::{READY_MAX, Row, STATUS, Skip, Skipped, TASKS, expect, list, text, walk_rows};
+use crate::walk::{os_access, os_disk};
 
 pub(super) struct Story {
     pub(super) nodes: Nodes,
@@ -59,6 +60,8 @@ const ROWS: &[Row<Story>] = &[
     },
     Row { number: "OS9", command: "docker stop a follower; start it", run: stop_follower },
     Row { number: "OS15", command: "docker network disconnect orchnet $LEADER; connect", run: disconnect },
+    Row { number: "OS16", command: "the leader's disk gets full; it breaks", run: os_disk::of_leader },
+    Row { number: "E31", command: "little room on one disk, on all, and room again", run: os_disk::little_room },
     Row { number: "OS17", command: "a follower down over 50000 operations, then started", run: operate::away_for_long },
     Row { number: "OS18", command: "all containers with other addresses, same volumes", run: other_addresses },
     Row { number: "OS19", command: "one with an empty volume", run: empty_volume },
@@ -67,6 +70,16 @@ const ROWS: &[Row<Story>] = &[
         number: "OS21",
         command: "its data without RAFT=false, then two joiners; a list of only itself",
         run: operate::alone_grows,
+    },
+    Row {
+        number: "OS22",
+        command: "--tokens-file: a viewer, an operator, nobody; basic authentication; --read-only",
+        run: os_access::roles,
+    },
+    Row {
+        number: "OS22",
+        command: "--http-cert, --http-client-ca: codeq health with and without a certificate",
+        run: os_access::encrypted,
     },
     Row { number: "OS3", command: "RAFT_NODES with names in quotes, fresh volumes", run: operate::quoted_names },
     Row { number: "OS23", command: "docker stop codeq1 codeq2 codeq3", run: stop_all },
@@ -150,7 +163,7 @@ fn logs(story: &mut Story) -> Result<String> {
     nodes.start(follower)?;
     nodes.ready(&[follower], READY_MAX)?;
     let report = nodes.logged(follower, "says how it is", 2 * STATUS_EVERY)?;
-    nodes.set(follower, "CODEQ_RAFT_LOG_LEVEL", "info");
+    nodes.unset(follower, "CODEQ_RAFT_LOG_LEVEL");
     Ok(format!(
         "leader's address, own state and index, at the change and every 5 s; at debug also {}",
         report.split("raft: ").last().unwrap_or_default()

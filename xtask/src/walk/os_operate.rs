@@ -204,13 +204,45 @@ pub(super) fn members(story: &mut Story) -> Result<String> {
     ))
 }
 
+/// The settings of a node in a file, as the image has them, and how much Raft tells.
+fn settings(driver: Driver, raft_level: &str) -> String {
+    let of_image = match driver {
+        Driver::Process => "",
+        Driver::Docker => "dataDir = \"/var/lib/codeq\"\ninsecure = true\n[cluster]\nraftAdvertise = \"auto\"\n",
+    };
+    format!("{of_image}[log]\nraftLevel = \"{raft_level}\"\n")
+}
+
+/// Members say how they are so often, which is told at debug.
+const REPORT_MAX: Duration = Duration::from_secs(10);
+
 pub(super) fn reload(story: &mut Story) -> Result<String> {
-    let answer = story.nodes.post(0, "/cluster/reload", &json!({}))?;
-    if [404, 405].contains(&answer.status) {
-        return Err(Skip("this program has no POST /cluster/reload").into());
+    let nodes = &mut story.nodes;
+    let (driver, name) = (nodes.driver(), "codeq.toml");
+    let path = nodes.put(0, name, &settings(driver, "info"))?;
+    nodes.unset(0, "CODEQ_RAFT_LOG_LEVEL");
+    nodes.set(0, "CODEQ_CONFIG", &path);
+    nodes.stop(0)?;
+    nodes.start(0)?;
+    nodes.ready(&[0], READY_MAX)?;
+    nodes.put(0, name, &settings(driver, "debug"))?;
+    let report = "says how it is";
+    ensure!(!nodes.log(0)?.iter().any(|line| line.contains(report)), "it tells of reports before it is told to");
+    let answer = expect(&nodes.post(0, "/cluster/reload", &json!({}))?, 200)?;
+    nodes.logged(0, report, REPORT_MAX)?;
+    nodes.put(0, name, "nonsense = 1\n")?;
+    let refused = expect(&nodes.post(0, "/cluster/reload", &json!({}))?, 422)?;
+    ensure!(refused["code"] == "invalid_file" && text(&refused["detail"])?.contains("nonsense"), "{refused}");
+    ensure!(nodes.get(0, "/readyz")?.status == 200, "it goes on");
+    match driver {
+        Driver::Process => nodes.unset(0, "CODEQ_CONFIG"),
+        // Without any value it would have none of the image's settings.
+        Driver::Docker => nodes.set(0, "CODEQ_CONFIG", "/etc/codeq/codeq.toml"),
     }
-    expect(&answer, 200)?;
-    Ok("reloaded".into())
+    nodes.stop(0)?;
+    nodes.start(0)?;
+    nodes.ready(&[0], READY_MAX)?;
+    Ok(format!("{answer}: Raft tells more at once; a file that does not read changes nothing: {}", refused["detail"]))
 }
 
 /// Without a majority the leader is given up within this.

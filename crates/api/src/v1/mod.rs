@@ -4,7 +4,7 @@ mod requests;
 mod task;
 
 pub use requests::{
-    CancelBody, ClaimBody, CreateBatchBody, CreateBody, HeartbeatBody, NackBody, RedriveBody, ReleaseBody,
-    ResultBatchBody, ResultBody,
+    CancelBody, ClaimBody, CreateBatchBody, CreateBody, EditBody, HeartbeatBatchBody, HeartbeatBody, HeartbeatItem,
+    NackBody, NoBody, PauseBody, RedriveBody, ReleaseBody, ResultBatchBody, ResultBody,
 };
 pub use task::{Lease, Location, ResultRecord, Task};

@@ -129,6 +129,67 @@ json_object! {
         delay: Seconds = "delaySeconds",
         /// Another priority.
         priority: Int = "priority",
+        /// Another payload.
+        payload: &'a RawValue = "payload",
+        ..unknown
+    }
+}
+
+json_object! {
+    /// Extensions of several leases.
+    pub struct HeartbeatBatchBody<'a> {
+        /// They.
+        heartbeats: Vec<HeartbeatItem<'a>> = "heartbeats",
+        ..unknown
+    }
+}
+
+json_object! {
+    /// One of them.
+    pub struct HeartbeatItem<'a> {
+        /// The task.
+        task_id: Text<'a> = "taskId",
+        /// New length from now on.
+        extend: Seconds = "extendSeconds",
+        /// The grant's token.
+        lease_token: Text<'a> = "leaseToken",
+        ..unknown
+    }
+}
+
+json_object! {
+    /// Changes of a task that waits.
+    pub struct EditBody<'a> {
+        /// 0 to 9.
+        priority: Int = "priority",
+        /// RFC 3339; wins over `delay`.
+        run_at: Text<'a> = "runAt",
+        /// How long until it becomes ready.
+        delay: Seconds = "delaySeconds",
+        /// Any JSON value but null.
+        payload: &'a RawValue = "payload",
+        /// Deliveries.
+        max_attempts: Int = "maxAttempts",
+        /// URL to be told of the end.
+        webhook: Text<'a> = "webhook",
+        ..unknown
+    }
+}
+
+json_object! {
+    /// Nothing is asked for beyond the path.
+    pub struct NoBody<'a> {
+        ..unknown
+    }
+}
+
+json_object! {
+    /// A pause of a queue.
+    pub struct PauseBody<'a> {
+        /// Why.
+        reason: Text<'a> = "reason",
+        /// For how long; absent: until it is resumed.
+        duration: Seconds = "durationSeconds",
         ..unknown
     }
 }

@@ -9,5 +9,8 @@ mod dev;
 mod documents;
 mod operate;
 mod process;
+mod roles;
 mod serve;
 mod task;
+mod tls;
+mod tokens;

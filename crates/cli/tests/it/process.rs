@@ -83,7 +83,10 @@ impl Codeq {
 
     /// Passes over what it has said so far.
     pub(crate) fn skip(&mut self) {
-        self.output.extend(self.lines.try_iter());
+        for line in self.lines.try_iter() {
+            self.output.push_str(&line);
+            self.output.push('\n');
+        }
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -165,7 +168,8 @@ pub(crate) fn put(addr: &str, path: &str) -> Answer {
     send("PUT", addr, path, None, "").expect("it answers")
 }
 
-fn send(method: &str, addr: &str, path: &str, token: Option<&str>, body: &str) -> std::io::Result<Answer> {
+/// One request with this method on a connection of its own.
+pub(crate) fn send(method: &str, addr: &str, path: &str, token: Option<&str>, body: &str) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect(addr)?;
     stream.set_read_timeout(Some(LONG))?;
     let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();

@@ -438,7 +438,7 @@ async fn form_cluster<S: StateMachine>(
             }
         }
         *shared.own.lock().expect("nothing panics while it holds this lock") = own.clone();
-        let progress = forming.progress(now);
+        let progress = forming.progress(now, &shared.waiting.lock().expect("nothing panics while it holds this lock"));
         let (age, (expect, known, missing)) = (now - begun, forming.known(now));
         if let Some(said) = waiting.look(now, age >= PATIENCE) {
             // Once for all to hear: whoever waits may wait for long.

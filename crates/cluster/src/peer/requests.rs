@@ -15,13 +15,13 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::bundle;
-use crate::operate::{self, encode_outcome, perform};
+use crate::operate::{self, Actor, Right, encode_outcome, perform};
 use crate::peer::{Link, Shared, collecting, saves, stages};
 
 /// Requests to one member that wait for their answers, and requests of one member that are answered at a time; more are refused.
 pub(crate) const REQUESTS_MAX: usize = 64;
 
-/// What is asked for.
+/// What is asked for. The bodies of those that only some may ask for begin with who asks ([`Actor`]), whose right is looked at here as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum What {
@@ -116,10 +116,15 @@ pub(crate) async fn answer<S: StateMachine>(shared: &Arc<Shared<S>>, what: What,
             Some(encode_outcome(&perform(shared, &actor, &action).await))
         }
         What::Stage => stages::take(shared, body).await,
-        What::Describe => Some(bundle::describe(&shared.common).await),
+        What::Describe => {
+            Actor::decode(&mut Reader::new(body)).ok()?.check(Right::Administer).ok()?;
+            Some(bundle::describe(&shared.common).await)
+        }
         What::Tell => collecting::tell(body, &shared.common.events).ok(),
         What::Save => {
-            let indexes = saves::save(&shared.common, &saves::read(body).ok()?).await?;
+            let mut reader = Reader::new(body);
+            Actor::decode(&mut reader).ok()?.check(Right::Operate).ok()?;
+            let indexes = saves::save(&shared.common, &saves::read(reader.rest()).ok()?).await?;
             let mut answer = Vec::new();
             saves::put(&indexes, &mut answer);
             Some(answer)

@@ -1,7 +1,7 @@
 //! Checkpoints that one member asks another one to write.
 //!
 //! ```text
-//! request   for each group (2) the index that must be applied first
+//! request   who asks, for each group (2) the index that must be applied first
 //! response  for each group (2) the index that its checkpoint is of
 //! ```
 
@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::inbox::Control;
 use crate::node::Common;
+use crate::operate::Actor;
 use crate::peer::Link;
 use crate::peer::requests::What;
 
@@ -43,8 +44,9 @@ pub(crate) fn read(body: &[u8]) -> Result<Indexes, Malformed> {
 }
 
 /// Asks a member to write its checkpoints, once it has applied this much. Nothing: it cannot be reached, or is asked for much already.
-pub(crate) fn ask<S: StateMachine>(link: &Link<S>, first: &Indexes) -> Option<oneshot::Receiver<Bytes>> {
+pub(crate) fn ask<S: StateMachine>(link: &Link<S>, actor: &Actor, first: &Indexes) -> Option<oneshot::Receiver<Bytes>> {
     let mut body = Vec::new();
+    actor.encode(&mut body);
     put(first, &mut body);
     link.request(What::Save, body)
 }

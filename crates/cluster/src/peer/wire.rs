@@ -21,6 +21,8 @@
 //!
 //! All numbers are little-endian or varints. A frame that does not fit closes the connection, never the node.
 
+use std::io::{Error, ErrorKind};
+
 use base::checksum::crc32c;
 use base::codec::{Malformed, Reader, Write};
 use base::limits::FRAME_BYTES_MAX;
@@ -30,7 +32,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use crate::forming::Greeting;
 
 /// Version of this protocol. Nodes of different versions do not talk.
-pub(crate) const PROTOCOL: u16 = 4;
+pub(crate) const PROTOCOL: u16 = 5;
 
 const MAGIC: &[u8; 9] = b"codeqpeer";
 const FRAME_HEADER: usize = 8;
@@ -159,7 +161,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 return Ok(self.buffer[FRAME_HEADER + 1..wanted] != *MAGIC);
             }
             match self.fill().await {
-                Err(end) if end.kind() == std::io::ErrorKind::UnexpectedEof && is_record(&self.buffer) => {
+                Err(end) if end.kind() == ErrorKind::UnexpectedEof && is_record(&self.buffer) => {
                     return Ok(true);
                 }
                 filled => filled?,
@@ -169,9 +171,13 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 
     async fn fill(&mut self) -> std::io::Result<()> {
         self.buffer.reserve(READ_BYTES);
-        match self.source.read_buf(&mut self.buffer).await? {
-            0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
-            _ => Ok(()),
+        // A process that ended says no farewell, whether its connections are encrypted or not.
+        let ended = || Error::new(ErrorKind::UnexpectedEof, "it closed the connection");
+        match self.source.read_buf(&mut self.buffer).await {
+            Ok(0) => Err(ended()),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(ended()),
+            Err(error) => Err(error),
+            Ok(_) => Ok(()),
         }
     }
 
@@ -248,7 +254,7 @@ mod tests {
         loop {
             match reader.next().await {
                 Ok(frame) => frames.push(frame),
-                Err(end) if end.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(frames),
+                Err(end) if end.kind() == ErrorKind::UnexpectedEof => return Ok(frames),
                 Err(other) => return Err(other),
             }
         }

@@ -1,13 +1,15 @@
 //! What operators ask of three nodes: another leader, fewer members. Work goes on meanwhile, and what cannot be is refused with numbers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use cluster::backup::NoBackup;
 use cluster::forming::Plan;
 use cluster::{
-    Data, HOLD, Handle, Millis, Node, NodeConfig, Numbers, PeerConfig, Refused, Retired, ShardId, StartError,
-    TRANSFER_MAX, Target,
+    Actor, Data, HOLD, Handle, Millis, Node, NodeConfig, Numbers, PeerConfig, Refused, Retired, Right, ShardId,
+    StartError, TRANSFER_MAX, Target,
 };
 
 use crate::register::Register;
@@ -233,4 +235,41 @@ async fn a_newcomer_takes_a_members_place_under_load() {
     stop.store(true, Ordering::Relaxed);
     let written = writing.await.expect("no write fails");
     assert_eq!(read(newcomer.handle()).await, written);
+}
+
+/// Goal: whoever may only look is refused every action, at the leader and at a follower that would hand it on; and an operator is refused what
+/// takes an administrator. Nothing has changed afterwards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roles_are_looked_at_wherever_an_action_is_asked_for() {
+    let three = Three::begin().await;
+    let leader = three.leader();
+    for place in [leader, (leader + 1) % 3] {
+        let of = |name: &str, right| three.node(place).on_behalf_of(Actor { name: name.into(), right });
+        let (ann, ben) = (of("ann", Right::Look), of("ben", Right::Operate));
+        let other = NAMES[(leader + 2) % 3];
+        let address = "127.0.0.1:1";
+        let target = Target::named(other);
+        let refused = [
+            ann.remove(other, true).await.map(drop),
+            ann.demote(other, true).await.map(drop),
+            ann.promote(other).await.map(drop),
+            ann.replace(other, address).await.map(drop),
+            ann.add(address, false).await.map(drop),
+            ann.leave(true).await.map(drop),
+            ann.hand_over(None, &target, TRANSFER_MAX).await.map(drop),
+            ann.step_down(HOLD).await.map(drop),
+        ];
+        for (number, refused) in refused.into_iter().enumerate() {
+            assert_eq!(refused, Err(Refused::NotAllowed("ann has no right to this".into())), "{place}: {number}");
+        }
+        let refused = ann.checkpoint_all(&BTreeMap::new()).await;
+        assert!(matches!(refused, Err(NoBackup::NotAllowed(_))), "{refused:?}");
+        for handle in [&ann, &ben] {
+            assert!(matches!(handle.bundle(Vec::new()).await, Err(NoBackup::NotAllowed(_))));
+        }
+        let saved = ben.checkpoint_all(&BTreeMap::new()).await.expect("an operator may");
+        assert!(saved.iter().all(|(_, indexes)| indexes.is_some()), "{saved:?}");
+    }
+    assert_eq!(three.leader(), leader);
+    assert_eq!(three.node(0).members().configuration.voters.len(), 3);
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use crate::auth::{AuthSettings, OpenMode, StaticTokens, tokens_of};
 use crate::config::Notice;
 use crate::config::kinds::Address;
+use crate::config::sources::read_by_others;
 use crate::config::values::Values;
 use crate::reload::{HttpFiles, TokensFile};
 
@@ -26,7 +27,7 @@ pub(crate) fn decide(values: &Values, notices: &mut Vec<Notice>, problems: &mut 
     let worker = side(values, "worker", problems);
     let roles = values.maybe_text("auth.tokensFile").map(TokensFile::open).transpose();
     let roles = roles.map_err(|why| problems.push(why)).ok().flatten();
-    let encryption = encryption(values, problems);
+    let encryption = encryption(values, notices, problems);
     let has_credentials = producer.is_some() || worker.is_some() || roles.is_some();
     // A provider that is refused is still meant to be there.
     let is_certain = problems.len() == before
@@ -100,7 +101,7 @@ pub(crate) fn decide(values: &Values, notices: &mut Vec<Notice>, problems: &mut 
 }
 
 /// What encrypts the connections of clients: a certificate with its key, or nothing.
-fn encryption(values: &Values, problems: &mut Vec<String>) -> Option<HttpFiles> {
+fn encryption(values: &Values, notices: &mut Vec<Notice>, problems: &mut Vec<String>) -> Option<HttpFiles> {
     let [certificate, key, authorities] =
         ["http.cert", "http.key", "http.clientCa"].map(|name| values.maybe_text(name));
     let (Some(certificate), Some(key)) = (certificate, key) else {
@@ -111,6 +112,7 @@ fn encryption(values: &Values, problems: &mut Vec<String>) -> Option<HttpFiles> 
         }
         return None;
     };
+    notices.extend(read_by_others(key.as_ref()));
     HttpFiles::open(certificate, key, authorities).map_err(|why| problems.push(why)).ok()
 }
 

@@ -121,6 +121,7 @@ fn settings_of(values: &Values, Access { addr, auth, encryption, roles }: Access
             waiters_max: values.count("limits.waiters"),
             waiters_per_tenant_max: values.count("limits.waitersPerTenant"),
             live_tasks_max: values.number("limits.maxLiveTasks"),
+            bulk_rate_max: values.number("operations.maxRate"),
             payload_cache_bytes: values.count("storage.payloadCacheBytes"),
         },
         follower_redirects: values.text("followerWrites") == "redirect",

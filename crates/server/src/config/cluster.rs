@@ -10,6 +10,7 @@ use cluster::{Identity, JoinSecret, PeerConfig};
 use crate::config::Notice;
 use crate::config::access::{Access, resolve};
 use crate::config::kinds::{Address, PEER_PORT};
+use crate::config::sources::read_by_others;
 use crate::config::table::is_node_id;
 use crate::config::values::Values;
 use crate::reload::PeerFiles;
@@ -73,7 +74,11 @@ pub(crate) fn decide(
     values.refuse_if(token.is_none() && values.is_given("cluster.joinToken"), &["cluster.joinToken"], problems, || {
         format!("{} is no join token: codeq token create prints one", values.told("cluster.joinToken"))
     });
-    let encryption = encryption(values, &name, problems);
+    let encryption = encryption(values, &name, notices, problems);
+    // A member needs its token no more, and the authorities may have changed since it joined.
+    if let Some(token) = token.as_ref().filter(|_| recorded.is_none_or(|recorded| recorded.cluster == 0)) {
+        check_authority(values, token, encryption.as_ref(), problems);
+    }
     if secret.is_none() && encryption.is_none() && !listen.ip().is_loopback() {
         let text = format!(
             "peers connect to {listen} with neither cluster.peerCert nor cluster.clusterSecret: whoever reaches it can pose as one of them and read everything"
@@ -109,7 +114,7 @@ pub(crate) fn decide(
 }
 
 /// What encrypts the connections between members: all three files or none, and the certificate has the node's name.
-fn encryption(values: &Values, name: &str, problems: &mut Vec<String>) -> Option<PeerFiles> {
+fn encryption(values: &Values, name: &str, notices: &mut Vec<Notice>, problems: &mut Vec<String>) -> Option<PeerFiles> {
     let paths = [CERT, KEY, CA].map(|name| values.maybe_text(name));
     let [Some(certificate), Some(key), Some(authorities)] = paths else {
         let given = [CERT, KEY, CA].into_iter().find(|name| values.is_given(name));
@@ -123,6 +128,7 @@ fn encryption(values: &Values, name: &str, problems: &mut Vec<String>) -> Option
     };
     match PeerFiles::open(certificate, key, authorities) {
         Ok(files) => {
+            notices.extend(read_by_others(key.as_ref()));
             let names = files.tls.facts().names;
             values.refuse_if(!names.iter().any(|known| known == name), &[CERT], problems, || {
                 let names = names.join(", ");
@@ -135,6 +141,19 @@ fn encryption(values: &Values, name: &str, problems: &mut Vec<String>) -> Option
             None
         }
     }
+}
+
+/// Whoever has a token of a cluster with certificates must trust the authority of that cluster, and so knows whom it joins.
+fn check_authority(values: &Values, token: &JoinSecret, encryption: Option<&PeerFiles>, problems: &mut Vec<String>) {
+    let Some(authority) = token.authority() else { return };
+    let trusted = encryption.map(|files| files.tls.fingerprints()).unwrap_or_default();
+    values.refuse_if(!trusted.contains(&authority), &["cluster.joinToken", CERT, KEY, CA], problems, || {
+        let why = match encryption {
+            None => format!("{CERT}, {KEY} and {CA} are not set"),
+            Some(_) => format!("that one is not among those of {}", values.told(CA)),
+        };
+        format!("the members of the cluster that cluster.joinToken is for are vouched for by the authority {authority}, and {why}")
+    });
 }
 
 fn is_existing(values: &Values) -> bool {

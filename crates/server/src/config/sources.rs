@@ -154,10 +154,8 @@ impl Inputs {
             Data::Map(pairs) => walk.keys("", pairs),
             _ => walk.gathered.problems.push(format!("{}: settings are keys with values", path.display())),
         }
-        if walk.holds_secret && is_readable_by_others(path) {
-            let text =
-                format!("{} holds a secret and others may read it; chmod 600 {}", path.display(), path.display());
-            gathered.notices.push(Notice::warning(text));
+        if walk.holds_secret {
+            gathered.notices.extend(read_by_others(path));
         }
     }
 }
@@ -196,6 +194,7 @@ impl Gathered {
                 if let Some(given) = self.given.get_mut(setting.name).and_then(|given| given.last_mut()) {
                     given.by_file = true;
                 }
+                self.notices.extend(read_by_others(Path::new(path.trim())));
             }
             Err(cause) => self.refuse(setting, format!("{} ({origin}): cannot read {path}: {cause}", setting.name)),
         }
@@ -299,7 +298,10 @@ fn nearest(name: &str, known: impl Iterator<Item = String>) -> Option<String> {
     (likeness > 0.8).then_some(nearest)
 }
 
-fn is_readable_by_others(path: &Path) -> bool {
+/// A warning, if everybody on this machine may read a file that holds a secret. A group may: services and containers are often given one.
+pub(crate) fn read_by_others(path: &Path) -> Option<Notice> {
     use std::os::unix::fs::PermissionsExt;
-    std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o044 != 0)
+    let may = std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o004 != 0);
+    let shown = path.display();
+    may.then(|| Notice::warning(format!("{shown} holds a secret and everybody here may read it; chmod o-r {shown}")))
 }

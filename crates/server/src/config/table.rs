@@ -1057,6 +1057,14 @@ pub static SECTIONS: &[Section] = &[
                 scope: Scope::Node,
                 meaning: "live tasks of a shard; more get 507; 0 is no limit",
             },
+            Setting {
+                name: "operations.maxRate",
+                flag: None,
+                kind: Kind::Int(1, 100_000),
+                default: Default::Is("500"),
+                scope: Scope::Node,
+                meaning: "tasks per second that a request for an operation on many tasks may ask for",
+            },
         ],
     },
 ];

@@ -54,6 +54,8 @@ pub(crate) struct Answer {
     missing: Vec<String>,
     /// Path and query of the next page.
     next: Option<String>,
+    /// Path of what was made.
+    location: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +141,7 @@ impl Answer {
             age: None,
             missing: Vec::new(),
             next: None,
+            location: None,
         }
     }
 
@@ -169,6 +172,12 @@ impl Answer {
     /// It is a page of a list, and this is the next one.
     pub(crate) fn link(mut self, next: Option<String>) -> Answer {
         self.next = next;
+        self
+    }
+
+    /// Something was made, which has this path.
+    pub(crate) fn location(mut self, path: String) -> Answer {
+        self.location = Some(path);
         self
     }
 
@@ -207,6 +216,9 @@ impl Answer {
         };
         if let Some(link) = self.next.and_then(|next| HeaderValue::try_from(format!("<{next}>; rel=\"next\"")).ok()) {
             headers.insert(LINK, link);
+        }
+        if let Some(location) = self.location.and_then(|path| HeaderValue::try_from(path).ok()) {
+            headers.insert(LOCATION, location);
         }
         if let Some(disposition) = disposition {
             headers.insert(CONTENT_DISPOSITION, disposition);

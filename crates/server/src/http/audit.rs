@@ -22,6 +22,7 @@ impl Edge {
             Route::RemoveMember(member)
             | Route::Demote(member)
             | Route::Promote(member)
+            | Route::Replace(member)
             | Route::RevokeToken(member) => member.as_ref(),
             _ => own,
         };

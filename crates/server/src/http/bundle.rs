@@ -2,13 +2,12 @@
 
 use std::sync::Weak;
 
-use api::{Code, Problem};
 use cluster::bundle::Parts;
 
 use crate::http::answer::Answer;
-use crate::http::call::Outcome;
+use crate::http::call::{Call, Outcome};
 use crate::http::edge::{Edge, Shared};
-use crate::http::snapshot::sent;
+use crate::http::snapshot::{no_backup, sent};
 use crate::http::status::metrics;
 use crate::log_lines::log_lines;
 
@@ -20,14 +19,13 @@ const OF_ALL: [(&str, &str); 2] = [("events.jsonl", "/cluster/events"), ("timeli
 
 impl Edge {
     /// A tar with what all nodes say of themselves.
-    pub(crate) async fn bundle(&self) -> Outcome<Answer> {
+    pub(crate) async fn bundle(&self, call: &Call) -> Outcome<Answer> {
         let mut more = Parts::new();
         for (name, page) in OF_ALL {
             let told = cluster::http::look_back(&self.node, page, "").await;
             more.extend(told.map(|answer| (name.to_owned(), answer.body)));
         }
-        let bundle = self.node.bundle(more).await;
-        let bundle = bundle.map_err(|error| Box::new(Problem::new(Code::Internal, error.to_string())))?;
+        let bundle = self.acting(call).bundle(more).await.map_err(no_backup)?;
         let (name, left) = (format!("codeq-debug-{}.tar", self.node.identity().node), bundle.left());
         Ok(Answer::file(&name, sent(bundle, left)))
     }

@@ -159,7 +159,7 @@ impl Edge {
         Ok((position, view.ok_or_else(gone)?))
     }
 
-    fn now(&self) -> ScheduleTime {
+    pub(crate) fn now(&self) -> ScheduleTime {
         let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
         ScheduleTime(now.as_millis() as u64)
     }
@@ -224,12 +224,9 @@ fn read_create<'a>(
 ) -> Outcome<Create<'a>> {
     let command = check_command(body.command.as_deref().unwrap_or(""), true)?;
     let missing = || invalid_body("payload is required, and must not be null").map_field("payload");
-    let payload = body.payload.map(|payload| payload.get()).or(absent).ok_or_else(missing)?.as_bytes();
-    if payload.len() > limits.payload_bytes_max {
-        let detail = format!("a payload has at most {} bytes (limits.maxPayloadBytes)", limits.payload_bytes_max);
-        return Err(Box::new(Problem::new(Code::PayloadTooLarge, detail).field("payload")));
-    }
-    let schedule = read_schedule(body, limits, now)?;
+    let payload = body.payload.map(|payload| payload.get()).or(absent).ok_or_else(missing)?;
+    let payload = check_payload(payload, limits)?;
+    let schedule = read_schedule(body.run_at.as_deref(), body.delay.unwrap_or(Seconds(0)), limits, now)?;
     let webhook = check_webhook(body.webhook.as_deref().unwrap_or(""))?;
     let key = check_key(own_key(body), header_key)?;
     let tenant: &str = &call.principal.tenant;
@@ -257,9 +254,24 @@ pub(crate) fn check_command(command: &str, required: bool) -> Outcome<&str> {
     Err(Box::new(Problem::new(Code::InvalidCommand, detail).error("invalid command").field("command")))
 }
 
-fn read_schedule(body: &CreateBody<'_>, limits: &Limits, now: ScheduleTime) -> Outcome<Schedule> {
+/// The bytes of a payload that is not too large.
+pub(crate) fn check_payload<'a>(payload: &'a str, limits: &Limits) -> Outcome<&'a [u8]> {
+    if payload.len() > limits.payload_bytes_max {
+        let detail = format!("a payload has at most {} bytes (limits.maxPayloadBytes)", limits.payload_bytes_max);
+        return Err(Box::new(Problem::new(Code::PayloadTooLarge, detail).field("payload")));
+    }
+    Ok(payload.as_bytes())
+}
+
+/// When a task becomes ready: a time wins over a delay, and an empty one is none.
+pub(crate) fn read_schedule(
+    run_at: Option<&str>,
+    delay: Seconds,
+    limits: &Limits,
+    now: ScheduleTime,
+) -> Outcome<Schedule> {
     let most = limits.delay_max;
-    let run_at = match body.run_at.as_deref() {
+    let run_at = match run_at {
         None | Some("") => None,
         Some(text) => {
             let time = api::time::parse(text).map(ScheduleTime).filter(|time| *time - now <= most);
@@ -269,7 +281,7 @@ fn read_schedule(body: &CreateBody<'_>, limits: &Limits, now: ScheduleTime) -> O
             Some(time.ok_or_else(|| Box::new(bad()))?)
         }
     };
-    let delay = body.delay.unwrap_or(Seconds(0)).0;
+    let Seconds(delay) = delay;
     if delay < 0 || delay as u64 > most.0 {
         let detail = format!("delaySeconds is 0 to {} (queue.maxDelay)", most.0 / 1000);
         let problem = Problem::new(Code::InvalidDelay, detail).error("invalid 'delaySeconds' (must be >= 0)");
@@ -282,7 +294,7 @@ fn read_schedule(body: &CreateBody<'_>, limits: &Limits, now: ScheduleTime) -> O
     })
 }
 
-fn check_webhook(url: &str) -> Outcome<&str> {
+pub(crate) fn check_webhook(url: &str) -> Outcome<&str> {
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     // Not `//example.com`, which names no host of its own, nor a host without a name or with something else than a port.
     let authority = rest.and_then(|rest| rest.split(['/', '?', '#', '\\']).next()?.parse::<Authority>().ok());

@@ -15,8 +15,9 @@ use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request};
+use queue::operations::{OperationKind, OperationState};
 use queue::{QueueMachine, TaskId};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::auth::{Access, Authenticator, Principal};
 use crate::backups::LastBackup;
@@ -47,6 +48,8 @@ pub(crate) struct Shared {
     /// The node's name as a header value.
     pub(crate) name: HeaderValue,
     pub(crate) draining: AtomicBool,
+    /// Somebody has begun an operation on many tasks.
+    pub(crate) wake_bulk: Arc<Notify>,
     /// Places for answers that go on.
     pub(crate) streams: Arc<Semaphore>,
 }
@@ -150,7 +153,9 @@ impl Edge {
             let call = Call { head, body: bytes::Bytes::new(), principal };
             let restoring: Pin<Box<dyn Future<Output = Outcome<Answer>> + Send + '_>> =
                 Box::pin(self.restore(&call, body));
-            return catch_panic(AssertUnwindSafe(restoring)).await.map_err(plain);
+            let outcome = catch_panic(AssertUnwindSafe(restoring)).await;
+            self.record_action(&route, &call, from, &outcome);
+            return outcome.map_err(plain);
         }
         let declared = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if declared.is_some_and(|length| length > settings.limits.body_bytes_max as u64) {
@@ -212,6 +217,20 @@ impl Edge {
             Route::DeadGroups => Box::pin(self.dead_groups(call)),
             Route::ListQueues => Box::pin(self.list_queues(call)),
             Route::ShowQueue(command) => Box::pin(self.show_queue(call, command)),
+            Route::PauseQueue(command) => Box::pin(self.pause_queue(call, command)),
+            Route::ResumeQueue(command) => Box::pin(self.resume_queue(call, command)),
+            Route::PurgeQueue(command) => {
+                Box::pin(self.begin_operation(call, OperationKind::QueuePurge, Some(&**command)))
+            }
+            Route::RedriveDead => Box::pin(self.begin_operation(call, OperationKind::DeadRedrive, None)),
+            Route::PurgeDead => Box::pin(self.begin_operation(call, OperationKind::DeadPurge, None)),
+            Route::CancelTasks => Box::pin(self.begin_operation(call, OperationKind::Cancel, None)),
+            Route::ListOperations => Box::pin(self.list_operations(call)),
+            Route::ShowOperation(id) => Box::pin(self.show_operation(call, id)),
+            Route::StopOperation(id) => Box::pin(self.turn_operation(call, id, OperationState::Stopped)),
+            Route::ResumeOperation(id) => Box::pin(self.turn_operation(call, id, OperationState::Running)),
+            Route::EditTask(id) => Box::pin(self.edit(call, id)),
+            Route::HeartbeatBatch => Box::pin(self.heartbeat_batch(call)),
             Route::Whoami => ready(self.whoami(call)),
             Route::OpenApi => ready(Ok(openapi::answer())),
             Route::GetTask(id) => Box::pin(self.get_task(call, id)),
@@ -228,9 +247,9 @@ impl Edge {
             Route::Page => ready(Ok(self.page(call))),
             // Its body is taken as it comes, before this.
             Route::Restore => ready(Err(crate::http::error::invalid_body("the body is a backup"))),
-            Route::Bundle => Box::pin(self.bundle()),
+            Route::Bundle => Box::pin(self.bundle(call)),
             Route::Save => Box::pin(self.save(call)),
-            Route::Trigger => Box::pin(self.trigger()),
+            Route::Trigger => Box::pin(self.trigger(call)),
             Route::Reload => Box::pin(self.reload()),
             Route::Leave => Box::pin(self.leave(call)),
             Route::AddMember => Box::pin(self.add_member(call)),

@@ -4,6 +4,8 @@ use api::{Code, Problem};
 use cluster::{RowsUnavailable, Unavailable};
 use queue::Rejection;
 
+use crate::http::bulk::operation_text;
+
 /// Which words a route has for the same rejection: codeQ's texts differ by route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Words {
@@ -62,6 +64,23 @@ pub(crate) fn rejected(rejection: &Rejection, words: Words, ended: Option<Ended>
             Problem::new(Code::Overloaded, "the task changed while it was redriven; try again").retry_after(1000)
         }
         Rejection::TooManyTasks => Problem::new(Code::NoSpace, "limits.maxLiveTasks is reached").retry_after(1000),
+        Rejection::IsLeased => Problem::new(
+            Code::AlreadyLeased,
+            "a worker holds the task; wait until it gives the task back, or cancel it",
+        ),
+        Rejection::OperationConflict { with } => {
+            let detail = format!("{} works on the same queues; wait for its end, or stop it", operation_text(with));
+            Problem::new(Code::OperationConflict, detail)
+        }
+        Rejection::NoOperation => {
+            Problem::new(Code::OperationNotFound, "no operation of this tenant has that id; they are kept for 7 days")
+        }
+        Rejection::OperationState => Problem::new(Code::OperationState, "the operation has ended"),
+        Rejection::TooManyOperations => Problem::new(
+            Code::NoSpace,
+            "a shard knows as many operations as it may; they are kept for 7 days after their end",
+        )
+        .retry_after(60_000),
         Rejection::TooManyQueues => {
             Problem::new(Code::NoSpace, "the shard holds as many queues as it may").retry_after(1000)
         }

@@ -9,7 +9,7 @@ use api::{Code, Problem};
 use queue::outcome::State;
 use queue::search::Filter;
 
-use crate::auth::{EventTypes, Principal};
+use crate::auth::EventTypes;
 use crate::http::call::Outcome;
 use crate::http::create::check_command;
 use crate::http::tasks::location;
@@ -29,10 +29,11 @@ const ERROR_PART: RangeInclusive<usize> = 2..=100;
 /// A parameter is unknown, or its value cannot be used, or two of them contradict each other.
 pub(crate) fn read_filter<'a>(
     parameters: impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)>,
-    principal: &Principal,
+    tenant: &Arc<str>,
+    event_types: &EventTypes,
     mut other: impl FnMut(&str, &str) -> Outcome<bool>,
 ) -> Outcome<Filter> {
-    let mut filter = Filter::of(&principal.tenant);
+    let mut filter = Filter::of(tenant);
     let mut lists = Lists::default();
     for (name, value) in parameters {
         match &*name {
@@ -80,7 +81,7 @@ pub(crate) fn read_filter<'a>(
         }
     }
     lists.narrow(&mut filter)?;
-    if let EventTypes::Listed(listed) = &principal.event_types
+    if let EventTypes::Listed(listed) = event_types
         && !listed.is_empty()
     {
         let asked = filter.commands.take();
@@ -192,7 +193,7 @@ mod tests {
         let pairs = query.split('&').filter(|pair| !pair.is_empty());
         let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
         let pairs = pairs.map(|(name, value)| (Cow::Borrowed(name), Cow::Borrowed(value)));
-        read_filter(pairs, &Principal::anybody(), |name, _| Ok(name == "limit"))
+        read_filter(pairs, &"acme".into(), &EventTypes::Any, |name, _| Ok(name == "limit"))
             .map_err(|problem| (problem.code, problem.field.unwrap_or_default()))
     }
 

@@ -21,13 +21,14 @@ impl Edge {
     pub(crate) async fn dead_groups(&self, call: &Call) -> Outcome<Answer> {
         let mut limit = LIMIT_DEFAULT;
         let parameters = call.parameters().filter(|(name, _)| !is_reading(name));
-        let mut filter = read_filter(parameters, &call.principal, |name, value| match name {
-            "limit" => {
-                limit = read_limit(value)?.min(LIMIT_MAX);
-                Ok(true)
-            }
-            _ => Ok(false),
-        })?;
+        let mut filter =
+            read_filter(parameters, &call.principal.tenant, &call.principal.event_types, |name, value| match name {
+                "limit" => {
+                    limit = read_limit(value)?.min(LIMIT_MAX);
+                    Ok(true)
+                }
+                _ => Ok(false),
+            })?;
         if call.parameters().any(|(name, _)| matches!(&*name, "state" | "status")) {
             let detail = "dead letters have one state; leave state and status out";
             return Err(Box::new(Problem::new(Code::InvalidFilter, detail).field("state")));

@@ -1,19 +1,26 @@
 //! `POST /tasks/{id}/heartbeat`, `/abandon`, `/nack`, `/cancel` and `/redrive`.
 
+use std::sync::Arc;
+
 use api::json::{Seconds, Writer};
-use api::v1::{CancelBody, HeartbeatBody, NackBody, RedriveBody, ReleaseBody};
+use api::v1::{CancelBody, HeartbeatBatchBody, HeartbeatBody, NackBody, RedriveBody, ReleaseBody};
 use api::{Code, Problem};
 use base::{Millis, Position};
 use cluster::{Freshness, Operations, Unavailable};
 use queue::op::{Credential, LeaseRef, Op, Redrive};
 use queue::outcome::{Outcome as Applied, Rejection, State};
-use queue::{TaskId, codec, record};
+use queue::{Payload, TaskId, TaskView, codec, record};
 
 use crate::http::answer::Answer;
+use crate::http::batch::{Batch, Item};
 use crate::http::call::{Call, Outcome, task_id};
+use crate::http::create::{MapField, batch_too_large, check_payload};
 use crate::http::edge::Edge;
-use crate::http::error::{Ended, Words, after_effect, rejected, task_not_found, unavailable};
+use crate::http::error::{Ended, Words, after_effect, invalid_body, rejected, task_not_found, unavailable};
 use crate::http::tasks::{has_ended, str_of, write_task};
+
+/// Leases that one call extends.
+const HEARTBEATS_MAX: usize = 100;
 
 impl Edge {
     pub(crate) async fn heartbeat(&self, call: &Call, id: &str) -> Outcome<Answer> {
@@ -22,20 +29,75 @@ impl Edge {
         let lease = self.lease_of(call, &id, body.lease_token.as_deref());
         let length = body.extend.map(|Seconds(ms)| ms).filter(|ms| *ms > 0).map(|ms| Millis(ms as u64));
         let (position, applied) = self.apply(&id, &Op::Extend { lease, length }).await?;
-        match applied {
-            Applied::Extended { remaining, until, cancel_requested } => Ok(Answer::json(200, |out| {
-                let mut body = Writer::object(out);
-                body.flag("ok", true);
-                body.time("leaseUntil", until.0);
-                body.number("leaseMs", remaining.0);
-                if cancel_requested {
-                    body.flag("cancelRequested", true);
-                }
-                body.end();
-            })
-            .at(position)),
-            other => Err(self.refusal(call, &id, &other, &lease.credential, Words::Leases).await),
+        match write_extended(&applied, None) {
+            Some(body) => Ok(Answer::json(200, |out| out.extend_from_slice(&body)).at(position)),
+            None => Err(self.refusal(call, &id, &applied, &lease.credential, Words::Leases).await),
         }
+    }
+
+    /// Extends many leases, each on its own.
+    pub(crate) async fn heartbeat_batch(&self, call: &Call) -> Outcome<Answer> {
+        let body: HeartbeatBatchBody<'_> = call.required_json()?;
+        check_unknown(body.unknown.as_deref())?;
+        let asked = body.heartbeats.unwrap_or_default();
+        if asked.is_empty() {
+            return Err(invalid_body("heartbeats is required, and has at least one item").map_field("heartbeats"));
+        }
+        if asked.len() > HEARTBEATS_MAX {
+            return Err(batch_too_large("batch size exceeds maximum of", HEARTBEATS_MAX).map_field("heartbeats"));
+        }
+        self.check_running()?;
+        let mut batch = Batch::new();
+        let mut sent = Vec::with_capacity(asked.len());
+        for (place, item) in asked.iter().enumerate() {
+            let text = item.task_id.as_deref().unwrap_or("");
+            let id = task_id(text).filter(|id| self.is_ours(id)).ok_or_else(|| task_not_found(Words::Leases));
+            match check_unknown(item.unknown.as_deref()).and(id) {
+                Ok(id) => {
+                    let lease = self.lease_of(call, &id, item.lease_token.as_deref());
+                    let length = item.extend.map(|Seconds(ms)| ms).filter(|ms| *ms > 0).map(|ms| Millis(ms as u64));
+                    batch.push(id.shard, |bytes| codec::encode(&Op::Extend { lease, length }, bytes));
+                    sent.push(Some((id, lease.credential)));
+                }
+                Err(problem) => {
+                    batch.refuse(problem.map_field(&format!("heartbeats[{place}]")));
+                    sent.push(None);
+                }
+            }
+        }
+        self.redirect(call, batch.shards())?;
+        let (positions, items) = batch.submit(self).await?;
+        let mut bodies: Vec<Outcome<Vec<u8>>> = Vec::with_capacity(items.len());
+        for (item, sent) in items.into_iter().zip(&sent) {
+            bodies.push(match (item, sent) {
+                (Item::Refused(problem), _) => Err(problem),
+                (Item::Applied(_, applied), Some((id, credential))) => match write_extended(&applied, Some(id)) {
+                    Some(body) => Ok(body),
+                    None => Err(self.refusal(call, id, &applied, credential, Words::Leases).await),
+                },
+                (Item::Applied(..), None) => Err(unavailable(Unavailable::Unknown)),
+            });
+        }
+        let answer = Answer::json(200, |out| {
+            let mut body = Writer::object(out);
+            body.value("results", |out| {
+                let mut list = Writer::array(out);
+                for (asked, answered) in asked.iter().zip(&bodies) {
+                    list.element(|out| match answered {
+                        Ok(extended) => out.extend_from_slice(extended),
+                        Err(problem) => {
+                            let mut item = Writer::object(out);
+                            item.text("taskId", asked.task_id.as_deref().unwrap_or(""));
+                            problem.write_item(&mut item);
+                            item.end();
+                        }
+                    });
+                }
+                list.end();
+            });
+            body.end();
+        });
+        Ok(answer.at_all(positions))
     }
 
     pub(crate) async fn abandon(&self, call: &Call, id: &str) -> Outcome<Answer> {
@@ -121,6 +183,8 @@ impl Edge {
                 Problem::new(Code::InvalidDelay, "delaySeconds is 0 to queue.maxDelay").field("delaySeconds"),
             ));
         }
+        let payload =
+            body.payload.map(|payload| check_payload(payload.get(), &self.shared.settings.limits)).transpose()?;
         let id = self.live_id(id, Words::Tasks)?;
         // The record may change between being read and being redriven; then it is read again.
         for _ in 0..3 {
@@ -133,6 +197,12 @@ impl Edge {
                 return Err(Box::new(Problem::new(Code::AlreadyFinished, "a completed task is not redriven")));
             }
             let mut row = Vec::new();
+            let view = match payload {
+                Some(payload) => {
+                    Arc::new(TaskView { payload: Payload::Resident(payload.into()), ..view.as_ref().clone() })
+                }
+                None => view,
+            };
             record::encode(&view, &mut base::rows::RowWriter::new(&mut row));
             let op = Op::Redrive(Redrive {
                 tenant: &call.principal.tenant,
@@ -210,7 +280,7 @@ impl Edge {
 }
 
 /// Routes that codeQ does not have refuse fields they do not know.
-fn check_unknown(unknown: Option<&str>) -> Outcome<()> {
+pub(crate) fn check_unknown(unknown: Option<&str>) -> Outcome<()> {
     match unknown {
         None => Ok(()),
         Some(name) => {
@@ -218,6 +288,24 @@ fn check_unknown(unknown: Option<&str>) -> Outcome<()> {
             Err(Box::new(Problem::new(Code::InvalidField, "this route knows no such field").field(name)))
         }
     }
+}
+
+/// The answer to an extension; nothing if it was refused.
+fn write_extended(applied: &Applied, task_id: Option<&TaskId>) -> Option<Vec<u8>> {
+    let Applied::Extended { remaining, until, cancel_requested } = applied else { return None };
+    let mut out = Vec::new();
+    let mut body = Writer::object(&mut out);
+    if let Some(id) = task_id {
+        body.plain("taskId", str_of(&id.text()));
+    }
+    body.flag("ok", true);
+    body.time("leaseUntil", until.0);
+    body.number("leaseMs", remaining.0);
+    if *cancel_requested {
+        body.flag("cancelRequested", true);
+    }
+    body.end();
+    Some(out)
 }
 
 /// A delay until the next attempt; absent or negative: the policy's.

@@ -61,7 +61,7 @@ impl Edge {
         let mut list = ListOf::new(path, &call.principal.tenant);
         let (mut order, mut limit, mut include, mut cursor) = (None, LIMIT_DEFAULT, (false, false), None);
         let parameters = call.parameters().filter(|(name, _)| !is_reading(name));
-        let filter = read_filter(parameters, &call.principal, |name, value| {
+        let filter = read_filter(parameters, &call.principal.tenant, &call.principal.event_types, |name, value| {
             match name {
                 "order" => {
                     order =

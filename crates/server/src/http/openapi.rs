@@ -65,10 +65,22 @@ rows! {
     POST "/v1/codeq/tasks/{id}/nack" "End an attempt as failed" [] Some("Nack") => [(200, Json("Nacked"))];
     POST "/v1/codeq/tasks/{id}/result" "Submit a result" [] Some("Result") => [(200, Json("Submitted"))];
     POST "/v1/codeq/tasks/{id}/cancel" "Cancel a task" [] Some("Cancel") => [(200, Json("Task")), (202, Json("Task"))];
+    PATCH "/v1/codeq/tasks/{id}" "Change a task that waits" [] Some("Edit") => [(200, Json("Task"))];
+    POST "/v1/codeq/tasks/batch/heartbeat" "Extend several leases" [] Some("Heartbeats") => [(200, Json("ExtendedLeases"))];
+    POST "/v1/codeq/tasks/cancel" "Cancel many tasks" [] Some("CancelMany") => [(202, Json("Operation"))];
     POST "/v1/codeq/tasks/{id}/redrive" "Bring an ended task back" [] Some("Redrive") => [(200, Json("Task"))];
     GET "/v1/codeq/dlq" "List dead letters" ["filter", "deadOrder", "include", "page", "read"] None => [(200, Json("TaskPage"))];
     GET "/v1/codeq/dlq/groups" "Dead letters by what they died of" ["filter", "groupLimit", "read"] None => [(200, Json("DeadGroups"))];
-    GET "/v1/codeq/queues" "List queues" ["prefix", "nonEmpty", "page", "read"] None => [(200, Json("QueuePage"))];
+    POST "/v1/codeq/dlq/redrive" "Bring many dead letters back" [] Some("RedriveMany") => [(202, Json("Operation"))];
+    POST "/v1/codeq/dlq/purge" "Delete many dead letters" [] Some("PurgeDead") => [(202, Json("Operation"))];
+    POST "/v1/codeq/queues/{command}/pause" "Let claims pass a queue over" [] Some("Pause") => [(200, Json("Queue"))];
+    POST "/v1/codeq/queues/{command}/resume" "End a pause" [] Some("Nothing") => [(200, Json("Queue"))];
+    POST "/v1/codeq/queues/{command}/purge" "Delete the tasks that wait" [] Some("PurgeQueue") => [(202, Json("Operation"))];
+    GET "/v1/codeq/operations" "List operations on many tasks" ["operationKind", "operationState", "page", "read"] None => [(200, Json("OperationPage"))];
+    GET "/v1/codeq/operations/{id}" "Read an operation" ["read"] None => [(200, Json("Operation"))];
+    POST "/v1/codeq/operations/{id}/stop" "Stop an operation" [] None => [(200, Json("Operation"))];
+    POST "/v1/codeq/operations/{id}/resume" "Let an operation go on" [] None => [(200, Json("Operation"))];
+    GET "/v1/codeq/queues" "List queues" ["prefix", "nonEmpty", "paused", "page", "read"] None => [(200, Json("QueuePage"))];
     GET "/v1/codeq/queues/{command}" "Read a queue" ["read"] None => [(200, Json("Queue"))];
     GET "/v1/codeq/admin/queues/{command}" "Read a queue's depths" ["read"] None => [(200, Json("Depths"))];
     GET "/v1/codeq/whoami" "What a token may do" [] None => [(200, Json("Whoami"))];
@@ -141,7 +153,7 @@ fn document() -> Value {
         "servers": [{"url": "/"}],
         "paths": paths,
         "components": {
-            "schemas": schemas(),
+            "schemas": all_schemas(),
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     })
@@ -275,7 +287,9 @@ fn parameters(name: &str) -> Vec<Value> {
         "include" => vec![choice(name, &["payload", "result", "payload,result"])],
         "page" => vec![one("limit", integer(1, 500)), one("cursor", text())],
         "groupLimit" => vec![one("limit", integer(1, 200))],
-        "nonEmpty" => vec![one(name, json!({"type": "boolean"}))],
+        "operationKind" => vec![choice("kind", &KINDS)],
+        "operationState" => vec![choice("state", &OPERATION_STATES)],
+        "paused" | "nonEmpty" => vec![one(name, json!({"type": "boolean"}))],
         "waitSeconds" => vec![one(name, json!({"type": "number", "minimum": 0, "maximum": 60}))],
         "waitFor" => vec![choice(name, &["finished", "change"])],
         _ => vec![one(name, text())],
@@ -283,6 +297,8 @@ fn parameters(name: &str) -> Vec<Value> {
 }
 
 const STATES: [&str; 7] = ["DELAYED", "READY", "LEASED", "COMPLETED", "FAILED", "DEAD", "CANCELLED"];
+const KINDS: [&str; 4] = ["dlq.redrive", "dlq.purge", "queue.purge", "tasks.cancel"];
+const OPERATION_STATES: [&str; 4] = ["RUNNING", "STOPPED", "SUCCEEDED", "FAILED"];
 const STATUSES: [&str; 4] = ["PENDING", "IN_PROGRESS", "COMPLETED", "FAILED"];
 
 /// An object with these members; those that are required come first, up to the bar.
@@ -298,6 +314,14 @@ fn closed(members: &[(&str, Value)], required: usize) -> Value {
     let mut object = object(members, required);
     object["additionalProperties"] = json!(false);
     object
+}
+
+fn all_schemas() -> Value {
+    let (mut all, more) = (schemas(), schemas_of_many());
+    if let (Value::Object(all), Value::Object(more)) = (&mut all, more) {
+        all.extend(more);
+    }
+    all
 }
 
 fn schemas() -> Value {
@@ -393,14 +417,16 @@ fn schemas() -> Value {
         "Redrive": closed(&[
             ("attempts", json!({"type": ["string", "null"], "enum": ["reset", "keep", null]})),
             ("delaySeconds", json!({"type": ["number", "null"], "minimum": 0})), ("priority", maybe("integer")),
+            ("payload", json!({})),
         ], 0),
         "Depths": closed(&depths, 5),
         "Queue": closed(&[&depths[..], &[
             ("tenantId", text()),
             ("readyByPriority", json!({"type": "array", "items": integer(), "minItems": 10, "maxItems": 10})),
             ("enqueuedTotal", integer()), ("completedTotal", integer()), ("failedTotal", integer()), ("deadTotal", integer()),
-            ("oldestReadyAgeMs", integer()),
-        ]].concat(), 11),
+            ("paused", flag()), ("oldestReadyAgeMs", integer()), ("pausedUntil", time()), ("pauseReason", text()), ("pausedBy", text()),
+            ("updatedAt", time()),
+        ]].concat(), 12),
         "QueuePage": page("queues", reference("Queue")),
         "DeadGroups": closed(&[("groups", list(closed(&[
             ("fingerprint", text()), ("command", text()), ("error", text()), ("count", integer()), ("firstAt", time()),
@@ -410,6 +436,63 @@ fn schemas() -> Value {
             ("subject", text()), ("tenantId", text()), ("roles", list(text())), ("scopes", list(text())),
             ("eventTypes", list(text())), ("node", text()), ("clusterRole", text()),
         ], 6),
+    })
+}
+
+/// The schemas of edits, pauses, batches of heartbeats and operations on many tasks.
+fn schemas_of_many() -> Value {
+    let text = || json!({"type": "string"});
+    let maybe = |kind: &str| json!({"type": [kind, "null"]});
+    let integer = || json!({"type": "integer", "minimum": 0});
+    let time = || json!({"type": "string", "format": "date-time"});
+    let flag = || json!({"type": "boolean"});
+    let reference = |name: &str| json!({"$ref": format!("#/components/schemas/{name}")});
+    let list = |items: Value| json!({"type": "array", "items": items});
+    let many = [
+        ("filter", reference("Filter")),
+        ("ratePerSecond", json!({"type": ["integer", "null"], "minimum": 1})),
+        ("dryRun", maybe("boolean")),
+    ];
+    json!({
+        "Nothing": closed(&[], 0),
+        "Edit": closed(&[
+            ("priority", json!({"type": ["integer", "null"], "minimum": 0, "maximum": 9})), ("payload", json!({})),
+            ("maxAttempts", json!({"type": ["integer", "null"], "minimum": 1})), ("webhook", maybe("string")),
+            ("runAt", json!({"type": ["string", "null"], "format": "date-time"})),
+            ("delaySeconds", json!({"type": ["number", "null"], "minimum": 0})),
+        ], 0),
+        "Heartbeats": closed(&[("heartbeats", json!({
+            "type": "array", "minItems": 1, "maxItems": 100, "items": closed(&[
+                ("taskId", text()), ("extendSeconds", maybe("number")), ("leaseToken", maybe("string")),
+            ], 1),
+        }))], 1),
+        "ExtendedLeases": closed(&[("results", list(object(&[
+            ("taskId", text()), ("ok", flag()), ("leaseUntil", time()), ("leaseMs", integer()), ("cancelRequested", flag()),
+            ("error", text()), ("code", text()), ("status", integer()), ("definite", flag()), ("field", text()),
+        ], 1)))], 1),
+        "Pause": closed(&[
+            ("reason", maybe("string")),
+            ("durationSeconds", json!({"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 2_592_000})),
+        ], 0),
+        "Filter": json!({"type": ["object", "null"]}),
+        "RedriveMany": closed(&[&many[..], &[
+            ("attempts", json!({"type": ["string", "null"], "enum": ["reset", "keep", null]})),
+            ("delaySeconds", json!({"type": ["number", "null"], "minimum": 0})),
+            ("priority", json!({"type": ["integer", "null"], "minimum": 0, "maximum": 9})),
+        ]].concat(), 0),
+        "PurgeDead": closed(&[&many[..], &[("confirm", maybe("string"))]].concat(), 0),
+        "PurgeQueue": closed(&[&many[..], &[
+            ("confirm", maybe("string")),
+            ("states", json!({"type": "array", "items": {"type": "string", "enum": ["READY", "DELAYED"]}, "minItems": 1})),
+        ]].concat(), 0),
+        "CancelMany": closed(&[&many[..], &[("reason", maybe("string")), ("force", maybe("boolean"))]].concat(), 0),
+        "Operation": closed(&[
+            ("operationId", text()), ("kind", json!({"type": "string", "enum": KINDS})),
+            ("state", json!({"type": "string", "enum": OPERATION_STATES})), ("request", json!({"type": ["object", "null"]})), ("dryRun", flag()),
+            ("processed", integer()), ("changed", integer()), ("skipped", integer()), ("startedAt", time()), ("updatedAt", time()),
+            ("startedBy", text()), ("finishedAt", time()), ("estimatedTotal", integer()), ("sampleIds", list(text())), ("error", text()),
+        ], 11),
+        "OperationPage": closed(&[("operations", list(reference("Operation"))), ("nextCursor", text()), ("partial", flag())], 1),
     })
 }
 

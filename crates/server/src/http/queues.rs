@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use api::json::{Writer, write_text};
+use api::json::{Seconds, Writer, write_text};
+use api::v1::{NoBody, PauseBody};
 use api::{Code, Problem};
-use base::ShardId;
-use cluster::Unavailable;
+use base::{Millis, Position, ShardId};
+use cluster::{Freshness, Unavailable};
 use queue::id::shard_of;
-use queue::outcome::{QueueStats, QueuesOf};
-use queue::{Answer as Told, Query};
+use queue::outcome::{Outcome as Applied, QueueStats, QueuesOf};
+use queue::{Answer as Told, Op, Query};
 
 use crate::auth::EventTypes;
 use crate::http::answer::Answer;
@@ -17,9 +18,13 @@ use crate::http::call::{Call, Consistency, Outcome};
 use crate::http::create::check_command;
 use crate::http::cursor::{ListOf, invalid_cursor};
 use crate::http::edge::Edge;
-use crate::http::error::unavailable;
+use crate::http::error::{Words, after_effect, rejected, unavailable};
 use crate::http::filter::bad;
+use crate::http::lease::check_unknown;
 use crate::http::lists::{is_reading, next_page, read_limit, write_end_of_page};
+
+/// A pause with an end is no longer than this: 30 days.
+const PAUSE_MAX: Millis = Millis(30 * 24 * 3_600_000);
 
 /// Queues on a page, if nothing is said.
 const LIMIT_DEFAULT: usize = 50;
@@ -35,11 +40,12 @@ impl Edge {
             match &*name {
                 "prefix" => of.prefix = value.as_ref().into(),
                 "nonEmpty" => of.non_empty = flag(&name, &value)?,
+                "paused" => of.paused = Some(flag(&name, &value)?),
                 "limit" => of.limit = read_limit(&value)?,
                 "cursor" => cursor = Some(value.to_string()),
                 _ => return Err(unknown(&name)),
             }
-            if matches!(&*name, "prefix" | "nonEmpty") {
+            if matches!(&*name, "prefix" | "nonEmpty" | "paused") {
                 list.parameter(&name, &value);
             }
         }
@@ -102,12 +108,67 @@ impl Edge {
         let shard = shard_of(tenant, command, shards);
         let reading = call.freshness(shard, shards, Consistency::Linearizable)?;
         self.check_running()?;
-        let query = Query::Queue { tenant: tenant.clone(), command: command.into() };
-        let asked = self.node.ask(shard, query, reading.freshness(), None, Some(self.lane)).await;
-        let (position, Told::Queue(stats)) = asked.map_err(unavailable)? else {
-            return Err(unavailable(Unavailable::Unknown));
-        };
+        let (position, stats) = self.queue_now(tenant, command, reading.freshness()).await?;
         Ok(Answer::json(200, |out| write_queue(&stats, out)).at(position).age(reading.age(&self.node)?))
+    }
+
+    /// Lets claims pass a queue over.
+    pub(crate) async fn pause_queue(&self, call: &Call, command: &str) -> Outcome<Answer> {
+        let body: PauseBody<'_> = call.json()?;
+        check_unknown(body.unknown.as_deref())?;
+        let command = check_command(command, false)?;
+        let length = match body.duration {
+            None => None,
+            Some(Seconds(ms)) if (1..=PAUSE_MAX.0 as i64).contains(&ms) => Some(Millis(ms as u64)),
+            Some(_) => {
+                let detail =
+                    "durationSeconds is more than 0 and at most 2592000, which are 30 days; absent: until resumed";
+                return Err(Box::new(Problem::new(Code::InvalidField, detail).field("durationSeconds")));
+            }
+        };
+        let tenant = &call.principal.tenant;
+        let (reason, by) = (body.reason.as_deref().unwrap_or(""), &*call.principal.subject);
+        self.change_queue(call, command, &Op::Pause { tenant, command, length, reason, by }).await
+    }
+
+    /// Ends a pause.
+    pub(crate) async fn resume_queue(&self, call: &Call, command: &str) -> Outcome<Answer> {
+        let body: NoBody<'_> = call.json()?;
+        check_unknown(body.unknown.as_deref())?;
+        let command = check_command(command, false)?;
+        self.change_queue(call, command, &Op::Resume { tenant: &call.principal.tenant, command }).await
+    }
+
+    async fn change_queue(&self, call: &Call, command: &str, op: &Op<'_>) -> Outcome<Answer> {
+        check_parameters(call)?;
+        self.check_running()?;
+        let tenant = &call.principal.tenant;
+        let shard = shard_of(tenant, command, self.node.identity().shards);
+        let position = match self.apply_to(shard, op).await? {
+            (position, Applied::Done) => position,
+            (_, Applied::Rejected(rejection)) => return Err(rejected(&rejection, Words::Tasks, None)),
+            _ => return Err(unavailable(Unavailable::Unknown)),
+        };
+        let up_to = self.shared.settings.node.propose_timeout;
+        let freshness = Freshness::AtLeast { index: position.index, up_to };
+        let shown = self.queue_now(tenant, command, freshness).await;
+        let (position, stats) = shown.map_err(|why| after_effect("the queue was changed", &why))?;
+        Ok(Answer::json(200, |out| write_queue(&stats, out)).at(position))
+    }
+
+    /// One queue's numbers.
+    pub(crate) async fn queue_now(
+        &self,
+        tenant: &Arc<str>,
+        command: &str,
+        freshness: Freshness,
+    ) -> Outcome<(Position, QueueStats)> {
+        let shard = shard_of(tenant, command, self.node.identity().shards);
+        let query = Query::Queue { tenant: tenant.clone(), command: command.into() };
+        match self.node.ask(shard, query, freshness, None, Some(self.lane)).await.map_err(unavailable)? {
+            (position, Told::Queue(stats)) => Ok((position, stats)),
+            _ => Err(unavailable(Unavailable::Unknown)),
+        }
     }
 
     pub(crate) fn whoami(&self, call: &Call) -> Outcome<Answer> {
@@ -163,6 +224,19 @@ fn write_queue(queue: &QueueStats, out: &mut Vec<u8>) {
     body.number("completedTotal", queue.totals.completed);
     body.number("failedTotal", queue.totals.failed);
     body.number("deadTotal", queue.totals.dead);
+    body.flag("paused", queue.pause.is_some());
+    if let Some(pause) = &queue.pause {
+        if let Some(until) = pause.until {
+            body.time("pausedUntil", until.0);
+        }
+        if !pause.reason.is_empty() {
+            body.text("pauseReason", &pause.reason);
+        }
+        body.text("pausedBy", &pause.by);
+    }
+    if queue.updated_at.0 > 0 {
+        body.time("updatedAt", queue.updated_at.0);
+    }
     body.end();
 }
 

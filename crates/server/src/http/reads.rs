@@ -7,7 +7,7 @@ use api::{Code, Problem};
 use base::{Millis, Position};
 use cluster::{Freshness, Unavailable};
 use queue::id::shard_of;
-use queue::{Answer as Told, Query, TaskId, TaskView};
+use queue::{Query, TaskId, TaskView};
 
 use crate::http::answer::Answer;
 use crate::http::call::{Call, Consistency, Outcome, query_seconds};
@@ -101,11 +101,7 @@ impl Edge {
         let shard = shard_of(tenant, command, shards);
         let reading = call.freshness(shard, shards, Consistency::Linearizable)?;
         self.check_running()?;
-        let query = Query::Queue { tenant: tenant.clone(), command: command.into() };
-        let asked = self.node.ask(shard, query, reading.freshness(), None, Some(self.lane)).await;
-        let (position, Told::Queue(stats)) = asked.map_err(unavailable)? else {
-            return Err(unavailable(Unavailable::Unknown));
-        };
+        let (position, stats) = self.queue_now(tenant, command, reading.freshness()).await?;
         let answer = Answer::json(200, |out| {
             let mut body = Writer::object(out);
             body.text("command", command);

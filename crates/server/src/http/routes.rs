@@ -17,6 +17,18 @@ pub(crate) enum Route<'a> {
     DeadGroups,
     ListQueues,
     ShowQueue(Cow<'a, str>),
+    PauseQueue(Cow<'a, str>),
+    ResumeQueue(Cow<'a, str>),
+    PurgeQueue(Cow<'a, str>),
+    RedriveDead,
+    PurgeDead,
+    CancelTasks,
+    ListOperations,
+    ShowOperation(Cow<'a, str>),
+    StopOperation(Cow<'a, str>),
+    ResumeOperation(Cow<'a, str>),
+    EditTask(Cow<'a, str>),
+    HeartbeatBatch,
     Whoami,
     OpenApi,
     CreateBatch,
@@ -68,9 +80,9 @@ impl Route<'_> {
     /// Who may call it.
     pub(crate) fn access(&self) -> Access {
         match self {
-            Route::CreateTask | Route::CreateBatch | Route::Cancel(_) => Access::Producer,
+            Route::CreateTask | Route::CreateBatch | Route::Cancel(_) | Route::EditTask(_) => Access::Producer,
             Route::Claim | Route::ClaimBatch => Access::Worker(scope::CLAIM),
-            Route::Heartbeat(_) => Access::Worker(scope::HEARTBEAT),
+            Route::Heartbeat(_) | Route::HeartbeatBatch => Access::Worker(scope::HEARTBEAT),
             Route::Abandon(_) => Access::Worker(scope::ABANDON),
             Route::Nack(_) => Access::Worker(scope::NACK),
             Route::SubmitResult(_) | Route::BatchResults => Access::Worker(scope::RESULT),
@@ -81,7 +93,18 @@ impl Route<'_> {
             | Route::ListQueues
             | Route::ShowQueue(_)
             | Route::Whoami => Access::Any,
-            Route::GetQueue(_) | Route::Redrive(_) => Access::Admin,
+            Route::GetQueue(_)
+            | Route::Redrive(_)
+            | Route::PauseQueue(_)
+            | Route::ResumeQueue(_)
+            | Route::PurgeQueue(_)
+            | Route::RedriveDead
+            | Route::PurgeDead
+            | Route::CancelTasks
+            | Route::ListOperations
+            | Route::ShowOperation(_)
+            | Route::StopOperation(_)
+            | Route::ResumeOperation(_) => Access::Admin,
             Route::Cluster(page) if *page == "/cluster/health" || page.starts_with("/cluster/leader-check") => {
                 Access::Open
             }
@@ -148,6 +171,7 @@ pub(crate) fn allowed(path: &str) -> &'static str {
     match (takes(&Method::GET), takes(&Method::POST)) {
         (true, false) if takes(&Method::PUT) => "GET, HEAD, PUT",
         (true, true) => "GET, HEAD, POST",
+        (true, false) if takes(&Method::PATCH) => "GET, HEAD, PATCH",
         (true, false) => "GET, HEAD",
         (false, false) if takes(&Method::DELETE) => "DELETE",
         (false, false) => "",
@@ -209,15 +233,29 @@ fn of_path<'a>(path: &'a str, method: &Method) -> Option<(Route<'a>, Method)> {
         [Some("tasks"), None, None] if *method == post => (Route::CreateTask, post),
         [Some("tasks"), None, None] => (Route::ListTasks, get),
         [Some("dlq"), None, None] => (Route::ListDead, get),
+        [Some("dlq"), Some("redrive"), None] => (Route::RedriveDead, post),
+        [Some("dlq"), Some("purge"), None] => (Route::PurgeDead, post),
         [Some("dlq"), Some("groups"), None] => (Route::DeadGroups, get),
         [Some("queues"), None, None] => (Route::ListQueues, get),
         [Some("queues"), Some(command), None] => (Route::ShowQueue(decode(command)?), get),
+        [Some("queues"), Some(command), Some("pause")] => (Route::PauseQueue(decode(command)?), post),
+        [Some("queues"), Some(command), Some("resume")] => (Route::ResumeQueue(decode(command)?), post),
+        [Some("queues"), Some(command), Some("purge")] => (Route::PurgeQueue(decode(command)?), post),
+        [Some("operations"), None, None] => (Route::ListOperations, get),
+        [Some("operations"), Some(id), None] => (Route::ShowOperation(decode(id)?), get),
+        [Some("operations"), Some(id), Some("stop")] => (Route::StopOperation(decode(id)?), post),
+        [Some("operations"), Some(id), Some("resume")] => (Route::ResumeOperation(decode(id)?), post),
         [Some("whoami"), None, None] => (Route::Whoami, get),
         [Some("openapi.json"), None, None] => (Route::OpenApi, get),
         [Some("tasks"), Some("batch"), None] if *method == post => (Route::CreateBatch, post),
         [Some("tasks"), Some("batch"), Some("results")] => (Route::BatchResults, post),
+        [Some("tasks"), Some("batch"), Some("heartbeat")] => (Route::HeartbeatBatch, post),
+        [Some("tasks"), Some("cancel"), None] if *method == post => (Route::CancelTasks, post),
         [Some("tasks"), Some("claim"), None] if *method == post => (Route::Claim, post),
         [Some("tasks"), Some("claim"), Some("batch")] => (Route::ClaimBatch, post),
+        [Some("tasks"), Some(id), None] if *method == Method::PATCH && !is_fixed(id) => {
+            (Route::EditTask(decode(id)?), Method::PATCH)
+        }
         [Some("tasks"), Some(id), None] => (Route::GetTask(decode(id)?), get),
         [Some("tasks"), Some(id), Some("heartbeat")] => (Route::Heartbeat(decode(id)?), post),
         [Some("tasks"), Some(id), Some("abandon")] => (Route::Abandon(decode(id)?), post),
@@ -230,6 +268,11 @@ fn of_path<'a>(path: &'a str, method: &Method) -> Option<(Route<'a>, Method)> {
         [Some("raft"), Some("status"), None] => (Route::RaftStatus, get),
         _ => return None,
     })
+}
+
+/// Whether something else than a task has this place, for other methods than `GET`.
+fn is_fixed(segment: &str) -> bool {
+    matches!(segment, "batch" | "cancel" | "claim")
 }
 
 fn not_found(path: &str) -> Box<Problem> {
@@ -286,6 +329,19 @@ mod tests {
         check(post, "/v1/codeq/tasks/claim", &Ok(Route::Claim));
         check(post, "/v1/codeq/tasks/claim/batch", &Ok(Route::ClaimBatch));
         check(post, "/v1/codeq/tasks/batch/results", &Ok(Route::BatchResults));
+        check(post, "/v1/codeq/tasks/batch/heartbeat", &Ok(Route::HeartbeatBatch));
+        check(post, "/v1/codeq/tasks/cancel", &Ok(Route::CancelTasks));
+        check(&Method::PATCH, "/v1/codeq/tasks/x", &Ok(Route::EditTask("x".into())));
+        check(post, "/v1/codeq/queues/mail/pause", &Ok(Route::PauseQueue("mail".into())));
+        check(post, "/v1/codeq/queues/mail/resume", &Ok(Route::ResumeQueue("mail".into())));
+        check(post, "/v1/codeq/queues/mail/purge", &Ok(Route::PurgeQueue("mail".into())));
+        check(post, "/v1/codeq/dlq/redrive", &Ok(Route::RedriveDead));
+        check(post, "/v1/codeq/dlq/purge", &Ok(Route::PurgeDead));
+        check(get, "/v1/codeq/operations", &Ok(Route::ListOperations));
+        check(get, "/v1/codeq/operations/op-1", &Ok(Route::ShowOperation("op-1".into())));
+        check(post, "/v1/codeq/operations/op-1/stop", &Ok(Route::StopOperation("op-1".into())));
+        check(post, "/v1/codeq/operations/op-1/resume", &Ok(Route::ResumeOperation("op-1".into())));
+        assert_eq!(allowed("/v1/codeq/tasks/x"), "GET, HEAD, PATCH");
         check(post, "/v1/codeq/tasks/x/heartbeat", &Ok(Route::Heartbeat("x".into())));
         check(post, "/v1/codeq/tasks/x/abandon", &Ok(Route::Abandon("x".into())));
         check(post, "/v1/codeq/tasks/x/nack", &Ok(Route::Nack("x".into())));

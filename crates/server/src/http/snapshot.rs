@@ -46,7 +46,8 @@ impl Edge {
             let detail = format!("all data of this cluster would be replaced: confirm that with ?confirm={cluster}");
             return Err(Box::new(Problem::new(Code::WrongCluster, detail).field("confirm")));
         }
-        let mut upload = self.node.upload().map_err(not_restored)?;
+        let node = self.acting(call);
+        let mut upload = node.upload().map_err(not_restored)?;
         let longest = self.shared.settings.http.body_timeout.to_std();
         loop {
             let late = |_| Box::new(Problem::new(Code::RequestTimeout, "the body did not arrive in time"));
@@ -57,7 +58,7 @@ impl Edge {
                 upload.write_all(bytes).map_err(|cause| not_written(&cause))?;
             }
         }
-        let manifest = self.node.restore(upload).await.map_err(not_restored)?;
+        let manifest = node.restore(upload).await.map_err(not_restored)?;
         let incarnation = self.node.cluster().map(|cluster| cluster.incarnation.to_string()).unwrap_or_default();
         Ok(Answer::json(200, |out| {
             let mut body = Writer::object(out);
@@ -70,10 +71,10 @@ impl Edge {
     }
 
     /// Lets every member write a checkpoint of every group, with all that was acknowledged when this was asked for.
-    pub(crate) async fn trigger(&self) -> Outcome<Answer> {
+    pub(crate) async fn trigger(&self, call: &Call) -> Outcome<Answer> {
         self.check_running()?;
         let first = self.confirm().await?;
-        let members = self.node.checkpoint_all(&first).await.map_err(no_backup)?;
+        let members = self.acting(call).checkpoint_all(&first).await.map_err(no_backup)?;
         Ok(Answer::json(200, |out| {
             let mut body = Writer::object(out);
             body.flag("ok", members.iter().all(|(_, saved)| saved.is_some()));
@@ -173,13 +174,14 @@ fn not_restored(why: NotRestored) -> Box<Problem> {
     })
 }
 
-fn no_backup(why: NoBackup) -> Box<Problem> {
+pub(crate) fn no_backup(why: NoBackup) -> Box<Problem> {
     Box::new(match why {
         NoBackup::NotRunning => Problem::new(Code::NotReady, "the server is starting or stopping").retry_after(1000),
         NoBackup::InMemory => {
             Problem::new(Code::NothingStored, "this node keeps its data in memory (storage.provider)")
         }
         NoBackup::Busy => Problem::new(Code::Overloaded, "another backup is being made here").retry_after(1000),
-        NoBackup::Failed(error) => Problem::new(Code::Internal, format!("the backup cannot be made: {error}")),
+        NoBackup::NotAllowed(why) => Problem::new(Code::OperatorRequired, why),
+        NoBackup::Failed(error) => Problem::new(Code::Internal, format!("the file cannot be made: {error}")),
     })
 }

@@ -7,6 +7,7 @@ use queue::{Answer as Told, Query};
 use crate::http::answer::Answer;
 use crate::http::call::Outcome;
 use crate::http::edge::{Edge, Shared};
+use crate::metrics::render_certificates;
 
 impl Edge {
     /// The process lives: its loop turns, and its storage has not failed. Says nothing about leaders.
@@ -40,5 +41,7 @@ pub(crate) async fn metrics(shared: &Shared, lane: Option<LaneId>) -> Option<Str
             }
         }
     }
-    Some(shared.metrics.render(&queues, &shared.node, shared.waiting.len(), shared.last_backup.age()))
+    let mut text = shared.metrics.render(&queues, &shared.node, shared.waiting.len(), shared.last_backup.age());
+    render_certificates(&mut text, &shared.reload.certificates());
+    Some(text)
 }

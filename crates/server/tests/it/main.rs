@@ -5,7 +5,9 @@
 
 mod access;
 mod backups;
+
 mod bad_input;
+mod bulk;
 mod client;
 mod damage;
 mod faults;

@@ -110,6 +110,7 @@ pub(crate) fn settings() -> Settings {
             waiters_max: 10_000,
             waiters_per_tenant_max: 2_000,
             live_tasks_max: 0,
+            bulk_rate_max: 500,
             payload_cache_bytes: 64 << 20,
         },
         leader_lease: Millis(400),

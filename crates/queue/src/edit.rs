@@ -1,0 +1,81 @@
+//! Changing what waits: another priority, time, payload, number of attempts or callback; and deleting it.
+
+use std::sync::Arc;
+
+use base::machine::Effects;
+
+use crate::machine::QueueMachine;
+use crate::op::{Edit, Schedule};
+use crate::outcome::{Outcome, Rejection};
+use crate::payload::Payload;
+use crate::policy::ATTEMPTS_MAX;
+use crate::slab::Slot;
+use crate::task::{Due, Saving, Stage};
+
+impl QueueMachine {
+    /// Changes a task that waits. Another priority or time puts it at the tail, as if it had come just now.
+    pub(crate) fn edit(&mut self, edit: &Edit<'_>, effects: &mut Effects<Self>) -> Result<Outcome, Rejection> {
+        let slot = self.live(edit.tenant, edit.task).ok_or(Rejection::NotLive)?;
+        if matches!(self.tasks.get(slot).stage, Stage::Leased(_)) {
+            return Err(Rejection::IsLeased);
+        }
+        self.change(slot);
+        let task = self.tasks.get_mut(slot);
+        if let Some(most) = edit.max_attempts {
+            // No attempt is above the maximum.
+            task.max_attempts = most.clamp(1, ATTEMPTS_MAX).max(task.attempts.saturating_add(1));
+        }
+        if let Some(webhook) = edit.webhook {
+            task.extras.get_or_insert_default().webhook = Arc::from(webhook);
+        }
+        if let Some(payload) = edit.payload {
+            self.replace_payload(slot, payload);
+        }
+        let moves = edit.priority.is_some_and(|priority| priority.min(9) != self.tasks.get(slot).priority);
+        if !moves && edit.schedule.is_none() {
+            return Ok(Outcome::Edited(Box::new(self.view(self.tasks.get(slot)))));
+        }
+        let due = match (edit.schedule, &self.tasks.get(slot).stage) {
+            (None, Stage::Delayed(due)) => Some(*due),
+            (None | Some(Schedule::Now), _) => None,
+            (Some(Schedule::After(delay)), _) => (delay.0 > 0).then(|| Due::Lease(self.clocks.lease + delay)),
+            (Some(Schedule::At(time)), _) => (time > self.clocks.schedule).then_some(Due::Schedule(time)),
+        };
+        self.leave_stage(slot);
+        if let Some(priority) = edit.priority {
+            self.tasks.get_mut(slot).priority = priority.min(9);
+        }
+        match due {
+            None => self.become_ready(slot, effects),
+            Some(due) => self.become_delayed(slot, due),
+        }
+        Ok(Outcome::Edited(Box::new(self.view(self.tasks.get(slot)))))
+    }
+
+    /// Gives a task that has been noted as changing another payload. A row of the old one is deleted by the next save, which writes the new.
+    fn replace_payload(&mut self, slot: Slot, payload: &[u8]) {
+        let payload = Payload::Resident(payload.into());
+        self.cache.enter(&payload);
+        let task = self.tasks.get_mut(slot);
+        let old = std::mem::replace(&mut task.payload, payload);
+        let (key, had_row) = (task.key, std::mem::take(&mut task.saving.payload));
+        self.cache.leave(&old);
+        if had_row {
+            self.saves.removed.push((key, Saving { payload: true, ..Saving::default() }));
+        }
+    }
+
+    /// Deletes a task that waits: nothing is left of it.
+    pub(crate) fn remove_waiting(&mut self, slot: Slot) -> Result<(), Rejection> {
+        if matches!(self.tasks.get(slot).stage, Stage::Leased(_)) {
+            return Err(Rejection::IsLeased);
+        }
+        self.leave_stage(slot);
+        let task = self.tasks.remove(slot);
+        self.cache.leave(&task.payload);
+        if task.saving.row || task.saving.payload {
+            self.saves.removed.push((task.key, task.saving));
+        }
+        Ok(())
+    }
+}
