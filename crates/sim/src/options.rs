@@ -99,6 +99,7 @@ options! {
     transfer_ms "Between transfers of leadership."
     save_ms "Between checkpoints forced by an operator."
     overloads "Times of overload."
+    restores "1: behind the run, a backup is restored while nodes die."
     quiet_ms "Length of the quiet window at the end of the storm."
 }
 
@@ -216,6 +217,7 @@ impl Options {
             transfer_ms: log_uniform(rng, 5_000, 120_000),
             save_ms: if rng.one_in(3) { log_uniform(rng, 1_000, 30_000) } else { 0 },
             overloads: between(rng, 1, 3),
+            restores: 0,
             quiet_ms: if rng.one_in(4) { between(rng, 5_000, 20_000) } else { 0 },
         };
         let mode = rng.below(100);
@@ -230,6 +232,7 @@ impl Options {
                 names.iter().for_each(|name| *options.place(name).expect("it is an option") = 0);
             }
         }
+        options.restores = u64::from(rng.one_in(4));
         options
     }
 
