@@ -496,7 +496,6 @@ impl World {
             lease_renewal: Millis(options.heartbeat_ms),
             leader_wait: Millis(options.leader_wait_ms),
             trailing_bytes: options.trailing_bytes,
-            elections_max: 50,
         };
         let replica = Replica::new(config, shards)
             .map_err(|(shard, lost)| replica::lost_log("its log".into(), shard, lost).to_string())?;
