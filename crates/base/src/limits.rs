@@ -28,5 +28,8 @@ pub const UNAPPLIED_BYTES_MAX: u64 = 64 << 20;
 /// is sent a snapshot, the entries behind that must not go, or it would be sent one after the other.
 pub const PRESENT_LOG_BYTES_MAX: u64 = 512 << 20;
 
+/// Bytes of entries in one message of consensus; a single larger entry travels alone.
+pub const MESSAGE_BYTES_MAX: u64 = 1 << 20;
+
 /// Bytes of one frame between nodes: the largest request, and what is said around it.
 pub const FRAME_BYTES_MAX: usize = (256 << 20) + (1 << 20);

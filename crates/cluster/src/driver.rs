@@ -115,6 +115,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             heartbeat_ticks: (config.heartbeat.0.div_ceil(tick.0)) as usize,
             entry_operations_max: config.entry_operations_max,
             entry_bytes_max: config.entry_bytes_max,
+            message_bytes_max: base::limits::MESSAGE_BYTES_MAX,
             lease_renewal: config.heartbeat,
             leader_wait: config.leader_wait,
             trailing_bytes: config.trailing_log_bytes,

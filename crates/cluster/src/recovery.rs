@@ -353,7 +353,7 @@ fn stage<S: StateMachine>(from: &Survivor, shard: ShardId, to: &Path) -> Result<
         damaged(from.path(), &format!("entry {index} of group {shard} is of a kind that this program does not know"))
     };
     let members = Members::decode(&meta.configuration).map_err(|_| damaged(to, "its members do not read back"))?;
-    replay(shard, &mut machine, members.ahead(), rest).map_err(unknown)?;
+    replay(shard, &mut machine, &members, rest).map_err(unknown)?;
     machine.freeze();
     let mut complete = false;
     while !complete {

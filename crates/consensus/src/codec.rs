@@ -11,7 +11,7 @@
 //! ```
 
 use base::codec::{Malformed, Reader, Write};
-use base::{Index, Term};
+use base::{Index, Term, planted};
 use bytes::Bytes;
 use raft::eraftpb::{Entry, EntryType, Message as RaftMessage, MessageType};
 
@@ -68,6 +68,12 @@ const KINDS: [(u8, MessageType); 13] = [
     (READ_INDEX_RESPONSE, MessageType::MsgReadIndexResp),
     (SNAPSHOT, MessageType::MsgSnapshot),
 ];
+
+fn kinds() -> impl Iterator<Item = (u8, MessageType)> {
+    // M15: proposals travel.
+    let proposal = planted::is(15).then_some((14, MessageType::MsgPropose));
+    KINDS.into_iter().chain(proposal)
+}
 
 /// What a snapshot is of: it stands for the log up to here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -145,7 +151,7 @@ impl Message {
     /// It is of a kind that does not travel: a proposal or one of the `raft` crate's local messages. [`crate::Work`] holds none.
     pub fn encode(&self, bytes: &mut Vec<u8>) {
         let message = &self.0;
-        let kind = KINDS.iter().find(|(_, known)| *known == message.get_msg_type());
+        let kind = kinds().find(|(_, known)| *known == message.get_msg_type());
         bytes.put_u8(kind.expect("only messages that travel are sent").0);
         for field in [
             message.to,
@@ -184,9 +190,9 @@ impl Message {
         let mut reader = Reader::new(bytes);
         let r = &mut reader;
         let kind = r.u8()?;
-        let (_, kind) = KINDS.iter().find(|(known, _)| *known == kind).ok_or(Malformed)?;
+        let (_, kind) = kinds().find(|(known, _)| *known == kind).ok_or(Malformed)?;
         let mut message = RaftMessage::default();
-        message.set_msg_type(*kind);
+        message.set_msg_type(kind);
         message.to = r.varint()?;
         message.from = r.varint()?;
         message.term = r.varint()?;
@@ -207,7 +213,7 @@ impl Message {
             let (term, index) = (r.varint()?, r.varint()?);
             message.entries.push(entry(term, index, bytes.slice_ref(r.bytes()?)));
         }
-        if *kind == MessageType::MsgSnapshot {
+        if kind == MessageType::MsgSnapshot {
             let (index, term) = (Index(r.varint()?), Term(r.varint()?));
             let configuration = Configuration::decode(r.bytes()?)?;
             message.set_snapshot(SnapshotOf { index, term, configuration }.to_raft());
@@ -276,7 +282,7 @@ mod tests {
 
     #[test]
     fn proposals_and_local_messages_have_no_encoding() {
-        let travels = |kind: MessageType| KINDS.iter().any(|(_, known)| *known == kind);
+        let travels = |kind: MessageType| kinds().any(|(_, known)| known == kind);
         for kind in [
             MessageType::MsgPropose,
             MessageType::MsgHup,

@@ -30,6 +30,8 @@ pub struct GroupConfig {
     pub heartbeat_ticks: usize,
     /// Bytes of entries proposed and not committed beyond which proposals are refused.
     pub uncommitted_bytes_max: u64,
+    /// Bytes of entries in one message; a single larger entry travels alone.
+    pub message_bytes_max: u64,
 }
 
 /// What a group goes on from.
@@ -213,7 +215,7 @@ impl Group {
             min_election_tick: config.election_ticks,
             max_election_tick: config.election_ticks * 2,
             applied,
-            max_size_per_msg: 1 << 20,
+            max_size_per_msg: config.message_bytes_max,
             max_inflight_msgs: 256,
             check_quorum: true,
             pre_vote: true,
@@ -344,7 +346,9 @@ impl Group {
     /// # Errors
     /// Nothing was added.
     pub fn propose(&mut self, term: Term, data: Vec<u8>) -> Result<(), Refused> {
-        if self.node.raft.state != StateRole::Leader || self.node.raft.term != term.0 || self.is_transferring() {
+        let leads = self.node.raft.state == StateRole::Leader && self.node.raft.term == term.0;
+        // M15: who follows passes its proposals on to whoever leads.
+        if !(leads || planted::is(15)) || self.is_transferring() {
             return Err(Refused::NotLeader);
         }
         self.node.propose(Vec::new(), data).map_err(|_| Refused::Busy)?;
@@ -607,6 +611,7 @@ impl Group {
 
 /// Messages for other members. The `raft` crate addresses some to itself, which it has handled.
 fn travelling(messages: Vec<raft::eraftpb::Message>) -> Vec<Message> {
-    let travels = |message: &raft::eraftpb::Message| message.get_msg_type() != MessageType::MsgPropose;
+    let travels =
+        |message: &raft::eraftpb::Message| message.get_msg_type() != MessageType::MsgPropose || planted::is(15);
     messages.into_iter().filter(travels).map(Message).collect()
 }

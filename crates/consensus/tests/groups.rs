@@ -31,7 +31,15 @@ struct Cluster {
 }
 
 fn config(id: u64, seed: u64) -> GroupConfig {
-    GroupConfig { shard: ShardId(0), id, seed, election_ticks: 10, heartbeat_ticks: 2, uncommitted_bytes_max: 1 << 20 }
+    GroupConfig {
+        shard: ShardId(0),
+        id,
+        seed,
+        election_ticks: 10,
+        heartbeat_ticks: 2,
+        uncommitted_bytes_max: 1 << 20,
+        message_bytes_max: 1 << 20,
+    }
 }
 
 fn restored(voters: &[u64]) -> Restored {

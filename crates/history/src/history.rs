@@ -100,7 +100,7 @@ pub(crate) struct StoredEntry {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StoredBody {
-    proposed_in: u32,
+    pub(crate) proposed_in: u32,
     pub(crate) lease: u64,
     pub(crate) schedule: u64,
     count: u32,

@@ -5,6 +5,8 @@
 //! something else was asked), `heal` (did it come back?). The first violation of the first pass that finds one ends it: what comes after a
 //! violation follows from it as likely as not. The ids are those of docs/internals/history.md.
 
+use std::collections::BTreeMap;
+
 use crate::History;
 use crate::record::Task;
 use crate::report::Report;
@@ -22,7 +24,7 @@ pub enum Verdict {
 }
 
 /// What was judged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Operations.
     pub operations: usize,
@@ -36,6 +38,8 @@ pub struct Summary {
     pub logged: usize,
     /// Entries.
     pub entries: usize,
+    /// Rare things, by their names in docs/internals/simulation.md, and how often the logs show them.
+    pub reached: BTreeMap<&'static str, usize>,
 }
 
 /// Something that must not be.
@@ -99,9 +103,9 @@ fn passes(history: &History) -> Result<Summary, Stop> {
     let run = form::check(history)?;
     let places = place::check(history)?;
     session::check(history)?;
-    replay::check(history, run, &places)?;
+    let reached = replay::check(history, run, &places)?;
     order::check(history, &places)?;
     heal::check(history, run)?;
     let answered = history.rows.iter().filter(|row| row.came == crate::history::Came::Answered).count();
-    Ok(Summary { operations: history.rows.len(), answered, ..places.summary })
+    Ok(Summary { operations: history.rows.len(), answered, reached, ..places.summary })
 }

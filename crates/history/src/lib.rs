@@ -16,6 +16,7 @@ mod judge;
 pub mod model;
 mod order;
 mod place;
+mod reached;
 mod replay;
 mod report;
 mod session;

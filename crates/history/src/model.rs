@@ -169,6 +169,11 @@ impl Model {
         expired
     }
 
+    /// Whether the last entry's clocks have made more due than one entry ends.
+    pub fn is_overdue(&self) -> bool {
+        self.next_due().is_some()
+    }
+
     /// Applies an operation of the entry begun last, or answers a question. Tokens in the answer have no secret part.
     pub fn apply(&mut self, call: &Call) -> Answer {
         let answer = match call {

@@ -28,6 +28,10 @@ struct Unplaced<'a> {
     /// Of unknown outcome, the oldest first. Which of equal ones an operation of the log is cannot be known. The first one that is free is
     /// taken, and so began before it was committed, which is all that anybody builds on.
     by_call: BTreeMap<&'a [u8], Vec<u32>>,
+    /// Answered claims.
+    claims: BTreeMap<(u64, u16), u32>,
+    /// The same by what they ask for.
+    equal_claims: BTreeMap<&'a [u8], Vec<u32>>,
 }
 
 pub(crate) fn check(history: &History) -> Result<Places, Stop> {
@@ -64,9 +68,18 @@ pub(crate) fn check(history: &History) -> Result<Places, Stop> {
 }
 
 fn unplaced(history: &History) -> Unplaced<'_> {
-    let mut unplaced = Unplaced { by_number: BTreeMap::new(), by_call: BTreeMap::new() };
+    let mut unplaced = Unplaced {
+        by_number: BTreeMap::new(),
+        by_call: BTreeMap::new(),
+        claims: BTreeMap::new(),
+        equal_claims: BTreeMap::new(),
+    };
     let mut unknown = Vec::new();
     for (place, row) in history.rows.iter().enumerate() {
+        if row.came == Came::Answered && row.kind == Kind::Claim {
+            unplaced.claims.insert((row.number, row.part), place as u32);
+            unplaced.equal_claims.entry(history.call_bytes(row)).or_default().push(place as u32);
+        }
         if row.came != Came::Answered && matches!(row.kind, Kind::Write | Kind::Claim) {
             unplaced.by_number.insert((row.number, row.part), place as u32);
             if row.came != Came::Refused {
@@ -141,7 +154,7 @@ fn shard_log(
             let place = match found {
                 Some(place) => place,
                 None if logged.number == 0 && is_the_servers(logged.call) => NOBODY,
-                None if is_in_vain(history, &logged, &places.in_log) => NOBODY,
+                None if is_in_vain(&logged, call, unplaced, &places.in_log) => NOBODY,
                 None => return Err(asked_by_nobody(history, &logged, shard, *index).into()),
             };
             if place != NOBODY {
@@ -193,12 +206,14 @@ fn is_the_servers(call: &[u8]) -> bool {
     matches!(decode(call), Call::Configure(_) | Call::Release { .. })
 }
 
-/// A claim that found nothing and waited on: it stands in the log again when something has come up, and is answered from there.
-fn is_in_vain(history: &History, logged: &LoggedBytes<'_>, in_log: &[bool]) -> bool {
-    let answered_later = |(place, row): (usize, &Row)| {
-        row.kind == Kind::Claim && (row.number, row.part) == (logged.number, logged.part) && !in_log[place]
-    };
-    logged.number != 0 && history.rows.iter().enumerate().any(answered_later)
+/// A claim that found nothing and waited on: it stands in the log again when something has come up, and is answered from there. That it was
+/// granted nothing here, the replay sees.
+fn is_in_vain(logged: &LoggedBytes<'_>, call: &[u8], unplaced: &Unplaced<'_>, in_log: &[bool]) -> bool {
+    let waits = |place: &u32| !in_log[*place as usize];
+    if logged.number == 0 {
+        return unplaced.equal_claims.get(call).is_some_and(|places| places.iter().any(waits));
+    }
+    unplaced.claims.get(&(logged.number, logged.part)).is_some_and(waits)
 }
 
 fn term_differs(row: &Row, place: u32, term: u32) -> Finding {

@@ -4,7 +4,7 @@
 //! On the way the test clock is looked at as well: a grant that follows an expired lease or a delay must not have reached its client
 //! before that can be over. Commits lie after the invocation and before the answer, so this needs no clock of the server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base::map::IdMap;
 
@@ -14,10 +14,12 @@ use crate::history::{Came, Kind, Row, StoredBody, decode};
 use crate::judge::{Finding, Stop};
 use crate::model::Model;
 use crate::place::{NOBODY, Places};
+use crate::reached::Reached;
 use crate::record::{Answer, Call, Export, Grant, Outcome, Run, Schedule, Task};
 
-/// Stops at the first answer that the model would not have given.
-pub(crate) fn check(history: &History, run: &Run, places: &Places) -> Result<(), Stop> {
+/// Stops at the first answer that the model would not have given; else says which rare things were reached.
+pub(crate) fn check(history: &History, run: &Run, places: &Places) -> Result<BTreeMap<&'static str, usize>, Stop> {
+    let mut reached = BTreeMap::new();
     let mut exports: BTreeMap<u16, Vec<(Vec<u16>, Export)>> = BTreeMap::new();
     for (nodes, export) in history.distinct_exports() {
         exports.entry(export.at.shard).or_default().push((nodes, export));
@@ -32,10 +34,13 @@ pub(crate) fn check(history: &History, run: &Run, places: &Places) -> Result<(),
             model: Model::new(shard, run),
             drift_ppm: u64::from(run.drift_ppm),
             real: IdMap::default(),
+            granted: BTreeSet::new(),
+            reached: Reached::default(),
         };
         replay.run(asked, places, exports)?;
+        replay.reached.marks.into_iter().for_each(|(mark, count)| *reached.entry(mark).or_default() += count);
     }
-    Ok(())
+    Ok(reached)
 }
 
 struct Replay<'a> {
@@ -45,6 +50,9 @@ struct Replay<'a> {
     drift_ppm: u64,
     /// What is known of live tasks on the test clock, by key.
     real: IdMap<Real>,
+    /// Claims of unknown outcome that were granted something.
+    granted: BTreeSet<u32>,
+    reached: Reached,
 }
 
 /// Moments on the test clock, µs.
@@ -119,7 +127,10 @@ impl Replay<'_> {
         let Outcome::Answered { answer, .. } = history.outcome(row) else { panic!("it was answered") };
         let expected = match &call {
             Call::Claim(claim) if self.model.has_work(claim) => self.model.clone().apply(&call),
-            Call::Claim(_) => Answer::Claimed(Box::default()),
+            Call::Claim(_) => {
+                self.reached.nothing(&self.model);
+                Answer::Claimed(Box::default())
+            }
             _ => self.model.apply(&call),
         };
         if answer == expected {
@@ -176,7 +187,9 @@ impl Replay<'_> {
 
     fn entry(&mut self, index: u64, body: &StoredBody, mut asked: Vec<u32>) -> Result<(), Finding> {
         let history = self.history;
-        for expired in self.model.begin(index, body.lease, body.schedule) {
+        let expired = self.model.begin(index, body.lease, body.schedule);
+        self.reached.entry(body.proposed_in, &self.model, &expired);
+        for expired in expired {
             let real = self.real.entry(expired.task.key).or_default();
             real.expired = real.lease;
             real.delayed = real.lease;
@@ -187,7 +200,9 @@ impl Replay<'_> {
         let calls: Vec<_> = history.logged(body).map(|logged| logged.call).collect();
         for here in 0..calls.len() {
             let call: Call = decode(calls[here]);
+            self.reached.asked(&call, &self.model);
             let expected = self.model.apply(&call);
+            self.reached.answered(&call, &expected);
             let answer_of = |place: u32| {
                 let row = history.rows.get(place as usize).filter(|row| row.came == Came::Answered)?;
                 match history.outcome(row) {
@@ -214,9 +229,33 @@ impl Replay<'_> {
                     grants.iter().for_each(|grant| self.model.learn(grant.task.task, &grant.token));
                 }
             }
+            self.claimed_once(place, &expected, index)?;
             self.look_at_the_clock(place, &call, &expected, index)?;
         }
         Ok(())
+    }
+
+    /// A claim that waits may stand in the log several times, and only the last time, which is what its client hears of, may it be granted
+    /// something.
+    fn claimed_once(&mut self, place: u32, answer: &Answer, index: u64) -> Result<(), Finding> {
+        let Answer::Claimed(grants) = answer else { return Ok(()) };
+        let Some(grant) = grants.first() else { return Ok(()) };
+        let found = |id, what: &str| Finding::new(id, what).of(grant.task.task).at(self.shard, index);
+        if place == NOBODY {
+            return Err(found("S8", "a claim was granted tasks by an entry that its client never heard of"));
+        }
+        let row = &self.history.rows[place as usize];
+        match row.came {
+            Came::Answered => Ok(()),
+            Came::Refused => {
+                let what = format!("{} was refused for certain, and was granted tasks", row.number);
+                Err(found("S17", &what).by(place as usize))
+            }
+            Came::Unknown | Came::Silent if self.granted.insert(place) => Ok(()),
+            Came::Unknown | Came::Silent => {
+                Err(found("S8", &format!("{} was granted tasks twice", row.number)).by(place as usize))
+            }
+        }
     }
 
     /// What an operation means on the test clock, and whether a grant came too early by it.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use base::limits::DUE_PER_ENTRY;
 use base::machine::{Effects, NextDue, Notice};
 use base::{LeaseTime, ScheduleTime, Stamps};
 
@@ -63,11 +62,11 @@ impl DueIndex {
 }
 
 impl QueueMachine {
-    /// Applies what the clocks have made due, at most `DUE_PER_ENTRY` pauses and tasks: pauses first, then in order of
+    /// Applies what the clocks have made due, at most as many pauses and tasks as an entry may: pauses first, then in order of
     /// time and task.
     pub(crate) fn due_phase(&mut self, effects: &mut Effects<Self>) {
-        let ended = self.end_pauses(DUE_PER_ENTRY, effects);
-        for _ in ended..DUE_PER_ENTRY {
+        let ended = self.end_pauses(self.due_per_entry, effects);
+        for _ in ended..self.due_per_entry {
             let Some(key) = self.due.next(&self.clocks) else { return };
             let slot = self.tasks.find(key).expect("what is due is live");
             match &self.tasks.get(slot).stage {

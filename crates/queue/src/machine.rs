@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base::codec::Malformed;
+use base::limits::DUE_PER_ENTRY;
 use base::machine::{
     Admission, Effects, EntryInfo, NextDue, Notice, ShardInfo, StateMachine, UnknownOperation, WaitKey,
 };
@@ -58,6 +59,8 @@ pub struct QueueMachine {
     pub(crate) changes: RecentChanges,
     /// Most live tasks; 0: no limit. Not replicated: it guards the leader's memory before an operation is proposed.
     live_tasks_max: u64,
+    /// Delays and leases that an entry's stamps end at most.
+    pub(crate) due_per_entry: usize,
     /// This node's settings, which it makes those of the shard when it leads. Not replicated.
     own_policy: Option<Policy>,
     pub(crate) cache: PayloadCache,
@@ -116,6 +119,7 @@ impl QueueMachine {
             saves: Saves::default(),
             changes: RecentChanges::default(),
             live_tasks_max: 0,
+            due_per_entry: DUE_PER_ENTRY,
             own_policy: None,
             cache: PayloadCache::default(),
         }
@@ -124,6 +128,12 @@ impl QueueMachine {
     /// Refuses creations before the log once so many tasks are live; 0: never.
     pub fn limit_live_tasks(&mut self, live_tasks_max: u64) {
         self.live_tasks_max = live_tasks_max;
+    }
+
+    /// Lets an entry's stamps end at most so many delays and leases, at least 1; `limits::DUE_PER_ENTRY` unless this is called. All
+    /// replicas of a shard must be given the same number.
+    pub fn limit_due(&mut self, due_per_entry: usize) {
+        self.due_per_entry = due_per_entry.max(1);
     }
 
     /// Keeps payloads of live tasks beyond so many bytes only in the checkpoint, as soon as they are in it.

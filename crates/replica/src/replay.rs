@@ -1,24 +1,24 @@
 //! Entries applied to a state machine without a group: for what a lone survivor of a cluster still has.
 
-use base::Index;
 use base::log::Entry;
 use base::machine::{Effects, StateMachine};
 use consensus::codec::{ELECTION, MEMBERS, OPERATIONS, RESTORE, TOKEN};
 use consensus::decode_changes;
 
 use crate::batch::{operations, read_entry};
+use crate::members::Members;
 use crate::restores::RestoreStep;
 use crate::shard::Fault;
 
 /// Applies entries that follow what the state machine has applied, whether or not they were committed. Changes of members have no effect:
-/// who is a member of what comes next is for the caller to say. `ahead`: see [`crate::Members::ahead`].
+/// who is a member of what comes next is for the caller to say. `members` are those of the state.
 ///
 /// # Errors
 /// An entry cannot be read, or is of a kind that this build does not know.
 pub fn replay<S: StateMachine>(
     shard: base::ShardId,
     machine: &mut S,
-    ahead: i64,
+    members: &Members,
     entries: &[Entry],
 ) -> Result<(), Fault> {
     let mut effects = Effects { woken: Vec::new(), signals: Vec::new() };
@@ -27,8 +27,7 @@ pub fn replay<S: StateMachine>(
         match entry.data.first() {
             None => {}
             Some(&OPERATIONS) => {
-                let (header, rest) =
-                    read_entry(Index(entry.index.0.wrapping_add_signed(ahead)), &entry.data).map_err(|_| fault)?;
+                let (header, rest) = read_entry(members.restores.seen(entry.index), &entry.data).map_err(|_| fault)?;
                 // Stamps of another term's leader mean nothing in this one.
                 if header.term == entry.term {
                     machine.begin_entry(&header, &mut effects);

@@ -30,6 +30,8 @@ pub struct ReplicaConfig {
     pub entry_operations_max: usize,
     /// Bytes of operations in one entry; a single larger request travels alone.
     pub entry_bytes_max: usize,
+    /// Bytes of entries in one message to a member; a single larger entry travels alone.
+    pub message_bytes_max: u64,
     /// How often a leader makes sure that it still leads.
     pub lease_renewal: Millis,
     /// How long a question is held when no leader can be asked.
@@ -79,6 +81,7 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
                 election_ticks: config.election_ticks,
                 heartbeat_ticks: config.heartbeat_ticks,
                 uncommitted_bytes_max: base::limits::UNAPPLIED_BYTES_MAX,
+                message_bytes_max: config.message_bytes_max,
             };
             let alone = shard.members.configuration == Configuration::of_one(config.id);
             let from = Restored {

@@ -254,7 +254,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         if self.held {
             return refuse(fx, client, Unavailable::Restoring);
         }
-        if !self.takes_writes() {
+        if !(self.takes_writes() || planted::is(15)) {
             return refuse(fx, client, Unavailable::NoLeader);
         }
         let mut keys = Vec::new();
@@ -684,7 +684,8 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         let fault = Fault { shard: self.id, index: entry.index };
         let (header, rest) = read_entry(self.members.restores.seen(entry.index), &entry.data).map_err(|_| fault)?;
         // Stamps of another term's leader mean nothing in this one.
-        if header.term != entry.term {
+        // M15: nobody looks.
+        if header.term != entry.term && !planted::is(15) {
             self.skipped += 1;
             return Ok(());
         }
@@ -821,8 +822,11 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         self.stamper = None;
         self.changing = None;
         self.swapping = None;
-        let unproposed: Vec<_> = self.batch.drain().collect();
-        self.fail(unproposed, Unavailable::NoLeader, fx);
+        // M15: what waits to be proposed is kept for the next leader.
+        if !planted::is(15) {
+            let unproposed: Vec<_> = self.batch.drain().collect();
+            self.fail(unproposed, Unavailable::NoLeader, fx);
+        }
         for waiter in self.waiters.drain() {
             refuse(fx, waiter.client, Unavailable::NoLeader);
         }
@@ -929,7 +933,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         }
         let due = self.batch.is_empty() && self.next_proposal(now).is_some_and(|moment| moment <= now.mono);
         let next_batch = self.next_batch().is_some_and(|moment| moment <= now.mono);
-        let Some(stamper) = &mut self.stamper else { return };
+        let Some(stamper) = &mut self.stamper else { return self.pass_on(now, seeds) };
         let term = self.status.term;
         let mut header = EntryInfo { term, index: self.group.status().last, stamps: stamper.stamp(now), seed: [0; 16] };
         let mut entries = 0;
@@ -956,6 +960,19 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
                 Err(refused) => return self.fail(formed.requests, unavailable(refused), fx),
             }
         }
+    }
+
+    /// M15: a follower proposes what it has, stamped in its own last term, through whoever leads.
+    fn pass_on(&mut self, now: Now, seeds: &mut impl FnMut() -> [u8; 16]) {
+        if !planted::is(15) || self.batch.is_empty() || self.status.leader == 0 {
+            return;
+        }
+        let stamps = Stamper::begin_term(self.applied_stamps, self.heard.unwrap_or(now.mono), now).stamp(now);
+        let (term, index) = (Term(self.status.term.0 - 1), self.group.status().last.next());
+        let header = EntryInfo { term, index, stamps, seed: seeds() };
+        let formed = self.batch.form(&header, self.config.entry_operations_max, self.config.entry_bytes_max);
+        // What is lost on the way nobody hears of.
+        let _ = self.group.propose(term, formed.data);
     }
 
     // Checkpoints and snapshots.

@@ -161,7 +161,8 @@ impl Clients {
 }
 
 fn payload(number: u64, part: usize, rng: &mut SplitMix) -> Vec<u8> {
-    let size = if rng.one_in(50) { 2_000 } else { rng.below(60) as usize };
+    let most = if rng.one_in(10) { 4_000 } else { 60 };
+    let size = rng.below(most) as usize;
     format!("\"n={number}.{part} {:016x} {}\"", rng.next_u64(), "x".repeat(size)).into_bytes()
 }
 
@@ -369,7 +370,9 @@ impl World {
         let wait = rng.one_in(3).then(|| 50 + rng.below(2_000));
         let order = [ClaimOrder::Request, ClaimOrder::Priority, ClaimOrder::Fair][rng.below(3) as usize];
         let any = ShardId(rng.below(shards) as u16);
-        let worker = format!("w{client} n={number}");
+        // Whoever shows no token is known by a name that stays the same.
+        let tokenless = matches!(self.clients.list[client].kind, Kind::Worker { style: Style::Tokenless, .. });
+        let worker = if tokenless { format!("w{client}") } else { format!("w{client} n={number}") };
         let (shard, commands): (ShardId, Vec<String>) = if everything {
             (any, Vec::new())
         } else {
@@ -709,9 +712,6 @@ impl World {
         };
         match told {
             Told::Applied(_, outcomes) => {
-                if matches!(*outcomes[0], Outcome::Rejected(queue::Rejection::LeaseLost { .. })) {
-                    self.reach("K03");
-                }
                 if let (What::Extend(more), Outcome::Extended { remaining, .. }) = (action.what, &*outcomes[0]) {
                     let next = if more > 1 { What::Extend(more - 1) } else { What::Complete };
                     let rng = &mut self.clients.rng;

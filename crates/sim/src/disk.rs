@@ -26,7 +26,9 @@ pub struct SimFile {
 
 #[derive(Default)]
 struct State {
-    files: Vec<Image>,
+    /// By number; those that a name leads to, or did before a crash.
+    files: BTreeMap<usize, Image>,
+    created: usize,
     names: BTreeMap<String, usize>,
     durable_names: BTreeMap<String, usize>,
     /// Changes of names since they were synced last: the names as they were after each of them.
@@ -40,6 +42,10 @@ struct State {
     /// A write or a sync has failed since the last crash.
     has_failed: bool,
     syncs: u64,
+    /// The last sync lasts until [`SimDisk::end_sync`].
+    lasts: bool,
+    /// The file whose sync is not over.
+    syncing: Option<usize>,
 }
 
 #[derive(Clone, Default)]
@@ -48,6 +54,8 @@ struct Image {
     durable: Vec<u8>,
     /// Sectors in which the two differ.
     unsynced: BTreeSet<usize>,
+    /// Those of them that a sync under way is about.
+    syncing: BTreeSet<usize>,
 }
 
 /// Which unsynced sectors survive a crash.
@@ -76,6 +84,8 @@ impl SimDisk {
     /// Files opened before belong to the dead process and must not be used any more.
     pub fn crash(&self, survival: Survival, rng: &mut SplitMix) {
         let mut state = self.state();
+        state.lasts = false;
+        state.syncing = None;
         let steps = state.unsynced_names.len() as u64;
         let kept = match survival {
             Survival::Nothing => 0,
@@ -87,13 +97,26 @@ impl SimDisk {
         }
         state.unsynced_names.clear();
         state.names = state.durable_names.clone();
-        for file in &mut state.files {
+        for file in state.files.values_mut() {
             file.crash(survival, rng);
         }
         state.syncs_left = None;
         state.writes_left = None;
         state.has_failed = false;
         state.drop_unnamed();
+    }
+
+    /// From now on a sync takes time: of all that are asked for before [`SimDisk::end_sync`] the last one is not over until then, and a crash
+    /// before that may undo it.
+    pub fn begin_sync(&self) {
+        self.state().lasts = true;
+    }
+
+    /// The last sync is over.
+    pub fn end_sync(&self) {
+        let mut state = self.state();
+        state.lasts = false;
+        state.finish_sync();
     }
 
     /// Whether a write or a sync has failed since the last crash.
@@ -124,7 +147,7 @@ impl SimDisk {
         let state = self.state();
         let mut files = state.names.range(prefix.to_owned()..).take_while(|(name, _)| name.starts_with(prefix));
         let lost = |(name, number): &(&String, &usize)| {
-            state.durable_names.get(*name) != Some(number) || !state.files[**number].unsynced.is_empty()
+            state.durable_names.get(*name) != Some(number) || !state.files[*number].unsynced.is_empty()
         };
         files.find(lost).map(|(name, _)| name.clone())
     }
@@ -132,7 +155,7 @@ impl SimDisk {
     /// The lengths of all files.
     pub fn lengths(&self) -> Vec<(String, u64)> {
         let state = self.state();
-        state.names.iter().map(|(name, number)| (name.clone(), state.files[*number].cached.len() as u64)).collect()
+        state.names.iter().map(|(name, number)| (name.clone(), state.files[number].cached.len() as u64)).collect()
     }
 
     /// Lets `syncs` more syncs succeed; the one after that fails, and what it should have made durable is lost for good although later
@@ -153,7 +176,7 @@ impl SimDisk {
     pub fn flip_bit(&self, name: &str, offset: u64, bit: u8) {
         let mut state = self.state();
         let number = state.names[name];
-        let file = &mut state.files[number];
+        let file = state.file(number);
         for image in [&mut file.cached, &mut file.durable] {
             image[offset as usize] ^= 1 << bit;
         }
@@ -166,7 +189,7 @@ impl SimDisk {
     pub fn overwrite(&self, name: &str, offset: u64, bytes: &[u8]) {
         let mut state = self.state();
         let number = state.names[name];
-        let file = &mut state.files[number];
+        let file = state.file(number);
         for image in [&mut file.cached, &mut file.durable] {
             image[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes);
         }
@@ -178,7 +201,7 @@ impl SimDisk {
     /// There is no such file.
     pub fn contents(&self, name: &str) -> Vec<u8> {
         let state = self.state();
-        state.files[state.names[name]].cached.clone()
+        state.files[&state.names[name]].cached.clone()
     }
 
     /// How many syncs of files have been asked for.
@@ -195,14 +218,23 @@ impl State {
     /// Forgets what no name leads to any more.
     fn drop_unnamed(&mut self) {
         let named: BTreeSet<usize> = self.names.values().chain(self.durable_names.values()).copied().collect();
-        for (number, file) in self.files.iter_mut().enumerate() {
-            if !named.contains(&number) {
-                *file = Image::default();
-            }
+        self.files.retain(|number, _| named.contains(number));
+    }
+
+    fn finish_sync(&mut self) {
+        let Some(file) = self.syncing.take().and_then(|number| self.files.get_mut(&number)) else { return };
+        for sector in std::mem::take(&mut file.syncing) {
+            file.make_durable(sector);
         }
     }
 
+    fn file(&mut self, number: usize) -> &mut Image {
+        // What is open may have lost its last name.
+        self.files.entry(number).or_default()
+    }
+
     fn change_names(&mut self, change: impl FnOnce(&mut BTreeMap<String, usize>)) {
+        self.finish_sync();
         change(&mut self.names);
         self.unsynced_names.push(self.names.clone());
     }
@@ -210,6 +242,7 @@ impl State {
 
 impl Image {
     fn crash(&mut self, survival: Survival, rng: &mut SplitMix) {
+        self.unsynced.append(&mut self.syncing);
         let unsynced: Vec<usize> = std::mem::take(&mut self.unsynced).into_iter().collect();
         let drawn = rng.below(unsynced.len() as u64 + 1) as usize;
         for (place, sector) in unsynced.into_iter().enumerate() {
@@ -282,8 +315,9 @@ impl Disk for SimDisk {
             state.has_failed = true;
             return Err(no_space());
         }
-        let number = state.files.len();
-        state.files.push(Image::default());
+        let number = state.created;
+        state.created += 1;
+        state.files.insert(number, Image::default());
         state.change_names(|names| {
             names.insert(name.into(), number);
         });
@@ -313,6 +347,7 @@ impl Disk for SimDisk {
 
     fn sync_names(&self) -> io::Result<()> {
         let mut state = self.state();
+        state.finish_sync();
         state.durable_names = state.names.clone();
         state.unsynced_names.clear();
         state.drop_unnamed();
@@ -326,13 +361,13 @@ impl Disk for SimDisk {
 
 impl DiskFile for SimFile {
     fn length(&self) -> io::Result<u64> {
-        Ok(self.disk.state().files[self.number].cached.len() as u64)
+        Ok(self.disk.state().file(self.number).cached.len() as u64)
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let state = self.disk.state();
+        let mut state = self.disk.state();
         let start = offset as usize;
-        let bytes = state.files[self.number].cached.get(start..start + buffer.len());
+        let bytes = state.file(self.number).cached.get(start..start + buffer.len());
         buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }
@@ -343,11 +378,11 @@ impl DiskFile for SimFile {
             state.has_failed = true;
             return Err(device_error());
         }
-        if state.full && state.files[self.number].cached.len() < offset as usize + bytes.len() {
+        if state.full && state.file(self.number).cached.len() < offset as usize + bytes.len() {
             state.has_failed = true;
             return Err(no_space());
         }
-        let file = &mut state.files[self.number];
+        let file = state.file(self.number);
         let (start, end) = (offset as usize, offset as usize + bytes.len());
         if file.cached.len() < end {
             file.cached.resize(end, 0);
@@ -359,13 +394,22 @@ impl DiskFile for SimFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.disk.state();
+        state.finish_sync();
         state.syncs += 1;
         let fails = spent(&mut state.syncs_left);
         state.has_failed |= fails;
-        let file = &mut state.files[self.number];
+        let lasts = state.lasts;
+        if lasts && !fails {
+            state.syncing = Some(self.number);
+        }
+        let file = state.file(self.number);
         let unsynced = std::mem::take(&mut file.unsynced);
         if fails {
             return Err(device_error());
+        }
+        if lasts {
+            file.syncing = unsynced;
+            return Ok(());
         }
         for sector in unsynced {
             file.make_durable(sector);

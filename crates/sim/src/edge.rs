@@ -172,13 +172,21 @@ impl World {
         let (inbox, me) = (self.options.inbox as usize, self.nodes[n].directory.id);
         let process = self.nodes[n].process_mut().expect("it runs");
         let caller = Caller::Here(number, gone);
+        let applied = process.runner.replica.applied(shard);
         let (operations, wait) = match asked {
             Asked::Question(query, freshness) => {
+                let mark = match freshness {
+                    Freshness::AtLeast { index, .. } if index > applied => Some("K09-behind"),
+                    Freshness::Linearizable if self.transferring(shard) => Some("K09-transfer"),
+                    _ => None,
+                };
+                let process = self.nodes[n].process_mut().expect("it runs");
                 let queue = process.requests.get_mut(&shard).expect("every shard has a queue");
                 if queue.len() >= inbox {
                     return Err(Unavailable::Overloaded);
                 }
                 queue.push_back(ReplicaEvent::Ask { shard, query, freshness, wait: None, client: caller });
+                mark.into_iter().for_each(|mark| self.reach(mark));
                 self.wake(n);
                 return Ok(());
             }
@@ -210,6 +218,14 @@ impl World {
         let wait = wait.unwrap_or(0);
         self.send(n, to, Packet::Forward { request: number, shard, wait, operations: bytes.into() });
         Ok(())
+    }
+
+    /// Whether a group is being handed over.
+    fn transferring(&self, shard: ShardId) -> bool {
+        self.running().into_iter().any(|n| {
+            let process = self.nodes[n].process().expect("it runs");
+            process.runner.replica.is_transferring(shard)
+        })
     }
 
     /// Another node's client asks.
@@ -258,6 +274,9 @@ impl World {
                 self.settle(n, number, reply);
             }
             Caller::There(to, epoch, request, gone) => {
+                if matches!(reply, Reply::Unavailable(Unavailable::NoLeader)) {
+                    self.reach("K15");
+                }
                 if let Some(process) = self.nodes[n].process_mut() {
                     process.parked.remove(&(to, request));
                 }

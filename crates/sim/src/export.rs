@@ -25,7 +25,7 @@ impl World {
             shards: self.options.shards as u16,
             incarnation: self.watch.incarnation.unwrap_or_default().0,
             drift_ppm: self.options.drift_ppm as u32,
-            due_per_entry: base::limits::DUE_PER_ENTRY as u32,
+            due_per_entry: self.options.due_per_entry as u32,
             policy: record::policy(&queue::Policy::default()),
             operations_min: OPERATIONS_MIN,
             healed: self.healed,
@@ -156,6 +156,9 @@ impl World {
             Verdict::Green(summary) => {
                 *self.reached.entry("K16-happened").or_default() += summary.happened as u64;
                 *self.reached.entry("K16-not").or_default() += summary.vanished as u64;
+                for (mark, count) in summary.reached {
+                    *self.reached.entry(mark).or_default() += count as u64;
+                }
                 None
             }
             Verdict::Red(report) => {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use base::ShardId;
+use base::machine::StateMachine;
 use base::rng::{SplitMix, mix_all};
 use history::record::Line;
 use replica::MemberChange;
@@ -11,7 +12,7 @@ use replica::leadership::RECORDS;
 use crate::disk::Survival;
 use crate::network::happens;
 use crate::options::Options;
-use crate::process::{Control, Directory, State, Written};
+use crate::process::{Control, Directory, State, StorageStep, Written};
 use crate::world::{Event, World};
 
 /// Something that happens to the cluster.
@@ -23,6 +24,8 @@ pub enum Fault {
     Netsplit,
     /// A process or a machine dies.
     Crash,
+    /// A node that was to die while it writes does so, unless its process has ended before.
+    Die(usize, u32),
     /// A node is started.
     Restart(usize),
     /// All machines lose power.
@@ -181,6 +184,12 @@ impl World {
             }
             return self.start(n);
         }
+        if let Fault::Die(n, epoch) = fault {
+            if self.nodes[n].epoch == epoch {
+                self.crash_one(n, true);
+            }
+            return;
+        }
         if let Fault::Remove(id) = fault {
             return self.remove(id);
         }
@@ -194,6 +203,8 @@ impl World {
         if let Fault::Space(n) = fault {
             self.nodes[n].directory.disk.fill(false);
             if matches!(self.nodes[n].state, State::Stopped(_)) {
+                // An operator has made room and starts it again.
+                self.nodes[n].directory.was_full = true;
                 self.after(1_000_000, Event::Fault(Fault::Restart(n)));
             }
             return;
@@ -214,8 +225,14 @@ impl World {
             }
             Fault::Crash => {
                 if let Some(n) = self.some_running() {
-                    let machine = self.faults.rng.one_in(2);
-                    self.crash_one(n, machine);
+                    match self.faults.rng.below(3) {
+                        0 => self.crash_one(n, false),
+                        1 => self.crash_one(n, true),
+                        _ => {
+                            let step = self.faults.rng.below(StorageStep::ALL.len() as u64) as usize;
+                            self.nodes[n].dies_at = Some(StorageStep::ALL[step]);
+                        }
+                    }
                 }
                 self.plan_again(o.crash_ms / o.nodes, fault);
             }
@@ -284,6 +301,9 @@ impl World {
                 let ms = self.faults.rng.below(2 * most + 1) as i64 - most as i64;
                 self.done("wall-jump", || format!("the wall clock of n{} jumps by {ms} ms", n + 1));
                 self.nodes[n].clock.jump(ms);
+                if self.has_leases(n) {
+                    self.reach("K19");
+                }
             }
             Fault::Member => {
                 self.change_members();
@@ -312,8 +332,22 @@ impl World {
                 self.done("overload", || "there is more to do than usual".into());
                 self.clients.overload_until = self.time + length;
             }
-            Fault::Restart(_) | Fault::Replace(_) | Fault::Remove(_) | Fault::Housekeeping | Fault::Space(_) => {}
+            Fault::Die(..)
+            | Fault::Restart(_)
+            | Fault::Replace(_)
+            | Fault::Remove(_)
+            | Fault::Housekeeping
+            | Fault::Space(_) => {}
         }
+    }
+
+    /// Whether something that a node leads ends by the lease clock.
+    fn has_leases(&mut self, n: usize) -> bool {
+        let Some(process) = self.nodes[n].process_mut() else { return false };
+        let led = process.runner.replica.status().into_iter().filter(|status| status.ready);
+        let shards: Vec<ShardId> = led.map(|status| status.shard).collect();
+        let due = |shard| process.runner.replica.machine_mut(shard).next_due().lease;
+        shards.into_iter().map(due).any(|lease| lease.is_some())
     }
 
     fn survival(&mut self) -> Survival {
@@ -465,9 +499,8 @@ impl World {
 
     pub(crate) fn empty(&mut self, n: usize) {
         let id = self.rng.next_u64().max(1);
-        self.nodes[n].directory = Directory::new(id);
+        self.nodes[n].directory = Directory { replaces: true, ..Directory::new(id) };
         self.nodes[n].state = State::Down;
-        self.reach("K20");
     }
 
     fn transfer(&mut self) {
@@ -562,6 +595,7 @@ impl World {
             node.directory.disk.heal();
             node.slow = (1, 0);
             node.slow_disk_until = 0;
+            node.dies_at = None;
             node.clock.heal();
             if node.paused_until > self.time {
                 node.paused_until = self.time;

@@ -45,6 +45,9 @@ options! {
     inbox "Requests that wait for the loop, per shard."
     live_tasks_max "Live tasks of a shard; 0: no limit."
     payload_memory "Bytes of payloads kept in memory per shard."
+    message_bytes "Bytes of entries in one message of consensus."
+    due_per_entry "Delays and leases that one entry ends at most."
+    install_us "Time of putting a snapshot in the place of a checkpoint."
     leader_wait_ms "How long a request is held while nobody leads."
     propose_timeout_ms "How long an edge waits for an answer."
     lease_ms "Default length of a lease."
@@ -138,7 +141,38 @@ pub const CLASSES: &[(&str, &[&str])] = &[
 impl Options {
     /// What a seed draws.
     pub fn draw(seed: u64) -> Options {
-        let rng = &mut SplitMix::new(base::rng::mix_all(&[seed, 0x0071_0057]));
+        let (options, mut rng) = Options::with_all_classes(seed);
+        let mode = rng.below(100);
+        let only = rng.below(CLASSES.len() as u64) as usize;
+        let off = CLASSES.iter().enumerate().filter(|(place, _)| match mode {
+            0..5 => true,
+            5..15 => *place != only,
+            _ => !rng.one_in(2),
+        });
+        let mut options = off.fold(options, |options, (_, (class, _))| options.without(class));
+        options.restores = u64::from(rng.one_in(4));
+        options
+    }
+
+    /// What a seed draws, with these classes of faults on and no others; `none` is none.
+    ///
+    /// # Errors
+    /// There is no such class.
+    pub fn focused(seed: u64, classes: &[String]) -> Result<Options, String> {
+        let known = CLASSES.iter().map(|(name, _)| *name);
+        if let Some(unknown) =
+            classes.iter().find(|class| *class != "none" && !known.clone().any(|name| name == class.as_str()))
+        {
+            return Err(format!("there is no class {unknown}; there are {}", known.collect::<Vec<_>>().join(", ")));
+        }
+        let off = known.filter(|class| !classes.iter().any(|wanted| wanted == class));
+        Ok(off.fold(Options::with_all_classes(seed).0, |options, class| options.without(class)))
+    }
+
+    /// What a seed draws before it switches classes of faults off, and the generator with which it does.
+    fn with_all_classes(seed: u64) -> (Options, SplitMix) {
+        let mut generator = SplitMix::new(base::rng::mix_all(&[seed, 0x0071_0057]));
+        let rng = &mut generator;
         let shape = rng.below(100);
         let (nodes, spares) = match shape {
             0..15 => (1, 0),
@@ -146,12 +180,18 @@ impl Options {
             85..95 => (5, 1),
             _ => (1, 2),
         };
+        let (producers, workers) = (between(rng, 1, 4), between(rng, 2, 8));
+        let (readers, meddlers) = (between(rng, 0, 3), between(rng, 0, 2));
+        // Together they ask for 8 to 32 operations in a second.
+        let clients = producers + workers + readers + meddlers;
+        let rate = log_uniform(rng, 8, 32);
         let heartbeat = [20, 50, 100][rng.below(3) as usize];
-        let mut options = Options {
+        let small = &mut SplitMix::new(base::rng::mix_all(&[seed, 0x0071_0058]));
+        let options = Options {
             nodes,
             spares,
             shards: [1, 1, 2, 4][rng.below(4) as usize],
-            storm_ms: between(rng, 30_000, 120_000),
+            storm_ms: between(rng, 60_000, 240_000).max(1_500_000 / rate),
             drain_ms: 240_000,
             heartbeat_ms: heartbeat,
             election_ms: heartbeat * between(rng, 5, 12),
@@ -163,6 +203,9 @@ impl Options {
             inbox: log_uniform(rng, 4, 64),
             live_tasks_max: if rng.one_in(4) { between(rng, 50, 500) } else { 0 },
             payload_memory: if rng.one_in(2) { 1 << 30 } else { log_uniform(rng, 256, 64 << 10) },
+            message_bytes: if small.one_in(2) { log_uniform(small, 1, 4 << 10) } else { 1 << 20 },
+            due_per_entry: if small.one_in(2) { log_uniform(small, 1, 64) } else { 4_096 },
+            install_us: log_uniform(small, 1_000, 3_000_000),
             leader_wait_ms: between(rng, 200, 2_000),
             propose_timeout_ms: between(rng, 1_000, 5_000),
             lease_ms: log_uniform(rng, 200, 30_000),
@@ -174,11 +217,11 @@ impl Options {
             key_window_ms: log_uniform(rng, 1_000, 60_000),
             retention_ms: log_uniform(rng, 1_000, 120_000),
             delay_ms: log_uniform(rng, 100, 30_000),
-            producers: between(rng, 1, 4),
-            workers: between(rng, 2, 8),
-            readers: between(rng, 0, 3),
-            meddlers: between(rng, 0, 2),
-            pace_ms: log_uniform(rng, 30, 300),
+            producers,
+            workers,
+            readers,
+            meddlers,
+            pace_ms: clients * 1_000 / rate,
             queues: between(rng, 1, 4),
             tenants: between(rng, 1, 2),
             batch: log_uniform(rng, 1, 16),
@@ -220,20 +263,7 @@ impl Options {
             restores: 0,
             quiet_ms: if rng.one_in(4) { between(rng, 5_000, 20_000) } else { 0 },
         };
-        let mode = rng.below(100);
-        let only = rng.below(CLASSES.len() as u64) as usize;
-        for (place, (_, names)) in CLASSES.iter().enumerate() {
-            let on = match mode {
-                0..5 => false,
-                5..15 => place == only,
-                _ => rng.one_in(2),
-            };
-            if !on {
-                names.iter().for_each(|name| *options.place(name).expect("it is an option") = 0);
-            }
-        }
-        options.restores = u64::from(rng.one_in(4));
-        options
+        (options, generator)
     }
 
     /// Switches a class of faults off.

@@ -11,8 +11,9 @@ use base::{Incarnation, Index, Mono, ShardId, Term};
 use queue::{Policy, QueueMachine};
 use replica::forming::{ClusterId, Forming, Proposal};
 use replica::leadership::Leadership;
+use replica::tokens::TokenStep;
 use replica::{
-    Arrived, Client, Event, Job, Jobs, Member, MemberChange, Members, Message, RestoreId, RestoreStep, Runner,
+    Arrived, Client, Event, Job, Jobs, Joining, Member, MemberChange, Members, Message, RestoreId, RestoreStep, Runner,
 };
 use storage::checkpoint::{Incoming, MemoryCheckpoint, Outgoing, RowReader, Snapshots};
 
@@ -51,6 +52,10 @@ pub enum Control {
     Unreachable(u64),
     /// Change the members of group 0.
     Change(Vec<MemberChange>, Vec<Member>),
+    /// Make a node a member of group 0, as it is admitted.
+    Admit(Vec<MemberChange>, Member, Joining),
+    /// A join token is made, or revoked.
+    Token(TokenStep),
     /// A snapshot has arrived.
     Arrived(Box<Arrived<QueueMachine>>),
     /// It is the shard's checkpoint.
@@ -183,6 +188,15 @@ impl Written {
     }
 }
 
+/// What was written last: if its bytes are damaged, nothing tells that they were whole once.
+#[derive(Clone, Copy, Debug)]
+pub struct Unproven {
+    /// Entries from here on.
+    pub from: u64,
+    /// A term or a vote.
+    pub hard_state: bool,
+}
+
 /// A data directory: what outlives processes.
 pub struct Directory {
     pub(crate) id: u64,
@@ -195,6 +209,14 @@ pub struct Directory {
     pub(crate) written: BTreeMap<ShardId, Written>,
     /// It was damaged: the process may refuse to start.
     pub(crate) damaged: bool,
+    /// It is in the place of one that was lost.
+    pub(crate) replaces: bool,
+    /// Its disk was full and the process ended of it.
+    pub(crate) was_full: bool,
+    /// By shard: what nothing in the log shows to be durable yet, although it may be.
+    pub(crate) unproven: BTreeMap<ShardId, Unproven>,
+    /// What is unproven is synced; the next write shows that.
+    pub(crate) sealed: bool,
 }
 
 impl Directory {
@@ -209,6 +231,53 @@ impl Directory {
             staged: BTreeMap::new(),
             written: BTreeMap::new(),
             damaged: false,
+            replaces: false,
+            was_full: false,
+            unproven: BTreeMap::new(),
+            sealed: false,
+        }
+    }
+}
+
+/// Something that a process does with its storage and that takes a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StorageStep {
+    /// A write to the log, until its sync ends.
+    Write,
+    /// Rows of a checkpoint are written.
+    Rows,
+    /// A checkpoint is committed.
+    Commit,
+    /// A snapshot takes the place of a checkpoint.
+    Install,
+    /// A file for the log is made.
+    Spare,
+}
+
+impl StorageStep {
+    /// All steps.
+    pub const ALL: [StorageStep; 5] =
+        [StorageStep::Write, StorageStep::Rows, StorageStep::Commit, StorageStep::Install, StorageStep::Spare];
+
+    /// The step that a job is, if it is one.
+    pub(crate) fn of(job: &Job<SimDisk>) -> Option<StorageStep> {
+        match job {
+            Job::Write(..) => Some(StorageStep::Rows),
+            Job::Commit(..) => Some(StorageStep::Commit),
+            Job::Install(..) => Some(StorageStep::Install),
+            Job::MakeSpare(_) => Some(StorageStep::Spare),
+            Job::Show(..) | Job::Drop(_) | Job::Restore(..) => None,
+        }
+    }
+
+    /// How the mark is called that a process died in it.
+    pub(crate) fn mark(self) -> &'static str {
+        match self {
+            StorageStep::Write => "K06-write",
+            StorageStep::Rows => "K06-rows",
+            StorageStep::Commit => "K06-commit",
+            StorageStep::Install => "K06-install",
+            StorageStep::Spare => "K06-spare",
         }
     }
 }
@@ -227,6 +296,8 @@ pub struct Node {
     pub(crate) slow: (u64, u64),
     /// How long a sync takes, until when.
     pub(crate) slow_disk_until: u64,
+    /// It is to die in the middle of the next such step.
+    pub(crate) dies_at: Option<StorageStep>,
     /// It is not brought back before the heal.
     pub(crate) stays_down: bool,
 }
@@ -254,6 +325,7 @@ pub struct Own {
     pub(crate) policy: Policy,
     pub(crate) live_tasks_max: u64,
     pub(crate) payload_memory: u64,
+    pub(crate) due_per_entry: usize,
 }
 
 impl Own {
@@ -262,5 +334,6 @@ impl Own {
         machine.set_own_policy(self.policy);
         machine.limit_live_tasks(self.live_tasks_max);
         machine.limit_payload_memory(self.payload_memory);
+        machine.limit_due(self.due_per_entry);
     }
 }

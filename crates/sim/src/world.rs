@@ -17,8 +17,8 @@ use queue::{Backoff, BackoffPolicy, Policy, QueueMachine};
 use replica::forming::{Forming, Greeting, Plan, Proposal, Step, cluster_id};
 use replica::leadership::{Leadership, Promotion, RECORDS};
 use replica::{
-    Arrived, Event as ReplicaEvent, FIRST, Job, Member, MemberChange, Members, Message, Now, Replica, ReplicaConfig,
-    Role, Runner, RunnerConfig, SnapshotOf, Transition, Write,
+    Arrived, Event as ReplicaEvent, FIRST, Job, Joining, Member, MemberChange, Members, Message, Now, Replica,
+    ReplicaConfig, Role, Runner, RunnerConfig, SnapshotOf, Transition, Write,
 };
 use storage::checkpoint::{Checkpoint, MemoryCheckpoint, Meta};
 use storage::wal::{Options as WalOptions, Wal};
@@ -29,12 +29,15 @@ use crate::clock::Clock;
 use crate::disk::Survival;
 use crate::edge::Request;
 use crate::faults::{Fault, Faults};
-use crate::invariants::Watch;
+use crate::invariants::{FIRST_ENTRY, Watch};
 use crate::network::{Link, Packet, Piece, Receipt, Weather, happens};
 use crate::options::Options;
-use crate::process::{Control, Directory, JobQueue, Node, Own, Process, Sending, State, Written};
+use crate::process::{
+    Caller, Control, Directory, JobQueue, Node, Own, Process, Sending, State, StorageStep, Unproven, Written,
+};
 use crate::record::Names;
 use crate::restores;
+use replica::tokens::{Invalid, JoinToken, TokenKey, TokenStep};
 
 /// Bytes of a snapshot in one packet.
 const CHUNK_BYTES: usize = 16 << 10;
@@ -206,6 +209,7 @@ impl World {
                 paused_until: 0,
                 slow: (1, 0),
                 slow_disk_until: 0,
+                dies_at: None,
                 stays_down: false,
             })
             .collect();
@@ -221,6 +225,7 @@ impl World {
             policy: policy(&options),
             live_tasks_max: options.live_tasks_max,
             payload_memory: options.payload_memory,
+            due_per_entry: options.due_per_entry as usize,
         };
         let clients = Clients::new(seed, &options);
         let faults = Faults::new(seed, &options);
@@ -320,11 +325,11 @@ impl World {
 
     /// Runs until `time`, or until something is wrong.
     pub fn run_until(&mut self, time: u64) {
-        if self.happened > EVENTS_MAX {
-            return self.violate("hang", format!("{EVENTS_MAX} events, and no end"));
-        }
         while self.violation.is_none() && self.events.peek().is_some_and(|next| next.time <= time) {
             self.step();
+            if self.happened > EVENTS_MAX {
+                self.violate("hang", format!("{EVENTS_MAX} events, and no end"));
+            }
         }
         self.time = self.time.max(time);
     }
@@ -468,10 +473,18 @@ impl World {
         }
         let before = std::mem::take(&mut directory.written);
         let damaged = directory.damaged;
+        let mut overlooked = None;
         for (shard, restored) in &shards {
             let mut written = before.get(shard).cloned().unwrap_or_default();
-            if let Some(problem) = reopened(&written, restored).filter(|_| !damaged) {
-                return Err(format!("shard {shard}: {problem}"));
+            let unproven = if damaged { directory.unproven.get(shard).copied() } else { None };
+            if let Some(problem) = reopened(&written, restored, unproven) {
+                if !damaged {
+                    return Err(format!("shard {shard}: {problem}"));
+                }
+                overlooked = Some(format!("n{} starts on a damaged log of shard {shard}: {problem}", n + 1));
+            }
+            if torn && restored.index.0 >= FIRST_ENTRY && !restored.entries.is_empty() {
+                self.reached.entry("K10").and_modify(|count| *count += 1).or_insert(1);
             }
             written.checkpoint = restored.index.0;
             written.pending.clear();
@@ -480,8 +493,23 @@ impl World {
             written.entries = restored.entries.iter().map(|entry| (entry.index.0, (entry.clone(), true))).collect();
             directory.written.insert(*shard, written);
         }
+        directory.unproven.clear();
+        directory.sealed = false;
+        let was_full = std::mem::take(&mut directory.was_full);
+        if let Some(overlooked) = overlooked {
+            self.violate("I4", overlooked);
+        }
         if torn {
             self.reach("torn-tail");
+        }
+        if was_full {
+            self.reach("K12");
+        }
+        let changes = |restored: &replica::RestoreShard<QueueMachine>| {
+            restored.members.configuration.is_changing() || !restored.members.configuration.learners.is_empty()
+        };
+        if !fresh && shards.values().any(changes) {
+            self.reach("K11");
         }
         let kept_from = shards.iter().map(|(shard, restored)| (*shard, restored.follow(*shard, &mut wal))).collect();
         let tick = self.tick_length();
@@ -492,6 +520,7 @@ impl World {
             heartbeat_ticks: options.heartbeat_ms.div_ceil(tick.0) as usize,
             entry_operations_max: options.entry_operations as usize,
             entry_bytes_max: 256 << 10,
+            message_bytes_max: options.message_bytes,
             lease_renewal: Millis(options.heartbeat_ms),
             leader_wait: Millis(options.leader_wait_ms),
             trailing_bytes: options.trailing_bytes,
@@ -548,10 +577,30 @@ impl World {
             return;
         }
         self.tell(|| format!("n{} crashes, {survival:?} survives", n + 1));
+        self.note_step(n);
         self.end_process(n);
         let rng = &mut self.rng;
         self.nodes[n].directory.disk.crash(survival, rng);
         self.nodes[n].state = State::Down;
+    }
+
+    /// Notes between which two steps of its storage a process ends.
+    fn note_step(&mut self, n: usize) {
+        let Some(process) = self.nodes[n].process() else { return };
+        let job = process.jobs.0.front().filter(|_| process.job_running).and_then(StorageStep::of);
+        let steps = [process.syncing.then_some(StorageStep::Write), job];
+        steps.into_iter().flatten().for_each(|step| self.reach(step.mark()));
+    }
+
+    /// Lets a node that is to die in a step do so before the step is over.
+    fn die_in(&mut self, n: usize, step: StorageStep, length: u64) {
+        let node = &mut self.nodes[n];
+        if node.dies_at == Some(step) {
+            node.dies_at = None;
+            let epoch = node.epoch;
+            let moment = self.rng.below(length.max(1));
+            self.after(moment, Event::Fault(Fault::Die(n, epoch)));
+        }
     }
 
     /// A process ends: its connections break, and what it was asked is not known.
@@ -638,17 +687,22 @@ impl World {
         if self.violation.is_some() {
             return;
         }
-        let process = self.nodes[n].process_mut().expect("it runs");
-        match process.runner.write(now) {
+        let node = &mut self.nodes[n];
+        node.directory.disk.begin_sync();
+        match node.process_mut().expect("it runs").runner.write(now) {
             Err(error) => self.stop(n, error.to_string()),
             Ok((_, true)) => {
-                process.syncing = true;
+                self.nodes[n].process_mut().expect("it runs").syncing = true;
                 let slow = if time < self.nodes[n].slow_disk_until { self.options.slow_sync_us } else { 0 };
                 let latency = (self.options.sync_us + slow) * self.slowness(n);
                 let latency = latency / 2 + self.rng.below(latency + 1);
                 self.after(latency, Event::Synced(n, epoch));
+                self.die_in(n, StorageStep::Write, latency);
             }
-            Ok((_, false)) => self.end_turn(n, now, false),
+            Ok((_, false)) => {
+                self.nodes[n].directory.disk.end_sync();
+                self.end_turn(n, now, false);
+            }
         }
     }
 
@@ -659,6 +713,7 @@ impl World {
         let now = self.nodes[n].clock.now(self.time);
         self.fold(&[2, n as u64, self.time]);
         self.nodes[n].process_mut().expect("it runs").syncing = false;
+        self.nodes[n].directory.disk.end_sync();
         self.end_turn(n, now, true);
     }
 
@@ -695,6 +750,13 @@ impl World {
                 Control::Change(changes, records) => {
                     let change = ReplicaEvent::Change { shard: RECORDS, changes, records, client: None };
                     process.runner.on_event(now, change);
+                }
+                Control::Admit(changes, newcomer, admission) => {
+                    let admit = ReplicaEvent::Admit { changes, newcomer, admission, client: Caller::Nobody };
+                    process.runner.on_event(now, admit);
+                }
+                Control::Token(step) => {
+                    process.runner.on_event(now, ReplicaEvent::Token { step, client: Caller::Nobody });
                 }
                 Control::Arrived(arrived) => process.runner.on_arrived(now, arrived),
                 Control::Installed(shard) => {
@@ -772,15 +834,12 @@ impl World {
                 | Transition::Ready { .. } => {}
             }
         }
-        let installing: Vec<ShardId> = process
-            .runner
-            .replica
-            .status()
-            .iter()
-            .filter(|status| status.installing)
-            .map(|status| status.shard)
-            .collect();
-        let ended: Vec<_> = process.arrived_from.extract_if(.., |shard, _| !installing.contains(shard)).collect();
+        let mut ended = Vec::new();
+        if !process.arrived_from.is_empty() {
+            let status = process.runner.replica.status();
+            let installs = |shard: &ShardId| status.iter().any(|status| status.installing && status.shard == *shard);
+            ended.extend(process.arrived_from.extract_if(.., |shard, _| !installs(shard)));
+        }
         for (shard, (from, epoch)) in ended {
             self.send_back(n, from, epoch, Packet::Receipt { shard, receipt: Receipt::Installed });
         }
@@ -803,16 +862,25 @@ impl World {
     /// Notes what a turn is about to write.
     fn look_at_writes(&mut self, n: usize) {
         let Node { state: State::Running(process), directory, .. } = &mut self.nodes[n] else { return };
-        let written = &mut directory.written;
+        let (written, unproven) = (&mut directory.written, &mut directory.unproven);
+        if !process.runner.effects.writes.is_empty() && std::mem::take(&mut directory.sealed) {
+            unproven.clear();
+        }
+        let nothing = Unproven { from: u64::MAX, hard_state: false };
         for write in &process.runner.effects.writes {
             match write {
                 Write::Entry(shard, entry) => {
                     let log = written.get_mut(shard).expect("every shard has a log");
-                    log.entries.split_off(&entry.index.0);
+                    let last = unproven.entry(*shard).or_insert(nothing);
+                    last.from = last.from.min(entry.index.0);
+                    if log.entries.last_key_value().is_some_and(|(last, _)| *last >= entry.index.0) {
+                        log.entries.split_off(&entry.index.0);
+                    }
                     log.entries.insert(entry.index.0, (entry.clone(), false));
                     log.pending.push(entry.index.0);
                 }
                 Write::HardState(shard, state) => {
+                    unproven.entry(*shard).or_insert(nothing).hard_state = true;
                     written.get_mut(shard).expect("every shard has a log").term = state.term.0;
                 }
                 Write::Restart(shard, index, _) => {
@@ -878,12 +946,14 @@ impl World {
         let length = match job {
             Job::Write(..) => 300,
             Job::Commit(..) | Job::Show(..) => 2_000,
-            Job::Install(..) => 5_000,
+            Job::Install(..) => self.options.install_us,
             Job::Drop(_) | Job::Restore(..) => 1,
             Job::MakeSpare(_) => 1_000,
         };
+        let step = StorageStep::of(job);
         let length = (length / 2 + self.rng.below(length + 1)) * self.slowness(n);
         self.after(length, Event::Job(n, epoch));
+        step.into_iter().for_each(|step| self.die_in(n, step, length));
     }
 
     fn on_job(&mut self, n: usize, epoch: u32) {
@@ -918,10 +988,8 @@ impl World {
                 checkpoint().commit(&meta).map_err(told)?;
                 let written = self.nodes[n].directory.written.get_mut(&shard).expect("every shard has a log");
                 written.checkpoint = written.checkpoint.max(meta.index.0);
-                let kept = written.entries.split_off(&(meta.index.0 + 1));
                 // Those before may still be sent, and looked at.
-                written.entries.retain(|index, _| index + 2_000 > meta.index.0);
-                written.entries.extend(kept);
+                written.entries = written.entries.split_off(&meta.index.0.saturating_sub(2_000));
                 let process = self.nodes[n].process_mut().expect("it runs");
                 process.controls.push_back(Control::Saved(shard, meta.index));
                 self.reach("checkpoint");
@@ -939,7 +1007,9 @@ impl World {
                 let (index, term) = (staged.meta().index, staged.meta().term);
                 checkpoint().install(*staged).map_err(told)?;
                 let written = self.nodes[n].directory.written.get_mut(&shard).expect("every shard has a log");
-                if written.entries.range(index.0..).next().is_some() {
+                let others = |index: u64| self.watch.entry(shard, index).map(|entry| entry.term);
+                let behind = written.entries.range(written.applied + 1..);
+                if behind.into_iter().any(|(index, (entry, _))| others(*index).is_some_and(|term| term != entry.term)) {
                     *self.reached.entry("K05").or_default() += 1;
                 }
                 written.checkpoint = index.0;
@@ -1401,6 +1471,7 @@ impl World {
         let up: Vec<bool> = self.links[n].iter().map(|link| link.up).collect();
         let ids = &self.ids;
         let nodes: Vec<u64> = self.nodes.iter().map(|node| node.directory.id).collect();
+        let wall = self.nodes[n].clock.now(self.time).wall;
         let Some(process) = self.nodes[n].process_mut() else { return };
         let members = process.runner.replica.members(RECORDS);
         let newcomer = greeting.me;
@@ -1415,7 +1486,21 @@ impl World {
         if taken || members.configuration.learners.len() >= 4 {
             return;
         }
-        process.controls.push_back(Control::Change(vec![MemberChange::AddLearner(newcomer.id)], vec![newcomer]));
+        let (admission, token) = token_for(newcomer.id, wall);
+        match members.tokens().judge(&admission) {
+            Ok(()) => {
+                let is_lost = |id: &&u64| members.get(**id).is_some_and(|learner| learner.name == newcomer.name);
+                let lost = members.configuration.learners.iter().filter(is_lost);
+                let mut changes = vec![MemberChange::AddLearner(newcomer.id)];
+                changes.extend(lost.map(|id| MemberChange::Remove(*id)));
+                process.controls.push_back(Control::Admit(changes, newcomer, admission));
+            }
+            // Its operator makes one.
+            Err(Invalid::Unknown) => {
+                process.controls.push_back(Control::Token(TokenStep::Create { token, at: admission.at }));
+            }
+            Err(_) => process.controls.push_back(Control::Token(TokenStep::Revoke(token.id))),
+        }
         self.wake(n);
     }
 
@@ -1424,8 +1509,12 @@ impl World {
             self.tell(|| format!("n{} is admitted", n + 1));
             let directory = &mut self.nodes[n].directory;
             directory.cluster = Some((replica::forming::ClusterId(cluster), Incarnation(incarnation)));
+            let replaces = directory.replaces;
             self.nodes[n].epoch += 1;
             self.reach("admitted");
+            if replaces {
+                self.reach("K20");
+            }
             self.open(n, true);
         }
     }
@@ -1482,19 +1571,32 @@ impl World {
     }
 }
 
+/// How long a join token holds, ms: longer than any clock jumps.
+const TOKEN_HOLDS: u64 = 7_200_000;
+
+/// How a newcomer is to be admitted, and the token that its operator makes for it: every second one needs one, and some never vote.
+fn token_for(id: u64, wall: base::ScheduleTime) -> (Joining, JoinToken) {
+    let replica = id.is_multiple_of(7);
+    let expires = base::ScheduleTime(wall.0 + TOKEN_HOLDS);
+    let token = JoinToken { id, key: TokenKey([0; 32]), expires, once: true, replica, uses: 0 };
+    (Joining { token: id.is_multiple_of(2).then_some(id), at: wall, replica }, token)
+}
+
 /// What is wrong with what a process finds in its directory, if anything is.
-fn reopened<S>(written: &Written, restored: &replica::RestoreShard<S>) -> Option<String> {
+fn reopened<S>(written: &Written, restored: &replica::RestoreShard<S>, unproven: Option<Unproven>) -> Option<String> {
+    let unproven = unproven.unwrap_or(Unproven { from: u64::MAX, hard_state: false });
     if restored.index.0 < written.checkpoint {
         return Some(format!("I1: a durable checkpoint at {} is gone", written.checkpoint));
     }
     let known = restored.hard_state.term.max(restored.term);
-    if known.0 < written.promised {
+    if known.0 < written.promised && !unproven.hard_state {
         return Some(format!("I3: term {} was promised, and only {known} is known", written.promised));
     }
     let has = |index: u64, entry: &Entry| {
         index <= restored.index.0
             || restored.entries.iter().any(|found| found.index == Index(index) && found.term >= entry.term)
     };
-    let lost = written.entries.iter().find(|(index, (entry, durable))| *durable && !has(**index, entry));
+    let proven = written.entries.range(..unproven.from);
+    let lost = proven.into_iter().find(|(index, (entry, durable))| *durable && !has(**index, entry));
     lost.map(|(index, _)| format!("I1: entry {index} was durable and is gone"))
 }

@@ -22,6 +22,7 @@ impl World {
         if let Some(name) = directory.disk.unsynced("wal-") {
             return self.violate("I2", format!("n{} takes {name} for durable, and it is not", n + 1));
         }
+        directory.sealed = true;
         for written in directory.written.values_mut() {
             written.durable_term = written.term;
             for index in std::mem::take(&mut written.pending) {

@@ -1,10 +1,27 @@
-//! R1: at most one leader in a term. R3: a leader has every committed entry.
+//! R1: at most one leader in a term. R3: a leader has every committed entry. R6: what a leader commits by counting is of its own term, or it
+//! could be undone.
 
 use replica::{Role, ShardStatus};
 
 use crate::world::World;
 
 impl World {
+    pub(super) fn check_commit(&mut self, n: usize, status: &ShardStatus) {
+        let (shard, term, commit) = (status.shard, status.consensus.term, status.consensus.commit.0);
+        if status.consensus.role != Role::Leader {
+            self.watch.leading.remove(&(n, shard));
+            return;
+        }
+        let Some((before, known)) = self.watch.leading.insert((n, shard), (term, commit)) else { return };
+        let written = &self.nodes[n].directory.written[&shard];
+        let of = written.entries.get(&commit).map(|(entry, _)| entry.term);
+        if before == term && commit > known && commit > written.checkpoint && of.is_some_and(|of| of < term) {
+            let what =
+                format!("n{} commits entry {commit} of shard {shard} of an earlier term than its own, {term}", n + 1);
+            self.violate("R6", what);
+        }
+    }
+
     pub(super) fn check_leader(&mut self, n: usize, status: &ShardStatus) {
         if status.consensus.role != Role::Leader {
             return;

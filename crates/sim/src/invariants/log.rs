@@ -2,11 +2,13 @@
 //! their order. R8: what was applied stays applied.
 
 use base::ShardId;
-use consensus::codec::MEMBERS;
 use replica::ShardStatus;
 
 use crate::invariants::FIRST_ENTRY;
 use crate::world::World;
+
+/// Entries that a leader commits at most before it has applied a change of members.
+const UNAPPLIED_MAX: u64 = 20;
 
 impl World {
     pub(super) fn check_bounds(&mut self, n: usize, status: &ShardStatus) {
@@ -21,6 +23,20 @@ impl World {
                 n + 1,
                 status.shard
             );
+            self.violate("R7", what);
+        }
+    }
+
+    pub(super) fn check_progress(&mut self, n: usize, status: &ShardStatus) {
+        let (shard, applied, installing, epoch) =
+            (status.shard, status.applied.0, status.installing, self.nodes[n].epoch);
+        let before = self.watch.progress.insert((n, shard), (epoch, applied, installing));
+        let Some((_, known, installed)) = before.filter(|(process, ..)| *process == epoch) else { return };
+        if applied < known {
+            let what = format!("n{} had applied entry {known} of shard {shard}, and now {applied}", n + 1);
+            self.violate("R8", what);
+        } else if installed && installing && applied > known {
+            let what = format!("n{} applies entry {applied} of shard {shard} while a snapshot is installed", n + 1);
             self.violate("R7", what);
         }
     }
@@ -56,36 +72,56 @@ impl World {
                         let what = format!("n{} applies entry {index} of shard {shard}, but none before it", n + 1);
                         return self.violate("R4", what);
                     }
-                    self.watch.committed[usize::from(shard.0)].push(entry.clone());
-                    if entry.data.first() != Some(&MEMBERS) {
-                        new.push(index);
+                    self.watch.push(shard, entry.clone());
+                    new.push(index);
+                    if let Ok(Some((header, _))) = replica::entry_operations(&entry)
+                        && header.term != entry.term
+                    {
+                        let what = format!(
+                            "entry {index} of shard {shard} and term {} was proposed in term {}",
+                            entry.term, header.term
+                        );
+                        return self.violate("I8", what);
                     }
                 }
             }
         }
+        self.note_members(n, status);
         for index in new {
             self.check_majority(n, shard, index, "R5");
         }
     }
 
-    /// A majority of the voters must have a committed entry.
+    /// A majority of the voters must have a committed entry: of those whom the last change before it has made voters, or, as long as its
+    /// leader may not have applied that change, of those before.
     pub(super) fn check_majority(&mut self, n: usize, shard: ShardId, index: u64, id: &str) {
         let Some(term) = self.watch.entry(shard, index).map(|entry| entry.term) else { return };
-        // Who votes may have changed since: what follows a change is looked at when the change is applied everywhere.
-        let range = index.saturating_sub(20)..=index + 20;
-        let changes =
-            |index: u64| self.watch.entry(shard, index).is_some_and(|entry| entry.data.first() == Some(&MEMBERS));
-        if range.into_iter().any(changes) {
-            return;
-        }
-        if let Some((holders, voters)) = self.holders(n, shard, index, term)
-            && 2 * holders <= voters
-        {
+        let last = self.watch.change_before(shard, index);
+        let earlier = (last > 0 && index - last <= UNAPPLIED_MAX).then(|| self.watch.change_before(shard, last));
+        let held = |change: u64| {
+            let configuration = self.watch.configurations.get(&(shard, change));
+            configuration.is_none_or(|configuration| self.is_held(configuration, shard, index, term))
+        };
+        if !held(last) && !earlier.is_some_and(held) {
+            let voters = &self.watch.configurations[&(shard, last)];
             let what = format!(
-                "entry {index} of shard {shard} is committed, as n{} says, and durable on {holders} of {voters} voters",
+                "entry {index} of shard {shard} is committed, as n{} says, and no majority has it durably: {voters:?}",
                 n + 1
             );
             self.violate(id, what);
         }
+    }
+
+    /// Takes note of the members that a node knows after all that it has applied.
+    pub(super) fn note_members(&mut self, n: usize, status: &ShardStatus) {
+        let (shard, applied) = (status.shard, status.applied.0);
+        let process = self.nodes[n].process().expect("it runs");
+        let configuration = &process.runner.replica.members(shard).configuration;
+        if status.installing || applied > self.watch.committed_to(shard) || configuration.voters.is_empty() {
+            return;
+        }
+        let change = self.watch.change_before(shard, applied + 1);
+        let configuration = configuration.clone();
+        self.watch.configurations.entry((shard, change)).or_insert(configuration);
     }
 }

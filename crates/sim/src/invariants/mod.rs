@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 
 use base::log::Entry;
 use base::{Incarnation, ShardId, Term};
+use consensus::Configuration;
+use consensus::codec::MEMBERS;
 
 use crate::process::Written;
 use crate::world::World;
@@ -22,14 +24,23 @@ pub(crate) const FIRST_ENTRY: u64 = 2;
 pub struct Watch {
     /// By shard: what is committed, from [`FIRST_ENTRY`] on.
     pub(crate) committed: Vec<Vec<Entry>>,
+    /// By shard: indexes of committed entries that change the members.
+    changes: Vec<Vec<u64>>,
     /// Who has led in a term, by shard and term.
     leaders: BTreeMap<(ShardId, Term), u64>,
     /// What the state was at an index: by shard and index, its hash and the node that had it first.
     states: BTreeMap<(ShardId, u64), (u64, usize)>,
+    /// What a node has applied in its present process, and whether a snapshot was being installed then: by node and shard, with the
+    /// process.
+    progress: BTreeMap<(usize, ShardId), (u32, u64, bool)>,
+    /// Who led when it was looked at last, in which term, and how far it had committed.
+    leading: BTreeMap<(usize, ShardId), (Term, u64)>,
     /// At which index the state of a node was looked at last.
     seen: BTreeMap<(usize, ShardId), u64>,
     /// The last entry of each shard whose reply was looked at.
     replied: BTreeMap<ShardId, u64>,
+    /// The members of a shard as of its last entry up to an index that changed them, by shard and that entry; 0: those it was founded with.
+    configurations: BTreeMap<(ShardId, u64), Configuration>,
     /// The cluster's.
     pub(crate) incarnation: Option<Incarnation>,
     /// Applied entries by node and shard.
@@ -41,10 +52,14 @@ impl Watch {
     pub fn new(shards: u16) -> Watch {
         Watch {
             committed: vec![Vec::new(); usize::from(shards)],
+            changes: vec![Vec::new(); usize::from(shards)],
             leaders: BTreeMap::new(),
             states: BTreeMap::new(),
+            progress: BTreeMap::new(),
+            leading: BTreeMap::new(),
             seen: BTreeMap::new(),
             replied: BTreeMap::new(),
+            configurations: BTreeMap::new(),
             incarnation: None,
             applied: BTreeMap::new(),
         }
@@ -60,6 +75,21 @@ impl Watch {
         self.committed[usize::from(shard.0)].get(place as usize)
     }
 
+    /// The last entry before `index` that changed the members of a shard; 0: none did.
+    fn change_before(&self, shard: ShardId, index: u64) -> u64 {
+        let changes = &self.changes[usize::from(shard.0)];
+        let before = changes.partition_point(|change| *change < index);
+        before.checked_sub(1).map_or(0, |last| changes[last])
+    }
+
+    /// The next entry of a shard is committed.
+    fn push(&mut self, shard: ShardId, entry: Entry) {
+        if entry.data.first() == Some(&MEMBERS) {
+            self.changes[usize::from(shard.0)].push(entry.index.0);
+        }
+        self.committed[usize::from(shard.0)].push(entry);
+    }
+
     /// Whether a log holds all that is committed, durably.
     pub fn has_all(&self, shard: ShardId, written: &Written) -> bool {
         let last = self.committed_to(shard);
@@ -73,26 +103,23 @@ impl World {
         let Some(process) = self.nodes[n].process() else { return };
         for status in process.runner.replica.status() {
             self.check_leader(n, &status);
+            self.check_commit(n, &status);
             self.check_bounds(n, &status);
+            self.check_progress(n, &status);
             self.check_applied(n, &status);
             self.check_state(n, &status);
         }
     }
 
-    /// How many voters of a shard, as this node knows them, have an entry durably, and how many there are; nothing: they are changing.
-    fn holders(&self, n: usize, shard: ShardId, index: u64, term: Term) -> Option<(usize, usize)> {
-        let process = self.nodes[n].process()?;
-        let configuration = &process.runner.replica.members(shard).configuration;
-        if configuration.is_changing() {
-            return None;
-        }
+    /// Whether a majority has an entry durably: of the voters, and where these are changing, of those before as well.
+    fn is_held(&self, configuration: &Configuration, shard: ShardId, index: u64, term: Term) -> bool {
         let has = |id: &&u64| {
             let Some(other) = self.place_of(**id) else { return false };
             let directory = &self.nodes[other].directory;
             directory.id == **id
                 && directory.written.get(&shard).is_some_and(|written| written.has_durably(index, term))
         };
-        let voters = &configuration.voters;
-        Some((voters.iter().filter(has).count(), voters.len()))
+        let majority = |voters: &[u64]| voters.is_empty() || 2 * voters.iter().filter(has).count() > voters.len();
+        majority(&configuration.voters) && majority(&configuration.voters_outgoing)
     }
 }

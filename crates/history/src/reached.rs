@@ -1,0 +1,90 @@
+//! Rare things that a shard's log shows to have happened. A run in which they did not has shown little about them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::{Expired, Model};
+use crate::record::{Answer, Call, Rejection, State, Task};
+
+/// What one shard's log has come to so far. Names are those of docs/internals/simulation.md.
+#[derive(Default)]
+pub(crate) struct Reached {
+    pub(crate) marks: BTreeMap<&'static str, usize>,
+    /// The term in which the entry before was proposed; 0: there was none.
+    term: u32,
+    /// The entry before, and the present one: has a lease been extended, has one run out?
+    before: (bool, bool),
+    now: (bool, bool),
+    /// The term in which a task with an idempotency key was created, by its key.
+    keyed: BTreeMap<u64, u32>,
+    /// Dead tasks that were brought back and are not completed.
+    revived: BTreeSet<u64>,
+}
+
+impl Reached {
+    fn mark(&mut self, name: &'static str) {
+        *self.marks.entry(name).or_default() += 1;
+    }
+
+    /// An entry has begun, and its stamps have ended these leases.
+    pub(crate) fn entry(&mut self, term: u32, model: &Model, expired: &[Expired]) {
+        if self.term != 0 && self.term != term && !expired.is_empty() {
+            self.mark("K02");
+        }
+        self.term = term;
+        self.before = std::mem::replace(&mut self.now, (false, !expired.is_empty()));
+        if self.before.0 && self.now.1 {
+            self.mark("K04");
+        }
+        if model.is_overdue() {
+            self.mark("K13");
+        }
+        let dead = |task: Task| model.view(task).is_some_and(|view| view.state == State::Dead);
+        if expired.iter().any(|expired| expired.delay.is_none() && dead(expired.task)) {
+            self.mark("K07-expiry");
+        }
+    }
+
+    /// An operation is about to be applied.
+    pub(crate) fn asked(&mut self, call: &Call, model: &Model) {
+        if let Call::Redrive(redrive) = call
+            && model.view(redrive.task).is_some_and(|view| view.state == State::Dead)
+        {
+            self.revived.insert(redrive.task.key);
+        }
+    }
+
+    /// An operation was applied.
+    pub(crate) fn answered(&mut self, call: &Call, answer: &Answer) {
+        match (call, answer) {
+            (Call::Extend { .. }, Answer::Extended { .. }) => {
+                self.now.0 = true;
+                if self.before.1 {
+                    self.mark("K04");
+                }
+            }
+            (Call::Complete { .. } | Call::Fail { .. }, Answer::Rejected(Rejection::LeaseLost { .. })) => {
+                self.mark("K03")
+            }
+            (Call::Complete { lease, .. }, Answer::Finished { .. }) if self.revived.remove(&lease.task.key) => {
+                self.mark("K17");
+            }
+            (Call::Nack { .. }, Answer::Deadlettered { .. }) => self.mark("K07-nack"),
+            (Call::Create(create), Answer::Created { task, .. }) if create.key.is_some() => {
+                self.keyed.insert(task.key, self.term);
+            }
+            (Call::Create(_), Answer::Replayed(first))
+                if self.keyed.get(&first.key).is_some_and(|of| *of != self.term) =>
+            {
+                self.mark("K08");
+            }
+            _ => {}
+        }
+    }
+
+    /// A claim was told that there is nothing to do.
+    pub(crate) fn nothing(&mut self, model: &Model) {
+        if model.queues().any(|queue| queue.delayed > 0) {
+            self.mark("K14");
+        }
+    }
+}
