@@ -32,10 +32,10 @@ pub(crate) struct DevArgs {
     log_level: String,
 }
 
-/// The name of a node, which is also that of its directory. They are counted from 1.
 /// When tasks are refused for want of room: later than at a server, for the disk of a machine that people work at is often full.
 const ROOM: [(&str, &str); 2] = [("disk-low", "256MiB"), ("disk-critical", "64MiB")];
 
+/// The name of a node, which is also that of its directory. They are counted from 1.
 fn name(number: u16) -> String {
     format!("node-{number}")
 }
