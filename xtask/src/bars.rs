@@ -145,6 +145,12 @@ fn wipes(codeq: &Path, rounds: u32) -> Result<Vec<Duration>> {
             format!("log of {}:\n{}", nodes.name(place), nodes.log(place).unwrap_or_default().join("\n"))
         })?;
         took.push(begun.elapsed());
+        // Until the old vote is gone for good, the next failure would be one too many.
+        eventually(READY_MAX, || {
+            let health = nodes.page(other, "/cluster/health")?;
+            ensure!(health["failureTolerance"] == 1, "{health}");
+            Ok(())
+        })?;
     }
     Ok(took)
 }
