@@ -13,9 +13,6 @@ use crate::invariants::FIRST_ENTRY;
 use crate::record;
 use crate::world::World;
 
-/// With fewer operations answered a run shows nothing.
-const OPERATIONS_MIN: u32 = 200;
-
 impl World {
     /// The whole history of the run. The run is over then: exports end the nodes' saves.
     pub fn history(&mut self, reproduce: String) -> History {
@@ -27,7 +24,7 @@ impl World {
             drift_ppm: self.options.drift_ppm as u32,
             due_per_entry: self.options.due_per_entry as u32,
             policy: record::policy(&queue::Policy::default()),
-            operations_min: OPERATIONS_MIN,
+            operations_min: self.options.operations as u32,
             healed: self.healed,
         })));
         for number in 0..self.options.shards as u16 {

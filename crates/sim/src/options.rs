@@ -34,6 +34,7 @@ options! {
     spares "Nodes that may join later."
     shards "Raft groups."
     storm_ms "Length of the storm."
+    operations "Operations that must be answered for the run to show anything."
     drain_ms "Longest time from the heal until nothing is left to do."
     election_ms "Election timeout."
     heartbeat_ms "Between heartbeats."
@@ -166,6 +167,55 @@ impl Options {
         Ok(off.fold(Options::with_all_classes(seed).0, |options, class| options.without(class)))
     }
 
+    /// A small cluster to which nothing happens by itself, with work for it.
+    pub fn calm() -> Options {
+        Options {
+            nodes: 3,
+            spares: 2,
+            shards: 1,
+            operations: 50,
+            drain_ms: 240_000,
+            election_ms: 500,
+            heartbeat_ms: 50,
+            checkpoint_ms: 1_000,
+            checkpoint_log_bytes: 64 << 10,
+            segment_bytes: 16 << 10,
+            entry_operations: 16,
+            message_bytes: 1 << 20,
+            due_per_entry: 4_096,
+            install_us: 5_000,
+            inbox: 64,
+            payload_memory: 1 << 30,
+            leader_wait_ms: 1_000,
+            propose_timeout_ms: 2_000,
+            lease_ms: 1_000,
+            lease_min_ms: 50,
+            backoff_ms: 100,
+            backoff_max_ms: 10_000,
+            max_attempts: 3,
+            key_window_ms: 20_000,
+            retention_ms: 20_000,
+            delay_ms: 1_000,
+            producers: 2,
+            workers: 3,
+            readers: 1,
+            meddlers: 1,
+            pace_ms: 200,
+            queues: 2,
+            tenants: 1,
+            batch: 4,
+            claim_count: 4,
+            keyed: 300_000,
+            delayed: 300_000,
+            bad_workers: 300_000,
+            latency_us: 500,
+            jitter_us: 500,
+            restart_ms: 500,
+            sync_us: 500,
+            ..Options::default()
+        }
+    }
+
     /// What a seed draws before it switches classes of faults off, and the generator with which it does.
     fn with_all_classes(seed: u64) -> (Options, SplitMix) {
         let mut generator = SplitMix::new(base::rng::mix_all(&[seed, 0x0071_0057]));
@@ -189,6 +239,7 @@ impl Options {
             spares,
             shards: [1, 1, 2, 4][rng.below(4) as usize],
             storm_ms: between(rng, 60_000, 240_000).max(1_500_000 / rate),
+            operations: 200,
             drain_ms: 240_000,
             heartbeat_ms: heartbeat,
             election_ms: heartbeat * between(rng, 5, 12),
