@@ -18,10 +18,11 @@ pub(crate) struct SimArgs {
 }
 
 impl SimArgs {
-    /// What every landed change is run through, beside some seeds twice in two processes: what once failed. Fresh seeds are a run by hand:
-    /// docs/internals/simulation.md says which are red.
-    pub(crate) fn ci() -> SimArgs {
-        SimArgs { arguments: vec!["--regress".into()] }
+    /// What every landed change is run through, beside some seeds twice in two processes: what once failed, and as many seeds as five
+    /// minutes give, on all processors.
+    pub(crate) fn ci() -> [SimArgs; 2] {
+        [&["--regress"][..], &["--seed", "1000", "--minutes", "5", "--go-on", "--covered"]]
+            .map(|arguments| SimArgs { arguments: arguments.iter().map(ToString::to_string).collect() })
     }
 }
 

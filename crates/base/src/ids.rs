@@ -26,6 +26,13 @@ impl Index {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Incarnation(pub u64);
 
+/// Whether a node may be called so: 1 to 63 of `A-Z a-z 0-9 . _ -`, and neither `.` nor `..`, for it becomes the name of a folder.
+pub fn is_node_name(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && !matches!(text, "." | "..")
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
 /// A point in a shard's log: what an answer reflects. Written `<shard>:<term>:<index>`, decimal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {

@@ -16,5 +16,5 @@ pub mod rows;
 pub mod rowstore;
 pub mod time;
 
-pub use ids::{Incarnation, Index, Position, ShardId, Term};
+pub use ids::{Incarnation, Index, Position, ShardId, Term, is_node_name};
 pub use time::{LeaseTime, Millis, Mono, ScheduleTime, Stamps};

@@ -107,7 +107,7 @@ fn status(error: &Error) -> u8 {
         Error::Unavailable(_) => UNAVAILABLE,
         Error::Unknown(_) => UNKNOWN,
         Error::Unusable(_) => 2,
-        Error::Refused(_) if is(&[Code::TaskNotFound, Code::ResultNotFound]) => NOTHING,
+        Error::Refused(_) if is(&[Code::TaskNotFound, Code::ResultNotFound, Code::OperationNotFound]) => NOTHING,
         Error::Refused(_) if is(&[Code::LeaseLost, Code::NotInProgress, Code::NotOwner]) => LEASE_LOST,
         Error::Refused(problem) if matches!(problem.status, 401 | 403) => FORBIDDEN,
         Error::Refused(_) => 1,

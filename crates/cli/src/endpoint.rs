@@ -1,5 +1,6 @@
 //! How commands reach a running server: which one, as whom, how long they wait, and what a refusal means for the exit status.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,7 +20,7 @@ use server::config::Inputs;
 use server::config::kinds::Value;
 use tls::ClientTls;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::file_body::FileBody;
@@ -39,7 +40,7 @@ const SLOWEST: Duration = Duration::from_secs(120);
 #[derive(Args)]
 pub(crate) struct EndpointArgs {
     /// Servers to ask, as URLs separated by commas: the first that answers. Without it, those of the profile, else the one on this machine as
-    /// the settings in the environment have it.
+    /// the settings in the environment have it, by the socket in its data directory (unix:PATH) or by its port.
     #[arg(long, value_name = "URL,…", env = "CODEQ_ENDPOINTS", hide_env_values = true, value_delimiter = ',')]
     endpoints: Vec<String>,
     /// How long a server may take to answer.
@@ -54,6 +55,27 @@ pub(crate) struct EndpointArgs {
     profile: Option<String>,
     #[command(flatten)]
     trust: TrustArgs,
+}
+
+/// The flags of [`EndpointArgs`]; each takes a value.
+const FLAGS: [&str; 7] = ["--endpoints", "--timeout", "--token-file", "--profile", "--ca", "--cert", "--key"];
+
+/// The arguments of this process, with those of [`FLAGS`] that stand before the command moved behind it, where the command takes them.
+pub(crate) fn behind_the_command(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<OsString> = args.collect();
+    let mut end = args.len().min(1);
+    while let Some(arg) = args.get(end).and_then(|arg| arg.to_str()) {
+        let (flag, is_whole) = arg.split_once('=').map_or((arg, false), |(flag, _)| (flag, true));
+        if !FLAGS.contains(&flag) {
+            break;
+        }
+        end += if is_whole { 1 } else { 2 };
+    }
+    let moved: Vec<OsString> = args.drain(args.len().min(1)..end.min(args.len())).collect();
+    // What follows belongs to another program.
+    let place = args.iter().position(|arg| arg == "--").unwrap_or(args.len());
+    args.splice(place..place, moved);
+    args
 }
 
 /// Whom to trust where a server speaks HTTPS.
@@ -99,13 +121,16 @@ pub(crate) struct Answer {
 }
 
 impl EndpointArgs {
-    /// Who asks the servers for tasks.
+    /// Who asks the servers for tasks. The socket in the data directory is for operators.
     ///
     /// # Errors
     /// An address or the token cannot be used.
     pub(crate) fn client(&self) -> Result<Client> {
         let token = self.token()?;
-        let mut builder = Client::builder(self.endpoints()).timeout(self.timeout).patience(self.timeout);
+        let mut builder =
+            Client::builder(self.endpoints().into_iter().filter(|endpoint| !endpoint.starts_with(SOCKET)))
+                .timeout(self.timeout)
+                .patience(self.timeout);
         if let Some(token) = token {
             builder = builder.token(&token);
         }
@@ -254,12 +279,15 @@ impl EndpointArgs {
         }
         // A profile that cannot be read has been told of with the token.
         let of_profile = profile::read(self.profile.as_deref()).unwrap_or_default().endpoints;
-        if of_profile.is_empty() { vec![own()] } else { of_profile }
+        if of_profile.is_empty() { own() } else { of_profile }
     }
 }
 
-/// This machine's server, as its settings say.
-fn own() -> String {
+/// How a socket in the file system is named among servers.
+const SOCKET: &str = "unix:";
+
+/// This machine's server, as its settings say: by the socket in its data directory, if there is one, else by its port.
+fn own() -> Vec<String> {
     let named = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
     let values = Inputs { flags: Vec::new(), environment: named.collect() }.read().values;
     let Some(Value::Addr(mut address)) = values.get("http.addr").value.clone() else {
@@ -269,7 +297,9 @@ fn own() -> String {
         address.host = "127.0.0.1".into();
     }
     let scheme = if values.is_given("http.cert") { "https" } else { "http" };
-    format!("{scheme}://{address}")
+    let socket = server::socket::path(values.shown("dataDir").as_ref());
+    let socket = socket.exists().then(|| format!("{SOCKET}{}", socket.display()));
+    socket.into_iter().chain([format!("{scheme}://{address}")]).collect()
 }
 
 /// One request on a connection of its own.
@@ -326,6 +356,8 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: std::error::Error + Send + Sync,
 {
+    let socket = endpoint.strip_prefix(SOCKET).map(PathBuf::from);
+    let endpoint = if socket.is_some() { "localhost" } else { endpoint };
     let (rest, is_https) = match endpoint.strip_prefix("https://") {
         Some(rest) => (rest, true),
         None => (endpoint.strip_prefix("http://").unwrap_or(endpoint), false),
@@ -335,13 +367,15 @@ where
     let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
     let port = if is_https { 443 } else { 80 };
     let address = if has_port { authority.to_owned() } else { format!("{authority}:{port}") };
-    let stream = TcpStream::connect(&address).await?;
-    let stream: Box<dyn Socket> = if is_https {
+    let stream: Box<dyn Socket> = if let Some(path) = &socket {
+        Box::new(UnixStream::connect(path).await?)
+    } else if is_https {
+        let stream = TcpStream::connect(&address).await?;
         let tls = who.tls.context("name the authority that vouches for the server, with --ca FILE or CODEQ_CA")?;
         let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
         Box::new(tls.connect(host.trim_start_matches('[').trim_end_matches(']'), stream).await?)
     } else {
-        Box::new(stream)
+        Box::new(TcpStream::connect(&address).await?)
     };
     let (sender, connection) = handshake(TokioIo::new(stream)).await?;
     let mut request = Request::builder().method(method.clone()).uri(format!("{prefix}{path}")).header(HOST, authority);
@@ -395,5 +429,31 @@ pub(crate) fn refused(answer: &Answer) -> ExitCode {
         401 | 403 => ExitCode::from(FORBIDDEN),
         503 => ExitCode::from(UNAVAILABLE),
         _ => ExitCode::FAILURE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(args: &str, expected: &str) {
+        let args = args.split(' ').map(OsString::from);
+        let moved = behind_the_command(args).iter().map(|arg| arg.to_string_lossy().into_owned()).collect::<Vec<_>>();
+        assert_eq!(moved.join(" "), expected);
+    }
+
+    /// Goal: what says which server to ask means the same before a command and behind it; a program's own arguments stay its own.
+    #[test]
+    fn flags_may_stand_before_the_command() {
+        check("codeq --endpoints a,b leader", "codeq leader --endpoints a,b");
+        check(
+            "codeq --endpoints=a --timeout 1s leader transfer c",
+            "codeq leader transfer c --endpoints=a --timeout 1s",
+        );
+        check("codeq --ca c worker run -- p --key k", "codeq worker run --ca c -- p --key k");
+        check("codeq leader --endpoints a", "codeq leader --endpoints a");
+        check("codeq --help", "codeq --help");
+        check("codeq --endpoints", "codeq --endpoints");
+        check("codeq", "codeq");
     }
 }

@@ -6,13 +6,16 @@ mod config;
 mod data;
 mod debug;
 mod dev;
+mod dlq;
 mod elections;
 mod endpoint;
 mod file_body;
+mod filter;
 mod flags;
 mod logs;
 mod members;
 mod operate;
+mod operation;
 mod output;
 mod profile;
 mod queue;
@@ -41,7 +44,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(
     name = "codeq",
     version,
-    after_help = "To try it:\n  codeq dev\n\nTo run it:\n  codeq serve --data-dir /var/lib/codeq"
+    after_help = "To try it:\n  codeq dev\n\nTo run it:\n  codeq serve --data-dir /var/lib/codeq\n\nTo ask a server (the flags of a command that say which may stand before it):\n  codeq --endpoints node-a:8080,node-b:8080 status"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -67,9 +70,15 @@ enum Command {
     /// Creates tasks, looks at them, and works on them by hand.
     #[command(subcommand, after_help = "Example:\n  codeq task create greet '{\"name\":\"Ada\"}'")]
     Task(task::TaskCommand),
-    /// Looks at queues.
+    /// Looks at queues, pauses and purges them.
     #[command(subcommand, after_help = "Example:\n  codeq queue stats greet")]
     Queue(queue::QueueCommand),
+    /// Looks at dead letters, brings them back or deletes them.
+    #[command(subcommand, after_help = "Example:\n  codeq dlq redrive --queue greet --dry-run")]
+    Dlq(dlq::DlqCommand),
+    /// Looks at work on many tasks that goes on in the background, stops it and lets it go on.
+    #[command(subcommand, after_help = "Example:\n  codeq operation list")]
+    Operation(operation::OperationCommand),
     /// Works on tasks with any program.
     #[command(subcommand, after_help = "Example:\n  codeq worker run --queue greet -- ./greet")]
     Worker(worker::WorkerCommand),
@@ -144,11 +153,13 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    match Cli::parse_from(endpoint::behind_the_command(std::env::args_os())).command {
         Command::Serve(flags) => serve::serve(flags),
         Command::Dev(args) => dev::dev(&args),
         Command::Task(command) => task::run(command),
         Command::Queue(command) => queue::run(&command),
+        Command::Dlq(command) => dlq::run(&command),
+        Command::Operation(command) => operation::run(&command),
         Command::Worker(command) => worker::run(command),
         Command::Completion(args) => shell::completion(&args, Cli::command()),
         Command::Man(args) => shell::man(&args, Cli::command()),

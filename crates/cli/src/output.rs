@@ -14,6 +14,12 @@ pub(crate) fn pass(bytes: &[u8]) {
     let _ = std::io::stderr().write_all(bytes);
 }
 
+/// How far something is, on one line of a terminal that each call writes anew; an empty text leaves it clean.
+pub(crate) fn progress(text: &str) {
+    // There is no better place to complain.
+    let _ = write!(std::io::stderr(), "\r\x1b[2K{text}");
+}
+
 /// What happens meanwhile.
 pub(crate) fn note(text: &str) {
     // There is no better place to complain.

@@ -144,6 +144,9 @@ async fn until_stopped(
     if let Some(follow) = follow {
         server.reload().also("log levels", follow);
     }
+    if let Some(text) = server.waits() {
+        tracing::info!(event = "server.listening", "{text}");
+    }
     tokio::spawn(reload_on_hangup(server.reload().clone()));
     let node = server.node().clone();
     let join_timeout = configuration.settings.join_timeout;

@@ -14,6 +14,9 @@ pub(crate) struct StatusArgs {
     /// How to print it. Wide has a row for each member as the leader sees it.
     #[arg(short, long, value_enum, default_value_t = Form::Table)]
     output: Form,
+    /// A row for each node, as each of them says it.
+    #[arg(long)]
+    all: bool,
     #[command(flatten)]
     endpoint: EndpointArgs,
 }
@@ -26,7 +29,8 @@ pub(crate) fn status(args: &StatusArgs) -> ExitCode {
         Ok(answer) => Err(refused(&answer)),
         Err(error) => Err(unanswered(&error)),
     };
-    let (health, answer) = match ask("/cluster/health").and_then(|health| Ok((health, ask("/cluster/status")?))) {
+    let page = if args.all { "/cluster/status?all" } else { "/cluster/status" };
+    let (health, answer) = match ask("/cluster/health").and_then(|health| Ok((health, ask(page)?))) {
         Ok(answers) => answers,
         Err(exit) => return exit,
     };
@@ -37,7 +41,11 @@ pub(crate) fn status(args: &StatusArgs) -> ExitCode {
     let (Some(health), Some(status)) = (understood::<Value>(&health), understood::<Value>(&answer)) else {
         return ExitCode::FAILURE;
     };
-    output::data(&told(&health, &status, args.output == Form::Wide));
+    let text = match args.all {
+        true => told_of_all(&health, &status),
+        false => told(&health, &status, args.output == Form::Wide),
+    };
+    output::data(&text);
     ExitCode::SUCCESS
 }
 
@@ -51,9 +59,38 @@ fn cell(value: &Value) -> String {
     }
 }
 
-fn told(health: &Value, status: &Value, wide: bool) -> String {
+/// The sentence, and what is wrong.
+fn sentence(health: &Value) -> Vec<String> {
     let mut lines = vec![format!("cluster {}: {}", cell(&health["status"]), cell(&health["summary"]))];
     lines.extend(health["reasons"].as_array().into_iter().flatten().map(|reason| format!("  {}", cell(reason))));
+    lines
+}
+
+/// A row for each node; of one that does not answer, why there is none.
+fn told_of_all(health: &Value, pages: &Value) -> String {
+    let headings = ["Node", "Role", "Leader", "Term", "Commit", "Applied", "Uptime s", "Build", "Message"];
+    let row = |(name, page): (&String, &Value)| {
+        let uptime = page["uptimeMs"].as_u64().map_or(Value::Null, |ms| (ms / 1000).into());
+        let leader = &page["leader"]["name"];
+        let rest = [
+            &page["role"],
+            leader,
+            &page["term"],
+            &page["commitIndex"],
+            &page["appliedIndex"],
+            &uptime,
+            &page["build"],
+            &page["error"],
+        ];
+        [name.clone()].into_iter().chain(rest.map(cell)).collect::<Vec<String>>()
+    };
+    let rows = pages.as_object().into_iter().flatten().map(row);
+    let table: Vec<Vec<String>> = [headings.map(str::to_owned).to_vec()].into_iter().chain(rows).collect();
+    [sentence(health), columns(&table)].concat().join("\n")
+}
+
+fn told(health: &Value, status: &Value, wide: bool) -> String {
+    let mut lines = sentence(health);
     let leader = cell(&status["leader"]["name"]);
     let seconds = status["uptimeMs"].as_u64().unwrap_or_default() / 1000;
     lines.push(format!(

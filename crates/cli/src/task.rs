@@ -12,6 +12,8 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::calls::{CallArgs, EXITS, Form, Trouble, call, seconds, shown};
+use crate::filter::{FilterArgs, PageArgs, StateArgs, cell, print_list};
+use crate::operation::{BulkArgs, begin};
 use crate::output;
 
 #[derive(Subcommand)]
@@ -26,6 +28,17 @@ pub(crate) enum TaskCommand {
     /// Prints a task.
     #[command(after_help = "Example:\n  codeq task get 0198c4a2-… -o json | jq .state")]
     Get(TaskArgs),
+    /// Lists tasks, the youngest first.
+    #[command(
+        after_help = "Examples:\n  codeq task list --queue mail --state LEASED\n  codeq task list --error-contains timeout -o json | jq -r .id"
+    )]
+    List(ListArgs),
+    /// Changes a task that waits. What is left out stays.
+    #[command(after_help = "Example:\n  codeq task edit 0198c4a2-… --priority 9 --delay 0s")]
+    Edit(EditArgs),
+    /// Cancels all tasks that fit.
+    #[command(after_help = "Example:\n  codeq task cancel-many --queue mail --state READY --reason 'wrong template'")]
+    CancelMany(CancelManyArgs),
     /// Waits for the end of a task and prints how it ended. Exit status 0 if it was completed, 1 if not, 10 if it has not ended in time.
     #[command(after_help = "Example:\n  codeq task watch 0198c4a2-… --for 10m")]
     Watch(WatchArgs),
@@ -64,7 +77,7 @@ pub(crate) struct CreateArgs {
     command: String,
     /// Any JSON value but null; without it, or as `-`, the standard input.
     payload: Option<String>,
-    /// One task for each line of the standard input, in the background as fast as the server takes them; prints a line for each.
+    /// One task for each line of the standard input, as fast as the server takes them, and so in no certain order; prints a line for each.
     #[arg(long, conflicts_with_all = ["payload", "idempotency_key"])]
     lines: bool,
     /// 0 to 9; 9 is claimed first.
@@ -96,6 +109,58 @@ pub(crate) struct TaskArgs {
     id: String,
     #[command(flatten)]
     call: CallArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    states: StateArgs,
+    #[command(flatten)]
+    filter: FilterArgs,
+    #[command(flatten)]
+    page: PageArgs,
+    #[command(flatten)]
+    call: CallArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct EditArgs {
+    /// 0 to 9; 9 is claimed first.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(0..=9))]
+    priority: Option<u8>,
+    /// Not before so long has passed; 0s: at once.
+    #[arg(long, value_parser = crate::flags::duration, conflicts_with = "run_at")]
+    delay: Option<Duration>,
+    /// Not before this time (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    run_at: Option<String>,
+    /// Any JSON value but null; `-` is the standard input.
+    #[arg(long, value_name = "JSON")]
+    payload: Option<String>,
+    /// Deliveries that it may have.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_attempts: Option<u32>,
+    /// URL that is told of its end; empty: none.
+    #[arg(long, value_name = "URL")]
+    webhook: Option<String>,
+    #[command(flatten)]
+    task: TaskArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct CancelManyArgs {
+    /// Why; the tasks show it.
+    #[arg(long, default_value = "")]
+    reason: String,
+    /// Also those that workers hold: what they say afterwards is refused.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    states: StateArgs,
+    #[command(flatten)]
+    filter: FilterArgs,
+    #[command(flatten)]
+    bulk: BulkArgs,
 }
 
 #[derive(Args)]
@@ -191,6 +256,12 @@ pub(crate) fn run(command: TaskCommand) -> ExitCode {
         TaskCommand::Create(args) if args.lines => call(&args.call.endpoint, |client| create_lines(client, &args)),
         TaskCommand::Create(args) => call(&args.call.endpoint, |client| create(client, &args)),
         TaskCommand::Get(args) => call(&args.call.endpoint, |client| get(client, &args)),
+        TaskCommand::List(args) => call(&args.call.endpoint, |client| list(client, &args)),
+        TaskCommand::Edit(args) => call(&args.task.call.endpoint, |client| edit(client, &args)),
+        TaskCommand::CancelMany(CancelManyArgs { reason, force, states, filter, bulk }) => {
+            let pairs: Vec<(&'static str, String)> = filter.pairs().into_iter().chain(states.pairs()).collect();
+            begin("/v1/codeq/tasks/cancel", &bulk, &pairs, &[("reason", reason.into()), ("force", force.into())])
+        }
         TaskCommand::Watch(args) => watch(&args),
         TaskCommand::Cancel(CancelArgs { reason, force, task }) => {
             let body = json!({"reason": reason, "force": force});
@@ -241,6 +312,50 @@ fn post(task: &TaskArgs, rest: &str, body: &Value, repeat: Repeat) -> ExitCode {
 
 async fn get(client: Client, args: &TaskArgs) -> Result<(), Trouble> {
     args.call.print(&client.send(AnyRequest::get(&args.path(""))).await?);
+    Ok(())
+}
+
+async fn list(client: Client, args: &ListArgs) -> Result<(), Trouble> {
+    let header = ["TASK", "QUEUE", "STATE", "PRIORITY", "ATTEMPTS", "UPDATED", "ERROR"];
+    let row = |task: &Value| {
+        let mut cells: Vec<String> = ["id", "command", "state", "priority", "attempts", "updatedAt", "error"]
+            .iter()
+            .map(|name| cell(task, name))
+            .collect();
+        // A live task's last error tells as much.
+        if cells[6] == "-" {
+            cells[6] = cell(task, "lastError");
+        }
+        if cells[3] == "-" {
+            cells[3] = "0".into();
+        }
+        cells
+    };
+    let pairs: Vec<(&'static str, String)> = args.filter.pairs().into_iter().chain(args.states.pairs()).collect();
+    let shown = (&args.page, args.call.output);
+    print_list(&client, "/v1/codeq/tasks", pairs, shown, "tasks", &header, row).await
+}
+
+async fn edit(client: Client, args: &EditArgs) -> Result<(), Trouble> {
+    let options = [
+        ("priority", args.priority.map(Value::from)),
+        ("delaySeconds", args.delay.map(|delay| seconds(delay).into())),
+        ("runAt", args.run_at.clone().map(Value::from)),
+        ("maxAttempts", args.max_attempts.map(Value::from)),
+        ("webhook", args.webhook.clone().map(Value::from)),
+    ];
+    let options: Map<String, Value> =
+        options.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
+    if options.is_empty() && args.payload.is_none() {
+        return Err(anyhow!("nothing is to be changed; see codeq task edit --help").into());
+    }
+    let mut body = Value::Object(options).to_string();
+    if let Some(payload) = &args.payload {
+        let comma = if body == "{}" { "" } else { "," };
+        // The payload goes as it was given: no number in it is changed.
+        body = format!("{}{comma}\"payload\":{}}}", body.trim_end_matches('}'), json_of(payload)?);
+    }
+    args.task.call.print(&client.send(AnyRequest::patch(&args.task.path(""), body, Repeat::Always)).await?);
     Ok(())
 }
 

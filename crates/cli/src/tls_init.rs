@@ -144,7 +144,7 @@ fn wanted<'a>(nodes: &[(&'a str, Option<&'a str>)], clients: &'a [String]) -> Re
     wanted.extend(clients.iter().map(|name| Wanted { stem: name.clone(), usage: Usage::Client, names: vec![name] }));
     for (place, Wanted { stem, names, .. }) in wanted.iter().enumerate() {
         // The authority's own files are called so.
-        if !server::config::table::is_node_id(names[0]) || stem == "ca" {
+        if !base::is_node_name(names[0]) || stem == "ca" {
             bail!("{:?} is no name: 1 to 63 of A-Z, a-z, 0-9, . _ and -, and not ca", names[0]);
         }
         if wanted[..place].iter().any(|one| one.stem == *stem) {

@@ -107,6 +107,11 @@ impl AnyRequest {
         AnyRequest { method, path, body: body.into(), repeat, wait: Duration::ZERO }
     }
 
+    /// A PATCH. Whether it may be made again after a lost answer depends on what it does.
+    pub fn patch(path: &str, body: impl Into<Bytes>, repeat: Repeat) -> AnyRequest {
+        AnyRequest { method: Method::PATCH, ..AnyRequest::post(path, body, repeat) }
+    }
+
     /// The server was asked to wait so long before it answers.
     #[must_use]
     pub fn waiting(self, wait: Duration) -> AnyRequest {

@@ -64,6 +64,12 @@ impl<S: StateMachine> Handle<S> {
         let _ = self.common().describing.set(Box::new(describe));
     }
 
+    /// Lets this node say its page `/cluster/status` when another one is asked for all; empty: it says nothing. The first call counts.
+    pub fn show_status_with(&self, page: impl Fn() -> Vec<u8> + Send + Sync + 'static) {
+        // Whoever came first goes on.
+        let _ = self.common().status_page.set(Box::new(page));
+    }
+
     /// Asks all nodes how they are, for 5 s at most, and puts that into one file together with `more`, which is of the whole cluster.
     ///
     /// # Errors

@@ -117,7 +117,6 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             lease_renewal: config.heartbeat,
             leader_wait: config.leader_wait,
             trailing_bytes: config.trailing_log_bytes,
-            elections_max: config.elections_max,
         };
         let members = shards.iter().map(|(shard, restored)| (*shard, restored.members.clone())).collect();
         common.staging.load(&members).map_err(NodeError::Storage)?;

@@ -65,7 +65,6 @@ pub use node::{
 };
 pub use operate::{Actor, Done, HOLD, Refused, Retired, Right, TRANSFER_MAX, Target};
 pub use peer::PeerConfig;
-pub use replica::elections::ELECTIONS_MAX;
 pub use replica::forming;
 pub use replica::tokens::JoinToken;
 pub use replica::{
@@ -78,5 +77,6 @@ pub use simple::{Simple, SimpleMachine};
 pub use storage::StorageError;
 pub use storage::checkpoint::{RowReader, StoredRow};
 pub use storage::identity::{Identity, recorded as recorded_identity};
+pub use storage::socket::{self, LocalSocket};
 pub use tls::{Fingerprint, PeerPem, PeerTls};
 pub use tokens::{Grant, JoinSecret, Meeting, TOKEN_TTL, TOKEN_TTL_MAX};

@@ -107,8 +107,6 @@ pub struct NodeConfig {
     pub status_log: Millis,
     /// Events that are kept; older ones are forgotten.
     pub events_max: usize,
-    /// Elections that each group remembers; 1 to [`crate::ELECTIONS_MAX`].
-    pub elections_max: usize,
     /// Operations in one entry.
     pub entry_operations_max: usize,
     /// Bytes of operations in one entry.
@@ -143,7 +141,6 @@ impl NodeConfig {
             disk_critical: Room::Percent(3),
             status_log: Millis(0),
             events_max: 10_000,
-            elections_max: 500,
             entry_operations_max: 512,
             entry_bytes_max: 256 << 10,
             clock: Clock::default(),
@@ -416,6 +413,8 @@ pub(crate) struct Common<S: StateMachine> {
     pub(crate) saving: Saving,
     /// What whoever is in front of this node says of it.
     pub(crate) describing: OnceLock<Describe>,
+    /// Says the page `/cluster/status` of this node, for whoever asks for all nodes'.
+    pub(crate) status_page: OnceLock<Box<dyn Fn() -> Vec<u8> + Send + Sync>>,
     pub(crate) status: watch::Sender<NodeStatus>,
     /// What this node's data is kept in, and where.
     pub(crate) kind: String,
@@ -500,6 +499,9 @@ impl<S: StateMachine> Node<S> {
             return Err(StartError::Retired { directory: directory.path().display().to_string(), how });
         }
         let mut identity = identify(directory.as_deref(), &config, clock.now().wall)?;
+        if !base::is_node_name(&identity.node) {
+            return Err(StartError::Settings(format!("a node cannot be called {:?}", identity.node)));
+        }
         let mut founding = accepted(directory.as_deref()).map_err(StartError::Storage)?;
         let me = Member {
             id: identity.incarnation.0,
@@ -558,6 +560,7 @@ impl<S: StateMachine> Node<S> {
             elections: Mutex::new(BTreeMap::new()),
             saving: Saving::default(),
             describing: OnceLock::new(),
+            status_page: OnceLock::new(),
             status: watch::Sender::new(status),
             kind: identity.provider.clone(),
             paths: match &config.data {

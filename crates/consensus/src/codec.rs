@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! entry    empty: a new leader's first entry; else the first byte is its kind: 1 operations, 2 members, 3 an election,
-//!          4 a step of a restore
+//!          4 a step of a restore, 5 a join token
 //! members  kind (1), number of changes (varint), for each its kind (1) and the member (8), then a note of the proposer
 //! message  kind (1), to, from, term, then the fields of its kind as varints; see `encode`
 //! ```

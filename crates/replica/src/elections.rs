@@ -18,8 +18,8 @@ use base::{Millis, ScheduleTime, Term};
 use consensus::codec::ELECTION;
 use consensus::{Cause, Reason};
 
-/// Elections that a group can remember at most; how many it does is for each node to say.
-pub const ELECTIONS_MAX: usize = 5_000;
+/// Elections that a group remembers. Every replica has the same, so it is no setting of a node.
+const ELECTIONS_MAX: usize = 500;
 
 /// Votes in a record; no group has more voters.
 const VOTES_MAX: usize = 64;
@@ -166,9 +166,9 @@ impl Elections {
         self.last.iter()
     }
 
-    /// Takes over what an entry of this term says. What comes for the last one once more completes it. More than `max` are not remembered:
-    /// the older ones are forgotten.
-    pub(crate) fn apply(&mut self, mut election: Election, max: usize) {
+    /// Takes over what an entry of this term says. What comes for the last one once more completes it. The oldest beyond
+    /// [`ELECTIONS_MAX`] are forgotten.
+    pub(crate) fn apply(&mut self, mut election: Election) {
         let last = Arc::make_mut(&mut self.last);
         if last.back().is_some_and(|last| last.term >= election.term) {
             let known = last.back_mut().expect("it was looked at");
@@ -180,7 +180,7 @@ impl Elections {
         self.total += 1;
         election.number = self.total;
         last.push_back(election);
-        last.drain(..last.len().saturating_sub(max.clamp(1, ELECTIONS_MAX)));
+        last.drain(..last.len().saturating_sub(ELECTIONS_MAX));
     }
 
     /// Appends its bytes, for a checkpoint.
@@ -247,8 +247,8 @@ mod tests {
     fn each_term_has_one_record_and_the_last_are_kept() {
         let mut elections = Elections::default();
         for term in 1..=503 {
-            elections.apply(election(term), 500);
-            elections.apply(Election { ready: Some(Millis(53)), ..election(term) }, 500);
+            elections.apply(election(term));
+            elections.apply(Election { ready: Some(Millis(53)), ..election(term) });
         }
         assert_eq!(elections.iter().count(), 500);
         let first = elections.iter().next().expect("some are kept");

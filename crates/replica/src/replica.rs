@@ -38,8 +38,6 @@ pub struct ReplicaConfig {
     pub leader_wait: Millis,
     /// Bytes of entries that a checkpoint holds and that are kept for members that lack them; who lacks more gets a snapshot.
     pub trailing_bytes: u64,
-    /// Elections that a group remembers; 1 to [`crate::elections::ELECTIONS_MAX`].
-    pub elections_max: usize,
 }
 
 /// What one shard goes on from.

@@ -669,7 +669,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         let mut reader = Reader::new(&entry.data[1..]);
         let election = Election::decode(&mut reader).map_err(|_| fault)?;
         reader.finish().map_err(|_| fault)?;
-        self.members.elections.apply(election, self.config.elections_max);
+        self.members.elections.apply(election);
         fx.transitions.push(Transition::Elections { shard: self.id, elections: self.members.elections.clone() });
         Ok(())
     }

@@ -21,4 +21,4 @@ pub use log_lines::{LogLines, log_lines};
 pub use serve::{Exit, Server};
 
 /// What a server's settings and end say of its node: whoever starts a server needs no other crate for them.
-pub use cluster::{Clock, Data, Durability, NodeError, Retired, Stage, StartError, StorageError};
+pub use cluster::{Clock, Data, Durability, NodeError, Retired, Stage, StartError, StorageError, socket};

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cluster::{Handle, Hooks, Node, NodeError, Reply, StartError};
+use cluster::forming::Plan;
+use cluster::{Data, Handle, Hooks, LocalSocket, Node, NodeError, Reply, StartError};
 use hyper::header::HeaderValue;
 use queue::QueueMachine;
 
 use crate::auth::Authenticator;
 use crate::backups::Backups;
 use crate::bulk::Bulk;
-use crate::http::{Epochs, Listener, STREAMS_MAX, Shared, Threads, describe, give_back};
+use crate::http::{Epochs, Listener, STREAMS_MAX, Shared, Threads, describe, give_back, own_status};
 use crate::metrics::Metrics;
 use crate::reload::{Reload, Watch};
 use crate::settings::Settings;
@@ -112,7 +113,18 @@ impl Server {
         // The node must not keep alive what keeps it alive.
         let described = Arc::downgrade(&shared);
         shared.node.describe_with(move || Box::pin(describe(described.clone())));
-        let threads = listener.start(&shared).map_err(|cause| Exit::Bind(addr, cause))?;
+        let local = match &shared.settings.node.data {
+            Data::Directory(directory) => LocalSocket::bind(directory)
+                .inspect_err(|error| {
+                    let text = "commands on this machine have to use HTTP: there is no socket in the data directory";
+                    tracing::warn!(event = "http.no_socket", %error, "{text}");
+                })
+                .ok(),
+            Data::Memory => None,
+        };
+        let shown = Arc::downgrade(&shared);
+        shared.node.show_status_with(move || own_status(&shown).unwrap_or_default());
+        let threads = listener.start(&shared, local).map_err(|cause| Exit::Bind(addr, cause))?;
         let settings = &shared.settings.backup;
         let backups = settings
             .directory
@@ -134,6 +146,30 @@ impl Server {
     /// Reads files again that may have changed.
     pub fn reload(&self) -> &Arc<Reload> {
         &self.shared.reload
+    }
+
+    /// What a node that belongs to no cluster yet waits for, and where it listens meanwhile; nothing: it belongs to one.
+    pub fn waits(&self) -> Option<String> {
+        let node = self.node.handle();
+        let peers = self.shared.settings.node.peers.as_ref().filter(|_| node.cluster().is_none())?;
+        let how = match &peers.plan {
+            Plan::List(names) => format!("founds one with {} (cluster.initialCluster)", {
+                let others: Vec<&str> =
+                    names.iter().map(String::as_str).filter(|name| *name != node.identity().node).collect();
+                others.join(", ")
+            }),
+            Plan::Expect(count) => {
+                format!("founds one when {count} have met: by --join, or by codeq join ADDRESS… at one of them")
+            }
+            Plan::Join => format!("is admitted by --join, or by codeq member add {} at a member", peers.advertise),
+        };
+        let scheme = if self.shared.settings.files.http.is_some() { "https" } else { "http" };
+        Some(format!(
+            "node {} listens on {scheme}://{}, peers on {}; it belongs to no cluster yet, and {how}",
+            node.identity().node,
+            self.addr,
+            peers.advertise
+        ))
     }
 
     /// The node beneath.

@@ -90,7 +90,7 @@ impl Checkpoint for SimCheckpoint {
 }
 
 /// Another checkpoint with the same rows.
-fn copy_of(checkpoint: &MemoryCheckpoint) -> Result<MemoryCheckpoint, StorageError> {
+pub(crate) fn copy_of(checkpoint: &MemoryCheckpoint) -> Result<MemoryCheckpoint, StorageError> {
     let mut copy = MemoryCheckpoint::new(queue::schema());
     let snapshots = checkpoint.snapshots();
     let outgoing = snapshots.take()?;

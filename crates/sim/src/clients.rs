@@ -197,6 +197,19 @@ impl World {
         }
     }
 
+    /// Lets all clients go on with nothing under way: what they had asked for was written down as open.
+    pub(crate) fn begin_clients_anew(&mut self) {
+        for client in 0..self.clients.count() {
+            let state = &mut self.clients.list[client];
+            state.busy = false;
+            if let Kind::Worker { actions, doing, .. } = &mut state.kind {
+                actions.clear();
+                *doing = None;
+            }
+            self.after(1_000, Event::Client(client));
+        }
+    }
+
     fn pause(&mut self) -> u64 {
         // Whoever finishes what is left does not dawdle.
         let pace = if self.healed.is_some() { 20_000 } else { self.options.pace_ms * 2_000 };

@@ -11,8 +11,10 @@ pub const EPOCH_MS: u64 = 1_767_225_600_000;
 pub struct Clock {
     /// When the process began.
     start: u64,
-    /// Time for which it was suspended since.
+    /// Time for which it was suspended since, and will be.
     suspended: u64,
+    /// When its last suspension ends.
+    suspended_until: u64,
     /// Parts per million by which its monotonic clock is fast.
     drift: i64,
     /// The same of the wall clock.
@@ -29,23 +31,27 @@ fn scaled(time: u64, ppm: i64) -> u64 {
 impl Clock {
     /// Clocks of a process that begins at `start`.
     pub fn new(start: u64, drift: i64, wall_drift: i64) -> Clock {
-        Clock { start, suspended: 0, drift, wall_drift, jumped: 0 }
+        Clock { start, suspended: 0, suspended_until: 0, drift, wall_drift, jumped: 0 }
     }
 
     /// A new process on the same machine.
     pub fn restart(&mut self, start: u64) {
         self.start = start;
         self.suspended = 0;
+        self.suspended_until = 0;
     }
 
-    /// The process was suspended for so long, its monotonic clock with it.
-    pub fn suspend(&mut self, length: u64) {
-        self.suspended += length;
+    /// The process is suspended from now until then, its monotonic clock with it.
+    pub fn suspend(&mut self, time: u64, until: u64) {
+        let from = self.suspended_until.max(time);
+        self.suspended += until.saturating_sub(from);
+        self.suspended_until = until.max(from);
     }
 
-    /// A suspension ends sooner than was said.
-    pub fn resume(&mut self, left: u64) {
-        self.suspended = self.suspended.saturating_sub(left);
+    /// A suspension ends now, if there is one.
+    pub fn resume(&mut self, time: u64) {
+        self.suspended -= self.suspended_until.saturating_sub(time);
+        self.suspended_until = self.suspended_until.min(time);
     }
 
     /// The wall clock jumps.
@@ -80,12 +86,26 @@ impl Clock {
 mod tests {
     use super::*;
 
+    /// Goal: what is suspended for a while stands still for exactly that while, also if suspensions overlap or end sooner than was said.
+    #[test]
+    fn a_suspended_clock_stands_still() {
+        let mut clock = Clock::new(0, 0, 0);
+        clock.suspend(1_000_000, 3_000_000);
+        clock.suspend(2_000_000, 5_000_000);
+        assert_eq!(clock.now(6_000_000).mono, Mono(2_000));
+        clock.resume(6_000_000);
+        clock.suspend(7_000_000, 20_000_000);
+        clock.resume(8_000_000);
+        clock.resume(9_000_000);
+        assert_eq!(clock.now(10_000_000).mono, Mono(5_000));
+    }
+
     /// Goal: the moment at which a clock is expected to show something is one at which it does.
     #[test]
     fn a_moment_is_one_at_which_the_clock_shows_it() {
         for drift in [-10_000, -1, 0, 1, 10_000] {
             let mut clock = Clock::new(5_000_000, drift, 0);
-            clock.suspend(1_234_567);
+            clock.suspend(5_000_000, 6_234_567);
             for mono in [0, 1, 999, 123_456, 987_654_321] {
                 let when = clock.when(Mono(mono));
                 assert!(clock.now(when).mono >= Mono(mono), "drift {drift}, {mono}");

@@ -571,12 +571,13 @@ fn told(why: Unavailable) -> Told {
     }
 }
 
-const REASONS: [Unavailable; 5] = [
+const REASONS: [Unavailable; 6] = [
     Unavailable::NoLeader,
     Unavailable::Overloaded,
     Unavailable::Draining,
     Unavailable::TooStale,
     Unavailable::Unknown,
+    Unavailable::Restoring,
 ];
 
 fn put_reply(reply: &Reply<QueueMachine>, bytes: &mut Vec<u8>) {

@@ -12,7 +12,7 @@ use replica::leadership::RECORDS;
 use crate::disk::Survival;
 use crate::network::happens;
 use crate::options::Options;
-use crate::process::{Control, Directory, State, StorageStep};
+use crate::process::{Control, Directory, State, StorageStep, Written};
 use crate::world::{Event, World};
 
 /// Something that happens to the cluster.
@@ -143,8 +143,9 @@ impl World {
         (count > 0).then(|| running[self.faults.rng.below(count) as usize])
     }
 
-    /// Whether damage to a node's data leaves a majority of every shard's voters undamaged, with all that is committed. A node that is away, and
-    /// one that has not caught up since its last damage, count as damaged.
+    /// Whether damage to a node's data leaves a majority of every shard's voters undamaged, with all that is committed, and with all that this
+    /// node has: a leader may count it as soon as it hears so. A node that is away, and one that has not caught up since its last damage, count
+    /// as damaged.
     fn may_damage(&self, n: usize) -> bool {
         let Some(leader) = self.leader(RECORDS).and_then(|leader| self.nodes[leader].process()) else { return false };
         let shards = leader.runner.replica.shards();
@@ -157,10 +158,14 @@ impl World {
             }
             let committed = self.watch.committed_to(*shard);
             let voters = &members.configuration.voters;
+            let own = self.nodes[n].directory.written.get(shard).and_then(Written::last_durable);
             let sound = |id: &&u64| {
                 let Some(other) = self.place_of(**id) else { return false };
                 let node = &self.nodes[other];
-                let has = node.directory.written.get(shard).is_some_and(|written| self.watch.has_all(*shard, written));
+                let has = node.directory.written.get(shard).is_some_and(|written| {
+                    let has_own = own.is_none_or(|(index, term)| written.has_durably(index, term));
+                    has_own && self.watch.has_all(*shard, written)
+                });
                 other != n && node.directory.id == **id && !node.directory.damaged && has && committed > 0
             };
             2 * voters.iter().filter(sound).count() > voters.len()
@@ -247,7 +252,7 @@ impl World {
                     let until = self.time + length;
                     self.nodes[n].paused_until = self.nodes[n].paused_until.max(until);
                     if suspended && self.nodes[n].paused_until == until {
-                        self.nodes[n].clock.suspend(length);
+                        self.nodes[n].clock.suspend(self.time, until);
                     }
                 }
                 self.plan_again(o.pause_ms, fault);
@@ -471,8 +476,8 @@ impl World {
         let leader = self.leader(RECORDS).and_then(|leader| self.nodes[leader].process());
         let removed = leader.map(|process| process.runner.replica.members(RECORDS).was_removed(id));
         let damaged = self.nodes[n].directory.damaged;
-        if !damaged && removed.is_none() {
-            // Nobody knows just now.
+        if (damaged && !self.may_damage(n)) || (!damaged && removed.is_none()) {
+            // Others need what it has, or nobody knows just now.
             return self.after(1_000_000, Event::Fault(Fault::Replace(n)));
         }
         if damaged || removed == Some(true) {
@@ -599,9 +604,8 @@ impl World {
             node.dies_at = None;
             node.clock.heal();
             if node.paused_until > self.time {
-                let left = node.paused_until - self.time;
                 node.paused_until = self.time;
-                node.clock.resume(left);
+                node.clock.resume(self.time);
                 let epoch = node.epoch;
                 if let Some(process) = node.process_mut()
                     && process.turn_at.is_some()
@@ -612,10 +616,7 @@ impl World {
             }
             let never_joined = self.nodes[n].directory.cluster.is_none() && n >= self.options.nodes as usize;
             if self.nodes[n].directory.damaged {
-                if !matches!(self.nodes[n].state, State::Down) {
-                    self.crash(n, Survival::Everything);
-                }
-                self.empty(n);
+                self.after(1_000_000, Event::Fault(Fault::Replace(n)));
             }
             if !never_joined {
                 let delay = 1_000 * (1 + n as u64);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use sim::options::Options;
-use sim::run::{Outcome, run};
+use sim::run::{Outcome, finish, run};
 use sim::shrink::shrink;
 
 /// Simulated clusters, one for each seed.
@@ -250,9 +250,7 @@ fn one(seed: u64, arguments: &Arguments, sum: &Mutex<Sum>, stop: &AtomicBool) {
         // Whoever has read enough closes the pipe.
         let _ = world.history(command(seed, &options)).write(std::io::stdout().lock());
     } else if outcome.violation.is_none() && !arguments.unjudged {
-        report = world.judge(command(seed, &options));
-        outcome.violation = world.violation.clone();
-        outcome.reached = world.reached.clone();
+        report = finish(&mut outcome, &mut world, command(seed, &options));
     }
     let took = busy() - begun;
     if arguments.digests {
@@ -357,9 +355,9 @@ fn regress(arguments: &Arguments) -> ExitCode {
             failed = true;
             continue;
         };
-        let (outcome, mut world) = run(seed, &options, None);
+        let (mut outcome, mut world) = run(seed, &options, None);
         if outcome.violation.is_none() && !arguments.unjudged {
-            world.judge(command(seed, &options));
+            finish(&mut outcome, &mut world, command(seed, &options));
         }
         match &world.violation {
             None => say(&format!("{name}: green")),

@@ -103,6 +103,7 @@ options! {
     transfer_ms "Between transfers of leadership."
     save_ms "Between checkpoints forced by an operator."
     overloads "Times of overload."
+    restores "1: behind the run, a backup is restored while nodes die."
     quiet_ms "Length of the quiet window at the end of the storm."
 }
 
@@ -149,7 +150,8 @@ impl Options {
             5..15 => *place != only,
             _ => !rng.one_in(2),
         });
-        off.fold(options, |options, (_, (class, _))| options.without(class))
+        let options = off.fold(options, |options, (_, (class, _))| options.without(class));
+        Options { restores: u64::from(rng.one_in(4)), ..options }
     }
 
     /// What a seed draws, with these classes of faults on and no others; `none` is none.
@@ -308,6 +310,7 @@ impl Options {
             transfer_ms: log_uniform(rng, 5_000, 120_000),
             save_ms: if rng.one_in(3) { log_uniform(rng, 1_000, 30_000) } else { 0 },
             overloads: between(rng, 1, 3),
+            restores: 0,
             quiet_ms: if rng.one_in(4) { between(rng, 5_000, 20_000) } else { 0 },
         };
         (options, generator)

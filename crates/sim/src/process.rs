@@ -11,7 +11,9 @@ use base::{Incarnation, Index, Mono, ShardId, Term};
 use queue::{Policy, QueueMachine};
 use replica::forming::{ClusterId, Forming, Proposal};
 use replica::leadership::Leadership;
-use replica::{Arrived, Client, Event, Job, Jobs, Member, MemberChange, Message, Runner};
+use replica::{
+    Arrived, Client, Event, Job, Jobs, Member, MemberChange, Members, Message, RestoreId, RestoreStep, Runner,
+};
 use storage::checkpoint::{Incoming, MemoryCheckpoint, Outgoing, RowReader, Snapshots};
 
 use crate::checkpoint::SimCheckpoint;
@@ -63,6 +65,10 @@ pub enum Control {
     Spare(storage::wal::Spare),
     /// An operator wants checkpoints.
     Save,
+    /// What was staged is the shard's checkpoint.
+    Restored(ShardId, Box<Members>),
+    /// A step of a restore.
+    Restore(RestoreStep),
     /// Whoever has asked for a list waits for what readers of checkpoints are shown.
     Show(u64),
 }
@@ -165,6 +171,11 @@ pub struct Written {
 }
 
 impl Written {
+    /// Index and term of the last entry that would survive a loss of power.
+    pub fn last_durable(&self) -> Option<(u64, Term)> {
+        self.entries.iter().rev().find(|(_, (_, durable))| *durable).map(|(index, (entry, _))| (*index, entry.term))
+    }
+
     /// Whether this entry would survive a loss of power.
     pub fn has_durably(&self, index: u64, term: Term) -> bool {
         index <= self.checkpoint
@@ -188,6 +199,8 @@ pub struct Directory {
     pub(crate) cluster: Option<(ClusterId, Incarnation)>,
     pub(crate) disk: SimDisk,
     pub(crate) checkpoints: BTreeMap<ShardId, MemoryCheckpoint>,
+    /// Parts of a backup that may take the places of checkpoints.
+    pub(crate) staged: BTreeMap<ShardId, (RestoreId, MemoryCheckpoint)>,
     pub(crate) written: BTreeMap<ShardId, Written>,
     /// It was damaged: the process may refuse to start.
     pub(crate) damaged: bool,
@@ -210,6 +223,7 @@ impl Directory {
             cluster: None,
             disk: SimDisk::new(),
             checkpoints: BTreeMap::new(),
+            staged: BTreeMap::new(),
             written: BTreeMap::new(),
             damaged: false,
             replaces: false,

@@ -43,13 +43,7 @@ const STANDSTILL_MAX: u64 = 60_000_000;
 pub fn run(seed: u64, options: &Options, trace: Option<Box<dyn FnMut(&str)>>) -> (Outcome, World) {
     let mut world = World::new(seed, options.clone());
     world.trace = trace;
-    let ended = catch_unwind(AssertUnwindSafe(|| play(&mut world)));
-    if let Err(panic) = ended {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).into()));
-        world.violation = None;
-        world.violate("panic", text.unwrap_or_else(|| "of an unknown kind".into()));
-    }
+    guarded(&mut world, play);
     if world.violation.is_some() && world.trace.is_some() {
         world.tell_standing();
     }
@@ -66,6 +60,30 @@ pub fn run(seed: u64, options: &Options, trace: Option<Box<dyn FnMut(&str)>>) ->
     (outcome, world)
 }
 
+/// Lets the checker judge a run, and does what comes behind that. Returns the checker's report, if it has found something.
+pub fn finish(outcome: &mut Outcome, world: &mut World, reproduce: String) -> Option<String> {
+    let report = world.judge(reproduce);
+    if world.violation.is_none() {
+        guarded(world, World::restore_backup);
+    }
+    outcome.violation = world.violation.clone();
+    outcome.time = world.time;
+    outcome.faults = world.faults.counts.clone();
+    outcome.reached = world.reached.clone();
+    report
+}
+
+/// A panic is a violation.
+fn guarded(world: &mut World, act: impl FnOnce(&mut World)) {
+    let ended = catch_unwind(AssertUnwindSafe(|| act(world)));
+    if let Err(panic) = ended {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).into()));
+        world.violation = None;
+        world.violate("panic", text.unwrap_or_else(|| "of an unknown kind".into()));
+    }
+}
+
 fn play(world: &mut World) {
     found(world);
     let begun = world.time;
@@ -79,7 +97,7 @@ fn play(world: &mut World) {
     while world.violation.is_none() && world.clients.finished < world.options.operations && world.time < patience {
         world.run_until(world.time + 1_000_000);
     }
-    finish(world);
+    settle(world);
 }
 
 fn shards(world: &World) -> Vec<ShardId> {
@@ -102,25 +120,30 @@ pub(crate) fn found(world: &mut World) {
 }
 
 /// Heals everything and lets the work be finished, unless something is wrong already.
-pub(crate) fn finish(world: &mut World) {
+pub(crate) fn settle(world: &mut World) {
     if world.violation.is_some() {
         return;
     }
+    if world.options.restores > 0 {
+        world.back_up();
+    }
     world.heal();
-    let shards = shards(world);
-    drain(world, &shards);
+    drain(world);
 }
 
 /// Lets honest workers finish what is left.
-fn drain(world: &mut World, shards: &[ShardId]) {
+pub(crate) fn drain(world: &mut World) {
+    let shards = &shards(world)[..];
     let healed = world.time;
     let limit = healed + world.options.drain_ms * 1_000;
-    let (mut left, mut moved) = (u64::MAX, world.time);
+    let (mut left, mut moved, mut led) = (u64::MAX, world.time, world.time);
     while world.violation.is_none() {
         world.run_until(world.time + 500_000);
         let leaders: Vec<Option<usize>> = shards.iter().map(|shard| world.leader(*shard)).collect();
         let elections = 10 * world.options.election_ms * 1_000 + 5_000_000;
-        if leaders.iter().any(Option::is_none) && world.time > healed + elections + 10_000_000 {
+        if leaders.iter().all(Option::is_some) {
+            led = world.time;
+        } else if world.time > led + elections + 10_000_000 {
             return world.violate("L1", "no leader after the heal");
         }
         let now = shards.iter().zip(&leaders).map(|(shard, leader)| leader.map(|n| waiting(world, n, *shard)));

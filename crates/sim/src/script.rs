@@ -64,7 +64,7 @@ pub fn play(text: &str) -> Result<(), String> {
     let mut script = Script { world, names: BTreeMap::new(), awaited: BTreeSet::new() };
     script.play(&lines[sets..])?;
     let Script { mut world, awaited, .. } = script;
-    run::finish(&mut world);
+    run::settle(&mut world);
     let report = if world.violation.is_none() { world.judge("this scenario".into()) } else { None };
     match &world.violation {
         None => match awaited.into_iter().find(|mark| world.reached.get(mark).is_none_or(|count| *count == 0)) {
@@ -181,7 +181,8 @@ impl<'a> Script<'a> {
                 let length = time(word(2)?)?;
                 world.nodes[n].paused_until = world.time + length;
                 if words[0] == "suspend" {
-                    world.nodes[n].clock.suspend(length);
+                    let now = world.time;
+                    world.nodes[n].clock.suspend(now, now + length);
                 }
             }
             "cut" | "mute" | "deaf" => {

@@ -36,6 +36,7 @@ use crate::process::{
     Control, Directory, JobQueue, Node, Own, Process, Sending, State, StorageStep, Unproven, Written,
 };
 use crate::record::Names;
+use crate::restores;
 
 /// Bytes of a snapshot in one packet.
 const CHUNK_BYTES: usize = 16 << 10;
@@ -167,6 +168,8 @@ pub struct World {
     /// Everything is healed from then on.
     pub(crate) healed: Option<u64>,
     pub(crate) next_number: u64,
+    /// What an operator has put by.
+    pub(crate) backup: Option<BTreeMap<ShardId, MemoryCheckpoint>>,
     /// What happens is told, for whoever debugs.
     pub(crate) trace: Option<Box<dyn FnMut(&str)>>,
     /// Named things that have happened, with how often.
@@ -249,6 +252,7 @@ impl World {
             quiet: false,
             healed: None,
             next_number: 1,
+            backup: None,
             trace: None,
             reached: BTreeMap::new(),
             options,
@@ -522,7 +526,6 @@ impl World {
             lease_renewal: Millis(options.heartbeat_ms),
             leader_wait: Millis(options.leader_wait_ms),
             trailing_bytes: options.trailing_bytes,
-            elections_max: 50,
         };
         let replica = Replica::new(config, shards)
             .map_err(|(shard, lost)| replica::lost_log("its log".into(), shard, lost).to_string())?;
@@ -765,6 +768,14 @@ impl World {
                 }
                 Control::Spare(spare) => process.runner.add_spare(spare),
                 Control::Save => process.runner.on_save_asked(Box::new(|_| ())),
+                Control::Restored(shard, members) => {
+                    let reader = process.checkpoints[&shard].reader().map_err(|error| error.to_string())?;
+                    process.readers.insert(shard, reader);
+                    let prepare = |machine: &mut QueueMachine| own.prepare(machine);
+                    let restored = process.runner.restored(now, shard, *members, prepare, &mut process.jobs);
+                    restored.map_err(|error| error.to_string())?;
+                }
+                Control::Restore(step) => process.runner.on_event(now, World::restore_event(step)),
                 Control::Show(number) => {
                     let shown = process.shown.clone();
                     process.runner.on_show_asked(Box::new(move || {
@@ -795,6 +806,8 @@ impl World {
         };
         let begun = process.runner.begin(now, seed, |machine| own.prepare(machine), &mut process.jobs);
         begun.map_err(|fault| format!("entry {} of shard {} cannot be applied", fault.index, fault.shard))?;
+        self.swap(n);
+        let process = self.nodes[n].process_mut().expect("it runs");
         let effects = &mut process.runner.effects;
         effects.signals.clear();
         effects.proposed.clear();
@@ -826,6 +839,7 @@ impl World {
             self.send_back(n, from, epoch, Packet::Receipt { shard, receipt: Receipt::Installed });
         }
         if members_changed {
+            self.forget_staged(n);
             // Whoever was removed is not listened to any more, and hears why when it dials again.
             for other in (0..self.nodes.len()).filter(|other| self.is_removed_at(n, *other)).collect::<Vec<_>>() {
                 self.reset(other, n);
@@ -1003,7 +1017,17 @@ impl World {
                 self.reach("installed");
             }
             Job::Drop(garbage) => drop(garbage),
-            Job::Restore(..) => panic!("nobody restores a simulated cluster"),
+            Job::Restore(_, swap) => {
+                let Node { state: State::Running(process), directory, .. } = &mut self.nodes[n] else { return Ok(()) };
+                let Some((_, mut part)) = directory.staged.remove(&swap.shard) else {
+                    return Err("what was staged is gone".into());
+                };
+                let checkpoint = process.checkpoints.get_mut(&swap.shard).expect("every shard has a checkpoint");
+                let members = restores::install(checkpoint, &mut part, &swap).map_err(told)?;
+                let written = directory.written.get_mut(&swap.shard).expect("every shard has a log");
+                written.checkpoint = written.checkpoint.max(swap.index.0);
+                process.controls.push_back(Control::Restored(swap.shard, Box::new(members)));
+            }
             Job::MakeSpare(job) => {
                 let spare = job.run().map_err(told)?;
                 process.controls.push_back(Control::Spare(spare));
@@ -1315,11 +1339,10 @@ impl World {
             return Some(Receipt::Arrived(received));
         }
         let Ok(mut staged) = incoming.finish() else { return Some(Receipt::Refused) };
-        let info = ShardInfo { shard, incarnation };
+        let Ok(members) = Members::decode(&staged.meta().configuration) else { return Some(Receipt::Refused) };
+        let info = ShardInfo { shard, incarnation: members.incarnation(incarnation) };
         let machine = <QueueMachine as base::machine::StateMachine>::restore(info, &mut staged);
-        let (Ok(machine), Ok(members)) = (machine, Members::decode(&staged.meta().configuration)) else {
-            return Some(Receipt::Refused);
-        };
+        let Ok(machine) = machine else { return Some(Receipt::Refused) };
         let meta = snapshot.meta.clone();
         let arrived = Arrived { shard, message, meta, staged, machine, members, done: Box::new(|| ()) };
         process.controls.push_back(Control::Arrived(Box::new(arrived)));

@@ -17,7 +17,7 @@ pub fn checkpoint_file(directory: &Path, shard: ShardId) -> PathBuf {
 }
 
 impl DataDir {
-    /// Copies everything but the lock and earlier copies into a folder of this name inside the directory, durably.
+    /// Copies all files but the lock, and no earlier copies, into a folder of this name inside the directory, durably.
     ///
     /// # Errors
     /// The folder is there already, or the disk failed or is full.
@@ -28,7 +28,8 @@ impl DataDir {
             for entry in std::fs::read_dir(self.path())? {
                 let entry = entry?;
                 let name = entry.file_name();
-                let is_folder = entry.file_type()?.is_dir();
+                let kind = entry.file_type()?;
+                let is_folder = kind.is_dir();
                 if is_folder && name == "wal" {
                     DirBuilder::new().mode(0o700).create(to.join(&name))?;
                     for segment in std::fs::read_dir(entry.path())? {
@@ -36,7 +37,7 @@ impl DataDir {
                         copy_file(&segment.path(), &to.join(&name).join(segment.file_name()))?;
                     }
                     File::open(to.join(&name))?.sync_all()?;
-                } else if !is_folder && name != LOCK {
+                } else if kind.is_file() && name != LOCK {
                     copy_file(&entry.path(), &to.join(&name))?;
                 }
             }

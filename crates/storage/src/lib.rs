@@ -18,6 +18,7 @@ pub mod disk;
 mod error;
 pub mod identity;
 pub mod records;
+pub mod socket;
 pub mod space;
 pub mod staging;
 pub mod wal;

@@ -56,8 +56,17 @@ impl DocumentsArgs {
     }
 }
 
-const DOCUMENTS: [&str; 5] =
-    ["README.md", "docs/operate.md", "docs/recover.md", "docs/run-a-cluster.md", "docs/elections.md"];
+const DOCUMENTS: [&str; 9] = [
+    "README.md",
+    "docs/cluster.md",
+    "docs/security.md",
+    "docs/operate.md",
+    "docs/fail-over.md",
+    "docs/recover.md",
+    "docs/upgrade.md",
+    "docs/run-a-cluster.md",
+    "docs/elections.md",
+];
 
 /// What the program is called where it is built before it is run.
 const BUILT: &str = "cargo run --release --";
@@ -95,8 +104,13 @@ fn walk(program: &Path) -> Result<()> {
     for document in DOCUMENTS {
         println!("{document}");
         // Each begins on a machine that has no data.
-        for entry in std::fs::read_dir("/var/lib")? {
-            std::fs::remove_dir_all(entry?.path())?;
+        for entry in std::fs::read_dir("/var/lib")?.chain(std::fs::read_dir(&here)?) {
+            let path = entry?.path();
+            if path.is_file() {
+                std::fs::remove_file(path)?;
+            } else if path != here.join("bin") {
+                std::fs::remove_dir_all(path)?;
+            }
         }
         let mut stage = Stage { here: here.clone(), servers: Vec::new() };
         for block in blocks(document)?.iter().filter(|block| block.language == "sh") {

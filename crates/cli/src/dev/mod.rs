@@ -61,13 +61,18 @@ fn one(args: &DevArgs) -> ExitCode {
         ("log-level", args.log_level.clone()),
         ("log-format", "text".into()),
     ];
-    let flags = flags.map(|(flag, value)| (flag.to_owned(), value)).into();
+    let flags = flags.into_iter().chain(room()).map(|(flag, value)| (flag.to_owned(), value)).collect();
     match (Inputs { flags, environment: Vec::new() }).read().configuration() {
         Ok(configuration) => {
             serve::run(&configuration, None, |server| output::data(&banner(server.addr(), &directory)))
         }
         Err(refused) => refuse(&refused),
     }
+}
+
+/// How little room a disk may have: who tries things out has a disk with other things on it.
+fn room() -> [(&'static str, String); 2] {
+    [("disk-low", "256MiB".into()), ("disk-critical", "64MiB".into())]
 }
 
 /// What to read first.

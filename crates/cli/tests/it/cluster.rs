@@ -258,9 +258,12 @@ fn a_newcomer_becomes_a_voter() {
 #[test]
 fn introduced_nodes_found_a_cluster() {
     let plain = Plain::new();
-    let nodes: Vec<Codeq> = (0..3).map(|place| plain.start(place, &["--bootstrap-expect", "3"])).collect();
+    let mut nodes: Vec<Codeq> = (0..3).map(|place| plain.start(place, &["--bootstrap-expect", "3"])).collect();
     for place in 0..3 {
         plain.waits_for(place, "1 of 3 nodes known");
+        let said = nodes[place].wait_for("server.listening");
+        let where_and_how = [plain.addr(place), plain.peer(place), "codeq join ADDRESS".into()];
+        assert!(where_and_how.iter().all(|text| said.contains(text)), "{said}");
     }
     // Whose task that is they cannot know, so nobody is told that there is none.
     let read = request(&plain.addr(0), &format!("{TASKS}/7b06e441-4628-8000-8000-000000030000"), None, None).unwrap();
@@ -277,6 +280,35 @@ fn introduced_nodes_found_a_cluster() {
     plain.has_voters(2, 3);
     let again = plain.command(2, &["join", &plain.peer(1)]);
     assert_eq!((again.status, again.output.contains("joined already")), (Some(0), true), "{again:?}");
+    stop(nodes);
+}
+
+/// Goal: `status --all` has a row for each member as it sees itself, and says of one that is down that it does not answer; what says which
+/// server to ask may stand before the command.
+#[test]
+fn the_status_of_all_is_asked_of_one() {
+    let plain = Plain::new();
+    let list = plain.list();
+    let mut nodes: Vec<Codeq> = (0..3).map(|place| plain.start(place, &["--initial-cluster", &list])).collect();
+    (0..3).for_each(|place| ready(&plain.addr(place)));
+    let ask = || run(&["--endpoints", &plain.addr(0), "--timeout=5s", "status", "--all"], &[]);
+    let all = ask();
+    let row = |output: &str, name: &str| {
+        let row = output.lines().find(|line| line.starts_with(name)).map(str::to_owned);
+        row.unwrap_or_else(|| panic!("{name} has no row: {output}"))
+    };
+    assert_eq!(all.status, Some(0), "{all:?}");
+    assert_eq!(NAMES.iter().filter(|name| row(&all.output, name).contains("  leader  ")).count(), 1, "{}", all.output);
+    assert_eq!(
+        NAMES.iter().filter(|name| row(&all.output, name).contains("  follower  ")).count(),
+        2,
+        "{}",
+        all.output
+    );
+    assert_eq!(nodes.remove(2).stop(Signal::SIGKILL).status, None);
+    let partial = ask();
+    assert!(row(&partial.output, "node-c").contains("does not answer"), "{}", partial.output);
+    assert!(!row(&partial.output, "node-b").contains("does not answer"), "{}", partial.output);
     stop(nodes);
 }
 

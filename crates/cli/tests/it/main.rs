@@ -7,6 +7,7 @@ mod cluster;
 mod config;
 mod dev;
 mod documents;
+mod many;
 mod operate;
 mod process;
 mod roles;

@@ -96,3 +96,50 @@ fn each_role_opens_the_same_at_every_node() {
     assert!(output.contains("PUT /cluster/snapshot"), "a restore that is refused is told of: {output}");
     stop(nodes);
 }
+
+/// Goal: who may use the data directory may do everything to the cluster, with no flags and no token: by the socket there, also where the port
+/// speaks HTTPS and asks for certificates. A tenant's tasks take a token all the same. A socket that a killed server has left is in nobody's
+/// way: commands go on to the port, and the next server takes its place.
+#[test]
+fn the_owner_of_the_directory_needs_no_token() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("tokens"), format!("viewer ann {}\n", ROLES[2].1)).expect("it can be written");
+    let end = run(&["tls", "init", "--nodes", "only", "--clients", "ann", "--out", &path("certificates")], &[]);
+    let line =
+        end.output.lines().next().and_then(|line| line.strip_prefix("only: ")).expect("it has a line").to_owned();
+    let own = ["serve", "--data-dir", &path("data"), "--http-addr", "127.0.0.1:0", "--tokens-file", &path("tokens")];
+    let args: Vec<&str> = own.into_iter().chain(line.split(' ')).filter(|arg| !arg.is_empty()).collect();
+    let peers = args.iter().position(|arg| *arg == "--peer-cert").expect("it has peers");
+    let args: Vec<&str> = args[..peers].iter().chain(&args[peers + 6..]).copied().collect();
+    let mut server = Codeq::start(&args, &[]);
+    server.wait_for("server.started");
+
+    let data = path("data");
+    let command = |args: &[&str], token: &str| run(args, &[("CODEQ_DATA_DIR", &data), ("CODEQ_TOKEN", token)]);
+    let by = command(&["which-endpoint"], "");
+    assert!(by.status == Some(0) && by.output.contains(&format!("unix:{data}/codeq.sock")), "{by:?}");
+    assert_eq!(command(&["health"], "").status, Some(0));
+    let tokens = command(&["token", "list"], "");
+    assert!(tokens.status == Some(0) && tokens.output.starts_with("Id"), "an administrator: {tokens:?}");
+    assert_eq!(command(&["token", "list"], "viewer").status, Some(5), "who shows a token is who that says");
+    assert_eq!(command(&["token", "list"], "stranger").status, Some(5));
+    let tenant = run(&["queue", "stats", "mail", "--endpoints", &format!("unix:{data}/codeq.sock")], &[]);
+    assert_ne!(tenant.status, Some(0), "{tenant:?}");
+    let moved = command(&["leader", "transfer"], "");
+    assert!(moved.status == Some(1) && moved.output.contains("no peer address"), "{moved:?}");
+    server.wait_for("the local socket from the local socket: POST /cluster/leader/transfer");
+
+    assert_eq!(server.stop(nix::sys::signal::Signal::SIGKILL).status, None);
+    assert!(folder.path().join("data/codeq.sock").exists(), "nobody has removed it");
+    let gone = command(&["health"], "");
+    assert!(
+        gone.status == Some(1) && gone.output.contains("unix:") && gone.output.contains("; http://127"),
+        "{gone:?}"
+    );
+    let mut server = Codeq::start(&args, &[]);
+    server.wait_for("server.started");
+    assert_eq!(command(&["health"], "").status, Some(0));
+    assert_eq!(server.stop(nix::sys::signal::Signal::SIGTERM).status, Some(0));
+    assert!(!folder.path().join("data/codeq.sock").exists(), "it goes with its server");
+}

@@ -10,13 +10,13 @@ use serde_json::Value;
 use crate::process::{Codeq, End, codeq, eventually, run};
 
 /// A server in memory, and whoever asks it.
-struct Asked {
+pub(crate) struct Asked {
     url: String,
     server: Codeq,
 }
 
 impl Asked {
-    fn start(more: &[&str]) -> Asked {
+    pub(crate) fn start(more: &[&str]) -> Asked {
         let mut args = vec!["serve", "--http-addr", "127.0.0.1:0", "--storage", "memory"];
         args.extend(more);
         let mut server = Codeq::start(&args, &[]);
@@ -25,25 +25,25 @@ impl Asked {
         Asked { url: format!("http://{}", addr.expect("the line names the address")), server }
     }
 
-    fn run(&self, args: &[&str]) -> End {
+    pub(crate) fn run(&self, args: &[&str]) -> End {
         run(args, &[("CODEQ_ENDPOINTS", &self.url)])
     }
 
     /// The JSON value that a command prints.
     #[track_caller]
-    fn json(&self, args: &[&str]) -> Value {
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
         let end = self.run(&[args, &["-o", "json"]].concat());
         assert_eq!(end.status, Some(0), "{end:?}");
         serde_json::from_str(&end.output).unwrap_or_else(|why| panic!("{why}: {end:?}"))
     }
 
     /// The id of a new task.
-    fn create(&self, command: &str, payload: &str, more: &[&str]) -> String {
+    pub(crate) fn create(&self, command: &str, payload: &str, more: &[&str]) -> String {
         let task = self.json(&[&["task", "create", command, payload], more].concat());
         task["id"].as_str().expect("it has an id").to_owned()
     }
 
-    fn state(&self, id: &str) -> Value {
+    pub(crate) fn state(&self, id: &str) -> Value {
         self.json(&["task", "get", id])["state"].clone()
     }
 
@@ -53,7 +53,7 @@ impl Asked {
         Codeq::start(&args, &[("CODEQ_ENDPOINTS", &self.url), ("PATH", "/usr/bin:/bin")])
     }
 
-    fn stop(self) {
+    pub(crate) fn stop(self) {
         assert_eq!(self.server.stop(Signal::SIGTERM).status, Some(0));
     }
 }
@@ -144,8 +144,9 @@ fn payloads_come_from_the_standard_input() {
     assert!(made.status.success(), "{made:?}");
     assert_eq!(String::from_utf8_lossy(&made.stdout).lines().count(), 2500);
     assert_eq!(asked.json(&["queue", "stats", "many"])["ready"], 2500);
+    // Several calls are under way at a time: which of them is the first is left open.
     let first = asked.json(&["task", "claim", "many"]);
-    assert_eq!(first["payload"], serde_json::json!({"n": 0}));
+    assert!(first["payload"]["n"].as_u64().is_some_and(|number| number < 2500), "{first}");
     let one = with_input(&["task", "create", "one", "-o", "json"], &asked.url, "[1,\n2]");
     let one: Value = serde_json::from_slice(&one.stdout).unwrap();
     assert_eq!(one["payload"], serde_json::json!([1, 2]));

@@ -30,6 +30,8 @@ pub use crate::http::elections::{
 pub use crate::http::follow::{Following, Form, KEEP_ALIVE, follow};
 use crate::http::view::Inspection;
 use crate::node::{Handle, Stage};
+use crate::peer::collecting::ask_all;
+use crate::peer::requests::What;
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +100,29 @@ pub fn answer(look: &Inspection, lease: Millis, path: &str, query: &str, accept:
     };
     let answered = ready(checks(look, false), &asked);
     Some(answered.unwrap_or_else(|unknown| HttpAnswer::refused(400, "invalid_field", &unknown.to_string())))
+}
+
+/// How long others may take to say their page.
+const PAGE_MAX: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// The answer to `GET /cluster/status?all`: the pages of all members by their names, as each of them says it ([`Handle::show_status_with`]); of
+/// whoever does not answer within a second, why there is none.
+pub async fn status_of_all<S: StateMachine>(handle: &Handle<S>, lease: Millis) -> HttpAnswer {
+    let own = serde_json::to_value(handle.inspect().status(lease)).expect("views are made of text, numbers and lists");
+    let mut pages = serde_json::Map::from_iter([(handle.identity().node.clone(), own)]);
+    let mut missing = Vec::new();
+    let others = match handle.common().peers.get() {
+        Some(peers) => ask_all(peers, What::Status, PAGE_MAX, |_| Vec::new()).await,
+        None => Vec::new(),
+    };
+    for (member, answer) in others {
+        let page = answer.and_then(|answer| serde_json::from_slice(&answer).ok()).unwrap_or_else(|| {
+            missing.push(member.name.clone());
+            serde_json::json!({ "error": "it cannot be reached, or does not answer" })
+        });
+        pages.insert(member.name, page);
+    }
+    HttpAnswer { missing, ..HttpAnswer::json(200, &pages) }
 }
 
 /// A loop that has not turned for longer hangs: a disk does not answer, or the machine is frozen.

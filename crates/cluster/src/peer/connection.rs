@@ -14,10 +14,10 @@ use base::machine::StateMachine;
 use base::{Incarnation, Index, Position, Term};
 use base::{Mono, ShardId};
 use bytes::Bytes;
-use replica::{Event, Message, Operations, Reply, Unavailable, Wait};
+use replica::{Event, Member, Message, Operations, Reply, Unavailable, Wait};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{interval, sleep, timeout};
 
 use crate::events::{Draft, Events, Level};
@@ -399,12 +399,17 @@ async fn keep_connected<S: StateMachine>(shared: Arc<Shared<S>>, link: Arc<Link<
     let mut report = Report::new(Level::Debug);
     let mut pause = RETRY_FIRST;
     let mut down_since: Option<Mono> = None;
+    // A member that has moved says so to whom it can reach, and until a majority can, that is in no record. What it has said may be older
+    // than a record, too: they take turns.
+    let mut by_word = true;
     loop {
-        let Some(member) = target.borrow_and_update().clone() else { return };
+        let Some(recorded) = target.borrow_and_update().clone() else { return };
+        let member = link.told().filter(|_| by_word).unwrap_or(recorded);
+        by_word = !by_word;
         match dial(&shared, &member.peer, member.id).await {
             Ok(met) if met.guest == Guest::Member(member.id) => {
                 report.success();
-                pause = RETRY_FIRST;
+                (pause, by_word) = (RETRY_FIRST, true);
                 let up = Draft::new(Level::Info, "raft.peer.up", format!("peer {} up", member.name));
                 let up = up.with("peer", &*member.name).with("addr", &*member.peer);
                 shared.common.events.tell(match down_since.take() {
@@ -416,8 +421,7 @@ async fn keep_connected<S: StateMachine>(shared: Arc<Shared<S>>, link: Arc<Link<
                 shared.common.routes.bump();
                 let ended = tokio::select! {
                     ended = talk(&shared, &link, met.reader) => ended,
-                    // It is to be dialled elsewhere, or not at all.
-                    _ = target.changed() => Ok(()),
+                    () = turned_away(&mut target, &member.peer) => Ok(()),
                 };
                 for (client, why) in link.lost() {
                     client.refuse(&shared.common, why);
@@ -443,9 +447,18 @@ async fn keep_connected<S: StateMachine>(shared: Arc<Shared<S>>, link: Arc<Link<
             () = sleep(pause) => {}
             _ = target.changed() => {}
             // Whoever has just come is there.
-            () = link.called.notified() => {}
+            () = link.called.notified() => by_word = true,
         }
         pause = (pause * 2).min(RETRY_LAST);
+    }
+}
+
+/// Waits until a member is recorded at another address than this one, or is to be dialled no more.
+async fn turned_away(target: &mut watch::Receiver<Option<Member>>, peer: &str) {
+    while target.changed().await.is_ok() {
+        if target.borrow_and_update().as_ref().is_none_or(|now| now.peer != peer) {
+            return;
+        }
     }
 }
 
@@ -744,7 +757,7 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) -> Result<(), 
         shared.links.introduce(&other.me);
     }
     if let Some(link) = shared.links.get(id) {
-        link.called.notify_one();
+        link.on_called(&other.me);
     }
     if members.get(id).is_some_and(|recorded| *recorded != other.me) {
         shared.common.inbox.control(Control::Heard(other.me.clone()));

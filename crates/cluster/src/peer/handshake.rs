@@ -31,13 +31,14 @@ pub(crate) const NOT_LEADER: &str = "not-leader";
 pub(crate) const BAD_TOKEN: &str = "bad-token";
 
 /// Codes that a refusal can have.
-pub(crate) const CODES: [&str; 12] = [
+pub(crate) const CODES: [&str; 13] = [
     TLS,
     "version",
     "cluster-token-mismatch",
     "cluster-id-mismatch",
     "groups-mismatch",
     "name-taken",
+    "bad-name",
     REMOVED,
     "stale-incarnation",
     "bad-secret",
@@ -67,6 +68,11 @@ pub(crate) fn judge(own: &Greeting, members: &Members, hello: &Hello) -> Result<
             "version",
             format!("{there} speaks version {} of the peer protocol, {here} version {PROTOCOL}", hello.protocol),
         );
+    }
+    if !base::is_node_name(there) {
+        let text =
+            format!("{there:?} is no name for a node: 1 to 63 of A-Z, a-z, 0-9, . _ and -, and neither . nor ..");
+        return refuse("bad-name", text);
     }
     // Members of one cluster are known by its id, which their label is part of: whoever was one before needs no setting to come back.
     let is_one_cluster = own.cluster.is_some() && own.cluster == other.cluster;
@@ -175,6 +181,8 @@ mod tests {
             (hello(Greeting { label: "x".into(), ..greeting("b", 2, Some(8)) }), "cluster-token-mismatch"),
             (hello(Greeting { label: "x".into(), ..greeting("b", 2, None) }), "cluster-token-mismatch"),
             (Hello { to: 5, ..hello(greeting("b", 2, Some(9))) }, "stale-incarnation"),
+            (hello(greeting("..", 2, None)), "bad-name"),
+            (hello(greeting("b/c", 2, None)), "bad-name"),
             (hello(greeting("b", 2, Some(8))), "cluster-id-mismatch"),
             (hello(Greeting { shards: 2, ..greeting("b", 2, Some(9)) }), "groups-mismatch"),
         ];

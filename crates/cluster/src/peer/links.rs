@@ -63,6 +63,8 @@ pub(crate) struct Link<S: StateMachine> {
     pub(crate) rtt: AtomicU64,
     /// Bumped when the member is to be dialled at another address, or not at all.
     pub(crate) target: watch::Sender<Option<Member>>,
+    /// What the member has said of itself when it connected last. It may have moved since that was recorded.
+    told: Mutex<Option<Member>>,
 }
 
 impl<S: StateMachine> Link<S> {
@@ -81,7 +83,19 @@ impl<S: StateMachine> Link<S> {
             heard: AtomicU64::new(0),
             rtt: AtomicU64::new(0),
             target: watch::Sender::new(Some(member)),
+            told: Mutex::default(),
         }
+    }
+
+    /// The member has connected to this node, and says this of itself.
+    pub(crate) fn on_called(&self, member: &Member) {
+        *self.told.lock().expect("nothing panics while it holds this lock") = Some(member.clone());
+        self.called.notify_one();
+    }
+
+    /// What the member has said of itself, if it ever has.
+    pub(crate) fn told(&self) -> Option<Member> {
+        self.told.lock().expect("nothing panics while it holds this lock").clone()
     }
 
     /// Whether the member can be reached just now, as far as is known.

@@ -35,6 +35,8 @@ pub(crate) enum What {
     Stage = 4,
     /// To say how it is, see [`bundle`].
     Describe = 5,
+    /// To say its page `/cluster/status`, see [`crate::http::status_of_all`].
+    Status = 6,
 }
 
 /// A request that goes out.
@@ -57,7 +59,7 @@ pub(crate) fn read(bytes: &Bytes) -> Result<(u64, What, Bytes), Malformed> {
     let mut reader = Reader::new(bytes);
     let number = reader.varint()?;
     let what = reader.u8()?;
-    let what = [What::Act, What::Tell, What::Save, What::Stage, What::Describe]
+    let what = [What::Act, What::Tell, What::Save, What::Stage, What::Describe, What::Status]
         .into_iter()
         .find(|known| *known as u8 == what)
         .ok_or(Malformed)?;
@@ -120,6 +122,7 @@ pub(crate) async fn answer<S: StateMachine>(shared: &Arc<Shared<S>>, what: What,
             Actor::decode(&mut Reader::new(body)).ok()?.check(Right::Administer).ok()?;
             Some(bundle::describe(&shared.common).await)
         }
+        What::Status => shared.common.status_page.get().map(|page| page()).filter(|page| !page.is_empty()),
         What::Tell => collecting::tell(body, &shared.common.events).ok(),
         What::Save => {
             let mut reader = Reader::new(body);

@@ -52,3 +52,21 @@ async fn who_has_lost_its_data_comes_back_in_every_group() {
     };
     eventually("every group has it, and not what it was", &node, swapped).await;
 }
+
+/// Goal: a majority that has moved is found by what it says of itself to the one that has not: nothing can be recorded before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_majority_that_has_moved_is_found() {
+    let mut three = Three::begin().await;
+    write(three.node(0), "before").await.expect("all are there");
+    for place in 0..3 {
+        three.stop(place).await;
+    }
+    three.start_elsewhere(0);
+    three.start_elsewhere(1);
+    three.start(2);
+    three.ready().await;
+    write(three.node(1), "after").await.expect("all are there");
+    for place in 0..3 {
+        assert_eq!(read(three.node(place)).await, ["before", "after"]);
+    }
+}

@@ -114,6 +114,19 @@ impl Three {
         node.ended().await.expect("it stops without a fault");
     }
 
+    /// Gives a node that has stopped another address, which no other one is told.
+    pub(crate) fn start_elsewhere(&mut self, place: usize) {
+        let addr = free_addrs(1)[0];
+        let config = self.config(place);
+        let peers = PeerConfig {
+            listen: addr,
+            advertise: addr.to_string(),
+            addresses: Vec::new(),
+            ..config.peers.expect("it has peers")
+        };
+        self.nodes[place] = Some(start(NodeConfig { peers: Some(peers), ..config }));
+    }
+
     /// Takes its data directory from a node that has stopped.
     pub(crate) fn wipe(&self, place: usize) {
         std::fs::remove_dir_all(self.folder.path().join(NAMES[place])).expect("it has a data directory");

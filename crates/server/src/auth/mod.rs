@@ -90,6 +90,8 @@ pub struct Authenticator {
     settings: AuthSettings,
     /// Everybody, in open mode.
     anybody: Arc<Principal>,
+    /// Whoever may use the data directory.
+    owner: Arc<Principal>,
     throttle: Throttle,
 }
 
@@ -109,7 +111,8 @@ pub(crate) enum Refusal {
 impl Authenticator {
     /// An authenticator that follows these settings.
     pub fn new(settings: AuthSettings) -> Authenticator {
-        Authenticator { settings, anybody: Arc::new(Principal::anybody()), throttle: Throttle::default() }
+        let owner = Arc::new(Principal::with_role("the local socket", ClusterRole::Admin));
+        Authenticator { settings, anybody: Arc::new(Principal::anybody()), owner, throttle: Throttle::default() }
     }
 
     /// Whether nobody needs a token.
@@ -163,6 +166,24 @@ impl Authenticator {
             Err(_) => {}
         }
         checked
+    }
+
+    /// Whoever asks by the socket in the data directory without a token: an administrator of the cluster, and of no tenant.
+    ///
+    /// # Errors
+    /// What is asked for is a tenant's, so that it takes a token.
+    pub fn owner(&self, access: Access) -> Result<Arc<Principal>, Box<Problem>> {
+        match access {
+            _ if self.is_open() => Ok(self.anybody.clone()),
+            Access::Producer | Access::Worker(_) | Access::Admin => Err(missing_token()),
+            Access::Open
+            | Access::Any
+            | Access::Viewer
+            | Access::Join
+            | Access::Operator
+            | Access::ClusterAdmin
+            | Access::Metrics => Ok(self.owner.clone()),
+        }
     }
 
     fn check(&self, access: Access, token: &str) -> Result<Arc<Principal>, Box<Problem>> {
@@ -284,15 +305,20 @@ fn problem_of(refusal: Refusal) -> Box<Problem> {
     })
 }
 
+const SEND_TOKEN: &str = "send the header Authorization: Bearer <token>";
+
+fn missing_token() -> Box<Problem> {
+    Box::new(Problem::new(Code::MissingCredentials, SEND_TOKEN).error("missing Authorization header"))
+}
+
 /// The token of an `Authorization` header: of `Bearer`, or the password of `Basic`, whoever the user is.
 fn token_of(authorization: Option<&[u8]>) -> Result<Cow<'_, str>, Box<Problem>> {
-    let detail = "send the header Authorization: Bearer <token>";
-    let missing = || Box::new(Problem::new(Code::MissingCredentials, detail).error("missing Authorization header"));
-    let malformed = || Box::new(Problem::new(Code::InvalidCredentials, detail).error("invalid Authorization format"));
-    let value = authorization.ok_or_else(missing)?;
+    let malformed =
+        || Box::new(Problem::new(Code::InvalidCredentials, SEND_TOKEN).error("invalid Authorization format"));
+    let value = authorization.ok_or_else(missing_token)?;
     let value = std::str::from_utf8(value).map_err(|_| malformed())?.trim();
     if value.is_empty() {
-        return Err(missing());
+        return Err(missing_token());
     }
     match value.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() => {

@@ -186,7 +186,6 @@ fn node_of(values: &Values, meeting: Meeting) -> NodeConfig {
             Millis(0)
         }),
         events_max: values.count("cluster.eventsMax"),
-        elections_max: values.count("cluster.electionsMax"),
         entry_operations_max: values.count("raft.maxEntryOps"),
         entry_bytes_max: values.count("raft.maxEntryBytes"),
         clock: Clock::default(),

@@ -11,7 +11,6 @@ use crate::config::Notice;
 use crate::config::access::{Access, resolve};
 use crate::config::kinds::{Address, PEER_PORT};
 use crate::config::sources::read_by_others;
-use crate::config::table::is_node_id;
 use crate::config::values::Values;
 use crate::reload::PeerFiles;
 
@@ -340,5 +339,5 @@ fn host_name() -> String {
     let name = gethostname::gethostname();
     let allowed = |char: char| if char.is_ascii_alphanumeric() || "._-".contains(char) { char } else { '-' };
     let name: String = name.to_string_lossy().chars().map(allowed).take(63).collect();
-    if is_node_id(&name) { name } else { "codeq".into() }
+    if base::is_node_name(&name) { name } else { "codeq".into() }
 }

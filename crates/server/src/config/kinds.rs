@@ -8,7 +8,9 @@ use base::Millis;
 use cluster::forming::FOUNDERS_MAX;
 use hyper::Uri;
 
-use crate::config::table::{NODE_ID, is_node_id};
+use base::is_node_name;
+
+use crate::config::table::NODE_ID;
 
 /// One second, in milliseconds.
 pub(crate) const SECOND: u64 = 1000;
@@ -398,7 +400,7 @@ fn nodes(text: &str) -> Result<BTreeMap<String, Address>, String> {
     for (name, value) in parts(text)? {
         let address = peer_address(&value)?;
         let name = name.unwrap_or_else(|| address.host.clone());
-        if !is_node_id(&name) {
+        if !is_node_name(&name) {
             return Err(format!("{name:?} is not a node's name: allowed is {}", NODE_ID.allowed));
         }
         if let Some((other, _)) = nodes.iter().find(|(_, known)| **known == address) {

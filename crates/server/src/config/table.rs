@@ -5,8 +5,8 @@
 //! A name that codeQ has for it is a row in `codeq.rs`.
 
 use base::limits::{ENTRY_OPERATIONS_MAX, SHARDS_MAX};
+use cluster::Room;
 use cluster::forming::FOUNDERS_MAX;
-use cluster::{ELECTIONS_MAX, Room};
 use queue::policy::ATTEMPTS_MAX;
 
 use crate::auth::is_tenant;
@@ -144,12 +144,8 @@ static ENV: Rule = Rule { allowed: "1 to 32 characters", fits: |text| (1..=32).c
 
 static TENANT: Rule = Rule { allowed: "2 to 63 of a-z, 0-9 and -, a letter first", fits: is_tenant };
 
-pub(crate) static NODE_ID: Rule = Rule { allowed: "1 to 63 of A-Z, a-z, 0-9, . _ and -", fits: is_node_id };
-
-/// Whether a node may have this name.
-pub fn is_node_id(text: &str) -> bool {
-    (1..=63).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-}
+pub(crate) static NODE_ID: Rule =
+    Rule { allowed: "1 to 63 of A-Z, a-z, 0-9, . _ and -, and neither . nor ..", fits: base::is_node_name };
 
 static LABEL: Rule = Rule { allowed: "1 to 63 characters", fits: |text| (1..=63).contains(&text.chars().count()) };
 
@@ -838,14 +834,6 @@ pub static SECTIONS: &[Section] = &[
                 default: Default::Is("10000"),
                 scope: Scope::Node,
                 meaning: "events that this node keeps; older ones are forgotten",
-            },
-            Setting {
-                name: "cluster.electionsMax",
-                flag: None,
-                kind: Kind::Int(1, ELECTIONS_MAX as u64),
-                default: Default::Is("500"),
-                scope: Scope::Node,
-                meaning: "elections that this node remembers of each group",
             },
             Setting {
                 name: "raft.maxEntryOps",

@@ -1,7 +1,5 @@
 //! The record of what operators do: an event for each action, done or refused, with who wanted it and from where.
 
-use std::net::IpAddr;
-
 use cluster::AdminAction;
 use hyper::Method;
 
@@ -9,10 +7,11 @@ use crate::http::answer::Answer;
 use crate::http::call::{Call, Outcome};
 use crate::http::edge::Edge;
 use crate::http::routes::Route;
+use crate::http::source::Source;
 
 impl Edge {
     /// Tells of an action and what has come of it. Questions change nothing, and are not told of.
-    pub(crate) fn record_action(&self, route: &Route<'_>, call: &Call, from: IpAddr, outcome: &Outcome<Answer>) {
+    pub(crate) fn record_action(&self, route: &Route<'_>, call: &Call, from: Source, outcome: &Outcome<Answer>) {
         let asks = matches!(call.head.method, Method::GET | Method::HEAD);
         if asks || !route.is_action() {
             return;

@@ -1,5 +1,7 @@
 //! What this node says of its cluster: `/cluster/*`, `/readyz`, and codeQ's status of Raft. All of it is made of one look at the node.
 
+use std::sync::Weak;
+
 use api::json::Writer;
 use api::{Code, Problem};
 use cluster::http::{NoSuchCheck, Readiness, checks, ready};
@@ -8,7 +10,7 @@ use cluster::view::{Inspection, NodeView};
 use crate::auth::{ClusterRole, Principal};
 use crate::http::answer::Answer;
 use crate::http::call::{Call, Outcome};
-use crate::http::edge::Edge;
+use crate::http::edge::{Edge, Shared};
 use crate::http::page::page;
 use crate::http::questions::Asked;
 
@@ -20,6 +22,13 @@ pub(crate) fn is_look_back(page: &str) -> bool {
     matches!(page, "/cluster/events" | "/cluster/elections" | "/cluster/timeline")
 }
 
+/// The page `/cluster/status` of this server; nothing: it ends.
+pub(crate) fn own_status(shared: &Weak<Shared>) -> Option<Vec<u8>> {
+    let shared = shared.upgrade()?;
+    let page = cluster::http::get("/cluster/status", &shared.node.inspect(), shared.settings.leader_lease);
+    page.map(|answer| answer.body)
+}
+
 impl Edge {
     pub(crate) fn get_cluster(&self, path: &str) -> Outcome<Answer> {
         let answer = cluster::http::get(path, &self.node.inspect(), self.shared.settings.leader_lease);
@@ -27,6 +36,14 @@ impl Edge {
             Some(answer) => Ok(Answer::from(answer)),
             None => Err(Box::new(Problem::new(Code::RouteNotFound, "the cluster has no such page"))),
         }
+    }
+
+    /// The status of this node, or with `?all` of every member.
+    pub(crate) async fn status_page(&self, path: &str, call: &Call) -> Outcome<Answer> {
+        if call.query("all").is_none_or(|all| all == "false") {
+            return self.get_cluster(path);
+        }
+        Ok(Answer::from(cluster::http::status_of_all(&self.node, self.shared.settings.leader_lease).await))
     }
 
     /// An answer in orchestrator's words.

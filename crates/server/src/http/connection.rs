@@ -4,7 +4,6 @@
 //! a timer for each request would cost more than the requests it guards.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -18,10 +17,11 @@ use hyper::service::service_fn;
 use hyper::{Request, server};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use crate::http::edge::Edge;
+use crate::http::listener::Accepted;
+use crate::http::source::Source;
 
 /// How often connections are looked at.
 const LOOK: Duration = Duration::from_millis(1_000);
@@ -153,10 +153,16 @@ impl Connections {
 const PREFACE: [u8; 14] = *b"PRI * HTTP/2.0";
 
 /// Serves one connection to its end.
-pub(crate) async fn serve_connection(stream: TcpStream, edge: Arc<Edge>, connections: &Connections) {
-    let Ok(peer) = stream.peer_addr() else { return };
+pub(crate) async fn serve_connection(accepted: Accepted, edge: Arc<Edge>, connections: &Connections) {
     let (number, watched) = connections.enter();
     let speak = async {
+        let stream = match accepted {
+            Accepted::Port(stream) => stream,
+            // Nobody but this machine hears it, and only our own commands speak there.
+            Accepted::Socket(stream) => return speak_h1(stream, edge.clone(), &watched, Source::Socket).await,
+        };
+        let Ok(peer) = stream.peer_addr() else { return };
+        let source = Source::Address(peer.ip());
         if let Some(files) = &edge.shared.settings.files.http {
             // The handshake has as much time as the head of a request.
             watched.set(Doing::Head);
@@ -165,8 +171,8 @@ pub(crate) async fn serve_connection(stream: TcpStream, edge: Arc<Edge>, connect
             watched.set(Doing::Idle);
             let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             return match is_h2 {
-                true => speak_h2(stream, edge.clone(), &watched, peer.ip()).await,
-                false => speak_h1(stream, edge.clone(), &watched, peer.ip()).await,
+                true => speak_h2(stream, edge.clone(), &watched, source).await,
+                false => speak_h1(stream, edge.clone(), &watched, source).await,
             };
         }
         let mut first = [0; PREFACE.len()];
@@ -177,8 +183,8 @@ pub(crate) async fn serve_connection(stream: TcpStream, edge: Arc<Edge>, connect
             () = watched.finish.notified() => return,
         };
         match peeked {
-            Ok(_) if first == PREFACE => speak_h2(stream, edge.clone(), &watched, peer.ip()).await,
-            Ok(length) if length > 0 => speak_h1(stream, edge.clone(), &watched, peer.ip()).await,
+            Ok(_) if first == PREFACE => speak_h2(stream, edge.clone(), &watched, source).await,
+            Ok(length) if length > 0 => speak_h1(stream, edge.clone(), &watched, source).await,
             _ => {}
         }
     };
@@ -189,14 +195,14 @@ pub(crate) async fn serve_connection(stream: TcpStream, edge: Arc<Edge>, connect
     connections.open.lock().expect(FREE).remove(&number);
 }
 
-async fn speak_h1<T: Socket>(stream: T, edge: Arc<Edge>, watched: &Arc<Watched>, peer: IpAddr) {
+async fn speak_h1<T: Socket>(stream: T, edge: Arc<Edge>, watched: &Arc<Watched>, source: Source) {
     let header_bytes = edge.shared.settings.http.header_bytes_max;
     let io = WatchedIo { io: TokioIo::new(stream), watched: watched.clone(), bytes_begin_heads: true };
     let connection = server::conn::http1::Builder::new()
         .max_headers(100)
         // The parser must be able to hold what `check_head` refuses with an explanation.
         .max_buf_size(header_bytes + (64 << 10))
-        .serve_connection(io, service_fn(|request| answer(request, edge.clone(), watched.clone(), peer)));
+        .serve_connection(io, service_fn(|request| answer(request, edge.clone(), watched.clone(), source)));
     let mut connection = std::pin::pin!(connection);
     let finished = tokio::select! {
         // The reasons are the client's: it went away, or sent no HTTP, and was told so.
@@ -209,7 +215,7 @@ async fn speak_h1<T: Socket>(stream: T, edge: Arc<Edge>, watched: &Arc<Watched>,
     }
 }
 
-async fn speak_h2<T: Socket>(stream: T, edge: Arc<Edge>, watched: &Arc<Watched>, peer: IpAddr) {
+async fn speak_h2<T: Socket>(stream: T, edge: Arc<Edge>, watched: &Arc<Watched>, source: Source) {
     // Pings keep coming while nothing is asked for, so bytes alone do not make it busy.
     let io = WatchedIo { io: TokioIo::new(stream), watched: watched.clone(), bytes_begin_heads: false };
     let connection = server::conn::http2::Builder::new(SameThread)
@@ -218,7 +224,7 @@ async fn speak_h2<T: Socket>(stream: T, edge: Arc<Edge>, watched: &Arc<Watched>,
         .max_header_list_size(16 << 10)
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(10))
-        .serve_connection(io, service_fn(|request| answer(request, edge.clone(), watched.clone(), peer)));
+        .serve_connection(io, service_fn(|request| answer(request, edge.clone(), watched.clone(), source)));
     let mut connection = std::pin::pin!(connection);
     let finished = tokio::select! {
         _ = connection.as_mut() => true,
@@ -234,10 +240,10 @@ type Answering =
     Pin<Box<dyn Future<Output = Result<crate::http::answer::HttpResponse, std::convert::Infallible>> + Send>>;
 
 /// Answers one request. The future is boxed: hyper moves it several times, and it is large.
-fn answer(request: Request<Incoming>, edge: Arc<Edge>, watched: Arc<Watched>, peer: IpAddr) -> Answering {
+fn answer(request: Request<Incoming>, edge: Arc<Edge>, watched: Arc<Watched>, source: Source) -> Answering {
     Box::pin(async move {
         let serving = Serving::begin(watched);
-        let mut response = edge.answer(request, peer).await;
+        let mut response = edge.answer(request, source).await;
         response.body_mut().hold(serving);
         Ok(response)
     })

@@ -1,6 +1,5 @@
 //! One thread of the edge: what its connections share.
 
-use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +11,9 @@ use base::rng::mix;
 use cluster::{Handle, LaneId, Stage};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
+use hyper::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, ORIGIN, WWW_AUTHENTICATE,
+};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request};
 use queue::operations::{OperationKind, OperationState};
@@ -27,6 +28,7 @@ use crate::http::cluster::is_look_back;
 use crate::http::epochs::Epochs;
 use crate::http::openapi;
 use crate::http::routes::{self, MONITOR, Route};
+use crate::http::source::Source;
 use crate::http::waiting::Waiting;
 use crate::metrics::Metrics;
 use crate::reload::Reload;
@@ -72,7 +74,7 @@ impl Edge {
     }
 
     /// Answers a request, whatever happens.
-    pub(crate) async fn answer(&self, request: Request<Incoming>, from: IpAddr) -> HttpResponse {
+    pub(crate) async fn answer(&self, request: Request<Incoming>, from: Source) -> HttpResponse {
         let (head, body) = request.into_parts();
         let request_id = request_id(&head.headers, || {
             // Unique and spread out, which is all that an id for looking things up needs.
@@ -83,7 +85,9 @@ impl Edge {
         let is_write = head.method == Method::POST;
         let is_page = matches!(head.uri.path(), "/" | "/web/status");
         let name = &self.shared.name;
-        match self.serve(head, body, from).await {
+        let is_told =
+            head.uri.path().starts_with("/cluster/") || head.headers.get("codeq-verbose").is_some_and(|on| on == "1");
+        let mut response = match self.serve(head, body, from).await {
             Ok(answer) => {
                 let leader = if is_write { self.leader_of(answer.positions()) } else { None };
                 answer.into_response(request_id, leader.as_ref().unwrap_or(name), is_api)
@@ -97,7 +101,23 @@ impl Edge {
                 }
                 response
             }
+        };
+        if is_told {
+            self.tell_leader(&mut response);
         }
+        response
+    }
+
+    /// How group 0 stands, as this node knows it.
+    fn tell_leader(&self, response: &mut HttpResponse) {
+        let look = self.node.inspect();
+        let Some(first) = look.shards.first() else { return };
+        let leader = look.leader().map(|leader| leader.name).unwrap_or_default();
+        let headers = response.headers_mut();
+        headers.insert("codeq-term", HeaderValue::from(first.consensus.term.0));
+        headers.insert("codeq-index", HeaderValue::from(first.applied.0));
+        headers
+            .extend(HeaderValue::try_from(leader).ok().map(|leader| (HeaderName::from_static("codeq-leader"), leader)));
     }
 
     /// The name of the other node that has executed all of a write. What several leaders have executed was put together here.
@@ -138,7 +158,7 @@ impl Edge {
         &self,
         head: Parts,
         body: Incoming,
-        from: IpAddr,
+        from: Source,
     ) -> Result<Answer, (Box<Problem>, Option<&'static str>)> {
         let plain = |problem| (problem, None);
         let settings = &self.shared.settings;
@@ -171,20 +191,25 @@ impl Edge {
         outcome.map_err(plain)
     }
 
-    fn identify(&self, route: &Route<'_>, head: &Parts, from: IpAddr) -> Outcome<Arc<Principal>> {
+    fn identify(&self, route: &Route<'_>, head: &Parts, from: Source) -> Outcome<Arc<Principal>> {
         let settings = &self.shared.settings;
         let access = match route {
             Route::Metrics if settings.metrics_need_token => Access::Metrics,
             route => route.access(),
         };
         let authorization = head.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
-        if access != Access::Open {
+        let by_socket = from == Source::Socket;
+        // No page of a browser reaches the socket.
+        if access != Access::Open && !by_socket {
             let changes = !matches!(head.method, Method::GET | Method::HEAD);
             let header = |name| head.headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or(""));
             let host = header(HOST).or(head.uri.host());
             self.shared.auth.check_origin(host, header(ORIGIN), changes, authorization)?;
         }
-        let principal = self.shared.auth.authenticate(access, authorization, from)?;
+        let principal = match authorization {
+            None if by_socket => self.shared.auth.owner(access)?,
+            _ => self.shared.auth.authenticate(access, authorization, from.address())?,
+        };
         if settings.read_only && route.is_action() {
             let detail = "this node takes no actions on the cluster (readOnly); ask another one";
             return Err(Box::new(Problem::new(Code::ReadOnlyNode, detail)));
@@ -241,6 +266,7 @@ impl Edge {
             Route::Livez => ready(Ok(self.livez())),
             Route::Cluster(MONITOR) => ready(self.monitor(call)),
             Route::Cluster(page) if is_look_back(page) => Box::pin(self.look_back(page, call)),
+            Route::Cluster(page @ "/cluster/status") => Box::pin(self.status_page(page, call)),
             Route::Cluster(page) => ready(self.get_cluster(page)),
             Route::Join => Box::pin(self.join(call)),
             Route::Question(path) => ready(self.question(path)),

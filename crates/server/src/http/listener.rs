@@ -3,11 +3,12 @@
 //! Each thread has a runtime of its own; connections are dealt out in turn, so that a few busy ones do not end up on one thread. One listener
 //! accepts for all: several listeners on one port would let a second server start on it unnoticed.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use cluster::LocalSocket;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::watch;
 
@@ -18,6 +19,40 @@ use crate::http::edge::{Edge, Shared};
 pub(crate) struct Listener {
     listener: std::net::TcpListener,
     addr: SocketAddr,
+}
+
+/// A connection that was accepted.
+pub(crate) enum Accepted {
+    /// At the port for clients.
+    Port(tokio::net::TcpStream),
+    /// At the socket in the data directory.
+    Socket(tokio::net::UnixStream),
+}
+
+/// The same on its way to the thread that serves it.
+enum Dealt {
+    Port(std::net::TcpStream),
+    Socket(std::os::unix::net::UnixStream),
+}
+
+impl Dealt {
+    fn of(accepted: Accepted) -> std::io::Result<Dealt> {
+        match accepted {
+            Accepted::Port(stream) => {
+                // A connection without these still works.
+                let _ = stream.set_nodelay(true);
+                stream.into_std().map(Dealt::Port)
+            }
+            Accepted::Socket(stream) => stream.into_std().map(Dealt::Socket),
+        }
+    }
+
+    fn accepted(self) -> std::io::Result<Accepted> {
+        match self {
+            Dealt::Port(stream) => tokio::net::TcpStream::from_std(stream).map(Accepted::Port),
+            Dealt::Socket(stream) => tokio::net::UnixStream::from_std(stream).map(Accepted::Socket),
+        }
+    }
 }
 
 /// The edge's threads.
@@ -44,8 +79,8 @@ impl Listener {
         self.addr
     }
 
-    /// Starts the threads that serve its connections.
-    pub(crate) fn start(self, shared: &Arc<Shared>) -> std::io::Result<Threads> {
+    /// Starts the threads that serve its connections, and those of the socket in the data directory if there is one.
+    pub(crate) fn start(self, shared: &Arc<Shared>, local: Option<LocalSocket>) -> std::io::Result<Threads> {
         let open = Arc::new(AtomicUsize::new(0));
         let (stop, stopped) = watch::channel(false);
         // Each thread holds a sender and never sends.
@@ -64,7 +99,7 @@ impl Listener {
         }
         let most = shared.settings.http.connections_max;
         let accept = move || {
-            on_a_runtime(accept(self.listener, edges, open, most, stopped));
+            on_a_runtime(accept(self.listener, local, edges, open, most, stopped));
             drop(running);
         };
         std::thread::Builder::new().name("codeq-accept".into()).spawn(accept)?;
@@ -88,25 +123,31 @@ fn on_a_runtime(work: impl Future<Output = ()>) {
 
 async fn accept(
     listener: std::net::TcpListener,
-    edges: Vec<UnboundedSender<TcpStream>>,
+    local: Option<LocalSocket>,
+    edges: Vec<UnboundedSender<Dealt>>,
     open: Arc<AtomicUsize>,
     most: usize,
     mut stopped: watch::Receiver<bool>,
 ) {
     let listener = tokio::net::TcpListener::from_std(listener).expect("a runtime takes any listener");
+    // Without it, commands use the port.
+    let at_socket = local.as_ref().and_then(|local| tokio::net::UnixListener::from_std(local.listener().ok()?).ok());
+    let by_socket = async || match &at_socket {
+        Some(listener) => listener.accept().await.map(|(stream, _)| Accepted::Socket(stream)),
+        None => std::future::pending().await,
+    };
     let mut next = 0;
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept() => accepted.map(|(stream, _)| Accepted::Port(stream)),
+            accepted = by_socket() => accepted,
             _ = stopped.wait_for(|stopped| *stopped) => return,
         };
         match accepted {
-            Ok((stream, _)) => {
-                // A connection without these still works.
-                let _ = stream.set_nodelay(true);
-                let Ok(stream) = stream.into_std() else { continue };
+            Ok(accepted) => {
+                let Ok(dealt) = Dealt::of(accepted) else { continue };
                 open.fetch_add(1, Ordering::Relaxed);
-                let _ = edges[next].send(stream);
+                let _ = edges[next].send(dealt);
                 next = (next + 1) % edges.len();
                 while open.load(Ordering::Relaxed) >= most {
                     tokio::time::sleep(Duration::from_millis(10)).await;
@@ -123,7 +164,7 @@ async fn accept(
 
 async fn serve_connections(
     shared: Arc<Shared>,
-    mut streams: UnboundedReceiver<TcpStream>,
+    mut streams: UnboundedReceiver<Dealt>,
     open: Arc<AtomicUsize>,
     mut stopped: watch::Receiver<bool>,
 ) {
@@ -134,11 +175,11 @@ async fn serve_connections(
     tokio::spawn(connections.clone().watch(edge.clone()));
     loop {
         tokio::select! {
-            stream = streams.recv() => {
-                let Some(Ok(stream)) = stream.map(tokio::net::TcpStream::from_std) else { continue };
+            dealt = streams.recv() => {
+                let Some(Ok(accepted)) = dealt.map(Dealt::accepted) else { continue };
                 let (edge, connections, open) = (edge.clone(), connections.clone(), open.clone());
                 tokio::spawn(async move {
-                    serve_connection(stream, edge, &connections).await;
+                    serve_connection(accepted, edge, &connections).await;
                     open.fetch_sub(1, Ordering::Relaxed);
                 });
             }

@@ -35,6 +35,7 @@ mod redirect;
 mod result;
 mod routes;
 mod snapshot;
+mod source;
 mod status;
 mod streams;
 mod tasks;
@@ -43,6 +44,7 @@ mod waiting;
 
 pub(crate) use bundle::describe;
 pub(crate) use claim::give_back;
+pub(crate) use cluster::own_status;
 pub(crate) use edge::Shared;
 pub(crate) use epochs::Epochs;
 pub(crate) use listener::{Listener, Threads};

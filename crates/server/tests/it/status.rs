@@ -23,6 +23,26 @@ async fn a_running_server_is_alive_and_ready() {
     server.stop().await;
 }
 
+/// Goal: pages of the cluster say by headers how group 0 stands, and other routes when they are asked to.
+#[tokio::test]
+async fn headers_say_who_leads() {
+    let server = Running::open().await;
+    let name =
+        server.client().get("/cluster/status").await.expect(200)["name"].as_str().expect("it has a name").to_owned();
+    let verbose = server.client().header("codeq-verbose", "1");
+    for answer in
+        [server.client().get("/cluster/health").await, verbose.get("/queues").await, verbose.get("/none").await]
+    {
+        assert_eq!(answer.header("codeq-leader"), Some(&*name));
+        let number = |name: &str| answer.header(name).and_then(|text| text.parse::<u64>().ok());
+        assert!(
+            number("codeq-term").is_some_and(|term| term > 0) && number("codeq-index").is_some_and(|index| index > 0)
+        );
+    }
+    assert_eq!(server.client().get("/queues").await.header("codeq-leader"), None);
+    server.stop().await;
+}
+
 /// Until a server has read its data and leads its shards it refuses definitely, and says that it lives and is not ready.
 #[tokio::test]
 async fn a_starting_server_says_so() {
