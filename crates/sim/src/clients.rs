@@ -120,6 +120,8 @@ pub struct Clients {
     pub(crate) asked: u64,
     /// There is more to do than usual, until then.
     pub(crate) overload_until: u64,
+    /// Nobody asks for anything until the heal.
+    pub(crate) idle: bool,
     order: u64,
     keys: u64,
     /// Tasks that somebody has wanted to end whoever holds them: their holders are not alone, and do not know it.
@@ -148,6 +150,7 @@ impl Clients {
             finished: 0,
             asked: 0,
             overload_until: 0,
+            idle: false,
             order: 0,
             keys: 0,
             forced: BTreeSet::new(),
@@ -224,6 +227,9 @@ impl World {
             self.clients.list[client].seen.clear();
         }
         let drains = self.healed.is_some();
+        if self.clients.idle && !drains {
+            return self.after(100_000, Event::Client(client));
+        }
         let acted = match &self.clients.list[client].kind {
             Kind::Producer { .. } => !drains && self.produce(client),
             Kind::Worker { .. } => self.work(client),
