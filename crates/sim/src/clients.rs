@@ -376,9 +376,7 @@ impl World {
         let wait = rng.one_in(3).then(|| 50 + rng.below(2_000));
         let order = [ClaimOrder::Request, ClaimOrder::Priority, ClaimOrder::Fair][rng.below(3) as usize];
         let any = ShardId(rng.below(shards) as u16);
-        // Whoever shows no token is known by a name that stays the same.
-        let tokenless = matches!(self.clients.list[client].kind, Kind::Worker { style: Style::Tokenless, .. });
-        let worker = if tokenless { format!("w{client}") } else { format!("w{client} n={number}") };
+        let worker = format!("w{client} n={number}");
         let (shard, commands): (ShardId, Vec<String>) = if everything {
             (any, Vec::new())
         } else {
