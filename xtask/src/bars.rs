@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::docker::{Engine, docker};
@@ -136,12 +136,21 @@ fn wipes(codeq: &Path, rounds: u32) -> Result<Vec<Duration>> {
         nodes.remove_volume(place)?;
         let begun = Instant::now();
         nodes.start(place)?;
-        eventually(VOTER_BAR * 2, || {
+        let back = eventually(VOTER_BAR * 2, || {
             let node = nodes.page(other, &path)?;
             ensure!(node["id"] != before && node["voter"] == true, "{node}");
             nodes.ready(&[place], Duration::ZERO).map(|_| ())
+        });
+        back.with_context(|| {
+            format!("log of {}:\n{}", nodes.name(place), nodes.log(place).unwrap_or_default().join("\n"))
         })?;
         took.push(begun.elapsed());
+        // Until the old vote is gone for good, the next failure would be one too many.
+        eventually(READY_MAX, || {
+            let health = nodes.page(other, "/cluster/health")?;
+            ensure!(health["failureTolerance"] == 1, "{health}");
+            Ok(())
+        })?;
     }
     Ok(took)
 }

@@ -57,7 +57,9 @@ impl Server {
     /// There is no such program.
     pub(crate) fn spawn(codeq: &Path, data: &Path, options: &[&str]) -> Result<Starting> {
         let mut command = Command::new(codeq);
-        command.args(["serve", "--http-addr", "127.0.0.1:0", "--data-dir"]).arg(data).args(options);
+        // How full this machine's disk is, is nobody's business here.
+        command.args(["serve", "--disk-low", "0", "--disk-critical", "0", "--http-addr", "127.0.0.1:0"]);
+        command.arg("--data-dir").arg(data).args(options);
         Starting::spawn(command, None)
     }
 

@@ -144,6 +144,8 @@ codes! {
     QuorumGuard "quorum_guard" 409 "the cluster would lose its majority";
     /// The member does not vote, so it cannot lead.
     NotVoter "not_voter" 409 "the member does not vote";
+    /// A member of that name is there and votes already.
+    NameInUse "name_in_use" 409 "the member is there already";
     /// The group is led as before.
     TransferFailed "transfer_failed" 409 "leadership was not handed over";
     /// The node has no address for peers.

@@ -245,6 +245,9 @@ fn drawn(body: &Value, ascii: bool) -> Vec<String> {
         }
         draw(told, &missing, &ink, &mut drawing);
     }
+    if drawing.is_empty() {
+        drawing.push("no election that is remembered fits".into());
+    }
     let missing = if missing.is_empty() { "-".into() } else { missing.join(", ") };
     drawing.push(format!("no data from: {missing}"));
     drawing

@@ -185,6 +185,7 @@ pub(crate) struct Done {
 #[derive(Deserialize)]
 struct Added {
     name: String,
+    voter: bool,
     note: String,
 }
 
@@ -248,7 +249,10 @@ pub(crate) fn member(command: &MemberCommand) -> ExitCode {
         MemberCommand::Add { address, replica, endpoint } => {
             let body = serde_json::json!({ "address": whole(address), "replica": replica });
             let when = if *replica { "when it is promoted" } else { "when it has caught up" };
-            let said = |Added { name, note }: &Added| format!("{name} is a member, and votes {when}: {note}");
+            let said = |Added { name, voter, note }: &Added| match voter {
+                true => format!("{name} is a member, and votes: {note}"),
+                false => format!("{name} is a member, and votes {when}: {note}"),
+            };
             act(endpoint, &Method::POST, "/cluster/members", &body, ACTION_MAX, said)
         }
         MemberCommand::Demote { member, force, endpoint } => {

@@ -23,6 +23,7 @@ use storage::disk::Disk;
 use crate::alarms::{AlarmKind, Slowness};
 use crate::checkpoints::{Background, READERS, Saved};
 use crate::clock::Clock;
+use crate::events::counts::Standing;
 use crate::events::elections::Elections;
 use crate::events::lasting::{Lasting, Said};
 use crate::events::members::changes;
@@ -75,6 +76,7 @@ pub(crate) struct Driver<S: StateMachine, D: Disk> {
     leader_since: BTreeMap<ShardId, Mono>,
     /// How long elections take.
     elections: Elections,
+    standing: Standing,
     next_status: Mono,
     /// Groups that this node hands over just now.
     handing_over: BTreeMap<ShardId, HandingOver>,
@@ -165,6 +167,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             first_until: None,
             leader_since: BTreeMap::new(),
             elections: Elections::default(),
+            standing: Standing::default(),
             next_status: now.mono,
             handing_over: BTreeMap::new(),
             asked_over: BTreeSet::new(),
@@ -565,6 +568,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let members = self.runner.replica.members(shard);
         let name_of = |id: u64| members.get(id).map_or_else(|| Incarnation(id).to_string(), |one| one.name.clone());
         let record = self.elections.on_told(now, self.common.me, shard, told, &name_of);
+        self.standing.on_told(shard, &told.happening, &self.common.counters.elections);
         let scene = Scene {
             me: self.common.me,
             group: shard,
@@ -601,6 +605,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             .with("sinceElectedMs", since.0)
             .of(shard, term, Role::Leader);
         if let Some(outage) = outage {
+            self.common.counters.outages.record_duration(Duration::from_millis(outage.0));
             ready = ready.with("outageMs", outage.0);
         }
         self.common.events.tell(ready);

@@ -37,6 +37,7 @@ pub(crate) fn identify(
         }
         return Ok(identity);
     };
+    directory.settled().map_err(StartError::Storage)?;
     let path = directory.path().display().to_string();
     let differs = |what: &'static str, recorded: &dyn ToString, given: &dyn ToString| {
         let (recorded, given) = (recorded.to_string(), given.to_string());

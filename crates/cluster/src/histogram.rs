@@ -9,6 +9,10 @@ const DURATIONS: &[u64] = &[
     5_000_000,
 ];
 
+/// Upper bounds of times in which nobody could write, in microseconds: from a tenth of a second to half a minute.
+const OUTAGES: &[u64] =
+    &[100_000, 250_000, 500_000, 1_000_000, 2_000_000, 3_000_000, 5_000_000, 10_000_000, 30_000_000];
+
 /// Upper bounds of counts.
 const COUNTS: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 4_096, 16_384];
 
@@ -30,6 +34,11 @@ impl Histogram {
     /// Of durations, recorded in microseconds.
     pub(crate) fn of_durations() -> Histogram {
         Histogram::new(DURATIONS)
+    }
+
+    /// Of times in which nobody could write, recorded in microseconds.
+    pub(crate) fn of_outages() -> Histogram {
+        Histogram::new(OUTAGES)
     }
 
     /// Of counts.

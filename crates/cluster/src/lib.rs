@@ -53,6 +53,7 @@ pub use base::rows as checkpoint;
 pub use base::{Incarnation, Index, LeaseTime, Millis, Position, ScheduleTime, ShardId, Stamps, Term, codec};
 pub use builder::Builder;
 pub use clock::Clock;
+pub use events::counts::ElectionCounts;
 pub use guard::Numbers;
 pub use health::Report;
 pub use histogram::Histogram;

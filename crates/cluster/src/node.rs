@@ -27,6 +27,7 @@ use crate::builder::Builder;
 use crate::bundle::Describe;
 use crate::clock::Clock;
 use crate::driver::Driver;
+use crate::events::counts::ElectionCounts;
 use crate::events::cursor::Cursor;
 use crate::events::{Draft, Event as TimedEvent, Events, Level, Who, keep};
 use crate::forming::{ClusterId, Proposal};
@@ -353,6 +354,10 @@ pub struct Counters {
     pub turns: AtomicU64,
     /// Leaders that were elected, of all groups, as far as this node has heard.
     pub leader_changes: AtomicU64,
+    /// Elections that this node has stood for in a new term.
+    pub elections: ElectionCounts,
+    /// From the last contact with a leader until this node, the next one, took writes.
+    pub outages: Histogram,
     /// From the proposal of an entry here until it is committed.
     pub commit_time: Histogram,
     /// Turns of the loop that applied entries.
@@ -376,6 +381,8 @@ impl Default for Counters {
             checkpoint_micros: AtomicU64::default(),
             turns: AtomicU64::default(),
             leader_changes: AtomicU64::default(),
+            elections: ElectionCounts::default(),
+            outages: Histogram::of_outages(),
             commit_time: Histogram::of_durations(),
             apply_time: Histogram::of_durations(),
             sync_time: Histogram::of_durations(),

@@ -324,6 +324,8 @@ pub enum Refused {
     TransferFailed(String),
     /// The node at the address does not answer, or was not admitted; why.
     NotAdmitted(String),
+    /// This member votes already, so that it takes nobody's place.
+    VotesAlready(String),
     /// There is no join token of this id.
     UnknownToken(u64),
     /// There are so many join tokens already.
@@ -338,7 +340,9 @@ impl std::fmt::Display for Refused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Refused::SingleMode => {
-                f.write_str("this node has no peer address: start it with --raft-addr and --raft-advertise")
+                f.write_str(
+                    "this node has no peer address: start it with --raft-addr and --raft-advertise, and without --raft=false",
+                )
             }
             Refused::NoLeader => f.write_str("no node leads just now"),
             Refused::Busy => f.write_str("other actions are under way; try again"),
@@ -348,6 +352,9 @@ impl std::fmt::Display for Refused {
             Refused::Guard(numbers) => write!(f, "refused: {numbers}"),
             Refused::TransferFailed(why) => write!(f, "not handed over: {why}"),
             Refused::NotAdmitted(why) => write!(f, "not added: {why}"),
+            Refused::VotesAlready(name) => {
+                write!(f, "{name} is there and votes already, so it cannot take another one's place")
+            }
             Refused::UnknownToken(id) => write!(f, "there is no join token {id:016x}"),
             Refused::TooManyTokens(max) => write!(f, "there are {max} join tokens already: revoke some"),
             Refused::NotAllowed(why) => write!(f, "not allowed: {why}"),
@@ -394,6 +401,7 @@ pub(crate) fn encode_outcome(outcome: &Result<Done, Refused>) -> Vec<u8> {
         Err(Refused::NotAdmitted(why)) => text(9, why),
         Err(Refused::Unknown) => text(10, ""),
         Err(Refused::NotAllowed(why)) => text(11, why),
+        Err(Refused::VotesAlready(name)) => text(14, name),
         Err(Refused::UnknownToken(id)) => {
             text(12, "");
             bytes.put_u64(*id);
@@ -436,6 +444,7 @@ pub(crate) fn decode_outcome(bytes: &[u8]) -> Result<Result<Done, Refused>, Malf
         11 => Refused::NotAllowed(text),
         12 => Refused::UnknownToken(reader.u64()?),
         13 => Refused::TooManyTokens(reader.narrow()?),
+        14 => Refused::VotesAlready(text),
         _ => return Err(Malformed),
     };
     reader.finish()?;
@@ -769,7 +778,9 @@ async fn admitted<S: StateMachine>(peers: &Arc<Shared<S>>, address: &str) -> Res
         return Ok(member);
     }
     let answer = peers.introduce(&[address.to_owned()]).await.into_iter().next();
-    let name = answer.unwrap_or_else(|| Err("this node is starting".into())).map_err(Refused::NotAdmitted)?;
+    let name = answer
+        .unwrap_or_else(|| Err("this node is starting".into()))
+        .map_err(|why| Refused::NotAdmitted(format!("{address}: {why}")))?;
     let mut status = peers.common.status.subscribe();
     let admitted = async {
         loop {
@@ -792,6 +803,15 @@ async fn replace<S: StateMachine>(peers: &Arc<Shared<S>>, text: &str, address: &
         let already = already.ok_or_else(|| Refused::UnknownMember(text.into()))?;
         return Ok(done(peers, RECORDS, format!("{} votes, and the cluster has no member {text}", already.name)));
     };
+    // It gives a vote to the cluster already: with the old one gone there would be one fewer.
+    if let Some(voter) = members.iter().find(|member| member.peer == address && member.id != old.id && votes(member)) {
+        return Err(Refused::VotesAlready(voter.name.clone()));
+    }
+    if old.id == peers.common.me {
+        // The next leader does it, from here on: whoever is admitted before might vote by then.
+        transfer(peers, RECORDS, &Target::default(), TRANSFER_MAX).await?;
+        return Err(Refused::NoLeader);
+    }
     let newcomer = admitted(peers, address).await?;
     if newcomer.id == old.id {
         return Err(Refused::NotAdmitted(format!("{} itself is at {address}", old.name)));
@@ -801,13 +821,8 @@ async fn replace<S: StateMachine>(peers: &Arc<Shared<S>>, text: &str, address: &
     if !numbers.decides() {
         return Err(Refused::Guard(numbers));
     }
-    if old.id == peers.common.me {
-        // The next leader does it.
-        transfer(peers, RECORDS, &Target::default(), TRANSFER_MAX).await?;
-        return Err(Refused::NoLeader);
-    }
     if peers.members().configuration.voters.contains(&newcomer.id) {
-        // It has caught up before it could be told whose vote it is to take.
+        // It was admitted just now, and has caught up before it could be told whose vote it is to take.
         return remove(peers, text, false).await;
     }
     let position = change(peers, MemberChange::AddSuccessor { id: newcomer.id, of: old.id }).await?;

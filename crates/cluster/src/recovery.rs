@@ -11,10 +11,11 @@ use base::{Incarnation, Index, ScheduleTime, ShardId, Term};
 use replica::{Fault, Member, Members, replay};
 use storage::StorageError;
 pub use storage::aside::checkpoint_file;
-use storage::aside::discard;
+use storage::aside::{discard, interrupted};
 use storage::backup::BackupFile;
 pub use storage::checkpoint::CheckpointFile;
 use storage::checkpoint::{Checkpoint, Meta, SqliteCheckpoint};
+use storage::disk::RealDisk;
 use storage::identity::{DataDir, Identity, recorded};
 use storage::wal::{Recovered, look};
 
@@ -152,6 +153,8 @@ pub struct Survivor {
     /// What it has of each group.
     pub groups: Vec<SurvivingGroup>,
     directory: DataDir,
+    /// Where its data is read: in the directory, or in the copy that an interrupted recovery has left.
+    data: PathBuf,
     log: Option<Recovered>,
 }
 
@@ -180,18 +183,23 @@ impl Survivor {
     /// # Errors
     /// It is no data directory, or a process uses it. Damage of a group is told with the group.
     pub fn look<S: StateMachine>(path: &Path) -> Result<Survivor, StorageError> {
-        let Some(identity) = recorded(path)? else {
+        let copy = interrupted(path)?;
+        let data = copy.clone().unwrap_or_else(|| path.to_owned());
+        let Some(identity) = recorded(&data)? else {
             let what = "it is no node's data".into();
             return Err(StorageError::Foreign { directory: path.display().to_string(), what });
         };
         let directory = DataDir::open(path)?;
-        let log = look(&directory.log_disk()?);
+        let log = match copy {
+            Some(copy) => look(&RealDisk::new(copy.join("wal"))),
+            None => look(&directory.log_disk()?),
+        };
         let problem = log.as_ref().err().map(ToString::to_string);
         let log = log.ok();
         let groups = (0..identity.shards)
-            .map(|number| look_at_group::<S>(path, ShardId(number), log.as_ref(), problem.clone()))
+            .map(|number| look_at_group::<S>(&data, ShardId(number), log.as_ref(), problem.clone()))
             .collect();
-        Ok(Survivor { identity, groups, directory, log })
+        Ok(Survivor { identity, groups, directory, data, log })
     }
 
     /// Where it is.
@@ -298,18 +306,23 @@ pub fn choose(survivors: &[Survivor]) -> Result<Choice, String> {
 }
 
 /// Makes the directory of `target` a cluster of one that has everything that `sources` have: for each group, the survivor it is taken from.
-/// What the directory holds is copied into a folder inside it first. Entries in a log count, whether or not they were committed.
+/// What the directory holds is copied into a folder inside it first. Entries in a log count, whether or not they were committed. If it is
+/// interrupted, the directory holds what it held, or no node starts with it; done again, it goes on with the copy.
 ///
 /// # Errors
-/// A group cannot be read, or the disk failed or is full. If the directory has no identity afterwards, begin again with the copy.
+/// A group cannot be read, or the disk failed or is full.
 pub fn recover<S: StateMachine>(
     survivors: &[Survivor],
     target: usize,
     sources: &[usize],
     now: ScheduleTime,
 ) -> Result<(NewCluster, PathBuf), StorageError> {
-    let Survivor { identity, directory, .. } = &survivors[target];
-    let copy = directory.copy_aside(&format!("before-recovery-{}", now.0))?;
+    let Survivor { identity, directory, data, .. } = &survivors[target];
+    let copy = if data == directory.path() {
+        directory.copy_aside(&format!("before-recovery-{}", now.0))?
+    } else {
+        data.clone()
+    };
     let mut staged = Vec::new();
     for (shard, source) in (0..).map(ShardId).zip(sources) {
         let to = directory.path().join(format!("recovered-{shard}.sqlite"));
@@ -318,15 +331,16 @@ pub fn recover<S: StateMachine>(
         stage::<S>(&survivors[*source], shard, &to)?;
         staged.push((shard, to));
     }
-    directory.put_in_place(&staged)?;
+    directory.put_in_place(&copy, &staged)?;
     let shards: Vec<ShardId> = staged.iter().map(|(shard, _)| *shard).collect();
     let cluster = settle::<S>(directory, &identity.node, &shards, now)?;
+    directory.settled()?;
     Ok((cluster, copy))
 }
 
 /// Copies a group's checkpoint and adds to it what the log holds behind it.
 fn stage<S: StateMachine>(from: &Survivor, shard: ShardId, to: &Path) -> Result<(), StorageError> {
-    CheckpointFile::open(&checkpoint_file(from.path(), shard), S::schema())?.copy_to(to)?;
+    CheckpointFile::open(&checkpoint_file(&from.data, shard), S::schema())?.copy_to(to)?;
     let mut checkpoint = SqliteCheckpoint::open(to, S::schema())?;
     let meta = checkpoint.meta()?.ok_or_else(|| damaged(to, "no checkpoint was committed to it"))?;
     let info = ShardInfo { shard, incarnation: from.identity.cluster_incarnation };

@@ -105,6 +105,11 @@ fn shard_log(
     let row = |place: u32| &history.rows[place as usize];
     let (mut asked, mut next, mut expected) = (Vec::new(), 0, None);
     let mut taken: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
+    // The moment by which an entry with answers, or one behind it, had been answered from: nothing that began later is in it.
+    let mut answered_by: Vec<u64> = placed.iter().map(|place| row(*place).t1).collect();
+    for place in (1..answered_by.len()).rev() {
+        answered_by[place - 1] = answered_by[place - 1].min(answered_by[place]);
+    }
     for (index, entry) in &log.entries {
         if *index != expected.unwrap_or(*index.min(&2)) {
             let missing = expected.unwrap_or(1);
@@ -141,8 +146,10 @@ fn shard_log(
                 free.next().or_else(|| {
                     let equal = unplaced.by_call.get(call)?;
                     let taken = taken.entry(call.to_vec()).or_default();
+                    let had_begun = |place: &u32| answered_by.get(from).is_none_or(|by| row(*place).t0 <= *by);
+                    let first = equal.get(*taken).copied().filter(had_begun)?;
                     *taken += 1;
-                    equal.get(*taken - 1).copied()
+                    Some(first)
                 })
             } else {
                 let name = (logged.number, logged.part);

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use base::Millis;
+use cluster::view::{Contact, Inspection};
 use cluster::{AlarmKind, Handle, Histogram, Role};
 use queue::outcome::QueueStats;
 use queue::{QueueMachine, Signal, State};
@@ -274,10 +275,55 @@ fn render_groups(out: &mut String, node: &Handle<QueueMachine>) {
     one("codeq_raft_quorum_reachable", "gauge", "1 where a majority is there.", f64::from(u8::from(reaches)));
     let tolerance = quorum.failure_tolerance as f64;
     one("codeq_raft_failure_tolerance", "gauge", "Voters that may fail now, and a majority remains.", tolerance);
-    let changes = node.counters().leader_changes.load(Relaxed) as f64;
+    render_members(out, &look);
+    let counters = node.counters();
+    let name = "codeq_raft_elections_total";
+    head(out, name, "counter", "Elections that this node has stood for in a new term, of all groups.");
+    for (cause, result, count) in counters.elections.all() {
+        line(out, name, &format!("cause=\"{cause}\",result=\"{result}\""), count as f64);
+    }
+    let name = "codeq_raft_outage_seconds";
+    let help = "From the last contact with a leader until this node, the next one, took writes.";
+    histogram(out, name, help, &counters.outages, &|micros| micros as f64 / 1e6);
+    let mut one = |name: &str, kind: &str, help: &str, value: f64| {
+        head(out, name, kind, help);
+        line(out, name, "", value);
+    };
+    let changes = counters.leader_changes.load(Relaxed) as f64;
     one("codeq_raft_leader_changes_total", "counter", "Leaders elected since the start, of all groups.", changes);
     let lost = node.events_lost() as f64;
     one("codeq_events_lost_total", "counter", "Events that their file did not take in time.", lost);
+}
+
+/// The members, as this node sees them.
+fn render_members(out: &mut String, look: &Inspection) {
+    let name = "codeq_member_healthy";
+    head(out, name, "gauge", "1 where a member is there and lacks little, as far as this node knows.");
+    for node in look.nodes().nodes {
+        line(out, name, &format!("member=\"{}\"", node.name), f64::from(u8::from(node.healthy)));
+    }
+    let others: Vec<_> = look.members.iter().filter(|member| member.id != look.id).collect();
+    let mut of_peers = |name: &str, help: &str, value: &dyn Fn(Contact) -> Option<f64>| {
+        head(out, name, "gauge", help);
+        for peer in &others {
+            if let Some(value) = value(look.contacts.get(&peer.id).copied().unwrap_or_default()) {
+                line(out, name, &format!("peer=\"{}\"", peer.name), value);
+            }
+        }
+    };
+    of_peers("codeq_raft_peer_up", "1 where there is a connection to a member.", &|contact| {
+        Some(f64::from(u8::from(contact.connected)))
+    });
+    of_peers("codeq_raft_peer_rtt_seconds", "Round trip of the last sign of life.", &|contact| {
+        contact.rtt_micros.map(|micros| micros as f64 / 1e6)
+    });
+    let name = "codeq_raft_peer_lag";
+    head(out, name, "gauge", "Entries that a member lacks, of groups that this node leads.");
+    for group in look.groups() {
+        for peer in group.peers.iter().filter(|peer| peer.name != look.name) {
+            line(out, name, &format!("peer=\"{}\",group=\"{}\"", peer.name, group.group), peer.lag as f64);
+        }
+    }
 }
 
 /// The parts that a node can play in a group.

@@ -10,8 +10,12 @@ use queue::{Answer, Query, QueueMachine, TaskId, TaskKey, TaskView};
 use storage::checkpoint::{Checkpoint, Meta};
 
 use crate::invariants::FIRST_ENTRY;
+use crate::process::Node;
 use crate::record;
 use crate::world::World;
+
+/// Saves are waited for so long, ms.
+const SAVES_MAX: u64 = 10_000;
 
 impl World {
     /// The whole history of the run. The run is over then: exports end the nodes' saves.
@@ -27,6 +31,14 @@ impl World {
             operations_min: self.options.operations as u32,
             healed: self.healed,
         })));
+        // Saves under way must end before exports begin others. Then nothing goes on.
+        let saves = |node: &Node| node.process().is_some_and(|process| process.runner.is_saving());
+        for _ in 0..SAVES_MAX {
+            if !self.nodes.iter().any(saves) {
+                break;
+            }
+            self.run_until(self.time + 1_000);
+        }
         for number in 0..self.options.shards as u16 {
             let shard = ShardId(number);
             for n in self.running() {
@@ -59,14 +71,10 @@ impl World {
         history
     }
 
-    /// What a node holds of a shard; nothing: it is no member, or not whole.
+    /// What a node holds of a shard; nothing: it is no member, not whole, or still saves.
     fn export(&mut self, n: usize, shard: ShardId) -> Option<Export> {
-        // A save under way must end before the next one begins.
-        for _ in 0..10_000 {
-            if !self.nodes[n].process()?.runner.is_saving() {
-                break;
-            }
-            self.run_until(self.time + 1_000);
+        if self.nodes[n].process()?.runner.is_saving() {
+            return None;
         }
         let incarnation = self.nodes[n].directory.cluster?.1;
         let process = self.nodes[n].process()?;

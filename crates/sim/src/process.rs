@@ -11,8 +11,9 @@ use base::{Incarnation, Index, Mono, ShardId, Term};
 use queue::{Policy, QueueMachine};
 use replica::forming::{ClusterId, Forming, Proposal};
 use replica::leadership::Leadership;
+use replica::tokens::TokenStep;
 use replica::{
-    Arrived, Client, Event, Job, Jobs, Member, MemberChange, Members, Message, RestoreId, RestoreStep, Runner,
+    Arrived, Client, Event, Job, Jobs, Joining, Member, MemberChange, Members, Message, RestoreId, RestoreStep, Runner,
 };
 use storage::checkpoint::{Incoming, MemoryCheckpoint, Outgoing, RowReader, Snapshots};
 
@@ -51,6 +52,10 @@ pub enum Control {
     Unreachable(u64),
     /// Change the members of group 0.
     Change(Vec<MemberChange>, Vec<Member>),
+    /// Make a node a member of group 0, as it is admitted.
+    Admit(Vec<MemberChange>, Member, Joining),
+    /// A join token is made, or revoked.
+    Token(TokenStep),
     /// A snapshot has arrived.
     Arrived(Box<Arrived<QueueMachine>>),
     /// It is the shard's checkpoint.

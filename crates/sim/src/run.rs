@@ -62,7 +62,8 @@ pub fn run(seed: u64, options: &Options, trace: Option<Box<dyn FnMut(&str)>>) ->
 
 /// Lets the checker judge a run, and does what comes behind that. Returns the checker's report, if it has found something.
 pub fn finish(outcome: &mut Outcome, world: &mut World, reproduce: String) -> Option<String> {
-    let report = world.judge(reproduce);
+    let mut report = None;
+    guarded(world, |world| report = world.judge(reproduce));
     if world.violation.is_none() {
         guarded(world, World::restore_backup);
     }

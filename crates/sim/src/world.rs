@@ -17,8 +17,8 @@ use queue::{Backoff, BackoffPolicy, Policy, QueueMachine};
 use replica::forming::{Forming, Greeting, Plan, Proposal, Step, cluster_id};
 use replica::leadership::{Leadership, Promotion, RECORDS};
 use replica::{
-    Arrived, Event as ReplicaEvent, FIRST, Job, Member, MemberChange, Members, Message, Now, Replica, ReplicaConfig,
-    Role, Runner, RunnerConfig, SnapshotOf, Transition, Write,
+    Arrived, Event as ReplicaEvent, FIRST, Job, Joining, Member, MemberChange, Members, Message, Now, Replica,
+    ReplicaConfig, Role, Runner, RunnerConfig, SnapshotOf, Transition, Write,
 };
 use storage::checkpoint::{Checkpoint, MemoryCheckpoint, Meta};
 use storage::wal::{Options as WalOptions, Wal};
@@ -33,10 +33,11 @@ use crate::invariants::{FIRST_ENTRY, Watch};
 use crate::network::{Link, Packet, Piece, Receipt, Weather, happens};
 use crate::options::Options;
 use crate::process::{
-    Control, Directory, JobQueue, Node, Own, Process, Sending, State, StorageStep, Unproven, Written,
+    Caller, Control, Directory, JobQueue, Node, Own, Process, Sending, State, StorageStep, Unproven, Written,
 };
 use crate::record::Names;
 use crate::restores;
+use replica::tokens::{Invalid, JoinToken, TokenKey, TokenStep};
 
 /// Bytes of a snapshot in one packet.
 const CHUNK_BYTES: usize = 16 << 10;
@@ -753,6 +754,13 @@ impl World {
                     let change = ReplicaEvent::Change { shard: RECORDS, changes, records, client: None };
                     process.runner.on_event(now, change);
                 }
+                Control::Admit(changes, newcomer, admission) => {
+                    let admit = ReplicaEvent::Admit { changes, newcomer, admission, client: Caller::Nobody };
+                    process.runner.on_event(now, admit);
+                }
+                Control::Token(step) => {
+                    process.runner.on_event(now, ReplicaEvent::Token { step, client: Caller::Nobody });
+                }
                 Control::Arrived(arrived) => process.runner.on_arrived(now, arrived),
                 Control::Installed(shard) => {
                     let reader = process.checkpoints[&shard].reader().map_err(|error| error.to_string())?;
@@ -1466,6 +1474,7 @@ impl World {
         let up: Vec<bool> = self.links[n].iter().map(|link| link.up).collect();
         let ids = &self.ids;
         let nodes: Vec<u64> = self.nodes.iter().map(|node| node.directory.id).collect();
+        let wall = self.nodes[n].clock.now(self.time).wall;
         let Some(process) = self.nodes[n].process_mut() else { return };
         let members = process.runner.replica.members(RECORDS);
         let newcomer = greeting.me;
@@ -1480,7 +1489,21 @@ impl World {
         if taken || members.configuration.learners.len() >= 4 {
             return;
         }
-        process.controls.push_back(Control::Change(vec![MemberChange::AddLearner(newcomer.id)], vec![newcomer]));
+        let (admission, token) = token_for(newcomer.id, wall);
+        match members.tokens().judge(&admission) {
+            Ok(()) => {
+                let is_lost = |id: &&u64| members.get(**id).is_some_and(|learner| learner.name == newcomer.name);
+                let lost = members.configuration.learners.iter().filter(is_lost);
+                let mut changes = vec![MemberChange::AddLearner(newcomer.id)];
+                changes.extend(lost.map(|id| MemberChange::Remove(*id)));
+                process.controls.push_back(Control::Admit(changes, newcomer, admission));
+            }
+            // Its operator makes one.
+            Err(Invalid::Unknown) => {
+                process.controls.push_back(Control::Token(TokenStep::Create { token, at: admission.at }));
+            }
+            Err(_) => process.controls.push_back(Control::Token(TokenStep::Revoke(token.id))),
+        }
         self.wake(n);
     }
 
@@ -1549,6 +1572,17 @@ impl World {
             status.is_some_and(|all| all.iter().any(|status| status.shard == shard && status.ready))
         })
     }
+}
+
+/// How long a join token holds, ms: longer than any clock jumps.
+const TOKEN_HOLDS: u64 = 7_200_000;
+
+/// How a newcomer is to be admitted, and the token that its operator makes for it: every second one needs one, and some never vote.
+fn token_for(id: u64, wall: base::ScheduleTime) -> (Joining, JoinToken) {
+    let replica = id.is_multiple_of(7);
+    let expires = base::ScheduleTime(wall.0 + TOKEN_HOLDS);
+    let token = JoinToken { id, key: TokenKey([0; 32]), expires, once: true, replica, uses: 0 };
+    (Joining { token: id.is_multiple_of(2).then_some(id), at: wall, replica }, token)
 }
 
 /// What is wrong with what a process finds in its directory, if anything is.

@@ -1,5 +1,5 @@
 //! A data directory that gets other content: what it holds is copied aside first, and while one content takes the place of the other the
-//! directory has no identity, so that no node starts with half of each.
+//! directory has no identity, so that no node starts with half of each. Until that is over, a file says which copy to begin again with.
 
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use base::ShardId;
 
 use crate::StorageError;
-use crate::identity::{DataDir, LOCK};
+use crate::identity::{DataDir, LOCK, recorded};
+
+/// The file that holds the name of the copy.
+const RECOVERING: &str = "recovering";
 
 /// Where a shard's checkpoint is in a data directory.
 pub fn checkpoint_file(directory: &Path, shard: ShardId) -> PathBuf {
@@ -49,11 +52,13 @@ impl DataDir {
     }
 
     /// Lets these checkpoints take the place of everything that the directory holds, but for folders of copies. Until an identity follows,
-    /// no node starts with it.
+    /// no node starts with it. `copy`: what was there, for whoever has to begin again; see [`interrupted`].
     ///
     /// # Errors
     /// The disk failed.
-    pub fn put_in_place(&self, checkpoints: &[(ShardId, PathBuf)]) -> Result<(), StorageError> {
+    pub fn put_in_place(&self, copy: &Path, checkpoints: &[(ShardId, PathBuf)]) -> Result<(), StorageError> {
+        let folder = copy.file_name().expect("a copy is a folder in the directory").to_string_lossy();
+        self.replace(RECOVERING, folder.as_bytes())?;
         let replace = || -> io::Result<()> {
             remove(&self.path().join("identity"))?;
             File::open(self.path())?.sync_all()?;
@@ -76,6 +81,30 @@ impl DataDir {
         let shown = self.path().display().to_string();
         replace().map_err(|cause| StorageError::failed("put checkpoints into", &shown, cause))
     }
+}
+
+impl DataDir {
+    /// The directory has its content and its identity.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn settled(&self) -> Result<(), StorageError> {
+        discard(&self.path().join(RECOVERING))
+    }
+}
+
+/// The copy of what a directory held, if [`DataDir::put_in_place`] has begun there and no identity has followed.
+///
+/// # Errors
+/// It cannot be read.
+pub fn interrupted(directory: &Path) -> Result<Option<PathBuf>, StorageError> {
+    let path = directory.join(RECOVERING);
+    let folder = match std::fs::read_to_string(&path) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(|cause| StorageError::failed("read", &path.display().to_string(), cause))?,
+    };
+    let is_settled = recorded(directory)?.is_some();
+    Ok((!is_settled).then(|| directory.join(folder)))
 }
 
 /// Removes a file, if there is one.

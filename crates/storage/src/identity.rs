@@ -12,6 +12,7 @@ use base::checksum::crc32c;
 use base::{Incarnation, ScheduleTime};
 
 use crate::StorageError;
+use crate::aside::interrupted;
 use crate::disk::RealDisk;
 
 const IDENTITY: &str = "identity";
@@ -144,7 +145,12 @@ impl DataDir {
         if strange.is_empty() {
             return Ok(None);
         }
-        let what = format!("it has no identity file, but holds {}; choose an empty directory", strange.join(", "));
+        let what = match interrupted(&self.path)? {
+            Some(_) => {
+                "it has no identity file, because codeq recover apply was interrupted here: run that again".into()
+            }
+            None => format!("it has no identity file, but holds {}; choose an empty directory", strange.join(", ")),
+        };
         Err(StorageError::Foreign { directory: self.path.display().to_string(), what })
     }
 
@@ -207,7 +213,7 @@ impl DataDir {
     }
 
     /// Writes a whole file under this name, durably: a crash leaves the old or the new one.
-    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StorageError> {
+    pub(crate) fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StorageError> {
         let path = self.path.join(name);
         let temporary = self.path.join(format!("{name}.new"));
         let shown = path.display().to_string();

@@ -53,6 +53,7 @@ impl Stage {
         for (place, disk) in disks.iter().enumerate() {
             nodes.keeps_data_on(place, disk)?;
             nodes.set(place, "CODEQ_STORAGE_SEGMENT_BYTES", "4MiB");
+            ["CODEQ_DISK_LOW", "CODEQ_DISK_CRITICAL"].iter().for_each(|name| nodes.unset(place, name));
         }
         nodes.up()?;
         nodes.ready(&[0, 1, 2], READY_MAX)?;

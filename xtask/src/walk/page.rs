@@ -45,7 +45,10 @@ impl Page {
 
     /// What a container is told beside what its file says.
     pub(crate) fn of_container(self) -> BTreeMap<String, String> {
-        let mut variables = BTreeMap::from([("CODEQ_LOG_FORMAT".to_owned(), "text".to_owned())]);
+        // How full this machine's disk is, is nobody's business here.
+        let shared = [("CODEQ_LOG_FORMAT", "text"), ("CODEQ_DISK_LOW", "0"), ("CODEQ_DISK_CRITICAL", "0")];
+        let mut variables: BTreeMap<String, String> =
+            shared.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         if self == Page::Raft {
             let config = r#"{"path":"/var/lib/codeq/pebble","numShards":1}"#;
             variables.insert("PERSISTENCE_CONFIG".into(), config.into());
@@ -64,6 +67,8 @@ impl Page {
         let shared = [
             ("PORT", https[place].to_string()),
             ("CODEQ_LOG_FORMAT", "text".into()),
+            ("CODEQ_DISK_LOW", "0".into()),
+            ("CODEQ_DISK_CRITICAL", "0".into()),
             ("CODEQ_PUBLIC_URL", format!("http://localhost:{}", https[place])),
         ];
         let own: Vec<(&str, String)> = match self {

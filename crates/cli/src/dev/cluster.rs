@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::dev::{DevArgs, begin, name, peers, room};
+use crate::dev::{DevArgs, ROOM, begin, name, peers};
 use crate::endpoint::request;
 use crate::output;
 use crate::serve::Signals;
@@ -88,7 +88,8 @@ fn plan(args: &DevArgs) -> Result<Vec<Plan>> {
             ("log-level", args.log_level.clone()),
             ("log-format", "text".into()),
         ];
-        let flags = settings.into_iter().chain(room()).flat_map(|(flag, value)| [format!("--{flag}"), value]);
+        let room = ROOM.map(|(flag, value)| (flag, value.to_owned()));
+        let flags = settings.into_iter().chain(room).flat_map(|(flag, value)| [format!("--{flag}"), value]);
         Plan { name, http, args: std::iter::once("serve".into()).chain(flags).collect() }
     };
     Ok((1..).zip(&ports).map(plan).collect())

@@ -32,6 +32,9 @@ pub(crate) struct DevArgs {
     log_level: String,
 }
 
+/// When tasks are refused for want of room: later than at a server, for the disk of a machine that people work at is often full.
+const ROOM: [(&str, &str); 2] = [("disk-low", "256MiB"), ("disk-critical", "64MiB")];
+
 /// The name of a node, which is also that of its directory. They are counted from 1.
 fn name(number: u16) -> String {
     format!("node-{number}")
@@ -61,18 +64,14 @@ fn one(args: &DevArgs) -> ExitCode {
         ("log-level", args.log_level.clone()),
         ("log-format", "text".into()),
     ];
-    let flags = flags.into_iter().chain(room()).map(|(flag, value)| (flag.to_owned(), value)).collect();
+    let room = ROOM.map(|(flag, value)| (flag, value.to_owned()));
+    let flags = flags.into_iter().chain(room).map(|(flag, value)| (flag.to_owned(), value)).collect();
     match (Inputs { flags, environment: Vec::new() }).read().configuration() {
         Ok(configuration) => {
             serve::run(&configuration, None, |server| output::data(&banner(server.addr(), &directory)))
         }
         Err(refused) => refuse(&refused),
     }
-}
-
-/// How little room a disk may have: who tries things out has a disk with other things on it.
-fn room() -> [(&'static str, String); 2] {
-    [("disk-low", "256MiB".into()), ("disk-critical", "64MiB".into())]
 }
 
 /// What to read first.

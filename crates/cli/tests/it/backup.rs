@@ -305,8 +305,8 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 /// What `recover apply` or an offline restore leaves at each of its steps, if it does not come further: the directory is as before and takes
-/// the command again, or no node starts with it and the copy beside it is what was there, or it is the new one. The steps are made by hand,
-/// from the files of a directory before and after.
+/// the command again, or no node starts with it and the command, given again, finishes what it began, or it is the new one. The steps are
+/// made by hand, from the files of a directory before and after.
 #[test]
 fn an_interrupted_recovery_leaves_the_old_or_the_new() {
     let folder = tempfile::tempdir().expect("a folder can be made");
@@ -325,6 +325,7 @@ fn an_interrupted_recovery_leaves_the_old_or_the_new() {
     let is_refused = |name: &str| {
         let end = run(&["serve", "--http-addr", "127.0.0.1:0", "--data-dir", &path(name)], &[]);
         assert!(end.status == Some(8) && end.output.contains("no identity"), "{name}: {end:?}");
+        end.output
     };
     let remove = |name: &str, files: &[&str]| {
         for file in files {
@@ -354,30 +355,51 @@ fn an_interrupted_recovery_leaves_the_old_or_the_new() {
         let file = format!("shard-{shard}.sqlite");
         std::fs::copy(within("applied").join(&file), within(name).join(&file)).expect("it can be copied");
     };
+    let folder_of_copy = copy.file_name().expect("it has a name").to_string_lossy().into_owned();
     copy_folder(&within("old"), &within("midway"));
+    copy_folder(&copy, &within("midway").join(&folder_of_copy));
+    std::fs::write(within("midway").join("recovering"), &folder_of_copy).expect("it can be written");
+    // The command, given again, finishes.
+    let mut count = 0;
+    let mut finishes = || {
+        count += 1;
+        let said = is_refused("midway");
+        assert!(said.contains("codeq recover apply was interrupted here: run that again"), "{said}");
+        let name = format!("again-{count}");
+        copy_folder(&within("midway"), &within(&name));
+        let applied = succeed(&["recover", "apply", &path(&name)]);
+        assert!(applied.contains(&folder_of_copy), "it goes on with the same copy: {applied}");
+        assert!(!within(&name).join("recovering").exists(), "it is over");
+        has_all(&name);
+    };
+    // Before anything is gone, what is there is still the old node's, whatever the file says.
+    copy_folder(&within("midway"), &within("marked"));
+    has_all("marked");
+    assert!(!within("marked").join("recovering").exists(), "a node that starts has nothing to finish");
     remove("midway", &["identity"]);
-    is_refused("midway");
+    finishes();
+    remove("midway", &["founding"]);
+    finishes();
     std::fs::remove_dir_all(within("midway").join("wal")).expect("it can be removed");
-    is_refused("midway");
+    finishes();
     put("midway", 0);
-    is_refused("midway");
+    finishes();
     put("midway", 1);
-    is_refused("midway");
-    // What an operator does then: the copy, in an empty place.
-    copy_folder(&copy, &within("again"));
+    finishes();
+    std::fs::copy(within("applied").join("founding"), within("midway").join("founding")).expect("it can be copied");
+    finishes();
+    // The copy is whole by itself.
     copy_folder(&copy, &within("kept"));
     has_all("kept");
-    succeed(&["recover", "apply", &path("again")]);
-    has_all("again");
     has_all("applied");
 
     // An offline restore that has brought some of the checkpoints, or all, and not the identity.
     succeed(&["snapshot", "restore", &path("backup.tar"), "--data-dir", &path("restored")]);
     std::fs::create_dir(within("begun")).expect("it can be made");
     put("begun", 0);
-    is_refused("begun");
+    drop(is_refused("begun"));
     put("begun", 1);
-    is_refused("begun");
+    drop(is_refused("begun"));
     std::fs::remove_dir_all(within("begun")).expect("it can be removed");
     succeed(&["snapshot", "restore", &path("backup.tar"), "--data-dir", &path("begun")]);
     has_all("begun");

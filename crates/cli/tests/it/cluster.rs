@@ -259,9 +259,9 @@ fn a_newcomer_becomes_a_voter() {
 fn introduced_nodes_found_a_cluster() {
     let plain = Plain::new();
     let mut nodes: Vec<Codeq> = (0..3).map(|place| plain.start(place, &["--bootstrap-expect", "3"])).collect();
-    for place in 0..3 {
+    for (place, node) in nodes.iter_mut().enumerate() {
         plain.waits_for(place, "1 of 3 nodes known");
-        let said = nodes[place].wait_for("server.listening");
+        let said = node.wait_for("server.listening");
         let where_and_how = [plain.addr(place), plain.peer(place), "codeq join ADDRESS".into()];
         assert!(where_and_how.iter().all(|text| said.contains(text)), "{said}");
     }

@@ -142,7 +142,8 @@ fn a_waiting_node_is_added() {
     watching.wait_for("node-b");
     let [nobody] = free_ports().map(|port| format!("127.0.0.1:{port}"));
     let dead = plain.command(0, &["member", "add", &nobody]);
-    assert!(dead.status == Some(3) && dead.output.contains("not added"), "{dead:?}");
+    assert!(dead.status == Some(3) && dead.output.contains(&format!("not added: {nobody}: ")), "{dead:?}");
+    assert!(dead.output.contains("hint: the node must run"), "{dead:?}");
     stop(vec![first, second]);
 }
 
@@ -159,6 +160,10 @@ fn a_machine_is_replaced() {
     plain.has_voters(0, 2);
     let third = plain.start(2, &[&["--initial-cluster-state", "existing", "--zone", "dc3"], &quick[..]].concat());
     eventually("it waits", || request(&plain.addr(2), "/readyz", None, None).ok());
+    let voter = plain.command(0, &["member", "replace", "node-a", &plain.peer(1)]);
+    let said = "node-b is there and votes already, so it cannot take another one's place";
+    assert!(voter.status == Some(1) && voter.output.contains(said), "{voter:?}");
+    plain.has_voters(0, 2);
     let unknown = plain.command(0, &["member", "replace", "node-x", &plain.peer(2)]);
     assert!(unknown.status == Some(1) && unknown.output.contains("no member node-x"), "{unknown:?}");
     succeeds(

@@ -32,7 +32,7 @@ pub(crate) fn codeq(args: &[&str], environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_codeq"));
     command.args(args).env_clear();
     if args.first() == Some(&"serve") {
-        // How full this machine's disk is must not decide a test.
+        // Nothing here depends on how full this machine's disk is; whoever means that says so.
         command.envs([("CODEQ_DISK_LOW", "0"), ("CODEQ_DISK_CRITICAL", "0")]);
     }
     command.envs(environment.iter().copied());

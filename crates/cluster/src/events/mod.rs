@@ -8,6 +8,7 @@
 //! thread of its own writes ([`keep`]): nobody waits for it, and what it cannot take is counted.
 
 pub(crate) mod codec;
+pub(crate) mod counts;
 pub mod cursor;
 pub(crate) mod elections;
 pub(crate) mod keep;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base::{Millis, ShardId};
 use cluster::forming::Plan;
-use cluster::{Data, Freshness, Handle, Hooks, Node, NodeConfig, Operations, PeerConfig, Unavailable};
+use cluster::{Data, Freshness, Handle, Hooks, Node, NodeConfig, Operations, PeerConfig, Room, Unavailable};
 
 use crate::register::Register;
 
@@ -56,6 +56,9 @@ pub(crate) fn config(folder: &Path, place: usize, addrs: &[SocketAddr]) -> NodeC
         trailing_log_bytes: 1 << 20,
         election_timeout: Millis(300),
         heartbeat: Millis(60),
+        // Nothing here depends on how full this machine's disk is.
+        disk_low: Room::Bytes(0),
+        disk_critical: Room::Bytes(0),
         ..NodeConfig::new(NAMES[place], Data::Directory(folder.join(NAMES[place])))
     }
 }

@@ -33,6 +33,7 @@ const ADVERTISE: &str = "cluster.raftAdvertise";
 const EXPECT: &str = "cluster.bootstrapExpect";
 const BOOTSTRAP: &str = "cluster.bootstrap";
 const JOIN: &str = "cluster.join";
+const REPLICA: &str = "cluster.replica";
 const CERT: &str = "cluster.peerCert";
 const KEY: &str = "cluster.peerKey";
 const CA: &str = "cluster.peerCa";
@@ -97,7 +98,7 @@ pub(crate) fn decide(
         secret,
         tls: encryption.as_ref().map(|files| files.tls.clone()),
         token,
-        replica: values.flag("cluster.replica"),
+        replica: values.flag(REPLICA),
         plan,
         addresses,
         bootstrap: values.flag(BOOTSTRAP) && !is_existing(values),
@@ -186,6 +187,9 @@ fn check_forming(values: &Values, problems: &mut Vec<String>) {
             });
         }
     }
+    values.refuse_if(asks(REPLICA) && asks(BOOTSTRAP), &[REPLICA, BOOTSTRAP], problems, || {
+        format!("{} never votes, {} founds a cluster; remove one", values.told(REPLICA), values.told(BOOTSTRAP))
+    });
     for name in [LIST, BOOTSTRAP].into_iter().filter(|name| asks(name) && asks(EXPECT)) {
         values.refuse_if(true, &[EXPECT, name], problems, || {
             format!("{} waits for any nodes, {} names them; remove one", values.told(EXPECT), values.told(name))

@@ -4,6 +4,7 @@ use std::sync::Weak;
 
 use api::json::Writer;
 use api::{Code, Problem};
+use cluster::Refused;
 use cluster::http::{NoSuchCheck, Readiness, checks, ready};
 use cluster::view::{Inspection, NodeView};
 
@@ -11,6 +12,7 @@ use crate::auth::{ClusterRole, Principal};
 use crate::http::answer::Answer;
 use crate::http::call::{Call, Outcome};
 use crate::http::edge::{Edge, Shared};
+use crate::http::operate::problem;
 use crate::http::page::page;
 use crate::http::questions::Asked;
 
@@ -83,8 +85,7 @@ impl Edge {
             Box::new(Problem::new(Code::InvalidField, detail).field("addresses"))
         })?;
         if self.node.peer_addr().is_none() {
-            let detail = "this node has no peer address: start it with --raft-addr and --raft-advertise";
-            return Err(Box::new(Problem::new(Code::SingleMode, detail)));
+            return Err(problem(&Refused::SingleMode));
         }
         let already = self.node.cluster().is_some();
         let answers = if already { Vec::new() } else { self.node.meet(&addresses).await };

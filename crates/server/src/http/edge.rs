@@ -141,7 +141,7 @@ impl Edge {
                 problem.hint = Some(quorum.summary);
                 problem.leader = look.leader().map(|leader| (leader.public_url, leader.name));
             }
-            Code::NotJoined => {
+            Code::NotJoined if problem.hint.is_none() => {
                 problem.hint =
                     Some("start the nodes that it waits for, or introduce it to others with POST /cluster/join".into())
             }

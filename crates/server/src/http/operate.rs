@@ -79,6 +79,7 @@ impl Edge {
             body.text("name", &member.name);
             body.text("raftAddr", &member.peer);
             body.text("publicUrl", &member.url);
+            body.flag("voter", self.node.members().configuration.voters.contains(&member.id));
             body.text("note", &self.node.inspect().quorum().summary);
             body.end();
         }))
@@ -284,6 +285,7 @@ pub(crate) fn problem(refused: &Refused) -> Box<Problem> {
         Refused::Guard(_) => Code::QuorumGuard,
         Refused::TransferFailed(_) => Code::TransferFailed,
         Refused::NotAdmitted(_) => Code::NotJoined,
+        Refused::VotesAlready(_) => Code::NameInUse,
         Refused::UnknownToken(_) => Code::UnknownToken,
         Refused::TooManyTokens(_) => Code::TooManyTokens,
         Refused::NotAllowed(_) => Code::OperatorRequired,
@@ -298,6 +300,14 @@ pub(crate) fn problem(refused: &Refused) -> Box<Problem> {
                 _ => "bring back a voter that is down, or remove that one first; force does it all the same",
             };
             Problem { numbers: fields(numbers), hint: Some(hint.into()), ..problem }
+        }
+        Refused::NotAdmitted(_) => Problem {
+            hint: Some("the node must run, wait for a cluster, and be reached at its peer address (--raft-advertise) from here".into()),
+            ..problem
+        },
+        Refused::VotesAlready(_) => {
+            let hint = "to have one member fewer, remove the other one; to replace it, start a node that waits";
+            Problem { hint: Some(hint.into()), ..problem }
         }
         Refused::TransferFailed(_) => {
             Problem { hint: Some("codeq members shows who can be reached, and who lacks entries".into()), ..problem }

@@ -112,6 +112,8 @@ async fn everything_is_counted_once() {
         ("codeq_raft_quorum_reachable", 1),
         ("codeq_raft_failure_tolerance", 0),
         ("codeq_raft_leader_changes_total", 2),
+        (r#"codeq_raft_elections_total{cause="bootstrap",result="won"}"#, 2),
+        (r#"codeq_raft_elections_total{cause="timeout",result="lost"}"#, 0),
         ("codeq_events_lost_total", 0),
     ] {
         assert_eq!(samples.get(series), Some(&f64::from(value)), "{series}");

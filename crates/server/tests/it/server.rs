@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use base::Millis;
-use cluster::{Data, NodeConfig};
+use cluster::{Data, NodeConfig, Room};
 use queue::policy::LeaseBounds;
 use queue::{Backoff, BackoffPolicy, Policy};
 use server::auth::{AuthSettings, OpenMode, StaticTokens};
@@ -81,6 +81,9 @@ pub(crate) fn settings() -> Settings {
             checkpoint_log_bytes: 1 << 20,
             url: "http://127.0.0.1:0".into(),
             trailing_log_bytes: 64 << 20,
+            // Nothing here depends on how full this machine's disk is.
+            disk_low: Room::Bytes(0),
+            disk_critical: Room::Bytes(0),
             ..NodeConfig::new("n1", Data::Memory)
         },
         policy: Policy {
