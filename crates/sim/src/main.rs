@@ -129,28 +129,36 @@ const MARKS: &[&str] = &[
     "redriven",
 ];
 
-/// A seed that takes longer hangs.
+/// A seed that takes longer hangs, unless the machine had no time for it.
 const SEED_MAX: Duration = Duration::from_secs(60);
 
 /// The time for which this thread has had a processor.
 fn busy() -> Duration {
-    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    spent(rustix::time::ClockId::ThreadCPUTime)
+}
+
+fn spent(clock: rustix::time::ClockId) -> Duration {
+    let spent = rustix::time::clock_gettime(clock);
     Duration::new(spent.tv_sec as u64, spent.tv_nsec as u32)
 }
 
-/// Seeds that run, with when they began.
-type Running = Mutex<BTreeMap<u64, Instant>>;
+/// What time it is, and for how long all threads together have had a processor.
+fn times() -> (Instant, Duration) {
+    (Instant::now(), spent(rustix::time::ClockId::ProcessCPUTime))
+}
+
+/// Seeds that run, with the times at which they began.
+type Running = Mutex<BTreeMap<u64, (Instant, Duration)>>;
 
 /// Ends the whole program once a seed takes too long: it cannot be ended alone.
 fn watch(running: &Running, ended: &AtomicBool) {
     while !ended.load(Ordering::Relaxed) {
         std::thread::park_timeout(Duration::from_secs(1));
-        let late = running
-            .lock()
-            .expect("no thread panics")
-            .iter()
-            .find(|(_, begun)| begun.elapsed() > SEED_MAX)
-            .map(|(seed, _)| *seed);
+        let (now, spent) = times();
+        let is_late = |(began, before): &(Instant, Duration)| now - *began > SEED_MAX && spent - *before > SEED_MAX;
+        let running = running.lock().expect("no thread panics");
+        let late = running.iter().find(|(_, begun)| is_late(begun)).map(|(seed, _)| *seed);
+        drop(running);
         if let Some(seed) = late {
             say(&format!("seed {seed}: hang: not done after {} s", SEED_MAX.as_secs()));
             #[expect(clippy::disallowed_methods, reason = "a thread that hangs cannot be ended alone")]
@@ -186,7 +194,7 @@ fn main() -> ExitCode {
                     return;
                 }
                 let seed = arguments.seed + place;
-                running.lock().expect("no thread panics").insert(seed, Instant::now());
+                running.lock().expect("no thread panics").insert(seed, times());
                 one(seed, &arguments, &sum, &stop);
                 running.lock().expect("no thread panics").remove(&seed);
             }
