@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use base::codec::{Malformed, Reader, Write};
 use base::machine::StateMachine;
 use base::{Incarnation, Index, Millis, Mono, ScheduleTime, Term};
-use replica::Now;
+use replica::{Member, Now};
 use tokio::time::interval;
 
 use crate::alarms::AlarmKind;
@@ -52,11 +52,13 @@ pub struct Report {
     pub free_bytes: u64,
     /// Its alarms: what it says of each, and how long ago it was raised.
     pub alarms: Vec<(AlarmKind, String, Millis)>,
+    /// Members that say of themselves something else than is recorded: whoever cannot reach them tries it where they say.
+    pub moved: Vec<Member>,
 }
 
 impl Report {
     /// How this node is.
-    fn of<S: StateMachine>(common: &Common<S>, zone: &str, now: Now) -> Report {
+    fn of<S: StateMachine>(common: &Common<S>, zone: &str, now: Now, moved: Vec<Member>) -> Report {
         let status = common.status.borrow();
         Report {
             build: BUILD.into(),
@@ -71,6 +73,7 @@ impl Report {
             wall: now.wall,
             free_bytes: common.space.lock().expect("nothing panics while it holds this lock").free,
             alarms: common.alarms.all(now.mono),
+            moved,
         }
     }
 
@@ -99,6 +102,8 @@ impl Report {
             bytes.put_bytes(text.as_bytes());
             bytes.put_varint(since.0);
         }
+        bytes.put_varint(self.moved.len() as u64);
+        self.moved.iter().for_each(|member| member.put(&mut bytes));
         bytes
     }
 
@@ -117,8 +122,23 @@ impl Report {
             // Another build may know more.
             alarms.extend(AlarmKind::of_number(kind).map(|kind| (kind, text, since)));
         }
+        let moved = (0..count(&mut reader)?).map(|_| Member::read(&mut reader)).collect::<Result<_, _>>()?;
         reader.finish()?;
-        Ok(Report { build, protocol, uptime, kind, paths, log_bytes, term, applied, zone, free_bytes, wall, alarms })
+        Ok(Report {
+            build,
+            protocol,
+            uptime,
+            kind,
+            paths,
+            log_bytes,
+            term,
+            applied,
+            zone,
+            free_bytes,
+            wall,
+            alarms,
+            moved,
+        })
     }
 }
 
@@ -133,7 +153,7 @@ pub(crate) fn is_late(age: Millis, interval: Millis) -> bool {
 
 /// This node's report, for the connection that begins or the interval that ends.
 pub(crate) fn report<S: StateMachine>(shared: &Shared<S>) -> Vec<u8> {
-    Report::of(&shared.common, &shared.config.zone, shared.clock.now()).encode()
+    Report::of(&shared.common, &shared.config.zone, shared.clock.now(), shared.moved()).encode()
 }
 
 /// Reports for ever, and says of each member that its reports have stopped, and that they are back.
@@ -184,6 +204,7 @@ mod tests {
             wall: ScheduleTime(1_700_000_000_000),
             free_bytes: 1 << 30,
             alarms: vec![(AlarmKind::SpaceLow, "little".into(), Millis(3))],
+            moved: vec![Member { id: 7, name: "b".into(), peer: "elsewhere:7000".into(), url: String::new() }],
         };
         let bytes = report.encode();
         assert_eq!(Report::decode(&bytes), Ok(report));

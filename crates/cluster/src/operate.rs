@@ -895,31 +895,33 @@ async fn transfer<S: StateMachine>(
 ) -> Result<Done, Refused> {
     let common = &peers.common;
     let me = common.me;
-    let (groups, progress, term) = {
+    let term = {
         let status = common.status.borrow();
         let term = status.shards.iter().find(|shard| shard.shard == group).map(|shard| shard.consensus.term);
-        (voters(&status), status.progress.get(&group).cloned().unwrap_or_default(), term.unwrap_or_default())
+        term.unwrap_or_default()
     };
     let is_in = |id: u64, zone: &str| match id == me {
         true => peers.config.zone == zone,
         false => peers.reports().get(&id).is_some_and(|(_, report)| report.zone == zone),
     };
-    let target = match &to.name {
-        None => match &to.zone {
-            None => {
-                let nobody = || Refused::TransferFailed("no other voter can be reached".into());
-                successor(me, &progress, u64::MAX).ok_or_else(nobody)?
-            }
-            // Where the leader is in the zone itself there is nothing to hand over.
-            Some(zone) if is_in(me, zone) => me,
-            Some(zone) => {
-                let nobody = || Refused::TransferFailed(format!("no voter in zone {zone} can be reached"));
-                let there: Vec<Progress> = progress.into_iter().filter(|member| is_in(member.id, zone)).collect();
-                successor(me, &there, u64::MAX).ok_or_else(nobody)?
-            }
-        },
-        Some(text) => {
+    // Raft knows of a member that has just gone for an election timeout; its connection is over at once.
+    let reached = |zone: Option<&str>| -> Vec<Progress> {
+        let progress = common.status.borrow().progress.get(&group).cloned().unwrap_or_default();
+        let is_fit = |id: u64| id == me || (is_alive(peers, id) && zone.is_none_or(|zone| is_in(id, zone)));
+        progress.into_iter().filter(|member| is_fit(member.id)).collect()
+    };
+    let choose = || match (&to.name, to.zone.as_deref()) {
+        // Where the leader is in the zone itself there is nothing to hand over.
+        (None, Some(zone)) if is_in(me, zone) => Ok(me),
+        (None, zone) => successor(me, &reached(zone), u64::MAX).ok_or_else(|| {
+            Refused::TransferFailed(match zone {
+                None => "no other voter can be reached".into(),
+                Some(zone) => format!("no voter in zone {zone} can be reached"),
+            })
+        }),
+        (Some(text), _) => {
             let member = find(&peers.members(), text).ok_or_else(|| Refused::UnknownMember(text.into()))?;
+            let groups = voters(&common.status.borrow());
             let votes = groups.iter().any(|(of, voters)| *of == group && voters.contains(&member.id));
             if !votes {
                 return Err(Refused::NotVoter(member.name));
@@ -927,9 +929,10 @@ async fn transfer<S: StateMachine>(
             if !is_alive(peers, member.id) {
                 return Err(Refused::TransferFailed(format!("{} cannot be reached", member.name)));
             }
-            member.id
+            Ok(member.id)
         }
     };
+    let mut target = choose()?;
     if target == me {
         return Ok(done(peers, group, String::new()));
     }
@@ -954,6 +957,8 @@ async fn transfer<S: StateMachine>(
             let text = format!("the target did not take over within {} ms; {name} leads as before", longest.0);
             return Err(Refused::TransferFailed(text));
         }
+        // It may have gone meanwhile; where there is nobody else, it is tried once more.
+        target = choose().unwrap_or(target);
     }
     let leader = common.routes.leader(group);
     if let Some(link) = peers.links.get(leader) {

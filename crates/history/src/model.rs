@@ -169,6 +169,11 @@ impl Model {
         expired
     }
 
+    /// Whether a task is delayed.
+    pub fn has_delayed(&self) -> bool {
+        self.queues.values().any(|numbers| numbers.delayed > 0)
+    }
+
     /// Whether the last entry's clocks have made more due than one entry ends.
     pub fn is_overdue(&self) -> bool {
         self.next_due().is_some()

@@ -28,10 +28,10 @@ struct Unplaced<'a> {
     /// Of unknown outcome, the oldest first. Which of equal ones an operation of the log is cannot be known. The first one that is free is
     /// taken, and so began before it was committed, which is all that anybody builds on.
     by_call: BTreeMap<&'a [u8], Vec<u32>>,
-    /// Answered claims.
-    claims: BTreeMap<(u64, u16), u32>,
-    /// The same by what they ask for.
-    equal_claims: BTreeMap<&'a [u8], Vec<u32>>,
+    /// Answered claims, sorted.
+    claims: Vec<((u64, u16), u32)>,
+    /// The same by what they ask for, sorted.
+    equal_claims: Vec<(&'a [u8], u32)>,
 }
 
 pub(crate) fn check(history: &History) -> Result<Places, Stop> {
@@ -68,17 +68,13 @@ pub(crate) fn check(history: &History) -> Result<Places, Stop> {
 }
 
 fn unplaced(history: &History) -> Unplaced<'_> {
-    let mut unplaced = Unplaced {
-        by_number: BTreeMap::new(),
-        by_call: BTreeMap::new(),
-        claims: BTreeMap::new(),
-        equal_claims: BTreeMap::new(),
-    };
+    let mut unplaced =
+        Unplaced { by_number: BTreeMap::new(), by_call: BTreeMap::new(), claims: Vec::new(), equal_claims: Vec::new() };
     let mut unknown = Vec::new();
     for (place, row) in history.rows.iter().enumerate() {
         if row.came == Came::Answered && row.kind == Kind::Claim {
-            unplaced.claims.insert((row.number, row.part), place as u32);
-            unplaced.equal_claims.entry(history.call_bytes(row)).or_default().push(place as u32);
+            unplaced.claims.push(((row.number, row.part), place as u32));
+            unplaced.equal_claims.push((history.call_bytes(row), place as u32));
         }
         if row.came != Came::Answered && matches!(row.kind, Kind::Write | Kind::Claim) {
             unplaced.by_number.insert((row.number, row.part), place as u32);
@@ -87,6 +83,8 @@ fn unplaced(history: &History) -> Unplaced<'_> {
             }
         }
     }
+    unplaced.claims.sort_unstable();
+    unplaced.equal_claims.sort_unstable();
     unknown.sort_unstable();
     for (_, place) in unknown {
         let call = history.call_bytes(&history.rows[place as usize]);
@@ -216,11 +214,16 @@ fn is_the_servers(call: &[u8]) -> bool {
 /// A claim that found nothing and waited on: it stands in the log again when something has come up, and is answered from there. That it was
 /// granted nothing here, the replay sees.
 fn is_in_vain(logged: &LoggedBytes<'_>, call: &[u8], unplaced: &Unplaced<'_>, in_log: &[bool]) -> bool {
-    let waits = |place: &u32| !in_log[*place as usize];
+    let waits = |place: u32| !in_log[place as usize];
     if logged.number == 0 {
-        return unplaced.equal_claims.get(call).is_some_and(|places| places.iter().any(waits));
+        let first = unplaced.equal_claims.partition_point(|(known, _)| *known < call);
+        return unplaced.equal_claims[first..]
+            .iter()
+            .take_while(|(known, _)| *known == call)
+            .any(|(_, place)| waits(*place));
     }
-    unplaced.claims.get(&(logged.number, logged.part)).is_some_and(waits)
+    let name = (logged.number, logged.part);
+    unplaced.claims.binary_search_by_key(&name, |(known, _)| *known).is_ok_and(|found| waits(unplaced.claims[found].1))
 }
 
 fn term_differs(row: &Row, place: u32, term: u32) -> Finding {

@@ -83,7 +83,7 @@ impl Reached {
 
     /// A claim was told that there is nothing to do.
     pub(crate) fn nothing(&mut self, model: &Model) {
-        if model.queues().any(|queue| queue.delayed > 0) {
+        if model.has_delayed() {
             self.mark("K14");
         }
     }

@@ -360,7 +360,7 @@ impl Proposal {
         bytes.put_u16(self.shards);
         bytes.put_bytes(self.first.as_bytes());
         bytes.put_varint(self.founders.len() as u64);
-        self.founders.iter().for_each(|founder| put_member(founder, bytes));
+        self.founders.iter().for_each(|founder| founder.put(bytes));
     }
 
     /// Reads what [`Proposal::encode`] wrote.
@@ -372,7 +372,7 @@ impl Proposal {
         let incarnation = Incarnation(reader.u64()?);
         let shards = reader.u16()?;
         let first = reader.text()?.into();
-        let founders = (0..reader.varint()?).map(|_| member(reader)).collect::<Result<_, _>>()?;
+        let founders = (0..reader.varint()?).map(|_| Member::read(reader)).collect::<Result<_, _>>()?;
         Ok(Proposal { cluster, incarnation, shards, founders, first })
     }
 }
@@ -381,7 +381,7 @@ impl Greeting {
     /// Appends its bytes.
     pub fn encode(&self, bytes: &mut Vec<u8>) {
         bytes.put_bytes(self.label.as_bytes());
-        put_member(&self.me, bytes);
+        self.me.put(bytes);
         bytes.put_u16(self.shards);
         match &self.plan {
             Plan::List(names) => {
@@ -414,7 +414,7 @@ impl Greeting {
     /// The bytes are something else.
     pub fn decode(reader: &mut Reader<'_>) -> Result<Greeting, Malformed> {
         let label = reader.text()?.into();
-        let me = member(reader)?;
+        let me = Member::read(reader)?;
         let shards = reader.u16()?;
         let plan = match reader.u8()? {
             0 => Plan::List((0..reader.varint()?).map(|_| reader.text().map(Into::into)).collect::<Result<_, _>>()?),
@@ -440,19 +440,6 @@ fn flag(reader: &mut Reader<'_>) -> Result<bool, Malformed> {
         1 => Ok(true),
         _ => Err(Malformed),
     }
-}
-
-fn put_member(member: &Member, bytes: &mut Vec<u8>) {
-    bytes.put_u64(member.id);
-    for text in [&member.name, &member.peer, &member.url] {
-        bytes.put_bytes(text.as_bytes());
-    }
-}
-
-fn member(reader: &mut Reader<'_>) -> Result<Member, Malformed> {
-    let id = reader.u64()?;
-    let mut text = || reader.text().map(String::from);
-    Ok(Member { id, name: text()?, peer: text()?, url: text()? })
 }
 
 #[cfg(test)]

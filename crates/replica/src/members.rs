@@ -24,6 +24,26 @@ pub struct Member {
     pub url: String,
 }
 
+impl Member {
+    /// Appends it.
+    pub fn put(&self, bytes: &mut Vec<u8>) {
+        bytes.put_u64(self.id);
+        for text in [&self.name, &self.peer, &self.url] {
+            bytes.put_bytes(text.as_bytes());
+        }
+    }
+
+    /// Reads back what [`Member::put`] wrote.
+    ///
+    /// # Errors
+    /// The bytes are not a member.
+    pub fn read(reader: &mut Reader<'_>) -> Result<Member, Malformed> {
+        let id = reader.u64()?;
+        let mut text = || reader.text().map(String::from);
+        Ok(Member { id, name: text()?, peer: text()?, url: text()? })
+    }
+}
+
 /// Removed members remembered; older ones are forgotten and are then unknown rather than removed.
 const REMOVED_MAX: usize = 1_000;
 

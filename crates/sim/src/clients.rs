@@ -120,6 +120,8 @@ pub struct Clients {
     pub(crate) asked: u64,
     /// There is more to do than usual, until then.
     pub(crate) overload_until: u64,
+    /// Nobody asks for anything until the heal.
+    pub(crate) idle: bool,
     order: u64,
     keys: u64,
     /// Tasks that somebody has wanted to end whoever holds them: their holders are not alone, and do not know it.
@@ -148,6 +150,7 @@ impl Clients {
             finished: 0,
             asked: 0,
             overload_until: 0,
+            idle: false,
             order: 0,
             keys: 0,
             forced: BTreeSet::new(),
@@ -224,6 +227,9 @@ impl World {
             self.clients.list[client].seen.clear();
         }
         let drains = self.healed.is_some();
+        if self.clients.idle && !drains {
+            return self.after(100_000, Event::Client(client));
+        }
         let acted = match &self.clients.list[client].kind {
             Kind::Producer { .. } => !drains && self.produce(client),
             Kind::Worker { .. } => self.work(client),
@@ -370,9 +376,7 @@ impl World {
         let wait = rng.one_in(3).then(|| 50 + rng.below(2_000));
         let order = [ClaimOrder::Request, ClaimOrder::Priority, ClaimOrder::Fair][rng.below(3) as usize];
         let any = ShardId(rng.below(shards) as u16);
-        // Whoever shows no token is known by a name that stays the same.
-        let tokenless = matches!(self.clients.list[client].kind, Kind::Worker { style: Style::Tokenless, .. });
-        let worker = if tokenless { format!("w{client}") } else { format!("w{client} n={number}") };
+        let worker = format!("w{client} n={number}");
         let (shard, commands): (ShardId, Vec<String>) = if everything {
             (any, Vec::new())
         } else {

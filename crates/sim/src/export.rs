@@ -14,9 +14,6 @@ use crate::process::Node;
 use crate::record;
 use crate::world::World;
 
-/// With fewer operations answered a run shows nothing.
-const OPERATIONS_MIN: u32 = 200;
-
 /// Saves are waited for so long, ms.
 const SAVES_MAX: u64 = 10_000;
 
@@ -31,7 +28,7 @@ impl World {
             drift_ppm: self.options.drift_ppm as u32,
             due_per_entry: self.options.due_per_entry as u32,
             policy: record::policy(&queue::Policy::default()),
-            operations_min: OPERATIONS_MIN,
+            operations_min: self.options.operations as u32,
             healed: self.healed,
         })));
         // Saves under way must end before exports begin others. Then nothing goes on.

@@ -209,7 +209,7 @@ impl World {
             }
             return;
         }
-        if self.healed.is_some() {
+        if self.quiet || self.healed.is_some() {
             return;
         }
         let o = self.options.clone();
@@ -316,7 +316,8 @@ impl World {
                 self.plan_again(o.wipe_ms, fault);
             }
             Fault::Transfer => {
-                self.transfer();
+                let shard = ShardId(self.faults.rng.below(self.options.shards) as u16);
+                self.transfer(shard);
                 self.plan_again(o.transfer_ms, fault);
             }
             Fault::Save => {
@@ -450,7 +451,7 @@ impl World {
         self.after(delay, Event::Fault(Fault::Restart(n)));
     }
 
-    fn flip(&mut self, n: usize) {
+    pub(crate) fn flip(&mut self, n: usize) {
         let files: Vec<(String, u64)> = self.nodes[n].directory.disk.lengths();
         let logs: Vec<&(String, u64)> =
             files.iter().filter(|(name, length)| name.starts_with("wal-") && *length > 0).collect();
@@ -503,8 +504,7 @@ impl World {
         self.nodes[n].state = State::Down;
     }
 
-    fn transfer(&mut self) {
-        let shard = ShardId(self.faults.rng.below(self.options.shards) as u16);
+    pub(crate) fn transfer(&mut self, shard: ShardId) {
         let Some(leader) = self.leader(shard) else { return };
         let process = self.nodes[leader].process_mut().expect("it leads");
         let voters = process.runner.replica.members(shard).configuration.voters.clone();
@@ -542,6 +542,12 @@ impl World {
             return;
         }
         let id = voters[self.faults.rng.below(voters.len() as u64) as usize];
+        self.take_vote(id);
+    }
+
+    /// A member is to go: its vote first.
+    pub(crate) fn take_vote(&mut self, id: u64) {
+        let Some(leader) = self.leader(RECORDS) else { return };
         let Some(n) = self.place_of(id) else { return };
         self.done("remove", || format!("n{} is removed", n + 1));
         let process = self.nodes[leader].process_mut().expect("it leads");

@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`options`] says what a seed draws, [`world`] lets things happen, [`process`] is one node and [`edge`] with [`lists`] its
 //! face to [`clients`]; [`network`], [`disk`], [`checkpoint`] and [`clock`] stand in for what is outside; [`faults`] does harm; [`invariants`] looks
-//! after every step, [`record`] writes down what clients saw, [`run`] puts a run together and [`export`] has it judged; [`restores`] comes behind that; [`shrink`] makes a
+//! after every step, [`record`] writes down what clients saw, [`run`] puts a run together and [`export`] has it judged; [`restores`] comes
+//! behind that; [`script`] plays scenarios; [`shrink`] makes a
 //! failing run smaller, and [`regressions`] keeps those that found something.
 
 pub mod checkpoint;
@@ -21,6 +22,7 @@ pub mod record;
 pub mod regressions;
 pub mod restores;
 pub mod run;
+pub mod script;
 pub mod shrink;
 pub mod world;
 

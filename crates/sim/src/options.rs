@@ -34,6 +34,7 @@ options! {
     spares "Nodes that may join later."
     shards "Raft groups."
     storm_ms "Length of the storm."
+    operations "Operations that must be answered for the run to show anything."
     drain_ms "Longest time from the heal until nothing is left to do."
     election_ms "Election timeout."
     heartbeat_ms "Between heartbeats."
@@ -149,9 +150,8 @@ impl Options {
             5..15 => *place != only,
             _ => !rng.one_in(2),
         });
-        let mut options = off.fold(options, |options, (_, (class, _))| options.without(class));
-        options.restores = u64::from(rng.one_in(4));
-        options
+        let options = off.fold(options, |options, (_, (class, _))| options.without(class));
+        Options { restores: u64::from(rng.one_in(4)), ..options }
     }
 
     /// What a seed draws, with these classes of faults on and no others; `none` is none.
@@ -167,6 +167,55 @@ impl Options {
         }
         let off = known.filter(|class| !classes.iter().any(|wanted| wanted == class));
         Ok(off.fold(Options::with_all_classes(seed).0, |options, class| options.without(class)))
+    }
+
+    /// A small cluster to which nothing happens by itself, with work for it.
+    pub fn calm() -> Options {
+        Options {
+            nodes: 3,
+            spares: 2,
+            shards: 1,
+            operations: 50,
+            drain_ms: 240_000,
+            election_ms: 500,
+            heartbeat_ms: 50,
+            checkpoint_ms: 1_000,
+            checkpoint_log_bytes: 64 << 10,
+            segment_bytes: 16 << 10,
+            entry_operations: 16,
+            message_bytes: 1 << 20,
+            due_per_entry: 4_096,
+            install_us: 5_000,
+            inbox: 64,
+            payload_memory: 1 << 30,
+            leader_wait_ms: 1_000,
+            propose_timeout_ms: 2_000,
+            lease_ms: 1_000,
+            lease_min_ms: 50,
+            backoff_ms: 100,
+            backoff_max_ms: 10_000,
+            max_attempts: 3,
+            key_window_ms: 20_000,
+            retention_ms: 20_000,
+            delay_ms: 1_000,
+            producers: 2,
+            workers: 3,
+            readers: 1,
+            meddlers: 1,
+            pace_ms: 200,
+            queues: 2,
+            tenants: 1,
+            batch: 4,
+            claim_count: 4,
+            keyed: 300_000,
+            delayed: 300_000,
+            bad_workers: 300_000,
+            latency_us: 500,
+            jitter_us: 500,
+            restart_ms: 500,
+            sync_us: 500,
+            ..Options::default()
+        }
     }
 
     /// What a seed draws before it switches classes of faults off, and the generator with which it does.
@@ -192,6 +241,7 @@ impl Options {
             spares,
             shards: [1, 1, 2, 4][rng.below(4) as usize],
             storm_ms: between(rng, 60_000, 240_000).max(1_500_000 / rate),
+            operations: 200,
             drain_ms: 240_000,
             heartbeat_ms: heartbeat,
             election_ms: heartbeat * between(rng, 5, 12),

@@ -33,6 +33,9 @@ pub struct Outcome {
 /// A cluster must have a leader so long after it was started, µs.
 const FOUNDING_MAX: u64 = 60_000_000;
 
+/// Longest extension of the quiet window, µs.
+const QUIET_MAX: u64 = 240_000_000;
+
 /// The drain may not stand still for so long, µs.
 const STANDSTILL_MAX: u64 = 60_000_000;
 
@@ -83,10 +86,31 @@ fn guarded(world: &mut World, act: impl FnOnce(&mut World)) {
 }
 
 fn play(world: &mut World) {
+    found(world);
+    let begun = world.time;
+    world.start_clients();
+    world.start_faults();
+    world.run_until(begun + world.options.storm_ms * 1_000);
+    // No fault begins any more, and clients go on until the run shows something.
+    world.quiet = true;
+    world.run_until(world.time + world.options.quiet_ms * 1_000);
+    let patience = world.time + QUIET_MAX;
+    while world.violation.is_none() && world.clients.finished < world.options.operations && world.time < patience {
+        world.run_until(world.time + 1_000_000);
+    }
+    settle(world);
+}
+
+fn shards(world: &World) -> Vec<ShardId> {
+    (0..world.options.shards as u16).map(ShardId).collect()
+}
+
+/// Starts the founders and waits until they have a cluster with leaders.
+pub(crate) fn found(world: &mut World) {
     for n in 0..world.options.nodes as usize {
         world.start(n);
     }
-    let shards: Vec<ShardId> = (0..world.options.shards as u16).map(ShardId).collect();
+    let shards = shards(world);
     let founded = |world: &World| shards.iter().all(|shard| world.leader(*shard).is_some());
     while world.violation.is_none() && !founded(world) {
         if world.time > FOUNDING_MAX {
@@ -94,10 +118,10 @@ fn play(world: &mut World) {
         }
         world.run_until(world.time + 100_000);
     }
-    let begun = world.time;
-    world.start_clients();
-    world.start_faults();
-    world.run_until(begun + world.options.storm_ms * 1_000);
+}
+
+/// Heals everything and lets the work be finished, unless something is wrong already.
+pub(crate) fn settle(world: &mut World) {
     if world.violation.is_some() {
         return;
     }
@@ -110,8 +134,7 @@ fn play(world: &mut World) {
 
 /// Lets honest workers finish what is left.
 pub(crate) fn drain(world: &mut World) {
-    let shards: Vec<ShardId> = (0..world.options.shards as u16).map(ShardId).collect();
-    let shards = &shards[..];
+    let shards = &shards(world)[..];
     let healed = world.time;
     let limit = healed + world.options.drain_ms * 1_000;
     let (mut left, mut moved, mut led) = (u64::MAX, world.time, world.time);

@@ -164,6 +164,8 @@ pub struct World {
     pub(crate) lines: Vec<history::record::Line>,
     /// The first thing that is wrong, if anything is.
     pub violation: Option<Violation>,
+    /// No fault begins any more.
+    pub(crate) quiet: bool,
     /// Everything is healed from then on.
     pub(crate) healed: Option<u64>,
     pub(crate) next_number: u64,
@@ -248,6 +250,7 @@ impl World {
             names: Names::default(),
             lines: Vec::new(),
             violation: None,
+            quiet: false,
             healed: None,
             next_number: 1,
             backup: None,

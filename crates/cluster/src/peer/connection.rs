@@ -761,6 +761,9 @@ async fn serve<S: StateMachine>(shared: Arc<Shared<S>>, met: Met) -> Result<(), 
     }
     if members.get(id).is_some_and(|recorded| *recorded != other.me) {
         shared.common.inbox.control(Control::Heard(other.me.clone()));
+        // The leader may be another one, and not be able to reach it.
+        let report = health::report(&shared);
+        shared.links.all().iter().for_each(|link| link.put_report(report.clone()));
     }
     let answers = Arc::new(Answers::new());
     let (pong, pongs) = tokio::sync::mpsc::unbounded_channel();

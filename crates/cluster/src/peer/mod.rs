@@ -150,6 +150,13 @@ impl<S: StateMachine> Shared<S> {
         self.members.lock().expect("nothing panics while it holds this lock").get(id).cloned()
     }
 
+    /// Members that have said of themselves something else than is recorded.
+    pub(crate) fn moved(&self) -> Vec<Member> {
+        let members = self.members();
+        let told = self.links.all().into_iter().filter_map(|link| link.told());
+        told.filter(|told| members.get(told.id).is_some_and(|recorded| recorded != told)).collect()
+    }
+
     /// Sends a shard's checkpoint to a member, whose log begins before this node's does. `first`: the first entry in this node's log.
     pub(crate) fn send_snapshot(self: &Arc<Self>, shard: ShardId, first: Index, message: Message) {
         let (Some(runtime), Some(link)) = (self.runtime.get(), self.links.get(message.to())) else {
@@ -219,6 +226,12 @@ impl<S: StateMachine> Shared<S> {
     /// A member says how it is. Of others nothing is kept.
     fn on_report(&self, from: u64, report: Report) {
         let members = self.members();
+        // What comes by way of another one may be old: it counts where there is nothing better.
+        for moved in report.moved.iter().filter(|moved| members.get(moved.id).is_some()) {
+            if let Some(link) = self.links.get(moved.id).filter(|link| !link.is_up()) {
+                link.on_called(moved);
+            }
+        }
         let mut reports = self.reports.lock().expect("nothing panics while it holds this lock");
         reports.retain(|id, _| members.get(*id).is_some());
         let Some(member) = members.get(from) else { return };

@@ -193,6 +193,26 @@ pub(crate) const WAYS: &[Way] = &[
         });
         later.is_some()
     }),
+    ("a claim that waits is granted something before the entry that its client hears of", "S8", |lines| {
+        let granted = |op: &&Op| grants(op).is_some_and(|grants| !grants.is_empty());
+        let claims: Vec<Call> = answered(lines).filter(granted).map(|op| op.call.clone()).collect();
+        // One that is the first of its entry: then there was work for it at the end of the entry before.
+        let (mut before, mut found) = (None, None);
+        bodies(lines, |key, body| {
+            let first = body.operations.first().filter(|logged| claims.contains(&logged.call));
+            if let (None, Some(before), Some(first)) = (&found, before, first) {
+                found = Some((before, first.clone()));
+            }
+            before = Some(key);
+        });
+        let Some((entry, claim)) = found else { return false };
+        bodies(lines, |key, body| {
+            if key == entry {
+                body.operations.push(claim.clone());
+            }
+        });
+        true
+    }),
     ("a nack or release with a closed token takes effect again", "S8", |lines| {
         let mut closed = Vec::new();
         let mut found = None;
@@ -395,6 +415,19 @@ pub(crate) const WAYS: &[Way] = &[
         let found = ops(lines).find(|(_, op)| is_plain_creation(op)).map(|(place, _)| place);
         let Some(Line::Op(op)) = found.map(|place| &mut lines[place]) else { return false };
         op.outcome = Outcome::Refused(Refusal::Overloaded);
+        true
+    }),
+    ("a claim that was refused for certain is granted tasks", "S17", |lines| {
+        let granted = |(_, op): &(usize, &Op)| grants(op).is_some_and(|grants| !grants.is_empty());
+        let found = ops(lines).find(granted).map(|(place, _)| place);
+        let Some(Line::Op(op)) = found.map(|place| &mut lines[place]) else { return false };
+        op.outcome = Outcome::Refused(Refusal::Overloaded);
+        let (number, part, call) = (op.number, op.part, op.call.clone());
+        bodies(lines, |_, body| {
+            for logged in body.operations.iter_mut().filter(|logged| logged.call == call) {
+                (logged.number, logged.part) = (number, part);
+            }
+        });
         true
     }),
     ("a tenant reads another one's task", "S18", |lines| {
