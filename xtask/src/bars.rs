@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::docker::{Engine, docker};
-use crate::faults;
+use crate::faults::{self, Scenario, Size};
 use crate::image::{self, IMAGE_BYTES_MAX, TAGS};
 use crate::process::{Folder, Server, build_codeq};
 use crate::walk::nodes::{Driver, Nodes};
@@ -65,7 +65,7 @@ pub(crate) fn run(args: &BarsArgs) -> Result<()> {
     all &=
         tell("1000000 tasks: codeq snapshot restore --yes into three nodes, until they serve", RESTORE_BAR, &[online]);
     // It ends with an error if two nodes ever say at one time that they lead.
-    let timelines = faults::timelines(&codeq, args.elections)?;
+    let timelines = faults::measure(&codeq, Scenario::Elections, args.elections, Size::Full)?;
     println!(
         "PASS {} elections with each number of groups: never two nodes said at one time that they lead",
         args.elections

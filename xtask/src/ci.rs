@@ -45,7 +45,7 @@ const STEPS: &[Step] = &[
     Step { name: "kill -9", run: || kill::run(&KillArgs::few()) },
     Step { name: "faults", run: || faults::run(&FaultsArgs::quick()) },
     Step { name: "documents", run: || documents::run(&DocumentsArgs::all()) },
-    Step { name: "walks", run: || walk::run(&WalkArgs::all()) },
+    Step { name: "walks", run: || walk::run(&WalkArgs::ci()) },
 ];
 
 const TESTS: &str = "tests";

@@ -85,6 +85,27 @@ impl Disk {
     }
 }
 
+impl Disk {
+    /// From now on whatever is written waits, as on a disk that does not answer, until what this returns is dropped.
+    ///
+    /// # Errors
+    /// The operating system does not do it.
+    pub(crate) fn freeze(&self) -> Result<Frozen<'_>> {
+        printed(Command::new("fsfreeze").arg("--freeze").arg(&self.mounted_at))?;
+        Ok(Frozen(self))
+    }
+}
+
+/// A disk that does not answer.
+pub(crate) struct Frozen<'a>(&'a Disk);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        // If it is not frozen any more, all is well.
+        let _ = Command::new("fsfreeze").arg("--unfreeze").arg(&self.0.mounted_at).status();
+    }
+}
+
 impl Drop for Disk {
     fn drop(&mut self) {
         // Left behind, it is a file among the build products.

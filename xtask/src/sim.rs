@@ -26,6 +26,16 @@ impl SimArgs {
     }
 }
 
+/// Runs so many seeds with these classes of faults and no others; more options of `sim` may follow.
+///
+/// # Errors
+/// It cannot be built, or a seed is red.
+pub(crate) fn focused(focus: &str, seeds: u32, more: &[&str]) -> Result<()> {
+    let seeds = seeds.to_string();
+    let fixed = ["--seed", "1000", "--seeds", &seeds, "--focus", focus];
+    run(&SimArgs { arguments: fixed.iter().chain(more).map(ToString::to_string).collect() })
+}
+
 /// Runs the simulator.
 ///
 /// # Errors

@@ -11,8 +11,8 @@ use crate::faults::{Run, calm};
 /// After a stop the load is watched for a little longer: requests that were turned away come back.
 const AFTER_STOP: Duration = Duration::from_millis(300);
 
-/// SIGKILL: how long until somebody else acknowledges a write.
-pub(super) fn kill_leader(run: &Run) -> Result<()> {
+/// SIGKILL: how long until somebody else acknowledges a write, each time.
+pub(super) fn kill_leader(run: &Run) -> Result<Vec<Duration>> {
     let mut cluster = Cluster::new(run.codeq(), "kill-leader", false)?;
     let mut rng = run.rng();
     let outages = run.under_load(&mut cluster, |cluster, shared| {
@@ -39,11 +39,11 @@ pub(super) fn kill_leader(run: &Run) -> Result<()> {
         Ok(outages)
     })?;
     println!("kill -9 of the leader until the first acknowledged write: {outages}");
-    Ok(())
+    Ok(outages.into_all())
 }
 
-/// SIGTERM: how long nothing is acknowledged.
-pub(super) fn stop_leader(run: &Run) -> Result<()> {
+/// SIGTERM: how long nothing is acknowledged, each time.
+pub(super) fn stop_leader(run: &Run) -> Result<Vec<Duration>> {
     let mut cluster = Cluster::new(run.codeq(), "stop-leader", false)?;
     let mut rng = run.rng();
     let (before, gaps, returns) = run.under_load(&mut cluster, |cluster, shared| {
@@ -76,7 +76,7 @@ pub(super) fn stop_leader(run: &Run) -> Result<()> {
     println!("longest gap between acknowledged writes, nothing happening: {before}");
     println!("longest gap between acknowledged writes, SIGTERM of the leader: {gaps}");
     println!("longest gap between acknowledged writes, its return: {returns}");
-    Ok(())
+    Ok(gaps.into_all())
 }
 
 /// SIGTERM of each node in turn, the leader last.

@@ -194,8 +194,9 @@ fn act(cluster: &Cluster, place: usize, method: &str, path: &str, body: &Value) 
     done.with_context(|| format!("{method} {path} was answered with {last:?}"))
 }
 
-/// Leadership is handed over by hand, again and again; then the leader steps down and stays out.
-pub(super) fn transfers(run: &Run) -> Result<()> {
+/// Leadership is handed over by hand, again and again; then the leader steps down and stays out. Returns how long each
+/// transfer took.
+pub(super) fn transfers(run: &Run) -> Result<Vec<Duration>> {
     let mut cluster = Cluster::new(run.codeq(), "transfers", false)?;
     let mut rng = run.rng();
     let rounds = run.rounds(20, 1000);
@@ -226,7 +227,7 @@ pub(super) fn transfers(run: &Run) -> Result<()> {
     println!("{} of {rounds} transfers took more than {} ms", took.longer_than(TRANSFER_AIM), TRANSFER_AIM.as_millis());
     println!("a transfer under load: {took}");
     println!("longest gap between acknowledged writes, a transfer: {gaps}");
-    Ok(())
+    Ok(took.into_all())
 }
 
 /// Between two transfers: so short that a leader has hardly begun.

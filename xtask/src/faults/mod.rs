@@ -47,20 +47,20 @@ pub(crate) struct FaultsArgs {
     #[arg(long)]
     seed: Option<u64>,
     /// Connections that create tasks and work on them, spread over the nodes.
-    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(long, default_value_t = CONNECTIONS, value_parser = clap::value_parser!(u16).range(1..=1000))]
     connections: u16,
 }
 
 impl FaultsArgs {
     /// All scenarios, briefly, for every change.
     pub(crate) fn quick() -> FaultsArgs {
-        FaultsArgs { only: Vec::new(), rounds: None, program: None, quick: true, seed: None, connections: 12 }
+        FaultsArgs { only: Vec::new(), rounds: None, program: None, quick: true, seed: None, connections: CONNECTIONS }
     }
 }
 
 /// What goes wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Scenario {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Scenario {
     /// The leader is killed with SIGKILL and started again.
     KillLeader,
     /// The leader is stopped with SIGTERM and started again.
@@ -96,6 +96,9 @@ struct Run {
     quick: bool,
 }
 
+/// Connections of the load, if nobody says how many.
+const CONNECTIONS: u16 = 12;
+
 /// Queues that the tasks of the load are spread over.
 const COMMANDS: u64 = 6;
 
@@ -112,41 +115,60 @@ pub(crate) fn run(args: &FaultsArgs) -> Result<()> {
     let run = Run { codeq, seed, connections: args.connections, rounds: args.rounds, quick: args.quick };
     println!("three nodes, {} connections, seed {seed}", args.connections);
     let all = Scenario::value_variants();
-    for scenario in all.iter().filter(|scenario| args.only.is_empty() || args.only.contains(scenario)) {
-        let name = scenario.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
-        println!("-- {name}");
-        let begun = Instant::now();
-        let done = match scenario {
-            Scenario::KillLeader => elections::kill_leader(&run),
-            Scenario::StopLeader => elections::stop_leader(&run),
-            Scenario::Rolling => elections::rolling(&run),
-            Scenario::Pause => pauses::pause(&run),
-            Scenario::Links => netsplits::links(&run),
-            Scenario::DiskFull => disk::disk_full(&run),
-            Scenario::TakeOver => takeover::take_over(&run),
-            Scenario::Snapshot => newcomer::snapshot(&run),
-            Scenario::Elections => stories::elections(&run).map(|_| ()),
-            Scenario::Wipe => members::wipe(&run),
-            Scenario::Members => members::members_at_random(&run),
-            Scenario::Transfers => members::transfers(&run),
-        };
-        done.with_context(|| {
-            let logs = Cluster::logs(&name);
-            format!("{name}; the plan is that of --seed {seed}, the nodes' logs are in {}", logs.display())
-        })?;
-        println!("-- {name}: {:.1} s", begun.elapsed().as_secs_f64());
-    }
-    Ok(())
+    let chosen = all.iter().filter(|scenario| args.only.is_empty() || args.only.contains(scenario));
+    chosen.copied().try_for_each(|scenario| one(scenario, &run).map(drop))
 }
 
-/// Leaders are killed, held up and asked to hand over, so many times with one group and with four, and nothing else goes wrong. Returns
-/// how long it took in each round with one group from the election until every node that ran had the whole of its timeline.
+/// Runs one scenario, so many rounds of it, always by the same plan, and returns the figure that it has for each round: of `KillLeader` until
+/// the next acknowledged write, of `StopLeader` the longest gap between acknowledged writes, of `Transfers` how long each took, of `Elections`
+/// how long it took with one group from the election until every node that ran had the whole of its timeline. The others have none.
 ///
 /// # Errors
-/// Those of the scenario: two nodes have said at one time that they lead, among others.
-pub(crate) fn timelines(codeq: &Path, rounds: u32) -> Result<Vec<Duration>> {
-    let run = Run { codeq: codeq.to_owned(), seed: 1, connections: 0, rounds: Some(rounds), quick: false };
-    stories::elections(&run)
+/// Something that the scenario asserts does not hold.
+pub(crate) fn measure(codeq: &Path, scenario: Scenario, rounds: u32, size: Size) -> Result<Vec<Duration>> {
+    let quick = size == Size::Small;
+    one(scenario, &Run { codeq: codeq.to_owned(), seed: 1, connections: CONNECTIONS, rounds: Some(rounds), quick })
+}
+
+/// How much of what is not counted in rounds a scenario has: tasks, and time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Size {
+    Small,
+    Full,
+}
+
+fn one(scenario: Scenario, run: &Run) -> Result<Vec<Duration>> {
+    let name = scenario.name();
+    println!("-- {name}");
+    let begun = Instant::now();
+    let nothing = |()| Vec::new();
+    let done = match scenario {
+        Scenario::KillLeader => elections::kill_leader(run),
+        Scenario::StopLeader => elections::stop_leader(run),
+        Scenario::Rolling => elections::rolling(run).map(nothing),
+        Scenario::Pause => pauses::pause(run).map(nothing),
+        Scenario::Links => netsplits::links(run).map(nothing),
+        Scenario::DiskFull => disk::disk_full(run).map(nothing),
+        Scenario::TakeOver => takeover::take_over(run).map(nothing),
+        Scenario::Snapshot => newcomer::snapshot(run).map(nothing),
+        Scenario::Elections => stories::elections(run),
+        Scenario::Wipe => members::wipe(run).map(nothing),
+        Scenario::Members => members::members_at_random(run).map(nothing),
+        Scenario::Transfers => members::transfers(run),
+    };
+    let figures = done.with_context(|| {
+        let logs = Cluster::logs(&name);
+        format!("{name}; the plan is that of --seed {}, the nodes' logs are in {}", run.seed, logs.display())
+    })?;
+    println!("-- {name}: {:.1} s", begun.elapsed().as_secs_f64());
+    Ok(figures)
+}
+
+impl Scenario {
+    /// As `--only` knows it.
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
 }
 
 impl Run {

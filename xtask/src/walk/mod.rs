@@ -6,6 +6,11 @@
 mod bad_config;
 mod cd;
 mod cq;
+mod e;
+mod e_failover;
+mod e_probes;
+mod e_rest;
+mod e_start;
 mod files;
 pub(crate) mod nodes;
 mod os;
@@ -48,6 +53,9 @@ pub(crate) struct WalkArgs {
     /// The program to walk with. Absent: it is built as it is shipped.
     #[arg(long)]
     program: Option<PathBuf>,
+    /// Only these rows of the table `e`, by number.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
     /// Repeats often what CI repeats a few times.
     #[arg(long)]
     long: bool,
@@ -76,14 +84,24 @@ enum Table {
     Files,
     /// Settings that no server starts with.
     BadConfig,
+    /// The whole cluster, end to end; over processes only.
+    E,
     /// Each of them.
     All,
 }
 
 impl WalkArgs {
-    /// Every table, a few times.
-    pub(crate) fn all() -> WalkArgs {
-        WalkArgs { table: Table::All, program: None, long: false, driver: Driver::Process, strict: false, slower: 1 }
+    /// Every table, a few times; of the table `e` the rows that have stories of their own.
+    pub(crate) fn ci() -> WalkArgs {
+        WalkArgs {
+            table: Table::All,
+            program: None,
+            only: e::WITH_STORIES.map(str::to_owned).into(),
+            long: false,
+            driver: Driver::Process,
+            strict: false,
+            slower: 1,
+        }
     }
 }
 
@@ -144,6 +162,9 @@ pub(crate) fn run(args: &WalkArgs) -> Result<()> {
     if of_processes(Table::Cq) {
         skipped += pull_request::walk(&codeq, args.long)?;
         tests::walk()?;
+    }
+    if of_processes(Table::E) {
+        skipped += e::walk(&codeq, args.long, &args.only)?;
     }
     println!("all rows: {:.1} s, {skipped} skipped", begun.elapsed().as_secs_f64());
     ensure!(!args.strict || skipped == 0, "{skipped} rows were skipped");

@@ -493,6 +493,17 @@ impl Nodes {
         Ok(process)
     }
 
+    /// The process that a node is.
+    ///
+    /// # Errors
+    /// It does not run, or in a container.
+    pub(crate) fn process_id(&self, place: usize) -> Result<Pid> {
+        match &self.nodes[place].running {
+            Some(Running::Process(process)) => Ok(Pid::from_raw(process.child.id() as i32)),
+            _ => bail!("{} runs as no process", self.name(place)),
+        }
+    }
+
     /// `docker compose stop`. Returns how long it took.
     ///
     /// # Errors

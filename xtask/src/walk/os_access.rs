@@ -13,11 +13,11 @@ use crate::walk::os::Story;
 use crate::walk::{READY_MAX, Skip, expect, text};
 
 /// Tokens, and what the file of roles says of them.
-const TOKENS: [(&str, &str, &str); 2] =
+pub(super) const TOKENS: [(&str, &str, &str); 2] =
     [("viewer", "vera", "a-token-that-only-vera-knows"), ("operator", "olga", "a-token-that-only-olga-knows")];
 
 /// What `--tokens-file` reads, made as the documents say.
-fn tokens_file() -> Result<String> {
+pub(super) fn tokens_file() -> Result<String> {
     TOKENS
         .iter()
         .map(|(role, name, token)| {

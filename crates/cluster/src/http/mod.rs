@@ -21,6 +21,7 @@ pub mod view;
 
 use base::Millis;
 use base::machine::StateMachine;
+use replica::ShardStatus;
 use serde::Serialize;
 
 pub(crate) use crate::http::elections::value_json;
@@ -28,7 +29,7 @@ pub use crate::http::elections::{
     ElectionView, ElectionsView, TimelineView, ToldView, VoteView, event_json, look_back,
 };
 pub use crate::http::follow::{Following, Form, KEEP_ALIVE, follow};
-use crate::http::view::Inspection;
+use crate::http::view::{Inspection, LAG_MAX};
 use crate::node::{Handle, Stage};
 use crate::peer::collecting::ask_all;
 use crate::peer::requests::What;
@@ -294,12 +295,14 @@ pub fn checks(look: &Inspection, draining: bool) -> Vec<Check> {
         unreached.map(|shard| shard.shard.to_string()).collect(),
         "the leader cannot be reached, or takes no writes yet, in group",
     );
-    let late = look
-        .shards
-        .iter()
-        .filter(|shard| shard.consensus.commit.0 - shard.applied.0.min(shard.consensus.commit.0) > 10_000);
-    let lag =
-        list(late.map(|shard| shard.shard.to_string()).collect(), "more than 10000 entries are to be applied in group");
+    // A member that catches up is not told how far the others are before it is there itself, but by their reports.
+    let lacks = |shard: &ShardStatus| look.known(shard.shard).saturating_sub(shard.applied.0);
+    let groups = |is_late: &dyn Fn(&ShardStatus) -> bool| {
+        look.shards.iter().filter(|shard| is_late(shard)).map(|shard| shard.shard.to_string()).collect()
+    };
+    let lag = list(groups(&|shard| shard.applied.0 == 0), "nothing is applied yet in group").or_else(|| {
+        list(groups(&|shard| lacks(shard) > LAG_MAX), "more than 10000 entries are to be applied in group")
+    });
     vec![
         check("storage", storage),
         check("draining", draining),

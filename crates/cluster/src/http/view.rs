@@ -436,7 +436,7 @@ pub struct MemberHealth {
 pub const BUILD: &str = env!("CARGO_PKG_VERSION");
 
 /// Entries that a member may lack and be healthy.
-const LAG_MAX: u64 = 10_000;
+pub(super) const LAG_MAX: u64 = 10_000;
 
 /// What to do when those who are missing do not come back.
 const IF_FOR_GOOD: &str = "bring back the voters that are missing; if their disks are lost for good, stop those that are left and see what \
@@ -487,6 +487,14 @@ impl Inspection {
             true => shard.ready,
             false => self.contacts.get(&leader).is_some_and(|contact| contact.connected),
         }
+    }
+
+    /// The last entry of a group that this node knows to be decided: by its own log, or by what another member has said of itself lately.
+    pub(super) fn known(&self, shard: ShardId) -> u64 {
+        let recent = self.reports.values().filter(|(age, _)| !crate::health::is_late(*age, self.report_interval));
+        let told = recent.filter_map(|(_, report)| report.applied.get(usize::from(shard.0)));
+        let own = self.shards.iter().find(|one| one.shard == shard).map(|one| &one.consensus.commit);
+        told.chain(own).map(|index| index.0).max().unwrap_or(0)
     }
 
     fn first(&self) -> Option<&ShardStatus> {
@@ -936,6 +944,26 @@ mod tests {
             provider: "sqlite".into(),
             about: Arc::default(),
         }
+    }
+
+    /// Goal: a member that catches up is not ready, however little it knows itself: what others have applied is what it lacks. Who has said
+    /// so long ago has no say.
+    #[test]
+    fn a_member_that_catches_up_is_not_ready() {
+        let lag = |applied: u64, told: u64, age: u64| {
+            let mut look = look(2, [Some(10), Some(10)]);
+            look.shards[0].applied = Index(applied);
+            look.shards[0].consensus.commit = Index(applied);
+            let report = Report { applied: vec![Index(told)], ..Report::default() };
+            look.reports = BTreeMap::from([(2, (Millis(age), report))]);
+            let checks = crate::http::checks(&look, false);
+            checks.into_iter().find(|check| check.name == "lag").expect("there is such a check").text
+        };
+        assert_eq!(lag(0, 0, 10), "nothing is applied yet in group 0");
+        assert_eq!(lag(0, 100, 10), "nothing is applied yet in group 0");
+        assert_eq!(lag(1, 10_001, 10), "ok");
+        assert_eq!(lag(1, 10_002, 10), "more than 10000 entries are to be applied in group 0");
+        assert_eq!(lag(1, 10_002, 60_000), "ok");
     }
 
     fn statuses(look: &Inspection) -> Vec<(String, &'static str)> {
