@@ -307,6 +307,13 @@ impl Group {
         if message.0.get_msg_type() == MessageType::MsgTimeoutNow && self.is_installing() {
             return;
         }
+        // A leader that has removed itself goes on until the others know it, and counts nothing more as committed: the `raft` crate looks
+        // for the leader among the members when it does.
+        let raft = &self.node.raft;
+        let counts = message.0.get_msg_type() == MessageType::MsgAppendResponse && raft.state == StateRole::Leader;
+        if counts && raft.prs().get(self.config.id).is_none() {
+            return;
+        }
         // The only errors are messages from unknown members and local ones, which must not disturb.
         let facts = Facts::of(&message.0, &self.node);
         self.watched(&Trigger::Step(facts), |node| drop(node.step(message.0)));

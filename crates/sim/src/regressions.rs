@@ -14,6 +14,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("leader-unknown", include_str!("../regressions/leader-unknown.txt")),
     ("wiped-out-of-groups", include_str!("../regressions/wiped-out-of-groups.txt")),
     ("restart-unsaid", include_str!("../regressions/restart-unsaid.txt")),
+    ("leader-without-itself", include_str!("../regressions/leader-without-itself.txt")),
     ("claim-before-it-began", include_str!("../regressions/claim-before-it-began.txt")),
 ];
 
