@@ -147,7 +147,8 @@ impl Operation {
         since < self.begun
     }
 
-    fn overlaps(&self, tenant: &str, kind: OperationKind, commands: &[&str]) -> bool {
+    /// Whether it is under way, and does the same to some of these queues; none: all of the tenant.
+    pub fn overlaps(&self, tenant: &str, kind: OperationKind, commands: &[&str]) -> bool {
         let shares = || commands.iter().any(|command| self.commands.iter().any(|own| **own == **command));
         self.state == OperationState::Running
             && *self.tenant == *tenant
@@ -207,8 +208,7 @@ impl Operations {
 impl QueueMachine {
     /// Begins an operation. Repeating does nothing.
     pub(crate) fn begin(&mut self, begin: &Begin<'_>) -> Result<Outcome, Rejection> {
-        if let Ok(number) = self.operations.find(begin.tenant, &begin.id) {
-            self.operations.changed.insert(number);
+        if self.operations.find(begin.tenant, &begin.id).is_ok() {
             return Ok(Outcome::Done);
         }
         self.refuse_conflict(begin.tenant, begin.kind, &begin.commands)?;

@@ -61,12 +61,7 @@ impl Edge {
         let shards = plan.shards(self.node.identity().shards);
         // A conflict in one shard is found before another one has begun, unless somebody is as quick.
         let (known, _) = self.operations(call, true).await?;
-        let conflicts = |whole: &&Whole| {
-            let Whole { sum, .. } = whole;
-            let shares = commands.iter().any(|command| sum.commands.iter().any(|own| **own == **command));
-            let overlaps = sum.commands.is_empty() || commands.is_empty() || shares;
-            sum.state == OperationState::Running && sum.kind == kind && overlaps
-        };
+        let conflicts = |whole: &&Whole| whole.sum.overlaps(tenant, kind, &commands);
         if let Some(other) = known.iter().find(conflicts) {
             return Err(rejected(&Rejection::OperationConflict { with: other.sum.id }, Words::Tasks, None));
         }
