@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use base::machine::{Effects, NextDue, Notice};
 use base::{LeaseTime, ScheduleTime, Stamps};
 
+use crate::history::Happening;
 use crate::machine::{QueueMachine, Signal};
-use crate::task::{Due, LEASE_EXPIRED, Stage};
+use crate::outcome::State;
+use crate::task::{Due, LEASE_EXPIRED, Note, Stage};
 
 /// Deadlines that are looked at to find a lease's among those of delays.
 const LOOKED_AT_MAX: usize = 4_096;
@@ -73,6 +75,9 @@ impl QueueMachine {
                 Stage::Delayed(_) => {
                     self.leave_stage(slot);
                     self.become_ready(slot, effects);
+                    let (from, to) = (Some(State::Delayed), Some(State::Ready));
+                    let attempt = self.tasks.get(slot).attempts;
+                    self.note(slot, Happening::Ready, &Note { from, to, attempt, ..Note::default() });
                 }
                 Stage::Leased(_) => {
                     let queue = self.tasks.get(slot).queue;

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use base::machine::Effects;
 
+use crate::history::Happening;
 use crate::machine::QueueMachine;
 use crate::op::{Edit, Schedule};
-use crate::outcome::{Outcome, Rejection};
+use crate::outcome::{Outcome, Rejection, State};
 use crate::payload::Payload;
 use crate::policy::ATTEMPTS_MAX;
 use crate::slab::Slot;
-use crate::task::{Due, Saving, Stage};
+use crate::task::{Due, Note, Saving, Stage};
 
 impl QueueMachine {
     /// Changes a task that waits. Another priority or time puts it at the tail, as if it had come just now.
@@ -20,6 +21,7 @@ impl QueueMachine {
             return Err(Rejection::IsLeased);
         }
         self.change(slot);
+        let from = self.tasks.get(slot).state();
         let task = self.tasks.get_mut(slot);
         if let Some(most) = edit.max_attempts {
             // No attempt is above the maximum.
@@ -33,6 +35,7 @@ impl QueueMachine {
         }
         let moves = edit.priority.is_some_and(|priority| priority.min(9) != self.tasks.get(slot).priority);
         if !moves && edit.schedule.is_none() {
+            self.note_edit(slot, from);
             return Ok(Outcome::Edited(Box::new(self.view(self.tasks.get(slot)))));
         }
         let due = match (edit.schedule, &self.tasks.get(slot).stage) {
@@ -49,7 +52,18 @@ impl QueueMachine {
             None => self.become_ready(slot, effects),
             Some(due) => self.become_delayed(slot, due),
         }
+        self.note_edit(slot, from);
         Ok(Outcome::Edited(Box::new(self.view(self.tasks.get(slot)))))
+    }
+
+    fn note_edit(&mut self, slot: Slot, from: State) {
+        let task = self.tasks.get(slot);
+        let delay = match task.stage {
+            Stage::Delayed(due) => Some(self.estimate(due) - self.clocks.schedule),
+            _ => None,
+        };
+        let (from, to, attempt) = (Some(from), Some(task.state()), task.attempts);
+        self.note(slot, Happening::Edited, &Note { from, to, attempt, delay, ..Note::default() });
     }
 
     /// Gives a task that has been noted as changing another payload. A row of the old one is deleted by the next save, which writes the new.

@@ -16,6 +16,7 @@ mod create;
 mod due;
 mod edit;
 pub mod groups;
+pub mod history;
 pub mod id;
 pub mod idempotency;
 mod lease;

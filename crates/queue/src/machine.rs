@@ -16,6 +16,7 @@ use crate::changes::RecentChanges;
 use crate::checkpoint::{self, SCHEMA, Saves};
 use crate::codec;
 use crate::due::DueIndex;
+use crate::history::{Acting, Terms};
 use crate::id::{TaskId, TaskKey};
 use crate::idempotency::Keys;
 use crate::op::{Claim, Op};
@@ -38,6 +39,9 @@ pub struct QueueMachine {
     /// The clocks of the last entry, forced to be non-decreasing.
     pub(crate) clocks: Stamps,
     pub(crate) policy: Policy,
+    pub(crate) terms: Terms,
+    /// Whose operation is applied.
+    pub(crate) acting: Acting,
     /// The entry being applied.
     pub(crate) entry: EntryInfo,
     pub(crate) creations_in_entry: u16,
@@ -102,6 +106,8 @@ impl QueueMachine {
             epochs: vec![(0, info.incarnation.0)],
             clocks: Stamps::default(),
             policy: Policy::default(),
+            terms: Terms::default(),
+            acting: Acting::SYSTEM,
             entry: EntryInfo { term: Term(0), index: Index(0), stamps: Stamps::default(), seed: [0; 16] },
             creations_in_entry: 0,
             grants_in_entry: 0,
@@ -235,6 +241,8 @@ impl StateMachine for QueueMachine {
             self.renew_leases();
         }
         self.entry = *entry;
+        self.terms.note(entry.index, entry.term);
+        self.acting = Acting::SYSTEM;
         self.creations_in_entry = 0;
         self.grants_in_entry = 0;
         self.changes.begin(entry.index);
@@ -250,6 +258,7 @@ impl StateMachine for QueueMachine {
 
     fn apply(&mut self, operation: &[u8], effects: &mut Effects<Self>) -> Result<Outcome, UnknownOperation> {
         let op = codec::decode(operation)?;
+        self.acting = Acting::of(&op);
         let outcome = self.apply_op(&op, effects).unwrap_or_else(Outcome::Rejected);
         effects.woken.extend(self.changes.take_untold().map(change_of));
         Ok(outcome)

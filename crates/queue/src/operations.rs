@@ -30,6 +30,11 @@ const KEPT: Millis = Millis(7 * 24 * 3_600_000);
 /// Names an operation; chosen at random by whoever asks for it.
 pub type OperationId = [u8; 16];
 
+/// An operation's name as clients see it.
+pub fn operation_text(id: &OperationId) -> String {
+    id.iter().fold("op-".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+}
+
 /// What an operation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OperationKind {
@@ -277,6 +282,7 @@ impl QueueMachine {
         if operation.state != OperationState::Running || operation.steps != step.after {
             return Err(Rejection::OperationState);
         }
+        self.acting.operation = Some(step.id);
         let (mut changed, mut skipped) = (0, 0);
         for item in &step.items {
             // Nothing but what changes one task is encoded as an item.

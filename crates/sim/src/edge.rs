@@ -328,6 +328,7 @@ impl World {
                     QueueAnswer::Queue(stats) => Told::Queue(position, Rc::new(stats)),
                     QueueAnswer::Policy(_) => return self.show(n, number),
                     QueueAnswer::Lease(_)
+                    | QueueAnswer::Terms { .. }
                     | QueueAnswer::Queues(_)
                     | QueueAnswer::QueuePage { .. }
                     | QueueAnswer::Operations(_) => return,

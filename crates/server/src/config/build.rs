@@ -214,6 +214,7 @@ fn policy_of(values: &Values) -> Policy {
             dead: values.duration("queue.retention.deadLettered"),
         },
         error_bytes_max: values.count("limits.maxErrorBytes"),
+        history_entries_max: u32::try_from(values.number("history.maxEntries")).expect("the table bounds it"),
     }
 }
 

@@ -921,6 +921,14 @@ pub static SECTIONS: &[Section] = &[
                 meaning: "how long an idempotency key answers with its first task",
             },
             Setting {
+                name: "history.maxEntries",
+                flag: None,
+                kind: Kind::Int(0, queue::history::ENTRIES_MAX as u64),
+                default: Default::Is("200"),
+                scope: Scope::Cluster,
+                meaning: "entries of a task's history; those in the middle are left out first; 0: none are kept",
+            },
+            Setting {
                 name: "queue.maxDelay",
                 flag: None,
                 kind: Kind::Duration(HOUR, 36_500 * DAY),

@@ -10,7 +10,7 @@ use base::codec::{Reader, Write};
 use base::{Position, ShardId};
 use cluster::{Freshness, Unavailable};
 use queue::op::Begin;
-use queue::operations::{Operation, OperationId, OperationKind, OperationState, SAMPLES_MAX};
+use queue::operations::{Operation, OperationId, OperationKind, OperationState, SAMPLES_MAX, operation_text};
 use queue::outcome::{Outcome as Applied, Rejection};
 use queue::{Answer as Told, Op, Query, codec};
 
@@ -29,10 +29,6 @@ use crate::http::tasks::str_of;
 const LIMIT_DEFAULT: usize = 50;
 
 /// The id of an operation as clients see it.
-pub(crate) fn operation_text(id: &OperationId) -> String {
-    id.iter().fold("op-".to_owned(), |text, byte| format!("{text}{byte:02x}"))
-}
-
 fn read_id(text: &str) -> Outcome<OperationId> {
     let not_found = || rejected(&Rejection::NoOperation, Words::Tasks, None);
     let digits = text.strip_prefix("op-").filter(|digits| digits.len() == 32).ok_or_else(not_found)?;

@@ -260,6 +260,7 @@ impl Edge {
             Route::OpenApi => ready(Ok(openapi::answer())),
             Route::GetTask(id) => Box::pin(self.get_task(call, id)),
             Route::GetResult(id) => Box::pin(self.get_result(call, id)),
+            Route::TaskHistory(id) => Box::pin(self.get_history(call, id)),
             Route::GetQueue(command) => Box::pin(self.get_queue(call, command)),
             Route::RaftStatus => ready(Ok(self.raft_status())),
             Route::Healthz => ready(Ok(Answer::text(200, "ok"))),

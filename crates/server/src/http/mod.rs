@@ -22,6 +22,7 @@ mod epochs;
 pub(crate) mod error;
 pub(crate) mod filter;
 mod groups;
+mod history;
 mod lease;
 mod listener;
 mod lists;

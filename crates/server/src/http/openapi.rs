@@ -59,6 +59,7 @@ rows! {
     POST "/v1/codeq/tasks/claim/batch" "Claim several tasks" [] Some("ClaimBatch") => [(200, Json("ClaimedTasks")), (204, Nothing)];
     POST "/v1/codeq/tasks/batch/results" "Submit several results" [] Some("Results") => [(200, Json("SubmittedResults"))];
     GET "/v1/codeq/tasks/{id}" "Read a task, or wait for its end" ["waitSeconds", "waitFor", "read"] None => [(200, Json("Task"))];
+    GET "/v1/codeq/tasks/{id}/history" "What has happened to a task" ["page", "read"] None => [(200, Json("History"))];
     GET "/v1/codeq/tasks/{id}/result" "Read a result, or wait for it" ["waitSeconds", "read"] None => [(200, Json("TaskAndResult"))];
     POST "/v1/codeq/tasks/{id}/heartbeat" "Extend a lease" [] Some("Heartbeat") => [(200, Json("Extended"))];
     POST "/v1/codeq/tasks/{id}/abandon" "Give a task back unharmed" [] Some("Abandon") => [(200, Json("Abandoned"))];
@@ -492,6 +493,16 @@ fn schemas_of_many() -> Value {
             ("processed", integer()), ("changed", integer()), ("skipped", integer()), ("startedAt", time()), ("updatedAt", time()),
             ("startedBy", text()), ("finishedAt", time()), ("estimatedTotal", integer()), ("sampleIds", list(text())), ("error", text()),
         ], 11),
+        "History": closed(&[("entries", list(reference("HistoryEntry"))), ("nextCursor", text()), ("partial", flag())], 1),
+        "HistoryEntry": closed(&[
+            ("type", json!({"type": "string", "enum": queue::history::Happening::NAMES.map(|(_, name)| name)})),
+            ("position", text()), ("at", time()), ("from", json!({"type": "string", "enum": STATES})),
+            ("to", json!({"type": "string", "enum": STATES})), ("attempt", integer()), ("reason", text()),
+            ("delayMs", integer()), ("leaseMs", integer()), ("count", integer()),
+            ("actor", closed(&[
+                ("kind", json!({"type": "string", "enum": queue::history::Actor::NAMES.map(|(_, name)| name)})), ("workerId", text()),
+            ], 1)),
+        ], 1),
         "OperationPage": closed(&[("operations", list(reference("Operation"))), ("nextCursor", text()), ("partial", flag())], 1),
     })
 }

@@ -11,6 +11,7 @@ mod bulk;
 mod client;
 mod damage;
 mod faults;
+mod history;
 mod http2;
 mod life;
 mod limits;
