@@ -84,8 +84,10 @@ impl QueueMachine {
         if matches!(self.tasks.get(slot).stage, Stage::Leased(_)) {
             return Err(Rejection::IsLeased);
         }
+        let from = Some(self.tasks.get(slot).state());
         self.leave_stage(slot);
         let task = self.tasks.remove(slot);
+        self.tell_deleted(task.queue, task.key, from);
         self.cache.leave(&task.payload);
         if task.saving.row || task.saving.payload {
             self.saves.removed.push((task.key, task.saving));

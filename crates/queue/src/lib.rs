@@ -15,6 +15,7 @@ pub mod codec;
 mod create;
 mod due;
 mod edit;
+pub mod events;
 pub mod groups;
 pub mod history;
 pub mod id;

@@ -16,6 +16,7 @@ use crate::changes::RecentChanges;
 use crate::checkpoint::{self, SCHEMA, Saves};
 use crate::codec;
 use crate::due::DueIndex;
+use crate::events::{Telling, Told};
 use crate::history::{Acting, Terms};
 use crate::id::{TaskId, TaskKey};
 use crate::idempotency::Keys;
@@ -42,6 +43,7 @@ pub struct QueueMachine {
     pub(crate) terms: Terms,
     /// Whose operation is applied.
     pub(crate) acting: Acting,
+    pub(crate) telling: Telling,
     /// The entry being applied.
     pub(crate) entry: EntryInfo,
     pub(crate) creations_in_entry: u16,
@@ -92,6 +94,17 @@ pub enum Signal {
         /// From creation to end.
         lived: Millis,
     },
+    /// The first entry since the state was read: of entries before it no events are known.
+    Begun {
+        /// The shard.
+        shard: ShardId,
+        /// The entry.
+        index: Index,
+        /// Under which its tasks are created.
+        incarnation: Incarnation,
+    },
+    /// Events for those who follow them.
+    Told(Told),
     /// A lease ran out.
     LeaseExpired {
         /// Its queue's name.
@@ -108,6 +121,7 @@ impl QueueMachine {
             policy: Policy::default(),
             terms: Terms::default(),
             acting: Acting::SYSTEM,
+            telling: Telling::default(),
             entry: EntryInfo { term: Term(0), index: Index(0), stamps: Stamps::default(), seed: [0; 16] },
             creations_in_entry: 0,
             grants_in_entry: 0,
@@ -246,6 +260,7 @@ impl StateMachine for QueueMachine {
         self.creations_in_entry = 0;
         self.grants_in_entry = 0;
         self.changes.begin(entry.index);
+        self.begin_telling(&mut effects.signals);
         self.clocks.lease = self.clocks.lease.max(entry.stamps.lease);
         self.clocks.schedule = self.clocks.schedule.max(entry.stamps.schedule);
         self.due_phase(effects);
@@ -253,6 +268,7 @@ impl StateMachine for QueueMachine {
         self.saves.freed_keys.extend(freed);
         self.drop_slices();
         self.operations.tidy(self.clocks.schedule);
+        self.hand_over(&mut effects.signals);
         effects.woken.extend(self.changes.take_untold().map(change_of));
     }
 
@@ -260,6 +276,7 @@ impl StateMachine for QueueMachine {
         let op = codec::decode(operation)?;
         self.acting = Acting::of(&op);
         let outcome = self.apply_op(&op, effects).unwrap_or_else(Outcome::Rejected);
+        self.hand_over(&mut effects.signals);
         effects.woken.extend(self.changes.take_untold().map(change_of));
         Ok(outcome)
     }

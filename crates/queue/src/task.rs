@@ -342,7 +342,7 @@ impl QueueMachine {
         view
     }
 
-    /// Appends to the history of a live task, which is about to change or has just done so.
+    /// Tells of a live task, which is about to change or has just done so, and appends to its history.
     pub(crate) fn note(&mut self, slot: Slot, what: Happening, note: &Note<'_>) {
         let by_operation = self.acting.operation.map(|id| operation_text(&id));
         let reason = by_operation.as_deref().unwrap_or(note.reason);
@@ -360,6 +360,8 @@ impl QueueMachine {
             lease: note.lease,
             count: 1,
         };
+        let (queue, key) = (self.tasks.get(slot).queue, self.tasks.get(slot).key);
+        self.tell_task(queue, key, &entry);
         // How a task began can be read from the task.
         if what != Happening::Created {
             let task = self.tasks.get_mut(slot);

@@ -53,6 +53,8 @@ impl Metrics {
                 Signal::Created { command } => self.counts(&mut commands, &command).created += 1,
                 Signal::Claimed { command } => self.counts(&mut commands, &command).claimed += 1,
                 Signal::LeaseExpired { command } => self.counts(&mut commands, &command).expired += 1,
+                // For those who follow events.
+                Signal::Begun { .. } | Signal::Told(_) => {}
                 Signal::Ended { command, state, lived } => {
                     let counts = self.counts(&mut commands, &command);
                     let latency = if state == State::Completed { &mut counts.completed } else { &mut counts.failed };
@@ -82,12 +84,16 @@ impl Metrics {
         queues: &[QueueStats],
         node: &Handle<QueueMachine>,
         waiting: usize,
+        streams: usize,
         backup: Option<Millis>,
     ) -> String {
         let mut out = String::with_capacity(16 << 10);
         self.render_commands(&mut out);
         self.render_depths(&mut out, queues);
         render_node(&mut out, node, waiting);
+        let name = "codeq_event_streams";
+        head(&mut out, name, "gauge", "Streams of what happens to tasks.");
+        line(&mut out, name, "", streams as f64);
         let (name, alarms) = ("codeq_alarms", node.inspect().alarms());
         head(&mut out, name, "gauge", "Members that have raised an alarm, as far as this node knows.");
         for kind in AlarmKind::ALL {

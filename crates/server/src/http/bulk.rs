@@ -270,7 +270,7 @@ fn read_place(bytes: &[u8]) -> Outcome<(u64, OperationId)> {
     read.map_err(|_| invalid_cursor())
 }
 
-fn write_operation(operation: &Operation, out: &mut Vec<u8>) {
+pub(crate) fn write_operation(operation: &Operation, out: &mut Vec<u8>) {
     let mut body = Writer::object(out);
     body.plain("operationId", &operation_text(&operation.id));
     body.plain("kind", operation.kind.name());

@@ -22,6 +22,8 @@ pub(crate) struct Known {
     pub(crate) position: Position,
     pub(crate) task: Arc<TaskView>,
     pub(crate) terms: Terms,
+    /// The last entry that the state machine had applied by then.
+    pub(crate) applied: Option<Index>,
 }
 
 impl Edge {
@@ -40,7 +42,7 @@ impl Edge {
         let reading = call.freshness(id.shard, self.node.identity().shards, Consistency::Linearizable)?;
         self.check_running()?;
         let known = self.history_of(&call.principal.tenant, id, reading.freshness(), None).await?;
-        let Known { position, task, terms } = known.ok_or_else(|| task_not_found(Words::Tasks))?;
+        let Known { position, task, terms, .. } = known.ok_or_else(|| task_not_found(Words::Tasks))?;
         let mut all: Vec<_> = numbered(entries(&task).map_err(|_| self.damaged_history(id))?).collect();
         all.retain(|(number, _)| after.is_none_or(|after| *number > after));
         let has_more = all.len() > limit;
@@ -88,10 +90,10 @@ impl Edge {
         let up_to = self.shared.settings.node.propose_timeout;
         let freshness = Freshness::AtLeast { index: position.index, up_to };
         let asked = self.node.ask(id.shard, Query::Terms, freshness, None, Some(self.lane)).await;
-        let (_, Told::Terms { terms, .. }) = asked.map_err(unavailable)? else {
+        let (_, Told::Terms { terms, applied }) = asked.map_err(unavailable)? else {
             return Err(unavailable(cluster::Unavailable::Unknown));
         };
-        Ok(Some(Known { position, task, terms }))
+        Ok(Some(Known { position, task, terms, applied }))
     }
 
     pub(crate) fn damaged_history(&self, id: TaskId) -> Box<Problem> {

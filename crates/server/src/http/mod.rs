@@ -20,6 +20,7 @@ mod edge;
 mod edit;
 mod epochs;
 pub(crate) mod error;
+mod events;
 pub(crate) mod filter;
 mod groups;
 mod history;

@@ -35,11 +35,13 @@ enum Shown {
     Text,
     Html,
     Lines,
+    /// Server-sent events.
+    Stream,
     Tar,
     Nothing,
 }
 
-use Shown::{Html, Json, Lines, Nothing, Plain, Tar, Text};
+use Shown::{Html, Json, Lines, Nothing, Plain, Stream, Tar, Text};
 
 const READ: &[&str] = &["consistency", "minPosition", "maxStaleness", "wait"];
 
@@ -59,6 +61,8 @@ rows! {
     POST "/v1/codeq/tasks/claim/batch" "Claim several tasks" [] Some("ClaimBatch") => [(200, Json("ClaimedTasks")), (204, Nothing)];
     POST "/v1/codeq/tasks/batch/results" "Submit several results" [] Some("Results") => [(200, Json("SubmittedResults"))];
     GET "/v1/codeq/tasks/{id}" "Read a task, or wait for its end" ["waitSeconds", "waitFor", "read"] None => [(200, Json("Task"))];
+    GET "/v1/codeq/tasks/{id}/events" "Follow what happens to a task" ["after", "read"] None => [(200, Stream)];
+    GET "/v1/codeq/events" "Follow what happens" ["events", "after"] None => [(200, Stream)];
     GET "/v1/codeq/tasks/{id}/history" "What has happened to a task" ["page", "read"] None => [(200, Json("History"))];
     GET "/v1/codeq/tasks/{id}/result" "Read a result, or wait for it" ["waitSeconds", "read"] None => [(200, Json("TaskAndResult"))];
     POST "/v1/codeq/tasks/{id}/heartbeat" "Extend a lease" [] Some("Heartbeat") => [(200, Json("Extended"))];
@@ -234,6 +238,7 @@ fn response(shown: Shown) -> Value {
         Text => content("text/plain", text),
         Html => content("text/html", text),
         Lines => content("application/x-ndjson", text),
+        Stream => content("text/event-stream", text),
         Tar => content("application/x-tar", json!({})),
         Nothing => json!({"description": "nothing to claim"}),
     }
@@ -290,6 +295,10 @@ fn parameters(name: &str) -> Vec<Value> {
         "groupLimit" => vec![one("limit", integer(1, 200))],
         "operationKind" => vec![choice("kind", &KINDS)],
         "operationState" => vec![choice("state", &OPERATION_STATES)],
+        "events" => vec![
+            list("command", json!({"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"})),
+            list("type", json!({"type": "string", "pattern": "^(task|queue|operation)\\.[a-z_]+$"})),
+        ],
         "paused" | "nonEmpty" => vec![one(name, json!({"type": "boolean"}))],
         "waitSeconds" => vec![one(name, json!({"type": "number", "minimum": 0, "maximum": 60}))],
         "waitFor" => vec![choice(name, &["finished", "change"])],

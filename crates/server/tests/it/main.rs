@@ -10,6 +10,7 @@ mod bad_input;
 mod bulk;
 mod client;
 mod damage;
+mod events;
 mod faults;
 mod history;
 mod http2;
