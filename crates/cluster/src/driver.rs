@@ -865,7 +865,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let wakeup = self.runner.replica.next_wakeup(now).into_iter().chain(show).fold(self.next_tick, Mono::min);
         let idle = wakeup - now.mono;
         if idle > Millis(0) {
-            self.runner.settle().map_err(NodeError::Storage)?;
+            self.runner.settle(now).map_err(NodeError::Storage)?;
             self.common.inbox.sleep(idle.to_std().min(SLEEP_MAX));
         }
         Ok(())

@@ -99,6 +99,9 @@ struct Asked {
     shows: Vec<TellShown>,
 }
 
+/// Under load each write shows that those before it were synced; without one for so long, the log says it by itself.
+const QUIET: Millis = Millis(20);
+
 /// To show readers what is new takes no more than this part of the time, unless they would wait for long.
 const SHOW_SHARE: u64 = 10;
 
@@ -277,9 +280,7 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
             assert_eq!((arrived.meta.index, arrived.meta.term), (install.index, install.term));
             let Arrived { staged, mut machine, members, done, .. } = *arrived;
             prepare(&mut machine);
-            if self.saving.as_ref().is_some_and(|saving| saving.shard == shard) {
-                self.saving = None;
-            }
+            self.stop_saving(shard);
             let (index, term) = (install.index, install.term);
             self.installing.insert(shard, Installing { index, term, since: now.mono, machine, members, done });
             jobs.queue(Job::Install(shard, Box::new(staged)));
@@ -290,11 +291,16 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
 
     /// Lets what is staged for a restore, in this file and with this state in it, become the shard's checkpoint, as [`Effects::swaps`] asks.
     pub fn swap(&mut self, swap: Swap, file: PathBuf, machine: S, jobs: &mut impl Jobs<D>) {
-        if self.saving.as_ref().is_some_and(|saving| saving.shard == swap.shard) {
-            self.saving = None;
-        }
+        self.stop_saving(swap.shard);
         self.swapping.insert(swap.shard, machine);
         jobs.queue(Job::Restore(file, Box::new(swap)));
+    }
+
+    /// Another state takes the place of a shard's. A round of checkpoints under way waits for that one, which makes a checkpoint itself.
+    fn stop_saving(&mut self, shard: ShardId) {
+        if self.saving.take_if(|saving| saving.shard == shard).is_some() {
+            self.to_save.push(shard);
+        }
     }
 
     /// Writes the turn's entries and hard states to the log. Returns how many entries, and whether [`Runner::keep`] must wait for the disk.
@@ -382,11 +388,11 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
             }
             self.round_since = now.mono;
         }
+        let replaced = |shard: &ShardId| self.installing.contains_key(shard) || self.swapping.contains_key(shard);
         if self.saving.is_none()
-            && let Some(shard) = self.to_save.pop()
-            && !self.installing.contains_key(&shard)
-            && !self.swapping.contains_key(&shard)
+            && let Some(place) = self.to_save.iter().rposition(|shard| !replaced(shard))
         {
+            let shard = self.to_save.remove(place);
             let (index, term, configuration) = self.replica.freeze(shard);
             // M09: the checkpoint says that it covers one entry more than it does.
             let index = if planted::is(9) { index.next() } else { index };
@@ -467,7 +473,7 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
             self.installing.remove(&shard).expect("it was being installed");
         let before = self.replica.installed(now, shard, machine, members, &mut self.effects);
         self.kept_from.insert(shard, index.next());
-        self.shown.insert(shard, (index, now.mono));
+        self.replaced(now, shard, index);
         jobs.queue(Job::Drop(Box::new(before)));
         done();
         Installed { index, term, took: now.mono - since }
@@ -493,10 +499,16 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
         let before = self.replica.restored(now, shard, machine, members, &mut self.effects);
         jobs.queue(Job::Drop(Box::new(before)));
         let index = self.replica.applied(shard);
-        self.shown.insert(shard, (index, now.mono));
+        self.replaced(now, shard, index);
         self.kept_from.insert(shard, index.next());
         self.wal.release(&self.kept_from)?;
         Ok(index)
+    }
+
+    /// Another checkpoint has taken the place of a shard's: readers see it, and a round under way has it.
+    fn replaced(&mut self, now: Now, shard: ShardId, index: Index) {
+        self.shown.insert(shard, (index, now.mono));
+        self.to_save.retain(|other| *other != shard);
     }
 
     // Stopping and sleeping.
@@ -521,12 +533,12 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
         self.saved_since_stop
     }
 
-    /// Nothing is to be written for a while.
+    /// Nothing is to be done just now. If nothing has been synced for [`QUIET`] either, the log notes how far it is synced.
     ///
     /// # Errors
     /// The disk failed: the node must stop.
-    pub fn settle(&mut self) -> Result<(), StorageError> {
-        self.wal.settle()
+    pub fn settle(&mut self, now: Now) -> Result<(), StorageError> {
+        if now.mono - self.last_sync >= QUIET { self.wal.settle() } else { Ok(()) }
     }
 
     /// The node stops: everything written becomes durable.

@@ -197,6 +197,19 @@ pub struct Unproven {
     pub hard_state: bool,
 }
 
+impl Unproven {
+    fn add(&mut self, other: Unproven) {
+        self.from = self.from.min(other.from);
+        self.hard_state |= other.hard_state;
+    }
+}
+
+impl Default for Unproven {
+    fn default() -> Unproven {
+        Unproven { from: u64::MAX, hard_state: false }
+    }
+}
+
 /// A data directory: what outlives processes.
 pub struct Directory {
     pub(crate) id: u64,
@@ -215,8 +228,12 @@ pub struct Directory {
     pub(crate) was_full: bool,
     /// By shard: what nothing in the log shows to be durable yet, although it may be.
     pub(crate) unproven: BTreeMap<ShardId, Unproven>,
-    /// What is unproven is synced; the next write shows that.
+    /// What is unproven is synced; the next write to the disk shows that.
     pub(crate) sealed: bool,
+    /// By shard: what the process has not written to the disk yet.
+    pub(crate) gathered: BTreeMap<ShardId, Unproven>,
+    /// Bytes that the process has written to the log.
+    pub(crate) log_bytes: u64,
 }
 
 impl Directory {
@@ -235,6 +252,23 @@ impl Directory {
             was_full: false,
             unproven: BTreeMap::new(),
             sealed: false,
+            gathered: BTreeMap::new(),
+            log_bytes: 0,
+        }
+    }
+}
+
+impl Directory {
+    /// The process has written so much to its log since it was opened: what it had gathered, if that is more than before.
+    pub(crate) fn log_grew_to(&mut self, bytes: u64) {
+        if bytes == std::mem::replace(&mut self.log_bytes, bytes) {
+            return;
+        }
+        if std::mem::take(&mut self.sealed) {
+            self.unproven.clear();
+        }
+        for (shard, gathered) in std::mem::take(&mut self.gathered) {
+            self.unproven.entry(shard).or_default().add(gathered);
         }
     }
 }

@@ -137,7 +137,7 @@ pub(crate) fn drain(world: &mut World) {
     let shards = &shards(world)[..];
     let healed = world.time;
     let limit = healed + world.options.drain_ms * 1_000;
-    let (mut left, mut moved, mut led) = (u64::MAX, world.time, world.time);
+    let (mut left, mut moved, mut led) = ((u64::MAX, u64::MAX), world.time, world.time);
     while world.violation.is_none() {
         world.run_until(world.time + 500_000);
         let leaders: Vec<Option<usize>> = shards.iter().map(|shard| world.leader(*shard)).collect();
@@ -148,19 +148,20 @@ pub(crate) fn drain(world: &mut World) {
             return world.violate("L1", "no leader after the heal");
         }
         let now = shards.iter().zip(&leaders).map(|(shard, leader)| leader.map(|n| waiting(world, n, *shard)));
-        let Some(now) = now.sum::<Option<u64>>() else { continue };
-        if now != left {
-            (left, moved) = (now, world.time);
-            world.tell(|| format!("{left} tasks wait"));
+        let (Some(now), Some(missing)) = (now.sum::<Option<u64>>(), missing(world, shards)) else { continue };
+        if (now, missing) != left {
+            (left, moved) = ((now, missing), world.time);
+            world.tell(|| format!("{now} tasks wait, members lack {missing} entries"));
         }
-        if now == 0 && is_level(world, shards) {
+        if left == (0, 0) {
             return;
         }
+        let left = || format!("{now} tasks wait, members lack {missing} entries");
         if world.time > moved + STANDSTILL_MAX + 1_000 * world.options.delay_ms {
-            return world.violate("L4", format!("{left} tasks wait, and nothing has moved for a minute"));
+            return world.violate("L4", format!("{}, and nothing has moved for a minute", left()));
         }
         if world.time > limit {
-            return world.violate("L4", format!("{left} tasks wait at the end of the drain"));
+            return world.violate("L4", format!("{} at the end of the drain", left()));
         }
     }
 }
@@ -173,16 +174,17 @@ fn waiting(world: &mut World, n: usize, shard: ShardId) -> u64 {
     queues.iter().map(|queue| queue.depth.ready_total() + queue.depth.delayed + queue.depth.leased).sum()
 }
 
-/// Whether every member has applied what its leader has.
-fn is_level(world: &World, shards: &[ShardId]) -> bool {
-    shards.iter().all(|shard| {
-        let Some(leader) = world.leader(*shard).and_then(|n| world.nodes[n].process()) else { return false };
-        let applied = leader.runner.replica.applied(*shard);
-        let members = leader.runner.replica.members(*shard).configuration.members();
-        members.iter().all(|id| {
+/// How many entries that leaders have applied are not applied at members that run. `None`: a shard has no leader.
+fn missing(world: &World, shards: &[ShardId]) -> Option<u64> {
+    let of_shard = |shard: &ShardId| {
+        let leader = &world.nodes[world.leader(*shard)?].process()?.runner.replica;
+        let applied = leader.applied(*shard).0;
+        let lacks = |id: &u64| {
             let node = world.ids.get(id).map(|n| &world.nodes[*n]);
             let process = node.filter(|node| node.directory.id == *id).and_then(|node| node.process());
-            process.is_none_or(|process| process.runner.replica.applied(*shard) >= applied)
-        })
-    })
+            process.map_or(0, |process| applied.saturating_sub(process.runner.replica.applied(*shard).0))
+        };
+        Some(leader.members(*shard).configuration.members().iter().map(lacks).sum::<u64>())
+    };
+    shards.iter().map(of_shard).sum()
 }

@@ -497,7 +497,9 @@ impl World {
             directory.written.insert(*shard, written);
         }
         directory.unproven.clear();
+        directory.gathered.clear();
         directory.sealed = false;
+        directory.log_bytes = wal.stats().bytes;
         let was_full = std::mem::take(&mut directory.was_full);
         if let Some(overlooked) = overlooked {
             self.violate("I4", overlooked);
@@ -692,7 +694,11 @@ impl World {
         }
         let node = &mut self.nodes[n];
         node.directory.disk.begin_sync();
-        match node.process_mut().expect("it runs").runner.write(now) {
+        let runner = &mut node.process_mut().expect("it runs").runner;
+        let written = runner.write(now);
+        let log_bytes = runner.wal().stats().bytes;
+        node.directory.log_grew_to(log_bytes);
+        match written {
             Err(error) => self.stop(n, error.to_string()),
             Ok((_, true)) => {
                 self.nodes[n].process_mut().expect("it runs").syncing = true;
@@ -865,17 +871,13 @@ impl World {
     /// Notes what a turn is about to write.
     fn look_at_writes(&mut self, n: usize) {
         let Node { state: State::Running(process), directory, .. } = &mut self.nodes[n] else { return };
-        let (written, unproven) = (&mut directory.written, &mut directory.unproven);
-        if !process.runner.effects.writes.is_empty() && std::mem::take(&mut directory.sealed) {
-            unproven.clear();
-        }
-        let nothing = Unproven { from: u64::MAX, hard_state: false };
+        let (written, gathered) = (&mut directory.written, &mut directory.gathered);
         for write in &process.runner.effects.writes {
             match write {
                 Write::Entry(shard, entry) => {
                     let log = written.get_mut(shard).expect("every shard has a log");
-                    let last = unproven.entry(*shard).or_insert(nothing);
-                    last.from = last.from.min(entry.index.0);
+                    let first = &mut gathered.entry(*shard).or_default().from;
+                    *first = (*first).min(entry.index.0);
                     if log.entries.last_key_value().is_some_and(|(last, _)| *last >= entry.index.0) {
                         log.entries.split_off(&entry.index.0);
                     }
@@ -883,7 +885,7 @@ impl World {
                     log.pending.push(entry.index.0);
                 }
                 Write::HardState(shard, state) => {
-                    unproven.entry(*shard).or_insert(nothing).hard_state = true;
+                    gathered.entry(*shard).or_default().hard_state = true;
                     written.get_mut(shard).expect("every shard has a log").term = state.term.0;
                 }
                 Write::Restart(shard, index, _) => {
@@ -926,10 +928,13 @@ impl World {
         let next_tick = process.next_tick;
         let show = runner.next_show();
         let wakeup = runner.replica.next_wakeup(now).into_iter().chain(show).fold(next_tick, Mono::min);
-        if wakeup > now.mono
-            && let Err(error) = runner.settle()
-        {
-            return self.stop(n, error.to_string());
+        if wakeup > now.mono {
+            let settled = runner.settle(now);
+            let log_bytes = runner.wal().stats().bytes;
+            self.nodes[n].directory.log_grew_to(log_bytes);
+            if let Err(error) = settled {
+                return self.stop(n, error.to_string());
+            }
         }
         // Clocks are read in whole milliseconds: what is due now may not be due before the next one.
         let when = self.nodes[n].clock.when(wakeup).max(time + 100);
@@ -1587,7 +1592,7 @@ fn token_for(id: u64, wall: base::ScheduleTime) -> (Joining, JoinToken) {
 
 /// What is wrong with what a process finds in its directory, if anything is.
 fn reopened<S>(written: &Written, restored: &replica::RestoreShard<S>, unproven: Option<Unproven>) -> Option<String> {
-    let unproven = unproven.unwrap_or(Unproven { from: u64::MAX, hard_state: false });
+    let unproven = unproven.unwrap_or_default();
     if restored.index.0 < written.checkpoint {
         return Some(format!("I1: a durable checkpoint at {} is gone", written.checkpoint));
     }

@@ -227,6 +227,21 @@ fn zeros_count_as_the_end() {
     assert_eq!(indexes(&recovered, 0), [2]);
 }
 
+/// Goal: a log that settles shows that its last write was synced, also if a hard state still waits to be written.
+#[test]
+fn a_hard_state_that_waits_shows_what_was_synced_before_it() {
+    let disk = SimDisk::new();
+    let (mut wal, _) = open(&disk, LARGE);
+    wal.append(ShardId(0), entry(2, &[2; 700]));
+    wal.flush(true).expect("it is written");
+    wal.append_hard_state(ShardId(0), HardState { term: Term(1), vote: 0, commit: Index(2) });
+    wal.settle().expect("it is written");
+    drop(wal);
+    disk.flip_bit(FIRST, 512 + 300, 0);
+    let opened = Wal::open(disk, LARGE).map(|(_, recovered)| recovered);
+    assert!(matches!(opened, Err(StorageError::Damaged { .. })), "{opened:?}");
+}
+
 #[test]
 fn a_flipped_bit_below_a_later_mark_is_damage() {
     let disk = SimDisk::new();

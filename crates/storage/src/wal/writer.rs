@@ -245,15 +245,17 @@ impl<D: Disk> Wal<D> {
         }
     }
 
-    /// When nothing is to be written: notes in the log how far it is synced, so that later damage of the last write is known for what
-    /// it is. The mark itself needs no sync.
+    /// When nothing is to be written for a while: notes in the log how far it is synced, so that later damage of the last write is known
+    /// for what it is. Every record says so; where none waits, a mark does. It needs no sync.
     ///
     /// # Errors
     /// The disk failed.
     pub fn settle(&mut self) -> Result<(), StorageError> {
-        if self.mark_due && self.waiting.is_empty() {
-            self.waiting_bytes += RECORD_HEADER as u64;
-            self.waiting.push(Waiting::Mark);
+        if self.mark_due {
+            if self.waiting.is_empty() {
+                self.waiting_bytes += RECORD_HEADER as u64;
+                self.waiting.push(Waiting::Mark);
+            }
             self.flush(false)?;
             self.mark_due = false;
         }
