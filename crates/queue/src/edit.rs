@@ -1,15 +1,19 @@
-//! Changing what waits: another priority, time, payload, number of attempts or callback; and deleting it.
+//! Changing what waits: another priority, time, payload, number of attempts or callback; and deleting it. Of a dead task, payload and number
+//! of attempts can be changed before it comes back.
 
 use std::sync::Arc;
 
 use base::machine::Effects;
 
-use crate::history::Happening;
+use crate::checkpoint::DEAD;
+use crate::history::{Entry, Happening, History};
 use crate::machine::QueueMachine;
-use crate::op::{Edit, Schedule};
+use crate::op::{Amend, Edit, Schedule};
 use crate::outcome::{Outcome, Rejection, State};
 use crate::payload::Payload;
 use crate::policy::ATTEMPTS_MAX;
+use crate::record;
+use crate::retention::Recent;
 use crate::slab::Slot;
 use crate::task::{Due, Note, Saving, Stage};
 
@@ -64,6 +68,49 @@ impl QueueMachine {
         };
         let (from, to, attempt) = (Some(from), Some(task.state()), task.attempts);
         self.note(slot, Happening::Edited, &Note { from, to, attempt, delay, ..Note::default() });
+    }
+
+    /// Puts another record in the place of a dead task's. It stays where it is, and is kept as long as before.
+    pub(crate) fn amend(&mut self, amend: &Amend<'_>) -> Result<Outcome, Rejection> {
+        let key = amend.task.0;
+        let record = record::decode(amend.record, self.id(key));
+        if self.live(amend.tenant, amend.task).is_some() {
+            return Err(Rejection::NotEnded);
+        }
+        let place = self.ended.returnable.get_mut(&key).filter(|place| place.table == DEAD);
+        let place = place.ok_or(Rejection::NotLive)?;
+        if *self.queues[place.queue as usize].tenant != *amend.tenant {
+            return Err(Rejection::NotLive);
+        }
+        if place.ended_at != amend.ended_at {
+            return Err(Rejection::RecordChanged);
+        }
+        let mut view = record.map_err(|_| Rejection::RecordChanged)?;
+        let since = (amend.task.index(), view.created_at);
+        let mut history = History::read(&view.history, since).map_err(|_| Rejection::RecordChanged)?;
+        place.ended_at = self.entry.index;
+        let (slice, table, queue) = (place.slice, place.table, place.queue);
+        view.ended_at = Some(self.entry.index);
+        view.max_attempts = view.max_attempts.clamp(1, ATTEMPTS_MAX);
+        let (state, attempt) = (Some(State::Dead), view.attempts);
+        let edited = Entry::new(Happening::Edited, self.entry.index, self.clocks.schedule, self.acting.actor);
+        let edited = Entry { from: state, to: state, attempt, ..edited };
+        history.push(edited, since, self.policy.history_entries_max);
+        view.history = history.into_bytes();
+        self.tell_task(queue, key, &edited);
+        let view = Arc::new(view);
+        // If the last save has not taken it over yet, there is nothing in the checkpoint that this one would have to replace.
+        let is_saved = match self.ended.recent.get(&key) {
+            Some(recent) => recent.is_saved,
+            None => {
+                self.saves.ended.push(key);
+                true
+            }
+        };
+        self.ended.recent.insert(key, Recent { view: view.clone(), slice, table, is_saved });
+        self.changes.note(self.entry.index, key);
+        self.change_queue(queue);
+        Ok(Outcome::Edited(Box::new(view.as_ref().clone())))
     }
 
     /// Gives a task that has been noted as changing another payload. A row of the old one is deleted by the next save, which writes the new.

@@ -180,20 +180,8 @@ impl QueueMachine {
     /// Tells that nothing is left of a task.
     pub(crate) fn tell_deleted(&mut self, queue: u32, key: u64, from: Option<State>) {
         let reason = self.acting.operation.map(|id| operation_text(&id)).unwrap_or_default();
-        let entry = Entry {
-            what: Happening::Deleted,
-            index: self.entry.index,
-            at: self.clocks.schedule,
-            actor: self.acting.actor,
-            worker: "",
-            from,
-            to: None,
-            attempt: 0,
-            reason: &reason,
-            delay: None,
-            lease: None,
-            count: 1,
-        };
+        let (index, at) = (self.entry.index, self.clocks.schedule);
+        let entry = Entry { from, reason: &reason, ..Entry::new(Happening::Deleted, index, at, self.acting.actor) };
         self.tell_task(queue, key, &entry);
     }
 

@@ -132,7 +132,7 @@ impl Acting {
     /// Whoever may ask for such an operation.
     pub(crate) fn of(op: &Op<'_>) -> Acting {
         let actor = match op {
-            Op::Create(_) | Op::Cancel { .. } | Op::Edit(_) => Actor::Producer,
+            Op::Create(_) | Op::Cancel { .. } | Op::Edit(_) | Op::Amend(_) => Actor::Producer,
             Op::Claim(_)
             | Op::Extend { .. }
             | Op::Release { .. }
@@ -191,12 +191,13 @@ const COUNT: u8 = 64;
 pub(crate) type Since = (Index, ScheduleTime);
 
 impl<'a> Entry<'a> {
-    fn truncated(count: u64) -> Entry<'a> {
+    /// An entry that says no more than this.
+    pub(crate) fn new(what: Happening, index: Index, at: ScheduleTime, actor: Actor) -> Entry<'a> {
         Entry {
-            what: Happening::Truncated,
-            index: Index(0),
-            at: ScheduleTime(0),
-            actor: Actor::System,
+            what,
+            index,
+            at,
+            actor,
             worker: "",
             from: None,
             to: None,
@@ -204,8 +205,12 @@ impl<'a> Entry<'a> {
             reason: "",
             delay: None,
             lease: None,
-            count,
+            count: 1,
         }
+    }
+
+    fn truncated(count: u64) -> Entry<'a> {
+        Entry { count, ..Entry::new(Happening::Truncated, Index(0), ScheduleTime(0), Actor::System) }
     }
 
     pub(crate) fn put(&self, since: Since, bytes: &mut Vec<u8>) {
@@ -371,14 +376,7 @@ pub fn entries(task: &TaskView) -> Result<Vec<Entry<'_>>, Malformed> {
     // Nothing has happened to a task that waits since it began to wait, unless that was not kept.
     let to =
         first.or(Some(task.state).filter(|state| matches!(state, State::Ready | State::Delayed) && task.attempts == 0));
-    let created = Entry {
-        what: Happening::Created,
-        index: since.0,
-        at: since.1,
-        actor: Actor::Producer,
-        to,
-        ..Entry::truncated(1)
-    };
+    let created = Entry { to, ..Entry::new(Happening::Created, since.0, since.1, Actor::Producer) };
     entries.insert(0, created);
     Ok(entries)
 }

@@ -32,7 +32,7 @@ pub type OperationId = [u8; 16];
 
 /// An operation's name as clients see it.
 pub fn operation_text(id: &OperationId) -> String {
-    id.iter().fold("op-".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+    format!("op-{:032x}", u128::from_be_bytes(*id))
 }
 
 /// What an operation does.

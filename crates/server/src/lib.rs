@@ -8,11 +8,14 @@ pub mod auth;
 mod backups;
 mod bulk;
 pub mod config;
-pub mod feed;
-mod http;
+pub mod families;
+mod feed;
+pub mod http;
 mod log_lines;
 pub mod metrics;
 pub mod offline;
+#[cfg(test)]
+mod reference;
 pub mod reload;
 mod serve;
 pub mod settings;

@@ -165,6 +165,7 @@ pub fn call(names: &mut Names, shard: u16, op: &Op<'_>) -> Call {
         }),
         Op::Configure(settings) => Call::Configure(Box::new(policy(settings))),
         Op::Edit(_)
+        | Op::Amend(_)
         | Op::Delete(_)
         | Op::Begin(_)
         | Op::Step(_)

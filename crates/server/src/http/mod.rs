@@ -27,7 +27,7 @@ mod history;
 mod lease;
 mod listener;
 mod lists;
-mod openapi;
+pub(crate) mod openapi;
 mod operate;
 mod page;
 mod questions;
