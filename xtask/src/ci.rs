@@ -78,6 +78,18 @@ pub(crate) fn fix() -> Result<()> {
     run_cargo(&["fmt", "--all"])
 }
 
+/// Writes the pages of the reference anew: by the tests that compare them.
+///
+/// # Errors
+/// Cargo fails.
+pub(crate) fn reference() -> Result<()> {
+    let mut command = Command::new(cargo());
+    command.args(["test", "--quiet", "--locked", "-p", "server", "-p", "cli", "--lib", "--bins", "reference::"]);
+    let status = command.env("UPDATE_GOLDENFILES", "1").current_dir(root()).status().context("cannot run cargo")?;
+    ensure!(status.success(), "the pages are not written");
+    Ok(())
+}
+
 fn run_cargo(arguments: &[&str]) -> Result<()> {
     let status = Command::new(cargo()).args(arguments).current_dir(root()).status().context("cannot run cargo")?;
     ensure!(status.success(), "cargo {} failed", arguments.join(" "));

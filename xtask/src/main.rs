@@ -41,6 +41,8 @@ enum Chore {
     Ci(ci::CiArgs),
     /// Formats, and applies what clippy can repair by itself.
     Fix,
+    /// Writes the pages of docs/reference/ anew, from the code; a test is red while they differ.
+    Reference,
     /// The rules of this repository that no other tool checks.
     Tidy,
     /// Kills a server under load with SIGKILL, again and again, and looks for what it had acknowledged.
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().chore {
         Chore::Ci(args) => ci::run(&args),
         Chore::Fix => ci::fix(),
+        Chore::Reference => ci::reference(),
         Chore::Tidy => tidy::run(),
         Chore::Kill(args) => kill::run(&args),
         Chore::Faults(args) => faults::run(&args),

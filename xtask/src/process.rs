@@ -315,6 +315,14 @@ pub(crate) fn build_codeq() -> Result<PathBuf> {
     built(&["build", "--release", "--package", "cli", "--bin", "codeq"], "codeq")
 }
 
+/// Builds the example that is a cluster; returns the program.
+///
+/// # Errors
+/// It does not build.
+pub(crate) fn build_hello() -> Result<PathBuf> {
+    built(&["build", "--package", "hello-cluster"], "hello-cluster")
+}
+
 /// Builds the server of canned replies; returns the program.
 ///
 /// # Errors

@@ -33,6 +33,13 @@ macro_rules! codes {
                     $(Code::$variant => $title,)*
                 }
             }
+
+            /// When it comes: a sentence or two.
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Code::$variant => concat!($($doc),+).trim_ascii(),)*
+                }
+            }
         }
     };
 }

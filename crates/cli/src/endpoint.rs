@@ -7,21 +7,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use bytes::Bytes;
 use clap::Args;
-use client::Client;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Body;
-use hyper::client::conn::http1::{Connection, SendRequest, handshake};
-use hyper::header::{AUTHORIZATION, HOST};
-use hyper::{Method, Request};
-use hyper_util::rt::TokioIo;
+use client::{AnyRequest, Builder, Client, Error, Repeat};
 use server::config::Inputs;
 use server::config::kinds::Value;
 use tls::ClientTls;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
 
 use crate::file_body::FileBody;
 use crate::{output, profile};
@@ -58,7 +48,8 @@ pub(crate) struct EndpointArgs {
 }
 
 /// The flags of [`EndpointArgs`]; each takes a value.
-const FLAGS: [&str; 7] = ["--endpoints", "--timeout", "--token-file", "--profile", "--ca", "--cert", "--key"];
+pub(crate) const FLAGS: [&str; 7] =
+    ["--endpoints", "--timeout", "--token-file", "--profile", "--ca", "--cert", "--key"];
 
 /// The arguments of this process, with those of [`FLAGS`] that stand before the command moved behind it, where the command takes them.
 pub(crate) fn behind_the_command(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
@@ -106,18 +97,17 @@ impl TrustArgs {
     }
 }
 
-/// How a server is asked: as whom, and whom it must be vouched for by.
-#[derive(Clone, Copy)]
-pub(crate) struct As<'a> {
-    pub(crate) token: Option<&'a str>,
-    pub(crate) tls: Option<&'a ClientTls>,
-}
-
 /// A server's answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) body: String,
+}
+
+impl From<client::Answer> for Answer {
+    fn from(answer: client::Answer) -> Answer {
+        Answer { status: answer.status, body: String::from_utf8_lossy(&answer.body).into_owned() }
+    }
 }
 
 impl EndpointArgs {
@@ -126,18 +116,34 @@ impl EndpointArgs {
     /// # Errors
     /// An address or the token cannot be used.
     pub(crate) fn client(&self) -> Result<Client> {
-        let token = self.token()?;
-        let mut builder =
-            Client::builder(self.endpoints().into_iter().filter(|endpoint| !endpoint.starts_with(SOCKET)))
-                .timeout(self.timeout)
-                .patience(self.timeout);
-        if let Some(token) = token {
-            builder = builder.token(&token);
+        let endpoints = self.endpoints().into_iter().filter(|endpoint| !endpoint.starts_with(SOCKET));
+        Ok(self.builder(endpoints.collect(), self.trust.read()?)?.patience(self.timeout).build()?)
+    }
+
+    /// Who asks them as an operator does: each once, in turn.
+    ///
+    /// # Errors
+    /// An address or the token cannot be used.
+    pub(crate) fn operator(&self) -> Result<Client> {
+        self.operator_at(self.endpoints())
+    }
+
+    fn operator_at(&self, mut endpoints: Vec<String>) -> Result<Client> {
+        let tls = self.trust.read()?;
+        if tls.is_none() {
+            // Another one may do, as the socket beside a port that speaks HTTPS.
+            endpoints.retain(|endpoint| !endpoint.starts_with("https://"));
+            if endpoints.is_empty() {
+                bail!("name the authority that vouches for the server, with --ca FILE or CODEQ_CA");
+            }
         }
-        if let Some(tls) = self.trust.read()? {
-            builder = builder.tls(tls);
-        }
-        Ok(builder.build()?)
+        Ok(self.builder(endpoints, tls)?.build()?)
+    }
+
+    fn builder(&self, endpoints: Vec<String>, tls: Option<ClientTls>) -> Result<Builder> {
+        let builder = Client::builder(endpoints).timeout(self.timeout).connect_timeout(self.timeout);
+        let builder = self.token()?.iter().fold(builder, |builder, token| builder.token(token));
+        Ok(tls.into_iter().fold(builder, Builder::tls))
     }
 
     /// Asks the first server that answers. With a body it is a POST.
@@ -145,27 +151,17 @@ impl EndpointArgs {
     /// # Errors
     /// None of them answers.
     pub(crate) fn ask(&self, path: &str, body: Option<&str>) -> Result<Answer> {
-        let method = if body.is_some() { Method::POST } else { Method::GET };
-        self.send(&method, path, body, self.timeout)
+        let post = |body: &str| AnyRequest::post(path, body.to_owned(), Repeat::IfDefinite);
+        self.act(body.map_or_else(|| AnyRequest::get(path), post), Duration::ZERO)
     }
 
     /// Has something done by the first server that can be reached. It may take `extra` time to be done.
     ///
     /// # Errors
     /// None of them answers, or one has not answered in time: it may have done it.
-    pub(crate) fn act(&self, method: &Method, path: &str, body: &str, extra: Duration) -> Result<Answer> {
-        self.send(method, path, Some(body), self.timeout + extra)
-    }
-
-    fn send(&self, method: &Method, path: &str, body: Option<&str>, longest: Duration) -> Result<Answer> {
-        let mut failures = Vec::new();
-        for (endpoint, answer) in self.answers(method, path, body, longest)? {
-            match answer {
-                Ok(answer) => return Ok(answer),
-                Err(failure) => failures.push(format!("{endpoint}: {failure:#}")),
-            }
-        }
-        bail!("no server answers; {}", failures.join("; "))
+    pub(crate) fn act(&self, request: AnyRequest, extra: Duration) -> Result<Answer> {
+        let client = self.operator()?;
+        Ok(on_a_runtime(client.first_answer(request.waiting(extra)))??.into())
     }
 
     /// Writes the body of a page of the first server that can be reached. What is refused is answered as text.
@@ -173,18 +169,18 @@ impl EndpointArgs {
     /// # Errors
     /// None of them can be reached, or the body breaks off or cannot be written.
     pub(crate) fn download(&self, path: &str, to: &mut dyn Write) -> Result<Answer> {
-        let (token, tls) = (self.token()?, self.trust.read()?);
-        let who = As { token: token.as_deref(), tls: tls.as_ref() };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (mut failures, endpoints) = (Vec::new(), self.endpoints());
-        for endpoint in &endpoints {
-            // Once a part of the body is written, another server's would not follow it.
-            match runtime.block_on(download(endpoint, path, who, to, self.timeout.max(SLOWEST))) {
-                Ok(answer) => return Ok(answer),
-                Err(failure) => failures.push(format!("{endpoint}: {failure:#}")),
+        let (client, longest) = (self.operator()?, self.timeout.max(SLOWEST));
+        on_a_runtime(async {
+            let mut pieces = client.stream(AnyRequest::get(path).waiting(longest - self.timeout)).await?;
+            if pieces.status != 200 {
+                return Ok(pieces.whole().await?.into());
             }
-        }
-        bail!("no server answers; {}", failures.join("; "))
+            // Once a part of the body is written, another server's would not follow it.
+            while let Some(piece) = pieces.next(longest).await? {
+                to.write_all(&piece)?;
+            }
+            Ok(Answer { status: 200, body: String::new() })
+        })?
     }
 
     /// Sends a file to the first server that can be reached, as the body of a PUT. It may take `extra` time to be taken in.
@@ -192,59 +188,31 @@ impl EndpointArgs {
     /// # Errors
     /// None of them can be reached, or the file cannot be read, or the server has not answered in time: it may have done it.
     pub(crate) fn upload(&self, path: &str, file: &Path, extra: Duration) -> Result<Answer> {
-        let (token, tls) = (self.token()?, self.trust.read()?);
-        let who = As { token: token.as_deref(), tls: tls.as_ref() };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let mut failures = Vec::new();
-        for endpoint in &self.endpoints() {
-            let body = FileBody::open(file)?;
-            let begun = begin(&Method::PUT, endpoint, path, who, body);
-            match runtime.block_on(async { timeout(self.timeout, begun).await? }) {
-                Ok(begun) => {
-                    return runtime.block_on(async { timeout(self.timeout + extra, answer(begun)).await? });
-                }
-                // Who cannot be reached has begun nothing.
-                Err(failure) => failures.push(format!("{endpoint}: {failure:#}")),
-            }
-        }
-        bail!("no server answers; {}", failures.join("; "))
+        let (client, body) = (self.operator()?, FileBody::open(file)?);
+        Ok(on_a_runtime(client.upload(AnyRequest::put(path).waiting(extra), body))??.into())
     }
 
     /// What the servers say, in turn, up to the first that answers.
     pub(crate) fn each(&self, path: &str) -> Vec<(String, Result<Answer>)> {
-        let answers = self.answers(&Method::GET, path, None, self.timeout);
-        answers.unwrap_or_else(|error| vec![("?".into(), Err(error))])
-    }
-
-    fn answers(
-        &self,
-        method: &Method,
-        path: &str,
-        body: Option<&str>,
-        longest: Duration,
-    ) -> Result<Vec<(String, Result<Answer>)>> {
-        let (token, tls) = (self.token()?, self.trust.read()?);
-        let who = As { token: token.as_deref(), tls: tls.as_ref() };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut answers = Vec::new();
         for endpoint in self.endpoints() {
-            let asked = send(method, &endpoint, path, who, body);
-            let answer = runtime.block_on(async { tokio::time::timeout(longest, asked).await });
-            let is_late = answer.is_err();
-            let answer = answer.unwrap_or_else(|_| bail!("no answer within {longest:?}"));
-            // What may have been done is not asked for again.
-            let is_last = answer.is_ok() || (is_late && *method != Method::GET);
+            let answer = self.operator_at(vec![endpoint.clone()]).and_then(|client| {
+                match on_a_runtime(client.first_answer(AnyRequest::get(path)))? {
+                    Ok(answer) => Ok(answer.into()),
+                    // There is but one, which the caller names.
+                    Err(Error::Unavailable(why)) => {
+                        bail!("{}", why.trim_start_matches(client.endpoint()).trim_start_matches(": "))
+                    }
+                    Err(error) => Err(error.into()),
+                }
+            });
+            let is_last = answer.is_ok();
             answers.push((endpoint, answer));
             if is_last {
                 break;
             }
         }
-        Ok(answers)
-    }
-
-    /// How long a server may take to answer.
-    pub(crate) fn timeout(&self) -> Duration {
-        self.timeout
+        answers
     }
 
     /// The token to show, if there is one.
@@ -264,11 +232,6 @@ impl EndpointArgs {
         };
         let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Some(text.trim().into()))
-    }
-
-    /// What connections are encrypted with.
-    pub(crate) fn trust(&self) -> Result<Option<ClientTls>> {
-        self.trust.read()
     }
 
     /// The servers that are asked, in turn.
@@ -302,112 +265,12 @@ fn own() -> Vec<String> {
     socket.into_iter().chain([format!("{scheme}://{address}")]).collect()
 }
 
-/// One request on a connection of its own.
+/// Does it on a runtime of its own, in this thread.
 ///
 /// # Errors
-/// The server cannot be reached, or does not speak HTTP.
-pub(crate) async fn request(endpoint: &str, path: &str, token: Option<&str>, body: Option<&str>) -> Result<Answer> {
-    let method = if body.is_some() { Method::POST } else { Method::GET };
-    send(&method, endpoint, path, As { token, tls: None }, body).await
-}
-
-async fn send(method: &Method, endpoint: &str, path: &str, who: As<'_>, body: Option<&str>) -> Result<Answer> {
-    answer(begin(method, endpoint, path, who, text(body)).await?).await
-}
-
-/// A body that is a text, or none.
-pub(crate) fn text(body: Option<&str>) -> Full<Bytes> {
-    Full::new(Bytes::from(body.unwrap_or_default().to_owned()))
-}
-
-/// What a connection is asked for, and the connection.
-pub(crate) type Begun<B> = (SendRequest<B>, Connection<TokioIo<Box<dyn Socket>>, B>, Request<B>);
-
-async fn answer<B>((mut sender, connection, request): Begun<B>) -> Result<Answer>
-where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: std::error::Error + Send + Sync,
-{
-    let answered = async {
-        let response = sender.send_request(request).await?;
-        let status = response.status().as_u16();
-        let body = response.into_body().collect().await?.to_bytes();
-        anyhow::Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
-    };
-    tokio::pin!(connection, answered);
-    tokio::select! {
-        answer = &mut answered => answer,
-        // Whatever ended the connection, the answer may have come before.
-        _ = &mut connection => answered.await,
-    }
-}
-
-/// A socket, or an encrypted one.
-pub(crate) trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Socket for T {}
-
-/// A connection of its own, and what to ask on it.
-///
-/// # Errors
-/// The server cannot be reached.
-pub(crate) async fn begin<B>(method: &Method, endpoint: &str, path: &str, who: As<'_>, body: B) -> Result<Begun<B>>
-where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: std::error::Error + Send + Sync,
-{
-    let socket = endpoint.strip_prefix(SOCKET).map(PathBuf::from);
-    let endpoint = if socket.is_some() { "localhost" } else { endpoint };
-    let (rest, is_https) = match endpoint.strip_prefix("https://") {
-        Some(rest) => (rest, true),
-        None => (endpoint.strip_prefix("http://").unwrap_or(endpoint), false),
-    };
-    let rest = rest.trim_end_matches('/');
-    let (authority, prefix) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
-    let port = if is_https { 443 } else { 80 };
-    let address = if has_port { authority.to_owned() } else { format!("{authority}:{port}") };
-    let stream: Box<dyn Socket> = if let Some(path) = &socket {
-        Box::new(UnixStream::connect(path).await?)
-    } else if is_https {
-        let stream = TcpStream::connect(&address).await?;
-        let tls = who.tls.context("name the authority that vouches for the server, with --ca FILE or CODEQ_CA")?;
-        let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
-        Box::new(tls.connect(host.trim_start_matches('[').trim_end_matches(']'), stream).await?)
-    } else {
-        Box::new(TcpStream::connect(&address).await?)
-    };
-    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-    let mut request = Request::builder().method(method.clone()).uri(format!("{prefix}{path}")).header(HOST, authority);
-    if let Some(token) = who.token {
-        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-    }
-    Ok((sender, connection, request.body(body)?))
-}
-
-async fn download(endpoint: &str, path: &str, who: As<'_>, to: &mut dyn Write, longest: Duration) -> Result<Answer> {
-    let (mut sender, connection, request) = begin(&Method::GET, endpoint, path, who, text(None)).await?;
-    let answered = async {
-        let response = timeout(longest, sender.send_request(request)).await??;
-        let status = response.status().as_u16();
-        let mut body = response.into_body();
-        if status != 200 {
-            let body = body.collect().await?.to_bytes();
-            return anyhow::Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() });
-        }
-        while let Some(frame) = timeout(longest, body.frame()).await? {
-            if let Ok(bytes) = frame?.into_data() {
-                to.write_all(&bytes)?;
-            }
-        }
-        Ok(Answer { status, body: String::new() })
-    };
-    tokio::pin!(connection, answered);
-    tokio::select! {
-        answer = &mut answered => answer,
-        // Whatever ended the connection, the answer may have come before.
-        _ = &mut connection => answered.await,
-    }
+/// There can be none.
+pub(crate) fn on_a_runtime<T>(work: impl Future<Output = T>) -> Result<T> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work))
 }
 
 /// Says what went wrong when nobody answered.

@@ -20,6 +20,8 @@ mod output;
 mod profile;
 mod queue;
 mod recover;
+#[cfg(test)]
+mod reference;
 mod serve;
 mod shell;
 mod snapshot;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
-use hyper::Method;
+use client::{AnyRequest, Repeat};
 use serde::Deserialize;
 
 use crate::endpoint::{Answer, EndpointArgs, UNAVAILABLE, refused, unanswered};
@@ -204,11 +204,11 @@ pub(crate) fn leader(args: &LeaderArgs) -> ExitCode {
             let within = within.map(|within| within.as_millis() as u64);
             let body = serde_json::json!({ "to": name, "zone": zone, "group": group, "timeoutMs": within });
             let extra = ACTION_MAX + Duration::from_millis(within.unwrap_or_default());
-            act(endpoint, &Method::POST, "/cluster/leader/transfer", &body, extra, leads)
+            act(endpoint, post("/cluster/leader/transfer", &body), extra, leads)
         }
         Some(LeaderAction::StepDown { hold, endpoint }) => {
             let body = serde_json::json!({ "holdMs": hold.map(|hold| hold.as_millis() as u64) });
-            act(endpoint, &Method::POST, "/cluster/leader/step-down", &body, ACTION_MAX, leads)
+            act(endpoint, post("/cluster/leader/step-down", &body), ACTION_MAX, leads)
         }
     }
 }
@@ -245,6 +245,7 @@ fn show_leader(args: &LeaderArgs) -> ExitCode {
 
 /// Adds or removes a member.
 pub(crate) fn member(command: &MemberCommand) -> ExitCode {
+    let note = |done: &Done| done.note.clone();
     match command {
         MemberCommand::Add { address, replica, endpoint } => {
             let body = serde_json::json!({ "address": whole(address), "replica": replica });
@@ -253,24 +254,24 @@ pub(crate) fn member(command: &MemberCommand) -> ExitCode {
                 true => format!("{name} is a member, and votes: {note}"),
                 false => format!("{name} is a member, and votes {when}: {note}"),
             };
-            act(endpoint, &Method::POST, "/cluster/members", &body, ACTION_MAX, said)
+            act(endpoint, post("/cluster/members", &body), ACTION_MAX, said)
         }
         MemberCommand::Demote { member, force, endpoint } => {
             let (path, body) = (format!("/cluster/members/{member}/demote"), serde_json::json!({ "force": force }));
-            act(endpoint, &Method::POST, &path, &body, ACTION_MAX, |done: &Done| done.note.clone())
+            act(endpoint, post(&path, &body), ACTION_MAX, note)
         }
         MemberCommand::Promote { member, endpoint } => {
             let (path, body) = (format!("/cluster/members/{member}/promote"), serde_json::json!({}));
-            act(endpoint, &Method::POST, &path, &body, ACTION_MAX, |done: &Done| done.note.clone())
+            act(endpoint, post(&path, &body), ACTION_MAX, note)
         }
         MemberCommand::Replace { member, address, endpoint } => {
             let (path, body) =
                 (format!("/cluster/members/{member}/replace"), serde_json::json!({ "address": whole(address) }));
-            act(endpoint, &Method::POST, &path, &body, ACTION_MAX, |done: &Done| done.note.clone())
+            act(endpoint, post(&path, &body), ACTION_MAX, note)
         }
         MemberCommand::Remove { member, force, endpoint } => {
             let path = format!("/cluster/members/{member}{}", if *force { "?force=true" } else { "" });
-            act(endpoint, &Method::DELETE, &path, &serde_json::Value::Null, ACTION_MAX, |done: &Done| done.note.clone())
+            act(endpoint, AnyRequest::delete(&path, Repeat::IfDefinite), ACTION_MAX, note)
         }
     }
 }
@@ -279,19 +280,22 @@ pub(crate) fn member(command: &MemberCommand) -> ExitCode {
 pub(crate) fn leave(args: &LeaveArgs) -> ExitCode {
     let body = serde_json::json!({ "force": args.force });
     let said = |done: &Done| format!("left; {} leads the others; the server ends", done.leader);
-    act(&args.endpoint, &Method::POST, "/cluster/leave", &body, ACTION_MAX, said)
+    act(&args.endpoint, post("/cluster/leave", &body), ACTION_MAX, said)
+}
+
+/// What may have been done is not asked for again.
+pub(crate) fn post(path: &str, body: &serde_json::Value) -> AnyRequest {
+    AnyRequest::post(path, body.to_string(), Repeat::IfDefinite)
 }
 
 /// Has something done, and says what came of it.
 pub(crate) fn act<T: for<'a> Deserialize<'a>>(
     endpoint: &EndpointArgs,
-    method: &Method,
-    path: &str,
-    body: &serde_json::Value,
+    request: AnyRequest,
     extra: Duration,
     said: impl Fn(&T) -> String,
 ) -> ExitCode {
-    match endpoint.act(method, path, &body.to_string(), extra) {
+    match endpoint.act(request, extra) {
         Ok(answer) if answer.status == 200 => {
             let Some(done) = understood::<T>(&answer) else { return ExitCode::FAILURE };
             output::data(&said(&done));

@@ -5,12 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use http_body_util::BodyExt;
-use hyper::Method;
-use hyper::header::{ACCEPT, HeaderName, HeaderValue};
-use tokio::time::timeout;
+use client::AnyRequest;
 
-use crate::endpoint::{Answer, As, EndpointArgs, begin, refused, text, unanswered};
+use crate::endpoint::{Answer, EndpointArgs, on_a_runtime, refused, unanswered};
 
 /// A stream that says nothing for longer is dead: it says at least that it lives.
 const SILENCE_MAX: Duration = Duration::from_secs(45);
@@ -20,8 +17,6 @@ const AGAIN: Duration = Duration::from_millis(500);
 
 /// Bytes of an event that has not come whole.
 const EVENT_BYTES_MAX: usize = 16 << 20;
-
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// How one connection ended.
 enum Ended {
@@ -78,55 +73,22 @@ impl EndpointArgs {
     }
 
     fn follow_once(&self, page: &str, events: &mut Events, on_event: &mut dyn FnMut(&str)) -> Result<Ended> {
-        let (token, tls) = (self.token()?, self.trust()?);
-        let who = As { token: token.as_deref(), tls: tls.as_ref() };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let mut failures = Vec::new();
-        for endpoint in self.endpoints() {
-            events.pending.clear();
-            match runtime.block_on(self.follow_one(&endpoint, page, who, events, on_event)) {
-                Ok(ended) => return Ok(ended),
-                Err(failure) => failures.push(format!("{endpoint}: {failure:#}")),
-            }
-        }
-        bail!("no server answers; {}", failures.join("; "))
-    }
-
-    async fn follow_one(
-        &self,
-        endpoint: &str,
-        page: &str,
-        who: As<'_>,
-        events: &mut Events,
-        on_event: &mut dyn FnMut(&str),
-    ) -> Result<Ended> {
-        let began = timeout(self.timeout(), begin(&Method::GET, endpoint, page, who, text(None))).await;
-        let (mut sender, connection, mut request) = began??;
-        request.headers_mut().insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        let client = self.operator()?;
+        let mut request = AnyRequest::get(page).header("accept", "text/event-stream");
         if !events.last_id.is_empty() {
-            request.headers_mut().insert(LAST_EVENT_ID, HeaderValue::try_from(&events.last_id)?);
+            request = request.header("last-event-id", &events.last_id);
         }
-        let followed = async {
-            let response = timeout(self.timeout(), sender.send_request(request)).await??;
-            let status = response.status().as_u16();
-            let mut body = response.into_body();
-            if status != 200 {
-                let body = body.collect().await?.to_bytes();
-                return Ok(Ended::Refused(Answer { status, body: String::from_utf8_lossy(&body).into_owned() }));
+        events.pending.clear();
+        on_a_runtime(async {
+            let mut pieces = client.stream(request).await?;
+            if pieces.status != 200 {
+                return Ok(Ended::Refused(pieces.whole().await?.into()));
             }
-            while let Ok(Some(Ok(frame))) = timeout(SILENCE_MAX, body.frame()).await {
-                if let Ok(bytes) = frame.into_data() {
-                    events.take(&bytes, on_event)?;
-                }
+            while let Ok(Some(piece)) = pieces.next(SILENCE_MAX).await {
+                events.take(&piece, on_event)?;
             }
             Ok(Ended::Over)
-        };
-        tokio::pin!(connection, followed);
-        tokio::select! {
-            ended = &mut followed => ended,
-            // Whatever ended the connection, the answer may have come before.
-            _ = &mut connection => followed.await,
-        }
+        })?
     }
 }
 

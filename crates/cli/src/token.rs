@@ -4,12 +4,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Subcommand;
-use hyper::Method;
+use client::{AnyRequest, Repeat};
 use serde::Deserialize;
 
 use crate::endpoint::{EndpointArgs, refused, unanswered};
 use crate::members::{columns, understood};
-use crate::operate::{ACTION_MAX, Done, act};
+use crate::operate::{ACTION_MAX, Done, act, post};
 use crate::output;
 
 #[derive(Subcommand)]
@@ -73,13 +73,13 @@ pub(crate) fn run(command: &TokenCommand) -> ExitCode {
             let ttl = ttl.map(|ttl| ttl.as_millis() as u64);
             let body = serde_json::json!({ "ttlMs": ttl, "once": once, "replica": replica });
             let said = |Created { token, command }: &Created| format!("{}\n{command}", sentence(token));
-            act(endpoint, &Method::POST, "/cluster/tokens", &body, ACTION_MAX, said)
+            act(endpoint, post("/cluster/tokens", &body), ACTION_MAX, said)
         }
         TokenCommand::List { endpoint } => list(endpoint),
         TokenCommand::Revoke { id, endpoint } => {
             let path = format!("/cluster/tokens/{id}");
             let said = |_: &Done| format!("{id} admits nobody any more");
-            act(endpoint, &Method::DELETE, &path, &serde_json::Value::Null, ACTION_MAX, said)
+            act(endpoint, AnyRequest::delete(&path, Repeat::IfDefinite), ACTION_MAX, said)
         }
     }
 }

@@ -5,14 +5,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::header::{AUTHORIZATION, HeaderValue};
+use data_encoding::BASE64;
+use http_body_util::Full;
+use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use hyper::{Method, Request};
 use serde::de::DeserializeOwned;
 use tls::ClientTls;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
-use crate::connection::{Answer, Endpoint};
+use crate::connection::{Answer, Endpoint, Pieces, Upload};
 use crate::error::{Error, Problem};
 use crate::key::chance;
 use crate::repeat::{Miss, Next, Repeat, pause};
@@ -72,6 +74,7 @@ pub struct Builder {
 pub struct AnyRequest {
     method: Method,
     path: String,
+    headers: Vec<(String, String)>,
     body: Bytes,
     repeat: Repeat,
     wait: Duration,
@@ -97,19 +100,35 @@ pub(crate) struct Called {
 impl AnyRequest {
     /// A question. The path begins with a slash and may have a query.
     pub fn get(path: &str) -> AnyRequest {
-        let (method, path) = (Method::GET, path.to_owned());
-        AnyRequest { method, path, body: Bytes::new(), repeat: Repeat::Always, wait: Duration::ZERO }
+        AnyRequest { method: Method::GET, ..AnyRequest::post(path, Bytes::new(), Repeat::Always) }
     }
 
     /// A POST. Whether it may be made again after a lost answer depends on what it does.
     pub fn post(path: &str, body: impl Into<Bytes>, repeat: Repeat) -> AnyRequest {
-        let (method, path) = (Method::POST, path.to_owned());
-        AnyRequest { method, path, body: body.into(), repeat, wait: Duration::ZERO }
+        let (method, path, body) = (Method::POST, path.to_owned(), body.into());
+        AnyRequest { method, path, headers: Vec::new(), body, repeat, wait: Duration::ZERO }
     }
 
     /// A PATCH. Whether it may be made again after a lost answer depends on what it does.
     pub fn patch(path: &str, body: impl Into<Bytes>, repeat: Repeat) -> AnyRequest {
         AnyRequest { method: Method::PATCH, ..AnyRequest::post(path, body, repeat) }
+    }
+
+    /// A PUT, of a body that is given to [`Client::upload`].
+    pub fn put(path: &str) -> AnyRequest {
+        AnyRequest { method: Method::PUT, ..AnyRequest::post(path, Bytes::new(), Repeat::IfDefinite) }
+    }
+
+    /// A DELETE. Whether it may be made again after a lost answer depends on what it does.
+    pub fn delete(path: &str, repeat: Repeat) -> AnyRequest {
+        AnyRequest { method: Method::DELETE, ..AnyRequest::post(path, Bytes::new(), repeat) }
+    }
+
+    /// With another header.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> AnyRequest {
+        self.headers.push((name.into(), value.into()));
+        self
     }
 
     /// The server was asked to wait so long before it answers.
@@ -184,7 +203,7 @@ impl Builder {
             (None, None) => None,
             (None, Some(_)) => return Err(Error::Unusable("a user needs a token as password".into())),
             (Some(token), None) => Some(format!("Bearer {token}")),
-            (Some(token), Some(user)) => Some(format!("Basic {}", base64(format!("{user}:{token}").as_bytes()))),
+            (Some(token), Some(user)) => Some(format!("Basic {}", BASE64.encode(format!("{user}:{token}").as_bytes()))),
         };
         let authorization = authorization.map(|text| {
             let mut value =
@@ -214,8 +233,8 @@ impl Client {
         Client::builder([url]).build()
     }
 
-    /// Asks these servers, nodes of one cluster: `http://host:port`, or `https://` with [`Builder::tls`]. Each call goes to the one that answered last, and to the next one if
-    /// that does not answer or cannot take it.
+    /// Asks these servers, nodes of one cluster: `http://host:port`, `https://` with [`Builder::tls`], or `unix:` and the path of a socket. Each
+    /// call goes to the one that answered last, and to the next one if that does not answer or cannot take it.
     pub fn builder<U: Into<String>>(endpoints: impl IntoIterator<Item = U>) -> Builder {
         Builder {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
@@ -239,8 +258,93 @@ impl Client {
     /// # Errors
     /// As every call.
     pub async fn send(&self, request: AnyRequest) -> Result<Answer, Error> {
-        let AnyRequest { method, path, body, repeat, wait } = request;
-        self.call(&self.prepare(method, &path, body, repeat)?.waiting(wait)).await.outcome
+        self.call(&self.prepared(request)?).await.outcome
+    }
+
+    /// What the first server that can be reached says, whatever its status: for pages whose status is a part of what they say, as `/readyz`.
+    /// Each server is asked once, from the one that answered last on. After a request that is not to be repeated and may have been done, no
+    /// other one is asked.
+    ///
+    /// # Errors
+    /// None of them answers.
+    pub async fn first_answer(&self, request: AnyRequest) -> Result<Answer, Error> {
+        let (call, shared) = (self.prepared(request)?, &*self.shared);
+        let longest = shared.timeout + call.wait;
+        self.first(call.repeat, async |endpoint| {
+            endpoint.exchange(&call.request, shared.connect_timeout, longest).await
+        })
+        .await
+    }
+
+    /// The same for a body that is read piece by piece: a backup, or events that come for as long as one reads.
+    ///
+    /// # Errors
+    /// None of them answers.
+    pub async fn stream(&self, request: AnyRequest) -> Result<Pieces, Error> {
+        let (call, shared) = (self.prepared(request)?, &*self.shared);
+        self.first(call.repeat, async |endpoint| {
+            let sender = endpoint.reach(shared.connect_timeout).await?;
+            let body = Full::new(call.request.body().clone());
+            endpoint.open(sender, &call.request, body, shared.timeout + call.wait).await
+        })
+        .await
+    }
+
+    /// Sends a body that is made while it goes out, to the first server that there is a connection to, once.
+    ///
+    /// # Errors
+    /// There is no connection to any of them; or no answer, and it may have been done.
+    pub async fn upload<B: Upload>(&self, request: AnyRequest, body: B) -> Result<Answer, Error> {
+        let (call, shared) = (self.prepared(request)?, &*self.shared);
+        // Who cannot be reached has begun nothing.
+        let reached = async |endpoint| Ok((endpoint, Endpoint::reach::<B>(endpoint, shared.connect_timeout).await?));
+        let (endpoint, sender) = self.first(Repeat::IfDefinite, reached).await?;
+        let opened = endpoint.open(sender, &call.request, body, shared.timeout + call.wait).await;
+        match opened {
+            Ok(pieces) => pieces.whole().await,
+            Err(miss) if miss.is_definite() => Err(Error::Unavailable(miss.text())),
+            Err(miss) => Err(Error::Unknown(miss.text())),
+        }
+    }
+
+    /// Asks each server once, up to the first that answers.
+    async fn first<'a, T>(
+        &'a self,
+        repeat: Repeat,
+        attempt: impl AsyncFn(&'a Endpoint) -> Result<T, Miss>,
+    ) -> Result<T, Error> {
+        let shared = &*self.shared;
+        let _place = shared.calls.acquire().await.expect("nobody closes it");
+        let begin = shared.preferred.load(Ordering::Relaxed);
+        let mut failures = Vec::new();
+        for place in (0..shared.endpoints.len()).map(|place| (begin + place) % shared.endpoints.len()) {
+            match attempt(&shared.endpoints[place]).await {
+                Ok(answer) => {
+                    shared.preferred.store(place, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Err(miss) => {
+                    failures.push(miss.text());
+                    if repeat == Repeat::IfDefinite && !miss.is_definite() {
+                        return Err(Error::Unknown(failures.join("; ")));
+                    }
+                }
+            }
+        }
+        Err(Error::Unavailable(failures.join("; ")))
+    }
+
+    fn prepared(&self, request: AnyRequest) -> Result<Call, Error> {
+        let AnyRequest { method, path, headers, body, repeat, wait } = request;
+        let mut call = self.prepare(method, &path, body, repeat)?;
+        for (name, value) in headers {
+            let bad =
+                |why: &dyn std::fmt::Display| Error::unusable(&format!("the header {name:?} cannot be used"), why);
+            let value = HeaderValue::try_from(value).map_err(|why| bad(&why))?;
+            let name = HeaderName::try_from(&name).map_err(|why| bad(&why))?;
+            call.request.headers_mut().insert(name, value);
+        }
+        Ok(call.waiting(wait))
     }
 
     pub(crate) fn prepare(&self, method: Method, path: &str, body: Bytes, repeat: Repeat) -> Result<Call, Error> {
@@ -361,32 +465,9 @@ fn is_about_all(miss: &Miss) -> bool {
     matches!(miss, Miss::Problem(problem) if matches!(problem.status, 429 | 507) || problem.is_final())
 }
 
-/// RFC 4648, with padding.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for three in bytes.chunks(3) {
-        let bits = three.iter().fold(0u32, |bits, byte| (bits << 8) | u32::from(*byte)) << (8 * (3 - three.len()));
-        for place in 0..4 {
-            let digit = DIGITS[(bits >> (18 - 6 * place)) as usize & 63];
-            text.push(if place <= three.len() { char::from(digit) } else { '=' });
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_password_is_written_as_the_header_has_it() {
-        for (text, expected) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("user:päss", "dXNlcjpww6Rzcw==")]
-        {
-            assert_eq!(base64(text.as_bytes()), expected);
-        }
-    }
 
     #[test]
     fn what_cannot_be_used_is_refused_at_once() {

@@ -16,6 +16,10 @@
 //! **Several servers.** Give the URLs of all nodes. A call goes to the one that answered last, and at once to the next one if that cannot be
 //! reached or cannot take it.
 //!
+//! **Any route.** [`Client::send`] asks for what has no method here; [`Client::first_answer`] takes whatever the first server says,
+//! [`Client::stream`] reads a body piece by piece, [`Client::upload`] sends one. A server on the same machine may be named by its socket,
+//! `unix:PATH`.
+//!
 //! **Bounds.** Nothing here grows without one: calls under way ([`Builder::calls_max`]), bytes of tasks that a producer has under way, tasks
 //! that a worker has in hand ([`WorkerBuilder::slots`]), bytes of an answer.
 //!
@@ -34,7 +38,7 @@ mod worker;
 
 pub use api::Code;
 pub use client::{AnyRequest, Builder, Client};
-pub use connection::Answer;
+pub use connection::{Answer, Pieces, Upload};
 pub use error::{Error, Problem};
 pub use key::draw as idempotency_key;
 pub use producer::{Producer, Ticket};

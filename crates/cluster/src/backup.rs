@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use base::machine::StateMachine;
 use base::{Incarnation, Index, ScheduleTime, ShardId};
+use data_encoding::HEXLOWER;
 use storage::StorageError;
 use storage::backup::{Backup, BackupFile, Content, kept_name};
 pub use storage::backup::{NewFile, WholeFile, kept, trim};
@@ -217,7 +218,7 @@ fn describe<S: StateMachine>(shard: ShardId, copy: &Outgoing) -> Result<SavedGro
         index: snapshot.meta.index.0,
         file: part_name(shard),
         bytes: snapshot.length,
-        sha256: hex(&snapshot.sha256),
+        sha256: HEXLOWER.encode(&snapshot.sha256),
         counts: counts.collect(),
     })
 }
@@ -278,7 +279,7 @@ pub fn verify(path: &Path) -> Result<Vec<Verdict>, StorageError> {
         manifest.iter().flat_map(|all| &all.groups).map(|group| (group.file.as_str(), group.sha256.as_str())).collect();
     let mut verdicts = Vec::new();
     for part in file.parts().iter().filter(|part| part.name != SUMS) {
-        let found = hex(&file.sha256(part)?);
+        let found = HEXLOWER.encode(&file.sha256(part)?);
         let listed = sums.get(&part.name).map(String::as_str);
         let fits = |sum: Option<&str>| sum == Some(found.as_str());
         let problem = match told.get(part.name.as_str()).copied() {
@@ -311,11 +312,7 @@ pub fn verify(path: &Path) -> Result<Vec<Verdict>, StorageError> {
     Ok(verdicts)
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn sha256(bytes: &[u8]) -> String {
     use sha2::Digest;
-    hex(&sha2::Sha256::digest(bytes))
+    HEXLOWER.encode(&sha2::Sha256::digest(bytes))
 }

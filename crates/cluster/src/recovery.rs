@@ -8,6 +8,7 @@ use base::log::Entry;
 use base::machine::{ShardInfo, StateMachine};
 use base::rows::{Changes, Unreadable};
 use base::{Incarnation, Index, ScheduleTime, ShardId, Term};
+use data_encoding::HEXLOWER;
 use replica::{Fault, Member, Members, replay};
 use storage::StorageError;
 pub use storage::aside::checkpoint_file;
@@ -19,7 +20,7 @@ use storage::disk::RealDisk;
 use storage::identity::{DataDir, Identity, recorded};
 use storage::wal::{Recovered, look};
 
-use crate::backup::{Manifest, hex, manifest_of};
+use crate::backup::{Manifest, manifest_of};
 use crate::forming::ClusterId;
 use crate::founding::{accept, found_alone};
 use crate::open::random_incarnation;
@@ -84,7 +85,7 @@ fn extract(file: &BackupFile, manifest: &Manifest, directory: &Path) -> Result<(
     for group in &manifest.groups {
         let part = file.part(&group.file).ok_or_else(|| file.refused(format!("{} is missing", group.file)))?;
         let hash = file.extract(part, &checkpoint_file(directory, ShardId(group.group)))?;
-        if hex(&hash) != group.sha256 {
+        if HEXLOWER.encode(&hash) != group.sha256 {
             return Err(file.refused(format!("{} is damaged: its bytes do not fit their SHA-256", group.file)));
         }
     }

@@ -8,6 +8,7 @@
 use base::Index;
 use base::machine::StateMachine;
 use base::{Millis, ScheduleTime};
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use replica::tokens::{Invalid, TOKENS_MAX, TokenKey};
 use replica::{JoinToken, Reply, TokenStep, Unavailable};
 use sha2::{Digest, Sha256};
@@ -69,7 +70,7 @@ impl JoinSecret {
 
     /// Its text, for the newcomer alone.
     pub fn reveal(&self) -> String {
-        let secret: String = self.secret.iter().map(|byte| format!("{byte:02x}")).collect();
+        let secret = HEXLOWER.encode(&self.secret);
         let authority = self.authority.map(|authority| format!("_{authority}")).unwrap_or_default();
         format!("{PREFIX}{:016x}_{secret}{authority}", self.id)
     }
@@ -96,14 +97,7 @@ impl JoinSecret {
 
 /// Bytes as twice as many hex digits.
 fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
-    if text.len() != 2 * N || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return None;
-    }
-    let mut bytes = [0; N];
-    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-    }
-    Some(bytes)
+    HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?.try_into().ok()
 }
 
 /// Whether `given` shows `challenger` that `prover` knows the secret that this key is of.

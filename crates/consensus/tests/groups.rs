@@ -322,6 +322,30 @@ fn a_restarted_member_goes_on_with_its_term_and_log() {
     assert_eq!(Group::new(config(1, 1), &short).err(), Some(lost));
 }
 
+/// Goal: a member whose log has lost what it had acknowledged, without a trace, says so as soon as the leader speaks, and neither follows nor
+/// ends.
+#[test]
+fn a_loss_that_cannot_be_seen_in_the_log_is_noticed() {
+    let mut cluster = Cluster::new(1);
+    cluster.tick(40);
+    let leader = cluster.leader().expect("a leader within two election timeouts");
+    cluster.propose(leader, "acknowledged");
+    cluster.tick(4);
+    let follower = (leader + 1) % 3;
+    let status = cluster.members[follower].group.status();
+    let mut entries = cluster.members[follower].applied.clone();
+    let committed = entries.pop().expect("it has applied something").index;
+    let last = entries.last().map_or(Index(1), |entry| entry.index);
+    let hard_state = HardState { term: status.term, vote: status.vote, commit: last };
+    let from = Restored { hard_state, entries, ..restored(&[1, 2, 3]) };
+    cluster.members[follower].group =
+        Group::new(config(follower as u64 + 1, 1), &from).expect("nothing shows the loss");
+    assert_eq!(cluster.members[follower].group.lost(), None);
+    cluster.tick(4);
+    assert_eq!(cluster.members[follower].group.lost(), Some(LostLog::Short { last, committed }));
+    assert_eq!(cluster.members[follower].group.status().last, last);
+}
+
 /// A member alone becomes three, one learner at a time, while it goes on; then it leaves, and the others go on without it.
 #[test]
 fn members_come_and_go() {

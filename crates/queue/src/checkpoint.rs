@@ -576,13 +576,13 @@ pub(crate) fn restore(info: ShardInfo, rows: &mut dyn RowSource) -> Result<Queue
                 ready.push((place, machine.tasks.insert(task)));
             }
             Stage::Delayed(due) => {
-                machine.due.insert(*due, task.key);
-                machine.queues[task.queue as usize].delayed += 1;
+                let queue = &mut machine.queues[task.queue as usize];
+                machine.due.delay(&mut queue.delayed, task.queue, *due, task.key);
                 machine.tasks.insert(task);
             }
             Stage::Leased(lease) => {
-                machine.due.insert(Due::Lease(lease.deadline), task.key);
-                machine.queues[task.queue as usize].leased += 1;
+                machine.due.lease(lease.deadline, task.key);
+                machine.queues[task.queue as usize].holders.add(&lease.worker);
                 machine.tasks.insert(task);
             }
         }

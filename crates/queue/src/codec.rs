@@ -6,7 +6,8 @@ use base::{Index, Millis, ScheduleTime};
 
 use crate::id::{LeaseToken, TaskKey};
 use crate::op::{
-    Begin, Claim, ClaimOrder, Create, Credential, Delete, Edit, IdempotencyKey, LeaseRef, Op, Redrive, Schedule, Step,
+    Amend, Begin, Claim, ClaimOrder, Create, Credential, Delete, Edit, IdempotencyKey, LeaseRef, Op, Redrive, Schedule,
+    Step,
 };
 use crate::operations::{OperationKind, OperationState};
 use crate::outcome_codec::{id, put_id};
@@ -29,6 +30,7 @@ const DELETE: u8 = 14;
 const BEGIN: u8 = 15;
 const STEP: u8 = 16;
 const TURN: u8 = 17;
+const AMEND: u8 = 18;
 
 /// Appends `op` to `bytes`.
 pub fn encode(op: &Op<'_>, bytes: &mut Vec<u8>) {
@@ -103,6 +105,13 @@ pub fn encode(op: &Op<'_>, bytes: &mut Vec<u8>) {
             bytes.put_u8(EDIT);
             put_edit(edit, bytes);
         }
+        Op::Amend(Amend { tenant, task, ended_at, record }) => {
+            bytes.put_u8(AMEND);
+            bytes.put_bytes(tenant.as_bytes());
+            bytes.put_varint(task.0);
+            bytes.put_varint(ended_at.0);
+            bytes.put_bytes(record);
+        }
         Op::Delete(delete) => {
             bytes.put_u8(DELETE);
             bytes.put_bytes(delete.tenant.as_bytes());
@@ -169,6 +178,12 @@ pub fn decode(bytes: &[u8]) -> Result<Op<'_>, Malformed> {
         }
         RESUME => Op::Resume { tenant: r.text()?, command: r.text()? },
         EDIT => Op::Edit(edit(r)?),
+        AMEND => Op::Amend(Amend {
+            tenant: r.text()?,
+            task: TaskKey(r.varint()?),
+            ended_at: Index(r.varint()?),
+            record: r.bytes()?,
+        }),
         DELETE => Op::Delete(Delete {
             tenant: r.text()?,
             task: TaskKey(r.varint()?),

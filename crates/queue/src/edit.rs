@@ -1,14 +1,18 @@
-//! Changing what waits: another priority, time, payload, number of attempts or callback; and deleting it.
+//! Changing what waits: another priority, time, payload, number of attempts or callback; and deleting it. Of a dead task, payload and number
+//! of attempts can be changed before it comes back.
 
 use std::sync::Arc;
 
 use base::machine::Effects;
 
+use crate::checkpoint::DEAD;
 use crate::machine::QueueMachine;
-use crate::op::{Edit, Schedule};
+use crate::op::{Amend, Edit, Schedule};
 use crate::outcome::{Outcome, Rejection};
 use crate::payload::Payload;
 use crate::policy::ATTEMPTS_MAX;
+use crate::record;
+use crate::retention::Recent;
 use crate::slab::Slot;
 use crate::task::{Due, Saving, Stage};
 
@@ -50,6 +54,41 @@ impl QueueMachine {
             Some(due) => self.become_delayed(slot, due),
         }
         Ok(Outcome::Edited(Box::new(self.view(self.tasks.get(slot)))))
+    }
+
+    /// Puts another record in the place of a dead task's. It stays where it is, and is kept as long as before.
+    pub(crate) fn amend(&mut self, amend: &Amend<'_>) -> Result<Outcome, Rejection> {
+        let key = amend.task.0;
+        let record = record::decode(amend.record, self.id(key));
+        if self.live(amend.tenant, amend.task).is_some() {
+            return Err(Rejection::NotEnded);
+        }
+        let place = self.ended.returnable.get_mut(&key).filter(|place| place.table == DEAD);
+        let place = place.ok_or(Rejection::NotLive)?;
+        if *self.queues[place.queue as usize].tenant != *amend.tenant {
+            return Err(Rejection::NotLive);
+        }
+        if place.ended_at != amend.ended_at {
+            return Err(Rejection::RecordChanged);
+        }
+        let mut view = record.map_err(|_| Rejection::RecordChanged)?;
+        place.ended_at = self.entry.index;
+        let (slice, table, queue) = (place.slice, place.table, place.queue);
+        view.ended_at = Some(self.entry.index);
+        view.max_attempts = view.max_attempts.clamp(1, ATTEMPTS_MAX);
+        let view = Arc::new(view);
+        // If the last save has not taken it over yet, there is nothing in the checkpoint that this one would have to replace.
+        let is_saved = match self.ended.recent.get(&key) {
+            Some(recent) => recent.is_saved,
+            None => {
+                self.saves.ended.push(key);
+                true
+            }
+        };
+        self.ended.recent.insert(key, Recent { view: view.clone(), slice, table, is_saved });
+        self.changes.note(self.entry.index, key);
+        self.change_queue(queue);
+        Ok(Outcome::Edited(Box::new(view.as_ref().clone())))
     }
 
     /// Gives a task that has been noted as changing another payload. A row of the old one is deleted by the next save, which writes the new.

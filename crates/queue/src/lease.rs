@@ -1,5 +1,8 @@
 //! Claims and leases: who may act on a task, and until when.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use base::machine::Effects;
 use base::{LeaseTime, Millis, planted};
 
@@ -9,6 +12,39 @@ use crate::op::{Claim, Credential, LeaseRef};
 use crate::outcome::{Grant, Outcome, Rejection};
 use crate::slab::Slot;
 use crate::task::{AttemptEnd, Ending, Lease, Task};
+
+/// Who holds leases of a queue.
+#[derive(Default)]
+pub(crate) struct Holders {
+    /// How many each worker holds, by its identity; none: it is not here.
+    by_worker: BTreeMap<Arc<str>, u32>,
+    /// How many there are.
+    pub(crate) leases: u64,
+}
+
+impl Holders {
+    pub(crate) fn add(&mut self, worker: &Arc<str>) {
+        self.leases += 1;
+        match self.by_worker.get_mut(worker) {
+            Some(leases) => *leases += 1,
+            None => drop(self.by_worker.insert(worker.clone(), 1)),
+        }
+    }
+
+    pub(crate) fn remove(&mut self, worker: &Arc<str>) {
+        self.leases -= 1;
+        let leases = self.by_worker.get_mut(worker).expect("who holds a lease is known");
+        *leases -= 1;
+        if *leases == 0 {
+            self.by_worker.remove(worker);
+        }
+    }
+
+    /// How many workers hold at least one.
+    pub(crate) fn workers(&self) -> u64 {
+        self.by_worker.len() as u64
+    }
+}
 
 impl QueueMachine {
     pub(crate) fn claim(&mut self, claim: &Claim<'_>, effects: &mut Effects<Self>) -> Vec<Grant> {
@@ -69,12 +105,10 @@ impl QueueMachine {
     /// M16.
     pub(crate) fn renew_leases(&mut self) {
         let now = self.clocks;
-        for key in self.due.keys() {
-            let slot = self.tasks.find(key).expect("what is due is live");
-            if self.tasks.get(slot).lease().is_some() {
-                let length = self.policy.lease.default;
-                self.move_deadline(slot, now.lease + length, now.schedule + length);
-            }
+        for key in self.due.leased() {
+            let slot = self.tasks.find(key).expect("what is leased is live");
+            let length = self.policy.lease.default;
+            self.move_deadline(slot, now.lease + length, now.schedule + length);
         }
     }
 

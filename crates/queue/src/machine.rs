@@ -179,6 +179,7 @@ impl QueueMachine {
             Op::Cancel { tenant, task, reason, force } => self.cancel(tenant, *task, reason, *force, effects),
             Op::Redrive(redrive) => self.redrive(redrive, effects),
             Op::Edit(edit) => self.edit(edit, effects),
+            Op::Amend(amend) => self.amend(amend),
             Op::Delete(delete) => self.delete(delete),
             Op::Begin(begin) => self.begin(begin),
             Op::Step(step) => self.step(step, effects),

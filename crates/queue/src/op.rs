@@ -67,6 +67,8 @@ pub enum Op<'a> {
     Redrive(Redrive<'a>),
     /// Changes a task that waits.
     Edit(Edit<'a>),
+    /// Changes the record of a dead task, which stays dead.
+    Amend(Amend<'a>),
     /// Deletes a task that waits, or a dead one.
     Delete(Delete<'a>),
     /// Begins an operation on many tasks.
@@ -208,7 +210,7 @@ pub struct Redrive<'a> {
     pub tenant: &'a str,
     /// The task.
     pub task: TaskKey,
-    /// The entry that ended it: if it ended again since, the record below is out of date.
+    /// The entry that ended it, or changed its record since: if there is a later one, the record below is out of date.
     pub ended_at: base::Index,
     /// The record, as `record::encode` writes it.
     pub record: &'a [u8],
@@ -237,6 +239,20 @@ pub struct Edit<'a> {
     pub max_attempts: Option<u32>,
     /// URL to be told of the end; may be empty.
     pub webhook: Option<&'a str>,
+}
+
+/// Puts another record in the place of that of a dead task: another payload, another number of attempts for when it comes back. It stands in
+/// the checkpoint and not in memory, so the operation carries it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Amend<'a> {
+    /// The task's tenant.
+    pub tenant: &'a str,
+    /// The task.
+    pub task: TaskKey,
+    /// The entry that ended it, or changed its record since: if there is a later one, the record below is out of date.
+    pub ended_at: base::Index,
+    /// The new record, as `record::encode` writes it.
+    pub record: &'a [u8],
 }
 
 /// Deletes one task.

@@ -281,6 +281,10 @@ pub struct QueueStats {
     pub totals: Totals,
     /// Since when its oldest ready task is ready.
     pub oldest_ready: Option<ScheduleTime>,
+    /// When the next of its delayed tasks becomes ready, estimated on the schedule clock.
+    pub next_due: Option<ScheduleTime>,
+    /// Workers that hold leases of it.
+    pub consumers: u64,
     /// Why nothing is claimed from it, if that is so.
     pub pause: Option<PauseView>,
     /// When something in it changed last; 0: never.

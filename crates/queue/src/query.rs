@@ -52,6 +52,8 @@ impl QueueMachine {
                     depth: Depth::default(),
                     totals: Totals::default(),
                     oldest_ready: None,
+                    next_due: None,
+                    consumers: 0,
                     pause: None,
                     updated_at: ScheduleTime(0),
                 };
@@ -120,6 +122,8 @@ impl QueueMachine {
             totals: queue.totals,
             // A ready task does not change, and the head of a list became ready before the others.
             oldest_ready: heads.map(|head| self.tasks.get(head).updated_at).min(),
+            next_due: queue.delayed.next(self.clocks),
+            consumers: queue.holders.workers(),
             pause: queue.pause.as_ref().map(|pause| pause.view.clone()),
             updated_at: queue.updated_at,
         }

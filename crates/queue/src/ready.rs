@@ -11,6 +11,8 @@ use siphasher::sip::SipHasher24;
 use base::machine::{Effects, WaitKey};
 
 use crate::checkpoint::Mark;
+use crate::due::Delayed;
+use crate::lease::Holders;
 use crate::machine::QueueMachine;
 use crate::op::{Claim, ClaimOrder};
 use crate::outcome::{Depth, Totals};
@@ -31,8 +33,8 @@ pub(crate) struct Queue {
     /// Index in `QueueMachine::tenants`.
     pub(crate) owner: u32,
     pub(crate) lists: [List; PRIORITIES],
-    pub(crate) delayed: u64,
-    pub(crate) leased: u64,
+    pub(crate) delayed: Delayed,
+    pub(crate) holders: Holders,
     pub(crate) dead: u64,
     pub(crate) totals: Totals,
     /// Nothing is claimed from it.
@@ -97,8 +99,8 @@ impl Queue {
             command,
             owner,
             lists: [List { head: Slot::NONE, tail: Slot::NONE, length: 0, round: 0 }; PRIORITIES],
-            delayed: 0,
-            leased: 0,
+            delayed: Delayed::default(),
+            holders: Holders::default(),
             dead: 0,
             totals: Totals::default(),
             pause: None,
@@ -111,8 +113,8 @@ impl Queue {
     pub(crate) fn depth(&self) -> Depth {
         Depth {
             ready: self.lists.map(|list| u64::from(list.length)),
-            delayed: self.delayed,
-            leased: self.leased,
+            delayed: self.delayed.len(),
+            leased: self.holders.leases,
             dead: self.dead,
         }
     }

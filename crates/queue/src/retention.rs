@@ -39,17 +39,19 @@ pub(crate) struct Slice {
 pub(crate) struct Returnable {
     pub(crate) slice: u32,
     pub(crate) table: TableId,
-    /// The entry that ended it.
+    /// The entry that ended it, or changed its record since.
     pub(crate) ended_at: Index,
     pub(crate) queue: u32,
 }
 
-/// An ended task that the checkpoint does not hold yet.
+/// An ended task that the checkpoint does not hold yet, or not as it is.
 #[derive(Clone, Debug)]
 pub(crate) struct Recent {
     pub(crate) view: Arc<TaskView>,
     pub(crate) slice: u32,
     pub(crate) table: TableId,
+    /// The checkpoint holds an older record of it, or will when the save in progress ends.
+    pub(crate) is_saved: bool,
 }
 
 /// All that memory knows of ended tasks.
@@ -123,7 +125,7 @@ impl QueueMachine {
             self.saves.removed.push((task.key, task.saving));
         }
         self.saves.ended.push(task.key);
-        self.ended.recent.insert(task.key, Recent { view, slice: slice.number, table });
+        self.ended.recent.insert(task.key, Recent { view, slice: slice.number, table, is_saved: false });
     }
 
     /// Forgets an ended task that has come back to life.
@@ -133,7 +135,7 @@ impl QueueMachine {
             self.queues[place.queue as usize].dead -= 1;
             self.change_queue(place.queue);
         }
-        if self.ended.recent.remove(&key).is_none() {
+        if self.ended.recent.remove(&key).is_none_or(|recent| recent.is_saved) {
             self.saves.returned.push((place.table, place.slice, key));
             self.saves.outdated.insert(key, place.slice);
         }

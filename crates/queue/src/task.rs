@@ -180,18 +180,16 @@ impl QueueMachine {
         self.change(slot);
         let task = self.tasks.get_mut(slot);
         task.stage = Stage::Delayed(due);
-        self.due.insert(due, task.key);
-        self.queues[task.queue as usize].delayed += 1;
+        self.due.delay(&mut self.queues[task.queue as usize].delayed, task.queue, due, task.key);
     }
 
     /// Leases a task that is in no index.
     pub(crate) fn become_leased(&mut self, slot: Slot, lease: Lease) {
         self.change(slot);
         let task = self.tasks.get_mut(slot);
-        self.due.insert(Due::Lease(lease.deadline), task.key);
+        self.due.lease(lease.deadline, task.key);
+        self.queues[task.queue as usize].holders.add(&lease.worker);
         task.stage = Stage::Leased(Box::new(lease));
-        let queue = &mut self.queues[task.queue as usize];
-        queue.leased += 1;
     }
 
     /// Moves the deadline of a leased task.
@@ -201,26 +199,23 @@ impl QueueMachine {
         let Stage::Leased(lease) = &mut task.stage else { panic!("only a leased task has a deadline") };
         // M19: the deadline moves, and what waits for it does not.
         let moved = if base::planted::is(19) { lease.deadline } else { deadline };
-        self.due.remove(Due::Lease(lease.deadline), task.key);
+        self.due.end_lease(lease.deadline, task.key);
         lease.deadline = moved;
         lease.until = until;
-        self.due.insert(Due::Lease(moved), task.key);
+        self.due.lease(moved, task.key);
     }
 
     /// Takes a task out of the index of its stage, before it goes into another one. What is left of its stage means nothing.
     pub(crate) fn leave_stage(&mut self, slot: Slot) {
         self.change(slot);
         let task = self.tasks.get(slot);
-        let (key, queue) = (task.key, task.queue as usize);
+        let (key, queue) = (task.key, &mut self.queues[task.queue as usize]);
         match &task.stage {
-            Stage::Delayed(due) => {
-                self.due.remove(*due, key);
-                self.queues[queue].delayed -= 1;
-            }
+            Stage::Delayed(due) => self.due.end_delay(&mut queue.delayed, task.queue, *due, key),
             Stage::Ready { .. } => self.unlink_ready(slot),
             Stage::Leased(lease) => {
-                self.due.remove(Due::Lease(lease.deadline), key);
-                self.queues[queue].leased -= 1;
+                self.due.end_lease(lease.deadline, key);
+                queue.holders.remove(&lease.worker);
             }
         }
     }

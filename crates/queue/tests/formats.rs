@@ -12,7 +12,8 @@ use base::machine::StateMachine;
 use base::rows::RowSource;
 use base::{Index, Millis, ScheduleTime, ShardId};
 use queue::op::{
-    Begin, Claim, ClaimOrder, Create, Credential, Delete, Edit, IdempotencyKey, LeaseRef, Redrive, Schedule, Step,
+    Amend, Begin, Claim, ClaimOrder, Create, Credential, Delete, Edit, IdempotencyKey, LeaseRef, Redrive, Schedule,
+    Step,
 };
 use queue::operations::{OperationKind, OperationState};
 use queue::outcome::{Created, Grant};
@@ -145,6 +146,7 @@ fn operations() {
             samples: vec![TaskId { incarnation: 1, shard: ShardId(2), key: TaskKey(300) }],
         }),
         Op::Turn { tenant: "acme", id: [7; 16], to: OperationState::Failed, error: "no" },
+        Op::Amend(Amend { tenant: "acme", task: TaskKey(300), ended_at: Index(99), record: &[1, 0, 2] }),
     ];
     let mut found = String::new();
     for operation in &operations {

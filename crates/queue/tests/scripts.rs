@@ -11,7 +11,8 @@ use std::fmt::Write as _;
 use base::{Millis, ScheduleTime};
 use goldenscript::{ArgumentConsumer, Command, Context};
 use queue::op::{
-    Begin, Claim, ClaimOrder, Create, Credential, Delete, Edit, IdempotencyKey, LeaseRef, Redrive, Schedule, Step,
+    Amend, Begin, Claim, ClaimOrder, Create, Credential, Delete, Edit, IdempotencyKey, LeaseRef, Redrive, Schedule,
+    Step,
 };
 use queue::outcome::{Outcome, Query, Rejection, State, TaskView};
 use queue::policy::{LeaseBounds, Retention};
@@ -257,6 +258,26 @@ impl Script {
         Ok(self.apply(&Op::Edit(edit)))
     }
 
+    fn amend(&mut self, args: &mut ArgumentConsumer<'_>) -> Outcomes {
+        let id = self.task(args.next_pos())?;
+        let mut task = self.shard.task(id).ok_or("it is gone")?;
+        let ended_at = task.ended_at.unwrap_or_default();
+        if let Some(payload) = args.take_key("payload") {
+            task.payload = Payload::Resident(payload.as_bytes().into());
+        }
+        if let Some(most) = args.take_key("max") {
+            task.max_attempts = most.parse()?;
+        }
+        let row = self.shard.record(task);
+        let amend = Amend {
+            tenant: args.take_key("tenant").unwrap_or("acme"),
+            task: id.key,
+            ended_at: if args.take_key("stale").is_some() { base::Index(ended_at.0 - 1) } else { ended_at },
+            record: &row,
+        };
+        Ok(self.apply(&Op::Amend(amend)))
+    }
+
     /// The deletion of a task as it is now.
     fn deletion(&mut self, id: TaskId) -> Delete<'static> {
         let task = self.shard.task(id);
@@ -417,6 +438,8 @@ impl goldenscript::Runner for Script {
             "redrive" => self.redrive(&mut args)?,
             // edit tN [tenant=T] [priority=N] [delay=D|none | at=D] [payload=JSON] [max=N] [webhook=URL]
             "edit" => self.edit(&mut args)?,
+            // amend tN [tenant=T] [payload=JSON] [max=N] [stale=yes]: its record as it is now, with that
+            "amend" => self.amend(&mut args)?,
             // delete tN [stale=yes]: as it is now
             "delete" => {
                 let task = self.task(args.next_pos())?;
@@ -506,6 +529,16 @@ impl goldenscript::Runner for Script {
                 let (answer, _) = self.shard.query(&Query::Queue { tenant: tenant.into(), command: command.into() });
                 let Answer::Queue(stats) = answer else { unreachable!("a queue was asked for") };
                 format!("{:?}\n{:?}\n", stats.depth, stats.totals) + &self.pause_of(tenant, command)
+            }
+            // busy QUEUE: who works on it, and when more is to do
+            "busy" => {
+                let command = args.next_pos().ok_or("which queue?")?;
+                let (answer, _) = self.shard.query(&Query::Queue { tenant: "acme".into(), command: command.into() });
+                let Answer::Queue(stats) = answer else { unreachable!("a queue was asked for") };
+                let next = stats.next_due.map_or("nothing delayed".into(), |time| {
+                    format!("next due at {}", seconds(time.0.saturating_sub(START)))
+                });
+                format!("{} leases of {} workers, {next}\n", stats.depth.leased, stats.consumers)
             }
             // tables: rows of the last checkpoint, by table
             "tables" => self.shard.tables(),
@@ -603,10 +636,10 @@ macro_rules! scripts {
 scripts! {
     lifecycle { create, delay, run_at, claim, complete, fail, nack, release, expiry, cancel, redrive, redrive_keep }
     backoff { fixed, linear, exponential, exp_equal_jitter, exp_full_jitter, explicit_delay }
-    lease { length, extend, late_completion, tokens, workers, tenants, outage, wall_jump }
+    lease { length, extend, late_completion, tokens, workers, holders, tenants, outage, wall_jump }
     order { priority, fifo, several_queues, all_queues, returns_go_to_the_tail }
     pause { queue, by_itself, turns, restart }
-    edit { waiting, payload_memory, delete }
+    edit { waiting, payload_memory, amend, delete }
     operations { steps, conflicts, stop, restart, kept }
     idempotency { repeat, conflict, window, scope, outlives_the_task }
     retention { slices, live_tasks_stay, keyed }

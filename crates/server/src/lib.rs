@@ -8,10 +8,13 @@ pub mod auth;
 mod backups;
 mod bulk;
 pub mod config;
+pub mod families;
 pub mod http;
 mod log_lines;
 pub mod metrics;
 pub mod offline;
+#[cfg(test)]
+mod reference;
 pub mod reload;
 mod serve;
 pub mod settings;

@@ -139,9 +139,8 @@ impl World {
             return;
         };
         let (node, first) = (request.node, request.epoch == 0);
-        if self.nodes[node].paused_until > self.time {
-            let until = self.nodes[node].paused_until;
-            return self.plan(until, Event::Retry(number));
+        if self.is_paused(node, || Event::Retry(number)) {
+            return;
         }
         let (epoch, runs) = (self.nodes[node].epoch, self.nodes[node].process().is_some());
         if first {
@@ -434,13 +433,11 @@ impl World {
 
     pub(crate) fn on_edge_timeout(&mut self, number: u64) {
         let Some(request) = self.requests.get(&number).filter(|request| request.told.is_none()) else { return };
-        let node = request.node;
-        if self.nodes[node].paused_until > self.time {
-            let until = self.nodes[node].paused_until;
-            return self.plan(until, Event::EdgeTimeout(number));
+        let (node, handed, gone) = (request.node, request.handed, request.gone.clone());
+        if self.is_paused(node, || Event::EdgeTimeout(number)) {
+            return;
         }
-        let handed = request.handed;
-        request.gone.set(true);
+        gone.set(true);
         self.forget(node, number);
         self.conclude(number, if handed { Told::Unknown } else { Told::Refused(Refusal::NoLeader) });
     }
@@ -539,7 +536,8 @@ impl World {
             Told::Unknown => vec![Outcome::Unknown; request.calls.len()],
             Told::Silent => vec![Outcome::Silent; request.calls.len()],
         };
-        let is_ok = !matches!(told, Told::Refused(_) | Told::Unknown | Told::Silent);
+        // An empty page shows nothing.
+        let is_ok = parts.iter().any(|part| matches!(part, Outcome::Answered { .. }));
         self.clients.finished += u64::from(is_ok && request.client < DRIVERS);
         self.fold(&[8, number, self.time, u64::from(is_ok)]);
         let t1 = Some(self.time);

@@ -330,6 +330,8 @@ pub struct Node {
     pub(crate) clock: Clock,
     /// Nothing runs until then.
     pub(crate) paused_until: u64,
+    /// What was to happen before.
+    pub(crate) postponed: Vec<crate::world::Event>,
     /// By how much the processor is slower, until when.
     pub(crate) slow: (u64, u64),
     /// How long a sync takes, until when.

@@ -192,6 +192,7 @@ pub fn call(names: &mut Names, shard: u16, op: &Op<'_>) -> Call {
         },
         Op::Resume { tenant, command } => Call::Resume { tenant: names.of(tenant), command: names.of(command) },
         Op::Configure(settings) => Call::Configure(Box::new(policy(settings))),
+        Op::Amend(_) => panic!("no client asks for that"),
         Op::Delete(delete) => Call::Delete(Delete {
             tenant: names.of(delete.tenant),
             task: Task { shard, key: delete.task.0 },

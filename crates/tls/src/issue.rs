@@ -1,5 +1,6 @@
 //! Issuing certificates: an authority of one's own, and what it vouches for.
 
+use data_encoding::HEXLOWER;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
@@ -52,7 +53,7 @@ impl Authority {
     pub fn new(name: &str, validity: Validity) -> Result<Authority, Unusable> {
         let key = KeyPair::generate().map_err(unusable)?;
         let hash = Sha256::digest(key.public_key_raw());
-        let hash: String = hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        let hash = HEXLOWER.encode(&hash[..4]);
         let mut params = params(&format!("{name} {hash}"), validity)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use client::{Client, Failure, Job, NewTask, Stop};
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::signal::ctrl_c;
@@ -93,7 +94,7 @@ async fn enqueue(client: &Client, folder: &Path, most: usize) -> Result<(), Box<
                 open.push(path);
             } else if about.is_file() && is_plain(&path) && sent.len() < most {
                 // The key makes a second run of this program, over the same folder on the same day, find the same tasks.
-                let key = hex(&Sha256::digest(path.display().to_string()));
+                let key = HEXLOWER.encode(&Sha256::digest(path.display().to_string()));
                 let task = NewTask::new(QUEUE, &Wanted { path: path.clone() })?.idempotency_key(&key);
                 sent.push((path, producer.send(task).await));
             }
@@ -138,17 +139,13 @@ fn sum(path: &Path, job: &Job) -> Result<Sum, Failure> {
             None => {}
         }
         match file.read(&mut piece)? {
-            0 => return Ok(Sum { sha256: hex(&hasher.finalize()), bytes }),
+            0 => return Ok(Sum { sha256: HEXLOWER.encode(&hasher.finalize()), bytes }),
             length => {
                 hasher.update(&piece[..length]);
                 bytes += length as u64;
             }
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 async fn collect(client: &Client) -> Result<(), Box<dyn Error>> {

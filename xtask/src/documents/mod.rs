@@ -14,9 +14,10 @@
 //! with COMMAND      a server that is started before, and is ready
 //! server            the block ends with a server, which goes on behind it
 //! each              every line is a server of its own; the last one goes on
+//! ready ADDRESS…    where a document is one session: begins when these answer that they are ready
 //! ```
 //!
-//! Commands within lines of text must exist, with the flags that they are given.
+//! Commands within lines of text must exist, with the flags that they are given, and so must those of this program, which are not run.
 
 mod blocks;
 
@@ -36,7 +37,7 @@ use pulldown_cmark::{Event, Parser};
 use crate::docker::{ended, printed};
 pub(crate) use crate::documents::blocks::{Block, blocks};
 use crate::http::Client;
-use crate::process::{Folder, build_codeq};
+use crate::process::{Folder, build_codeq, build_hello};
 use crate::repository::root;
 use crate::walk::eventually;
 
@@ -56,8 +57,14 @@ impl DocumentsArgs {
     }
 }
 
-const DOCUMENTS: [&str; 9] = [
+/// Which documents. Tutorial and guides are run by the tests of `crates/cli`; tidy looks that none is left out.
+pub(crate) const DOCUMENTS: [&str; 15] = [
     "README.md",
+    "docs/lists.md",
+    "docs/many-tasks.md",
+    "docs/benchmarks.md",
+    "docs/internals/history.md",
+    "docs/internals/simulation.md",
     "docs/cluster.md",
     "docs/security.md",
     "docs/operate.md",
@@ -66,10 +73,17 @@ const DOCUMENTS: [&str; 9] = [
     "docs/upgrade.md",
     "docs/run-a-cluster.md",
     "docs/elections.md",
+    SESSION,
 ];
+
+/// Its blocks are one session of a shell, with servers in the background.
+const SESSION: &str = "examples/hello-cluster/README.md";
 
 /// What the program is called where it is built before it is run.
 const BUILT: &str = "cargo run --release --";
+
+/// What stands before the chores of this program.
+const CHORES: &str = "cargo xtask ";
 
 /// Names of machines, all of them on this one.
 const HOSTS: &str = "127.0.0.1 localhost\n127.0.1.1 node-a\n127.0.1.2 node-b\n127.0.1.3 node-c\n127.0.1.4 node-d\n";
@@ -77,6 +91,12 @@ const HOSTS: &str = "127.0.0.1 localhost\n127.0.1.1 node-a\n127.0.1.2 node-b\n12
 /// From the start of a server to its readiness, and from a request to stop to its end.
 const READY_MAX: Duration = Duration::from_secs(20);
 const STOP_MAX: Duration = Duration::from_secs(15);
+
+/// Longest time of a session, as `timeout` takes it.
+const SESSION_MAX: &str = "120s";
+
+/// Where programs of the system are.
+const PROGRAMS: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Runs the documents.
 ///
@@ -112,6 +132,10 @@ fn walk(program: &Path) -> Result<()> {
                 std::fs::remove_dir_all(path)?;
             }
         }
+        if document == SESSION {
+            ran += session(&here).with_context(|| document)?;
+            continue;
+        }
         let mut stage = Stage { here: here.clone(), servers: Vec::new() };
         for block in blocks(document)?.iter().filter(|block| block.language == "sh") {
             let begun = Instant::now();
@@ -131,7 +155,7 @@ fn walk(program: &Path) -> Result<()> {
         }
         stage.stop()?;
         let known = commands(document, program)?;
-        println!("                {known} commands in lines of text exist");
+        println!("                {known} commands in lines of text and chores exist");
     }
     println!("{ran} blocks run, {skipped} skipped");
     Ok(())
@@ -156,6 +180,36 @@ struct Stage {
     here: PathBuf,
     /// Servers that go on, with what they are called.
     servers: Vec<(Child, String)>,
+}
+
+/// Runs the document that is one session. What it leaves in the background ends with it. Returns how many blocks it has.
+fn session(here: &Path) -> Result<usize> {
+    let programs = here.join("target/debug");
+    std::fs::create_dir_all(&programs)?;
+    std::os::unix::fs::symlink(build_hello()?, programs.join("hello-cluster"))?;
+    let mut script = String::from("trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT\n");
+    let (mut count, begun) = (0, Instant::now());
+    for block in blocks(SESSION)?.iter().filter(|block| block.language == "sh") {
+        match block.how.split_once(' ').unwrap_or((&block.how, "")) {
+            ("skip", _) => continue,
+            ("ready", addresses) => {
+                for address in addresses.split(' ') {
+                    script += &format!("until curl -sf -o /dev/null http://{address}/readyz; do sleep 0.1; done\n");
+                }
+            }
+            ("", _) => {}
+            _ => bail!("{:?} says nothing about running in a session", block.how),
+        }
+        script += &block.text;
+        count += 1;
+    }
+    let mut command = Command::new("timeout");
+    command.args([SESSION_MAX, "bash", "-e", "-c", &script]).current_dir(here).env_clear();
+    let Output { status, stdout, stderr } = ended(command.env("PATH", PROGRAMS).env("HOME", here))?;
+    let both = [stdout, stderr].concat();
+    ensure!(status.success(), "{status}:\n{}\n{script}", String::from_utf8_lossy(&both));
+    println!("     {:6.2} s  {count} blocks in one session", begun.elapsed().as_secs_f64());
+    Ok(count)
 }
 
 /// What is said of a block.
@@ -212,7 +266,7 @@ impl Stage {
 
     fn shell(&self, lines: &str, variables: &BTreeMap<&str, &str>) -> Command {
         let mut command = Command::new("sh");
-        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.here.join("bin").display());
+        let path = format!("{}:{PROGRAMS}", self.here.join("bin").display());
         // A failed line ends it, also on the left of a pipe's end.
         command.args(["-e", "-c", lines]).current_dir(&self.here).env_clear();
         command.env("PATH", path).env("HOME", &self.here).envs(variables);
@@ -301,10 +355,18 @@ fn addresses(printed: &str) -> Vec<SocketAddr> {
     found
 }
 
-/// Looks whether the commands in a document's lines of text exist. Returns how many there are.
+/// Looks whether the commands in a document's lines of text exist, and the chores of this program in its blocks. Returns how many there are.
 fn commands(document: &str, program: &Path) -> Result<usize> {
     let text = std::fs::read_to_string(root().join(document))?;
     let mut count = 0;
+    let own = std::env::current_exe()?;
+    for block in blocks(document)?.iter().filter(|block| block.language == "sh") {
+        for chore in block.text.lines().filter_map(|line| line.strip_prefix(CHORES)) {
+            let chore = chore.split(" #").next().unwrap_or(chore);
+            exists(chore, &own).with_context(|| format!("{document}, line {}: {chore}", block.line))?;
+            count += 1;
+        }
+    }
     for event in Parser::new_ext(&text, pulldown_cmark::Options::ENABLE_TABLES) {
         let Event::Code(code) = event else { continue };
         let Some(command) = code.strip_prefix("codeq ") else { continue };
@@ -333,7 +395,7 @@ fn exists(command: &str, program: &Path) -> Result<()> {
             None => break,
         }
     }
-    let help = help.with_context(|| format!("there is no codeq {}", names.join(" ")))?;
+    let help = help.with_context(|| format!("there is no command {}", names.join(" ")))?;
     for flag in words.iter().filter(|word| word.starts_with("--")) {
         let flag = flag.split('=').next().unwrap_or(flag);
         ensure!(help.contains(flag), "it has no {flag}");

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 
+use crate::documents::DOCUMENTS;
 use crate::repository::Repository;
 use crate::tidy::{Rule, Violation};
 
@@ -25,7 +26,15 @@ pub(crate) const RULES: &[Rule] = &[
         instead: "let README.md and .ci/run say the same `cargo test …` line: what a newcomer types is what CI runs",
         check: test_command,
     },
+    Rule {
+        name: "shell-lines",
+        instead: "add the document to DOCUMENTS in xtask/src/documents/mod.rs, or give it a test in crates/cli/tests/it/documents.rs",
+        check: shell_lines,
+    },
 ];
+
+/// What runs the documents that `cargo xtask documents` does not.
+const SESSIONS: &str = "crates/cli/tests/it/documents.rs";
 
 /// What a document says that a program can check.
 #[derive(Default)]
@@ -240,6 +249,21 @@ fn test_command(repository: &Repository) -> Vec<Violation> {
     if said { Vec::new() } else { vec![Violation::new("README.md", format!("does not say `{command}`"))] }
 }
 
+/// Documents with lines for a shell that nothing runs.
+fn shell_lines(repository: &Repository) -> Vec<Violation> {
+    let sessions = repository.text(SESSIONS).unwrap_or_default();
+    let mut violations = Vec::new();
+    for (path, text) in repository.texts(".md") {
+        let is_run = DOCUMENTS.contains(&path) || sessions.contains(&format!("\"{path}\""));
+        let shell = ["```sh", "```bash", "```shell", "```console"];
+        let line = text.lines().position(|line| shell.contains(&line.trim()));
+        if let Some(line) = line.filter(|_| !is_run) {
+            violations.push(Violation::in_line(path, line + 1, "has lines for a shell that nothing runs"));
+        }
+    }
+    violations
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -322,5 +346,18 @@ mod tests {
         let other = planted(&[(".ci/run", script), ("README.md", "`cargo test --all`")]);
         check("test-command", &other, &["README.md: does not say `cargo test --workspace`"]);
         check("test-command", &planted(&[]), &[".ci/run: does not exist"]);
+    }
+
+    #[test]
+    fn a_document_that_nothing_runs_is_found() {
+        let shell = "# A\n\n```sh\nls\n```\n";
+        let files = planted(&[
+            ("README.md", shell),
+            ("docs/session.md", shell),
+            ("docs/forgotten.md", shell),
+            ("docs/words.md", "```text\nls\n```\n"),
+            (SESSIONS, "//! check(\"docs/session.md\");"),
+        ]);
+        check("shell-lines", &files, &["docs/forgotten.md:3: has lines for a shell that nothing runs"]);
     }
 }

@@ -6,13 +6,13 @@ use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use client::{AnyRequest, Client};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::dev::{DevArgs, ROOM, begin, name, peers};
-use crate::endpoint::request;
 use crate::output;
 use crate::serve::Signals;
 
@@ -156,8 +156,8 @@ async fn pass_on(name: String, from: impl AsyncRead + Unpin) {
 
 async fn all_ready(plans: &[Plan]) {
     for plan in plans {
-        let endpoint = format!("http://{}", plan.http);
-        while !request(&endpoint, "/readyz", None, None).await.is_ok_and(|answer| answer.status == 200) {
+        let client = Client::new(&plan.http.to_string()).expect("an address is one of a server");
+        while !client.first_answer(AnyRequest::get("/readyz")).await.is_ok_and(|answer| answer.status == 200) {
             tokio::time::sleep(ASK_AGAIN).await;
         }
     }

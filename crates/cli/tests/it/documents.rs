@@ -31,7 +31,7 @@ fn script(text: &str) -> String {
 /// Every line succeeds.
 #[track_caller]
 fn check(document: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(document);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(document);
     let script = script(&std::fs::read_to_string(path).expect("there is such a document"));
     assert!(script.contains("codeq"), "there is something to run");
     let mut server = Codeq::start(&["serve", "--http-addr", "127.0.0.1:0", "--storage", "memory"], &[]);
@@ -56,22 +56,22 @@ fn check(document: &str) {
 
 #[test]
 fn the_tutorial_runs() {
-    check("tutorial.md");
+    check("docs/tutorial.md");
 }
 
 #[test]
 fn the_guide_for_producers_runs() {
-    check("guides/producers.md");
+    check("docs/guides/producers.md");
 }
 
 #[test]
 fn the_guide_for_workers_runs() {
-    check("guides/workers.md");
+    check("docs/guides/workers.md");
 }
 
 #[test]
 fn the_guide_to_the_command_line_runs() {
-    check("guides/cli.md");
+    check("docs/guides/cli.md");
 }
 
 /// A block that is skipped is, and the next one is not.

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use client::{Claim, Client, Code, Error, NewTask, Outcome, Settled, State};
+use bytes::Bytes;
+use client::{AnyRequest, Claim, Client, Code, Error, NewTask, Outcome, Repeat, Settled, State};
+use http_body_util::Full;
 use testserver::TestServer;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixListener};
 
 use crate::between::Between;
 
@@ -194,4 +197,74 @@ async fn a_stranger_in_between_is_not_believed() {
     let error = client.create(NewTask::new("mail", &1).unwrap()).await.expect_err("nobody of ours answers");
     assert!(!error.is_definite(), "{error}");
     stranger.await.unwrap();
+}
+
+/// Goal: whatever the first server that can be reached says is an answer, a refusal too; a socket is a server like another one; nobody else is
+/// asked after a request that may have been done.
+#[tokio::test]
+async fn the_first_answer_counts_whatever_it_says() {
+    let server = TestServer::start().await;
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gone = nobody.local_addr().unwrap().to_string();
+    drop(nobody);
+    let client = Client::builder([gone.clone(), server.url()]).build().unwrap();
+    let refused = client.first_answer(AnyRequest::get("/v1/codeq/tasks/none")).await.unwrap();
+    assert_eq!((refused.status, client.endpoint()), (404, server.url().as_str()));
+    let nowhere = Client::builder([gone.clone(), "unix:/there/is/none".into()]).build().unwrap();
+    let failed = nowhere.first_answer(AnyRequest::get("/readyz")).await.expect_err("nobody is there");
+    let said = failed.to_string();
+    assert!(
+        matches!(failed, Error::Unavailable(_)) && said.contains(&gone) && said.contains("unix:/there/is/none"),
+        "{said}"
+    );
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let socket = UnixListener::bind(&path).unwrap();
+    let seen = tokio::spawn(async move {
+        let mut seen = Vec::new();
+        for answer in [Some("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\nno"), None] {
+            let (mut stream, _) = socket.accept().await.unwrap();
+            let mut head = [0; 1024];
+            let length = stream.read(&mut head).await.unwrap();
+            seen.push(String::from_utf8_lossy(&head[..length]).into_owned());
+            stream.write_all(answer.unwrap_or_default().as_bytes()).await.unwrap();
+        }
+        seen
+    });
+    let both = Client::builder([format!("unix:{}", path.display()), server.url()]).token("secret").build().unwrap();
+    let said = both.first_answer(AnyRequest::get("/readyz").header("x-of", "mine")).await.unwrap();
+    assert_eq!((said.status, &*said.body), (503, b"no".as_slice()));
+    // The connection is closed when this one has come, without an answer.
+    let act = AnyRequest::post("/cluster/leave", "{}", Repeat::IfDefinite).header("connection", "close");
+    let lost = both.first_answer(act).await.expect_err("it is closed");
+    assert!(matches!(lost, Error::Unknown(_)), "{lost}");
+    let seen = seen.await.unwrap();
+    assert!(seen[0].contains("authorization: Bearer secret") && seen[0].contains("x-of: mine"), "{}", seen[0]);
+    assert!(seen[1].starts_with("POST /cluster/leave HTTP/1.1"), "{}", seen[1]);
+    server.stop().await;
+}
+
+/// Goal: a body is read piece by piece, and one is sent that is made while it goes.
+#[tokio::test]
+async fn bodies_come_and_go_in_pieces() {
+    let server = TestServer::start().await;
+    let client = server.client();
+    let mut pieces = client.stream(AnyRequest::get("/openapi.json")).await.unwrap();
+    let mut body = Vec::new();
+    while let Some(piece) = pieces.next(Duration::from_secs(10)).await.unwrap() {
+        body.extend_from_slice(&piece);
+    }
+    assert_eq!(
+        (pieces.status, body),
+        (200, client.send(AnyRequest::get("/openapi.json")).await.unwrap().body.to_vec())
+    );
+    let refused = client.stream(AnyRequest::get("/nowhere")).await.unwrap();
+    assert_eq!(refused.status, 404);
+    let refused = refused.whole().await.unwrap().json::<serde_json::Value>().unwrap();
+    assert_eq!(refused["code"], "route_not_found");
+    let sent = Full::new(Bytes::from_static(b"no backup"));
+    let refused = client.upload(AnyRequest::put("/cluster/snapshot?confirm=none"), sent).await.unwrap();
+    assert!((400..500).contains(&refused.status), "{}", refused.status);
+    server.stop().await;
 }

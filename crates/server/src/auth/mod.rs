@@ -12,8 +12,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, RwLock};
 
 use api::{Code, Problem};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use data_encoding::BASE64;
 use sha2::{Digest, Sha256};
 
 pub use open::OpenMode;
@@ -325,7 +324,7 @@ fn token_of(authorization: Option<&[u8]>) -> Result<Cow<'_, str>, Box<Problem>> 
             Ok(token.trim().into())
         }
         Some((scheme, pair)) if scheme.eq_ignore_ascii_case("basic") => {
-            let pair = BASE64.decode(pair.trim()).ok().and_then(|pair| String::from_utf8(pair).ok());
+            let pair = BASE64.decode(pair.trim().as_bytes()).ok().and_then(|pair| String::from_utf8(pair).ok());
             let password = pair.as_deref().and_then(|pair| pair.split_once(':')).map(|(_, password)| password);
             password.filter(|token| !token.is_empty()).map(|token| token.to_owned().into()).ok_or_else(malformed)
         }

@@ -11,6 +11,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER_PERMISSIVE;
 use subtle::ConstantTimeEq;
 
 use crate::auth::principal::Principal;
@@ -87,7 +88,8 @@ impl RoleTokens {
             };
             let names = ClusterRole::NAMES.map(|(_, name)| name).join(", ");
             let role = ClusterRole::named(role).ok_or_else(|| wrong(&format!("a role is one of {names}")))?;
-            let digest = hex(digest).ok_or_else(|| wrong("the SHA-256 of a token is 64 hex digits"))?;
+            let digest = HEXLOWER_PERMISSIVE.decode(digest.as_bytes()).ok().and_then(|digest| digest.try_into().ok());
+            let digest = digest.ok_or_else(|| wrong("the SHA-256 of a token is 64 hex digits"))?;
             if !seen.insert(digest) {
                 return Err(wrong("this token stands there twice"));
             }
@@ -111,25 +113,13 @@ impl RoleTokens {
     }
 }
 
-fn hex(text: &str) -> Option<[u8; 32]> {
-    let mut digest = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (place, byte) in digest.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(2 * place..2 * place + 2)?, 16).ok()?;
-    }
-    Some(digest)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use sha2::{Digest, Sha256};
 
     fn line(role: &str, name: &str, token: &str) -> String {
-        let digest: Vec<String> = Sha256::digest(token.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{role} {name} {}\n", digest.concat())
+        format!("{role} {name} {}\n", HEXLOWER_PERMISSIVE.encode(&Sha256::digest(token.as_bytes())))
     }
 
     /// Goal: each token has its role and name, several tokens one name, and comments nothing.

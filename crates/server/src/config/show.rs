@@ -77,3 +77,45 @@ fn capital(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
 }
+
+/// The table as a page of the documentation, in Markdown.
+pub fn reference() -> String {
+    let mut out = String::from(
+        "# Settings\n\n\
+         A setting comes from its flag, else from its variable of the environment, else from the file named by `--config` (under\n\
+         its name, as `http.addr: \":8080\"` or nested), else it has its default. `codeq config show --origin` prints what holds and\n\
+         why, `codeq config template` writes a file with all of them, `codeq config check` reads everything and starts nothing.\n\n\
+         *Scope*: `node` acts in one process and changes with a restart; `cluster` is written to the log by the leader, and all\n\
+         replicas apply the same value; `fixed` is written down when a data directory is made and cannot change afterwards.\n",
+    );
+    for section in SECTIONS {
+        let rows = section.settings.iter().map(|setting| {
+            let default = match setting.default {
+                Default::Is(text) => format!("`{text}`"),
+                Default::Absent => "none".into(),
+                Default::Computed(how) => how.into(),
+            };
+            let cells = [
+                format!("`{}`", setting.name),
+                capital(setting.meaning),
+                setting.kind.allowed(),
+                default,
+                setting.scope.name().into(),
+                names(setting),
+            ];
+            format!("| {} |\n", cells.map(|cell| cell.replace('|', "\\|")).join(" | "))
+        });
+        let head = "| setting | meaning | allowed | default | scope | flag, variable, other names |\n|---|---|---|---|---|---|\n";
+        write!(out, "\n## {}\n\n{head}{}", section.title, rows.collect::<String>()).expect("a string takes all");
+    }
+    out
+}
+
+/// Every name of a setting but its own.
+fn names(setting: &Setting) -> String {
+    let aliases = FLAG_ALIASES.iter().filter(|(_, name)| *name == setting.name);
+    let own = [format!("--{}", setting.flag()), setting.variable()].into_iter().chain(setting.file_variable());
+    let others = codeq::names_of(setting.name).into_iter().chain(codeq::foreign_names_of(setting.name));
+    let all = own.chain(aliases.map(|(alias, _)| format!("--{alias}"))).chain(others.map(str::to_owned));
+    all.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}

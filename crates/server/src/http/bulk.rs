@@ -30,7 +30,7 @@ const LIMIT_DEFAULT: usize = 50;
 
 /// The id of an operation as clients see it.
 pub(crate) fn operation_text(id: &OperationId) -> String {
-    id.iter().fold("op-".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+    format!("op-{:032x}", u128::from_be_bytes(*id))
 }
 
 fn read_id(text: &str) -> Outcome<OperationId> {

@@ -21,6 +21,7 @@ use crate::http::create::{MapField, batch_too_large, check_command};
 use crate::http::edge::Edge;
 use crate::http::error::{after_effect, invalid_body, unavailable};
 use crate::http::tasks::write_task;
+use crate::http::waiting::For;
 
 /// Longest wait for a task.
 const WAIT_MAX: Millis = Millis(30_000);
@@ -99,7 +100,8 @@ impl Edge {
         }
         let limits = &self.shared.settings.limits;
         let tenant = &call.principal.tenant;
-        let _place = self.shared.waiting.enter(tenant, limits.waiters_max, limits.waiters_per_tenant_max)?;
+        let what = For::Work(&wish.commands);
+        let _place = self.shared.waiting.enter(tenant, what, limits.waiters_max, limits.waiters_per_tenant_max)?;
         self.wait_on_all(call, wish, &shards).await.map(|found| found.unwrap_or((last, Vec::new())))
     }
 

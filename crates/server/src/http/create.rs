@@ -1,6 +1,6 @@
 //! `POST /tasks` and `POST /tasks/batch`.
 
-use api::json::{Seconds, Writer};
+use api::json::Seconds;
 use api::v1::{CreateBatchBody, CreateBody, Task};
 use api::{Code, Problem};
 use base::{Millis, Position, ScheduleTime};
@@ -14,7 +14,7 @@ use queue::{TaskId, codec, idempotency};
 use std::sync::Arc;
 
 use crate::http::answer::Answer;
-use crate::http::batch::{Batch, Item};
+use crate::http::batch::{Batch, Item, results};
 use crate::http::call::{Call, Outcome};
 use crate::http::edge::Edge;
 use crate::http::error::{Words, invalid_body, rejected, unavailable};
@@ -88,62 +88,40 @@ impl Edge {
         };
         let keys: Vec<Option<String>> = tasks.iter().enumerate().map(key_of).collect();
         let mut batch = Batch::new();
-        let mut creates = Vec::with_capacity(tasks.len());
         for (place, task) in tasks.iter().enumerate() {
-            let read = read_create(task, Some("null"), keys[place].as_deref(), call, limits, now);
-            let read = read.map_err(|problem| problem.map_field(&format!("tasks[{place}]")));
-            match read {
+            match read_create(task, Some("null"), keys[place].as_deref(), call, limits, now) {
                 Ok(create) => {
                     let shard = shard_of(create.tenant, create.command, self.node.identity().shards);
-                    let op = Op::Create(create);
-                    batch.push(shard, |bytes| codec::encode(&op, bytes));
-                    let Op::Create(create) = op else { continue };
-                    creates.push(Some(create));
+                    batch.push(shard, Op::Create(create), codec::encode);
                 }
-                Err(problem) => {
-                    batch.refuse(problem);
-                    creates.push(None);
-                }
+                Err(problem) => batch.refuse(problem.map_field(&format!("tasks[{place}]"))),
             }
         }
         self.redirect(call, batch.shards())?;
         let (positions, items) = batch.submit(self).await?;
-        let mut results: Vec<Outcome<Made<'_>>> = Vec::with_capacity(items.len());
-        for (item, create) in items.into_iter().zip(&creates) {
-            results.push(match (item, create) {
-                (Item::Refused(problem), _) => Err(problem),
-                (Item::Applied(_, Applied::Created(created)), Some(create)) => Ok(Made::New(create, created)),
-                (Item::Applied(position, Applied::Replayed(first)), _) => {
+        let mut answered: Vec<Outcome<Made<'_>>> = Vec::with_capacity(items.len());
+        for item in items {
+            answered.push(match item {
+                Item::Refused(problem) => Err(problem),
+                Item::Applied(_, Applied::Created(created), Op::Create(create)) => Ok(Made::New(create, created)),
+                Item::Applied(position, Applied::Replayed(first), _) => {
                     self.first_task(call, first, position).await.map(|(_, view)| Made::Known(view))
                 }
-                (Item::Applied(_, Applied::Rejected(rejection)), _) => Err(rejected(&rejection, Words::Tasks, None)),
-                _ => Err(unavailable(cluster::Unavailable::Unknown)),
+                Item::Applied(_, Applied::Rejected(rejection), _) => Err(rejected(&rejection, Words::Tasks, None)),
+                Item::Applied(..) => Err(unavailable(cluster::Unavailable::Unknown)),
             });
         }
-        let answer = Answer::json(200, |out| {
-            let mut body = Writer::object(out);
-            body.value("results", |out| {
-                let mut list = Writer::array(out);
-                for result in &results {
-                    list.element(|out| {
-                        let mut item = Writer::object(out);
-                        match result {
-                            Ok(Made::New(create, created)) => {
-                                item.value("task", |out| write_new(create, created, out));
-                            }
-                            Ok(Made::Known(view)) => {
-                                item.value("task", |out| write_task(view, None, out));
-                                item.flag("replayed", true);
-                            }
-                            Err(problem) => problem.write_item(&mut item),
-                        }
-                        item.end();
-                    });
+        let answer = results(
+            &answered,
+            |_, _| (),
+            |made, item| match made {
+                Made::New(create, created) => item.value("task", |out| write_new(create, created, out)),
+                Made::Known(view) => {
+                    item.value("task", |out| write_task(view, None, out));
+                    item.flag("replayed", true);
                 }
-                list.end();
-            });
-            body.end();
-        });
+            },
+        );
         Ok(answer.at_all(positions))
     }
 
@@ -198,7 +176,7 @@ fn write_new(create: &Create<'_>, created: &Created, out: &mut Vec<u8>) {
 
 /// What became of one item of a batch.
 enum Made<'a> {
-    New(&'a Create<'a>, Created),
+    New(Create<'a>, Created),
     Known(Arc<TaskView>),
 }
 

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use api::{Code, Problem};
 use base::ShardId;
 use base::codec::Malformed;
+use data_encoding::HEXLOWER;
 use queue::listing::{Place, decode_places};
 use sha2::{Digest, Sha256};
 
@@ -45,8 +46,7 @@ impl ListOf {
 
     /// A cursor of this list.
     pub(crate) fn seal(&self, rest: &[u8]) -> String {
-        let bytes = self.digest(rest).into_iter().chain(rest.iter().copied());
-        bytes.map(|byte| format!("{byte:02x}")).collect()
+        HEXLOWER.encode(&[&self.digest(rest), rest].concat())
     }
 
     /// What a cursor of this list is over.
@@ -54,19 +54,13 @@ impl ListOf {
     /// # Errors
     /// It is none of this list.
     pub(crate) fn open(&self, cursor: &str) -> Outcome<Vec<u8>> {
-        let bytes = unhex(cursor).ok_or_else(invalid_cursor)?;
+        let bytes = HEXLOWER.decode(cursor.as_bytes()).map_err(|_| invalid_cursor())?;
         let (digest, rest) = bytes.split_at_checked(8).ok_or_else(invalid_cursor)?;
         if digest != self.digest(rest) {
             return Err(invalid_cursor());
         }
         Ok(rest.to_vec())
     }
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = text.bytes().map(|byte| Some(char::from(byte).to_digit(16)? as u8)).collect();
-    let (pairs, odd) = digits.as_deref()?.as_chunks::<2>();
-    odd.is_empty().then(|| pairs.iter().map(|[high, low]| high << 4 | low).collect())
 }
 
 pub(crate) fn invalid_cursor() -> Box<Problem> {

@@ -61,7 +61,7 @@ pub(crate) fn rejected(rejection: &Rejection, words: Words, ended: Option<Ended>
             Problem::new(Code::NotFinished, "only a task that has failed, died or was cancelled can be redriven")
         }
         Rejection::RecordChanged => {
-            Problem::new(Code::Overloaded, "the task changed while it was redriven; try again").retry_after(1000)
+            Problem::new(Code::Overloaded, "the task changed meanwhile; try again").retry_after(1000)
         }
         Rejection::TooManyTasks => Problem::new(Code::NoSpace, "limits.maxLiveTasks is reached").retry_after(1000),
         Rejection::IsLeased => Problem::new(

@@ -12,10 +12,11 @@ use queue::outcome::{Outcome as Applied, Rejection, State};
 use queue::{Payload, TaskId, TaskView, codec, record};
 
 use crate::http::answer::Answer;
-use crate::http::batch::{Batch, Item};
+use crate::http::batch::{Batch, Item, results};
 use crate::http::call::{Call, Outcome, task_id};
 use crate::http::create::{MapField, batch_too_large, check_payload};
 use crate::http::edge::Edge;
+use crate::http::edit::RECORD_TRIES;
 use crate::http::error::{Ended, Words, after_effect, invalid_body, rejected, task_not_found, unavailable};
 use crate::http::tasks::{has_ended, str_of, write_task};
 
@@ -27,12 +28,16 @@ impl Edge {
         let body: HeartbeatBody<'_> = call.json()?;
         let id = self.live_id(id, Words::Leases)?;
         let lease = self.lease_of(call, &id, body.lease_token.as_deref());
-        let length = body.extend.map(|Seconds(ms)| ms).filter(|ms| *ms > 0).map(|ms| Millis(ms as u64));
-        let (position, applied) = self.apply(&id, &Op::Extend { lease, length }).await?;
-        match write_extended(&applied, None) {
-            Some(body) => Ok(Answer::json(200, |out| out.extend_from_slice(&body)).at(position)),
-            None => Err(self.refusal(call, &id, &applied, &lease.credential, Words::Leases).await),
+        let (position, applied) = self.apply(&id, &Op::Extend { lease, length: read_length(body.extend) }).await?;
+        if !matches!(applied, Applied::Extended { .. }) {
+            return Err(self.refusal(call, &id, &applied, &lease.credential, Words::Leases).await);
         }
+        let answer = Answer::json(200, |out| {
+            let mut body = Writer::object(out);
+            write_extended(&applied, &mut body);
+            body.end();
+        });
+        Ok(answer.at(position))
     }
 
     /// Extends many leases, each on its own.
@@ -48,56 +53,34 @@ impl Edge {
         }
         self.check_running()?;
         let mut batch = Batch::new();
-        let mut sent = Vec::with_capacity(asked.len());
         for (place, item) in asked.iter().enumerate() {
             let text = item.task_id.as_deref().unwrap_or("");
             let id = task_id(text).filter(|id| self.is_ours(id)).ok_or_else(|| task_not_found(Words::Leases));
             match check_unknown(item.unknown.as_deref()).and(id) {
                 Ok(id) => {
                     let lease = self.lease_of(call, &id, item.lease_token.as_deref());
-                    let length = item.extend.map(|Seconds(ms)| ms).filter(|ms| *ms > 0).map(|ms| Millis(ms as u64));
-                    batch.push(id.shard, |bytes| codec::encode(&Op::Extend { lease, length }, bytes));
-                    sent.push(Some((id, lease.credential)));
+                    let op = Op::Extend { lease, length: read_length(item.extend) };
+                    batch.push(id.shard, (id, lease.credential), |_, bytes| codec::encode(&op, bytes));
                 }
-                Err(problem) => {
-                    batch.refuse(problem.map_field(&format!("heartbeats[{place}]")));
-                    sent.push(None);
-                }
+                Err(problem) => batch.refuse(problem.map_field(&format!("heartbeats[{place}]"))),
             }
         }
         self.redirect(call, batch.shards())?;
         let (positions, items) = batch.submit(self).await?;
-        let mut bodies: Vec<Outcome<Vec<u8>>> = Vec::with_capacity(items.len());
-        for (item, sent) in items.into_iter().zip(&sent) {
-            bodies.push(match (item, sent) {
-                (Item::Refused(problem), _) => Err(problem),
-                (Item::Applied(_, applied), Some((id, credential))) => match write_extended(&applied, Some(id)) {
-                    Some(body) => Ok(body),
-                    None => Err(self.refusal(call, id, &applied, credential, Words::Leases).await),
-                },
-                (Item::Applied(..), None) => Err(unavailable(Unavailable::Unknown)),
+        let mut answered: Vec<Outcome<Applied>> = Vec::with_capacity(items.len());
+        for item in items {
+            answered.push(match item {
+                Item::Refused(problem) => Err(problem),
+                Item::Applied(_, extended @ Applied::Extended { .. }, _) => Ok(extended),
+                Item::Applied(_, other, (id, credential)) => {
+                    Err(self.refusal(call, &id, &other, &credential, Words::Leases).await)
+                }
             });
         }
-        let answer = Answer::json(200, |out| {
-            let mut body = Writer::object(out);
-            body.value("results", |out| {
-                let mut list = Writer::array(out);
-                for (asked, answered) in asked.iter().zip(&bodies) {
-                    list.element(|out| match answered {
-                        Ok(extended) => out.extend_from_slice(extended),
-                        Err(problem) => {
-                            let mut item = Writer::object(out);
-                            item.text("taskId", asked.task_id.as_deref().unwrap_or(""));
-                            problem.write_item(&mut item);
-                            item.end();
-                        }
-                    });
-                }
-                list.end();
-            });
-            body.end();
-        });
-        Ok(answer.at_all(positions))
+        let begin = |place: usize, item: &mut Writer<'_>| {
+            item.text("taskId", asked[place].task_id.as_deref().unwrap_or(""));
+        };
+        Ok(results(&answered, begin, write_extended).at_all(positions))
     }
 
     pub(crate) async fn abandon(&self, call: &Call, id: &str) -> Outcome<Answer> {
@@ -187,7 +170,7 @@ impl Edge {
             body.payload.map(|payload| check_payload(payload.get(), &self.shared.settings.limits)).transpose()?;
         let id = self.live_id(id, Words::Tasks)?;
         // The record may change between being read and being redriven; then it is read again.
-        for _ in 0..3 {
+        for _ in 0..RECORD_TRIES {
             let (_, found) = self.read_now(call, id).await?;
             let view = found.ok_or_else(|| task_not_found(Words::Tasks))?;
             if !has_ended(view.state) {
@@ -290,22 +273,20 @@ pub(crate) fn check_unknown(unknown: Option<&str>) -> Outcome<()> {
     }
 }
 
-/// The answer to an extension; nothing if it was refused.
-fn write_extended(applied: &Applied, task_id: Option<&TaskId>) -> Option<Vec<u8>> {
-    let Applied::Extended { remaining, until, cancel_requested } = applied else { return None };
-    let mut out = Vec::new();
-    let mut body = Writer::object(&mut out);
-    if let Some(id) = task_id {
-        body.plain("taskId", str_of(&id.text()));
-    }
+/// What an extension answers.
+fn write_extended(applied: &Applied, body: &mut Writer<'_>) {
+    let Applied::Extended { remaining, until, cancel_requested } = applied else { return };
     body.flag("ok", true);
     body.time("leaseUntil", until.0);
     body.number("leaseMs", remaining.0);
     if *cancel_requested {
         body.flag("cancelRequested", true);
     }
-    body.end();
-    Some(out)
+}
+
+/// The new length of a lease; absent, 0 or less: the default.
+fn read_length(extend: Option<Seconds>) -> Option<Millis> {
+    extend.map(|Seconds(ms)| ms).filter(|ms| *ms > 0).map(|ms| Millis(ms as u64))
 }
 
 /// A delay until the next attempt; absent or negative: the policy's.

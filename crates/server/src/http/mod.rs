@@ -25,7 +25,7 @@ mod groups;
 mod lease;
 mod listener;
 mod lists;
-mod openapi;
+pub(crate) mod openapi;
 mod operate;
 mod page;
 mod questions;

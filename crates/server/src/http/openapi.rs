@@ -65,7 +65,7 @@ rows! {
     POST "/v1/codeq/tasks/{id}/nack" "End an attempt as failed" [] Some("Nack") => [(200, Json("Nacked"))];
     POST "/v1/codeq/tasks/{id}/result" "Submit a result" [] Some("Result") => [(200, Json("Submitted"))];
     POST "/v1/codeq/tasks/{id}/cancel" "Cancel a task" [] Some("Cancel") => [(200, Json("Task")), (202, Json("Task"))];
-    PATCH "/v1/codeq/tasks/{id}" "Change a task that waits" [] Some("Edit") => [(200, Json("Task"))];
+    PATCH "/v1/codeq/tasks/{id}" "Change a task that waits, or a dead one" [] Some("Edit") => [(200, Json("Task"))];
     POST "/v1/codeq/tasks/batch/heartbeat" "Extend several leases" [] Some("Heartbeats") => [(200, Json("ExtendedLeases"))];
     POST "/v1/codeq/tasks/cancel" "Cancel many tasks" [] Some("CancelMany") => [(202, Json("Operation"))];
     POST "/v1/codeq/tasks/{id}/redrive" "Bring an ended task back" [] Some("Redrive") => [(200, Json("Task"))];
@@ -136,7 +136,8 @@ pub(crate) fn answer() -> Answer {
     Answer::json(200, |out| out.extend_from_slice(text.as_bytes()))
 }
 
-fn document() -> Value {
+/// The document.
+pub(crate) fn document() -> Value {
     let mut paths: Map<String, Value> = Map::new();
     for row in ROWS {
         let path = paths.entry(row.path).or_insert_with(|| json!({}));
@@ -424,9 +425,9 @@ fn schemas() -> Value {
             ("tenantId", text()),
             ("readyByPriority", json!({"type": "array", "items": integer(), "minItems": 10, "maxItems": 10})),
             ("enqueuedTotal", integer()), ("completedTotal", integer()), ("failedTotal", integer()), ("deadTotal", integer()),
-            ("paused", flag()), ("oldestReadyAgeMs", integer()), ("pausedUntil", time()), ("pauseReason", text()), ("pausedBy", text()),
+            ("paused", flag()), ("consumers", integer()), ("waiters", integer()), ("oldestReadyAgeMs", integer()), ("nextDueAt", time()), ("pausedUntil", time()), ("pauseReason", text()), ("pausedBy", text()),
             ("updatedAt", time()),
-        ]].concat(), 12),
+        ]].concat(), 14),
         "QueuePage": page("queues", reference("Queue")),
         "DeadGroups": closed(&[("groups", list(closed(&[
             ("fingerprint", text()), ("command", text()), ("error", text()), ("count", integer()), ("firstAt", time()),

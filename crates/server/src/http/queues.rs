@@ -90,7 +90,7 @@ impl Edge {
             let mut body = Writer::object(out);
             body.value("queues", |out| {
                 let mut array = Writer::array(out);
-                queues.iter().for_each(|queue| array.element(|out| write_queue(queue, out)));
+                queues.iter().for_each(|queue| array.element(|out| self.write_queue(queue, out)));
                 array.end();
             });
             write_end_of_page(&mut body, next.as_deref(), has_more && !is_full);
@@ -109,7 +109,7 @@ impl Edge {
         let reading = call.freshness(shard, shards, Consistency::Linearizable)?;
         self.check_running()?;
         let (position, stats) = self.queue_now(tenant, command, reading.freshness()).await?;
-        Ok(Answer::json(200, |out| write_queue(&stats, out)).at(position).age(reading.age(&self.node)?))
+        Ok(Answer::json(200, |out| self.write_queue(&stats, out)).at(position).age(reading.age(&self.node)?))
     }
 
     /// Lets claims pass a queue over.
@@ -153,7 +153,7 @@ impl Edge {
         let freshness = Freshness::AtLeast { index: position.index, up_to };
         let shown = self.queue_now(tenant, command, freshness).await;
         let (position, stats) = shown.map_err(|why| after_effect("the queue was changed", &why))?;
-        Ok(Answer::json(200, |out| write_queue(&stats, out)).at(position))
+        Ok(Answer::json(200, |out| self.write_queue(&stats, out)).at(position))
     }
 
     /// One queue's numbers.
@@ -169,6 +169,49 @@ impl Edge {
             (position, Told::Queue(stats)) => Ok((position, stats)),
             _ => Err(unavailable(Unavailable::Unknown)),
         }
+    }
+
+    /// `waiters` are those of this node.
+    fn write_queue(&self, queue: &QueueStats, out: &mut Vec<u8>) {
+        let mut body = Writer::object(out);
+        body.text("command", &queue.command);
+        body.text("tenantId", &queue.tenant);
+        body.number("ready", queue.depth.ready_total());
+        body.number("delayed", queue.depth.delayed);
+        body.number("inProgress", queue.depth.leased);
+        body.number("dlq", queue.depth.dead);
+        body.value("readyByPriority", |out| {
+            let mut array = Writer::array(out);
+            queue.depth.ready.iter().for_each(|count| array.element(|out| api::json::write_number(*count, out)));
+            array.end();
+        });
+        if let Some(since) = queue.oldest_ready {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
+            body.number("oldestReadyAgeMs", now.saturating_sub(since.0));
+        }
+        if let Some(next) = queue.next_due {
+            body.time("nextDueAt", next.0);
+        }
+        body.number("consumers", queue.consumers);
+        body.number("waiters", self.shared.waiting.for_work_of(&queue.tenant, &queue.command) as u64);
+        body.number("enqueuedTotal", queue.totals.created);
+        body.number("completedTotal", queue.totals.completed);
+        body.number("failedTotal", queue.totals.failed);
+        body.number("deadTotal", queue.totals.dead);
+        body.flag("paused", queue.pause.is_some());
+        if let Some(pause) = &queue.pause {
+            if let Some(until) = pause.until {
+                body.time("pausedUntil", until.0);
+            }
+            if !pause.reason.is_empty() {
+                body.text("pauseReason", &pause.reason);
+            }
+            body.text("pausedBy", &pause.by);
+        }
+        if queue.updated_at.0 > 0 {
+            body.time("updatedAt", queue.updated_at.0);
+        }
+        body.end();
     }
 
     pub(crate) fn whoami(&self, call: &Call) -> Outcome<Answer> {
@@ -201,43 +244,6 @@ fn write_texts<'a>(texts: impl Iterator<Item = &'a str>, out: &mut Vec<u8>) {
     let mut array = Writer::array(out);
     texts.for_each(|text| array.element(|out| write_text(text, out)));
     array.end();
-}
-
-fn write_queue(queue: &QueueStats, out: &mut Vec<u8>) {
-    let mut body = Writer::object(out);
-    body.text("command", &queue.command);
-    body.text("tenantId", &queue.tenant);
-    body.number("ready", queue.depth.ready_total());
-    body.number("delayed", queue.depth.delayed);
-    body.number("inProgress", queue.depth.leased);
-    body.number("dlq", queue.depth.dead);
-    body.value("readyByPriority", |out| {
-        let mut array = Writer::array(out);
-        queue.depth.ready.iter().for_each(|count| array.element(|out| api::json::write_number(*count, out)));
-        array.end();
-    });
-    if let Some(since) = queue.oldest_ready {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
-        body.number("oldestReadyAgeMs", now.saturating_sub(since.0));
-    }
-    body.number("enqueuedTotal", queue.totals.created);
-    body.number("completedTotal", queue.totals.completed);
-    body.number("failedTotal", queue.totals.failed);
-    body.number("deadTotal", queue.totals.dead);
-    body.flag("paused", queue.pause.is_some());
-    if let Some(pause) = &queue.pause {
-        if let Some(until) = pause.until {
-            body.time("pausedUntil", until.0);
-        }
-        if !pause.reason.is_empty() {
-            body.text("pauseReason", &pause.reason);
-        }
-        body.text("pausedBy", &pause.by);
-    }
-    if queue.updated_at.0 > 0 {
-        body.time("updatedAt", queue.updated_at.0);
-    }
-    body.end();
 }
 
 /// Refuses parameters of which this route knows nothing.

@@ -16,6 +16,7 @@ use crate::http::edge::Edge;
 use crate::http::error::{Words, task_not_found, unavailable};
 use crate::http::filter::bad;
 use crate::http::tasks::{has_ended, write_result, write_task};
+use crate::http::waiting::For;
 
 /// Longest wait for the end of a task.
 const WAIT_MAX: Millis = Millis(60_000);
@@ -89,7 +90,8 @@ impl Edge {
             return Err(unavailable(Unavailable::Draining));
         }
         let limits = &self.shared.settings.limits;
-        let _place = self.shared.waiting.enter(tenant, limits.waiters_max, limits.waiters_per_tenant_max)?;
+        let (all_max, tenant_max) = (limits.waiters_max, limits.waiters_per_tenant_max);
+        let _place = self.shared.waiting.enter(tenant, For::Change, all_max, tenant_max)?;
         let (position, waited) = self.find_by(query, tenant, id, freshness, Some(wait)).await?;
         Ok((position, waited.ok_or_else(|| task_not_found(words))?))
     }

@@ -12,7 +12,7 @@ use queue::outcome::Outcome as Applied;
 use queue::{Answer as Told, Query, TaskId, codec};
 
 use crate::http::answer::Answer;
-use crate::http::batch::{Batch, Item};
+use crate::http::batch::{Batch, Item, results};
 use crate::http::call::{Call, Outcome, owned, task_id};
 use crate::http::create::{MapField, batch_too_large};
 use crate::http::edge::Edge;
@@ -51,68 +51,46 @@ impl Edge {
     pub(crate) async fn submit_results(&self, call: &Call) -> Outcome<Answer> {
         let body: ResultBatchBody<'_> = call.required_json()?;
         let limits = &self.shared.settings.limits;
-        let results = body.results.unwrap_or_default();
-        if results.is_empty() {
+        let asked = body.results.unwrap_or_default();
+        if asked.is_empty() {
             return Err(invalid_body("results is required, and must not be empty").map_field("results"));
         }
-        if results.len() > limits.batch_results_max {
+        if asked.len() > limits.batch_results_max {
             return Err(batch_too_large("batch size exceeds maximum of", limits.batch_results_max));
         }
         self.check_running()?;
         let mut batch = Batch::new();
-        let mut sent: Vec<Option<(TaskId, Submission<'_>)>> = Vec::with_capacity(results.len());
         let mut seen = BTreeSet::new();
-        for (place, item) in results.iter().enumerate() {
+        for (place, item) in asked.iter().enumerate() {
             match self.read_item(call, item, limits.result_bytes_max, &mut seen).await {
                 Ok((id, submission)) => {
-                    batch.push(id.shard, |bytes| codec::encode(&submission.op, bytes));
-                    sent.push(Some((id, submission)));
+                    batch.push(id.shard, (id, submission), |(_, submission), bytes| {
+                        codec::encode(&submission.op, bytes)
+                    });
                 }
-                Err(problem) => {
-                    batch.refuse(problem.map_field(&format!("results[{place}]")));
-                    sent.push(None);
-                }
+                Err(problem) => batch.refuse(problem.map_field(&format!("results[{place}]"))),
             }
         }
         self.redirect(call, batch.shards())?;
         let (positions, items) = batch.submit(self).await?;
-        let mut bodies: Vec<Outcome<Vec<u8>>> = Vec::with_capacity(items.len());
-        for (item, sent) in items.into_iter().zip(&sent) {
-            bodies.push(match (item, sent) {
-                (Item::Refused(problem), _) => Err(problem),
-                (Item::Applied(_, applied), Some((id, submission))) => {
-                    match write_submitted(id, submission, &applied) {
-                        Some(body) => Ok(body),
-                        None => {
-                            let lease = self.lease_of(call, id, None);
-                            let credential = credential_of(&submission.op).unwrap_or(lease.credential);
-                            Err(self.refusal(call, id, &applied, &credential, Words::Results).await)
-                        }
+        let mut answered: Vec<Outcome<Vec<u8>>> = Vec::with_capacity(items.len());
+        for item in items {
+            answered.push(match item {
+                Item::Refused(problem) => Err(problem),
+                Item::Applied(_, applied, (id, submission)) => match write_submitted(&id, &submission, &applied) {
+                    Some(record) => Ok(record),
+                    None => {
+                        let lease = self.lease_of(call, &id, None);
+                        let credential = credential_of(&submission.op).unwrap_or(lease.credential);
+                        Err(self.refusal(call, &id, &applied, &credential, Words::Results).await)
                     }
-                }
-                (Item::Applied(..), None) => Err(unavailable(Unavailable::Unknown)),
+                },
             });
         }
-        let answer = Answer::json(200, |out| {
-            let mut body = Writer::object(out);
-            body.value("results", |out| {
-                let mut list = Writer::array(out);
-                for (asked, answered) in results.iter().zip(&bodies) {
-                    list.element(|out| {
-                        let mut item = Writer::object(out);
-                        item.text("taskId", asked.task_id.as_deref().unwrap_or(""));
-                        match answered {
-                            Ok(record) => item.raw("result", record),
-                            Err(problem) => problem.write_item(&mut item),
-                        }
-                        item.end();
-                    });
-                }
-                list.end();
-            });
-            body.end();
-        });
-        Ok(answer.at_all(positions))
+        let begin = |place: usize, item: &mut Writer<'_>| {
+            item.text("taskId", asked[place].task_id.as_deref().unwrap_or(""));
+        };
+        Ok(results(&answered, begin, |record, item| item.raw("result", record)).at_all(positions))
     }
 
     async fn read_item<'a>(

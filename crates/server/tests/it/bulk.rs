@@ -255,6 +255,77 @@ async fn a_waiting_task_is_edited() {
     }
 }
 
+/// Goal: a dead task can be given another payload and number of attempts, and nothing else; it stays dead, in lists too and after a restart, and
+/// comes back with them.
+#[tokio::test]
+async fn a_dead_task_is_changed_before_it_comes_back() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let server = Running::start(settings_in(directory.path())).await;
+    let client = server.client();
+    let id = client.create(json!({"command": "mail", "payload": {"n": 1}, "maxAttempts": 1})).await;
+    claim(&client, "mail").await.expect("it is ready");
+    client.post(&format!("/tasks/{id}/nack"), json!({"reason": "no"})).await.expect(200);
+    let path = format!("/v1/codeq/tasks/{id}");
+    let body = json!({"payload": {"n": 2}, "maxAttempts": 3}).to_string();
+    let edited = client.send("PATCH", &path, Some(body.as_bytes())).await.expect(200);
+    assert_eq!(
+        (text(&edited, "state"), &edited["payload"], &edited["maxAttempts"]),
+        ("DEAD", &json!({"n": 2}), &json!(3))
+    );
+    for refused in [json!({"priority": 1}), json!({"delaySeconds": 1}), json!({"webhook": "http://x"})] {
+        let refused = client.send("PATCH", &path, Some(refused.to_string().as_bytes())).await.expect(409);
+        assert_eq!(text(&refused, "code"), "already_finished");
+    }
+    let dead = client.get("/v1/codeq/dlq?include=payload&consistency=linearizable").await.expect(200);
+    assert_eq!(dead["tasks"][0]["payload"], json!({"n": 2}));
+    server.stop().await;
+
+    let server = Running::start(settings_in(directory.path())).await;
+    let client = server.client();
+    let shown = client.get(&path).await.expect(200);
+    assert_eq!((text(&shown, "state"), text(&shown, "error"), &shown["payload"]), ("DEAD", "no", &json!({"n": 2})));
+    let back = client.post(&format!("/tasks/{id}/redrive"), json!({})).await.expect(200);
+    assert_eq!(
+        (&back["payload"], &back["maxAttempts"], &back["attempts"]),
+        (&json!({"n": 2}), &json!(3), &json!(null))
+    );
+    server.stop().await;
+}
+
+/// Goal: a queue shows who works on it, who waits for a task of it here, and when the next one is due.
+#[tokio::test]
+async fn a_queue_shows_who_works_and_waits() {
+    let server = Running::start(settings()).await;
+    let client = server.client();
+    let queue = async || client.get("/v1/codeq/queues/mail").await.expect(200);
+    let shown = queue().await;
+    assert_eq!((&shown["consumers"], &shown["waiters"], &shown["nextDueAt"]), (&json!(0), &json!(0), &json!(null)));
+    client.create(json!({"command": "mail", "payload": 1})).await;
+    claim(&client, "mail").await.expect("it is ready");
+    client.create(json!({"command": "mail", "payload": 1, "runAt": "2030-01-02T03:04:05Z"})).await;
+    let wish = |commands: Value| json!({"commands": commands, "waitSeconds": 30});
+    let waiting = [wish(json!(["mail", "print"])), wish(json!([])), wish(json!(["print"]))];
+    let waiting = waiting.map(|wish| {
+        let client = client.clone();
+        tokio::spawn(async move { client.post("/tasks/claim", wish).await.status })
+    });
+    let (mut shown, begun) = (queue().await, Instant::now());
+    while shown["waiters"] != json!(2) {
+        assert!(begun.elapsed() < PATIENCE, "{shown}");
+        shown = queue().await;
+    }
+    assert_eq!((&shown["consumers"], &shown["inProgress"]), (&json!(1), &json!(1)));
+    assert_eq!(text(&shown, "nextDueAt"), "2030-01-02T03:04:05.000Z");
+    for _ in 0..3 {
+        client.create(json!({"command": "print", "payload": 1})).await;
+    }
+    for waits in waiting {
+        assert_eq!(waits.await.expect("it does not panic"), 200);
+    }
+    assert_eq!(queue().await["waiters"], json!(0));
+    server.stop().await;
+}
+
 /// Goal: a redriven task can come back with another payload.
 #[tokio::test]
 async fn a_dead_task_comes_back_with_another_payload() {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
+use server::families::FAMILIES;
 
 use crate::client::text;
 use crate::server::{Running, settings};
@@ -135,6 +136,11 @@ async fn everything_is_counted_once() {
             })
             .collect();
     assert!(buckets.is_sorted() && buckets[13] == 1.0, "{buckets:?}");
+    // Every family is there, but for those of a directory of backups and of certificates, which this server has not.
+    let page = answered.text();
+    let absent = FAMILIES.iter().filter(|family| !page.contains(&format!("# TYPE {} ", family.name)));
+    let absent: Vec<&str> = absent.map(|family| family.name).collect();
+    assert_eq!(absent, ["codeq_backup_age_seconds", "codeq_certificate_left_seconds"]);
     let (syncs, entries) = (samples["codeq_log_syncs_total"], samples["codeq_log_entries_total"]);
     assert!(syncs >= 10.0 && entries >= 10.0, "each acknowledged change was synced: {syncs}, {entries}");
     assert!(samples[r#"codeq_storage_bytes{kind="log"}"#] > 0.0);
