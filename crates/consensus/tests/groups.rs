@@ -386,6 +386,32 @@ fn members_come_and_go() {
     }
 }
 
+/// Goal: a leader that removes itself outlives the acknowledgements that come behind its removal, and the others go on with all it has proposed.
+#[test]
+fn a_leader_that_has_removed_itself_counts_nothing_more() {
+    for seed in 0..20 {
+        let mut cluster = Cluster::new(seed);
+        cluster.tick(40);
+        let leader = cluster.leader().expect("a leader within two election timeouts");
+        let id = leader as u64 + 1;
+        let group = &mut cluster.members[leader].group;
+        let term = group.status().term;
+        // Two messages for each of the others: the removal is applied before the second is acknowledged.
+        group.propose_members(term, &[MemberChange::Remove(id)], b"note").expect("it leads");
+        group.propose(term, operations("behind it")).expect("it leads");
+        cluster.settle();
+        assert!(!cluster.members[leader].group.configuration().voters.contains(&id), "seed {seed}: it is removed");
+        cluster.cut_off = Some(id);
+        cluster.tick(60);
+        let next = cluster.leader().expect("the others elect a leader");
+        assert_ne!(next, leader, "seed {seed}");
+        for member in (0..3).filter(|member| *member != leader) {
+            let behind = cluster.members[member].applied.iter().any(|entry| *entry.data == *operations("behind it"));
+            assert!(behind, "seed {seed}: what it had proposed is applied");
+        }
+    }
+}
+
 /// A dead voter is replaced by a learner in one change, which both majorities decide and which is left by a second entry.
 #[test]
 fn a_voter_is_replaced_in_one_change() {

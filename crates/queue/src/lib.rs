@@ -37,6 +37,7 @@ pub mod record;
 mod retention;
 pub mod search;
 mod slab;
+pub mod steps;
 mod task;
 
 pub use backoff::{Backoff, BackoffPolicy};

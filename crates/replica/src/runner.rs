@@ -413,9 +413,10 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
         self.asked[1].shows.drain(..).for_each(|tell| tell());
     }
 
-    /// When a round begins that somebody has asked for.
+    /// When a round begins that somebody has asked for. Nothing: nobody has, or one is under way, and its end is the moment to look again.
     pub fn next_show(&self) -> Option<Mono> {
-        (!self.asked[0].shows.is_empty()).then_some(self.show_from)
+        let is_free = self.saving.is_none() && self.to_save.is_empty();
+        (is_free && !self.asked[0].shows.is_empty()).then_some(self.show_from)
     }
 
     /// Collects a few rows of the checkpoint under way and hands them over.

@@ -11,9 +11,11 @@ use base::{Index, Millis, Position, ShardId, Term};
 use bytes::Bytes;
 use history::record::{Answer, Call, Line, Op, Outcome, Refusal};
 use queue::listing::Place;
+use queue::operations::Operation;
 use queue::{Answer as QueueAnswer, Outcome as QueueOutcome, Payload, Query, QueueMachine, TaskView};
 use replica::{Event as ReplicaEvent, Freshness, Operations, Reply, Unavailable, Wait};
 
+use crate::bulk::DRIVERS;
 use crate::lists::List;
 use crate::network::Packet;
 use crate::process::{Caller, Control};
@@ -40,6 +42,8 @@ pub enum Told {
     Task(Position, Option<Rc<TaskView>>),
     /// A queue's numbers.
     Queue(Position, Rc<queue::outcome::QueueStats>),
+    /// Operations on many tasks.
+    Operations(Position, Rc<Vec<Operation>>),
     /// A page of a list.
     Page {
         /// What it was read at.
@@ -326,11 +330,11 @@ impl World {
                     }
                     QueueAnswer::Queue(stats) => Told::Queue(position, Rc::new(stats)),
                     QueueAnswer::Policy(_) => return self.show(n, number),
+                    QueueAnswer::Operations(operations) => Told::Operations(position, Rc::new(operations)),
                     QueueAnswer::Lease(_)
                     | QueueAnswer::Terms { .. }
                     | QueueAnswer::Queues(_)
-                    | QueueAnswer::QueuePage { .. }
-                    | QueueAnswer::Operations(_) => return,
+                    | QueueAnswer::QueuePage { .. } => return,
                 };
                 self.conclude(number, told);
             }
@@ -353,9 +357,10 @@ impl World {
     fn with_payloads(&mut self, n: usize, shard: ShardId, outcome: &mut QueueOutcome) {
         let views: Vec<&mut TaskView> = match outcome {
             QueueOutcome::Claimed(grants) => grants.iter_mut().map(|grant| &mut grant.task).collect(),
-            QueueOutcome::Redriven(view) | QueueOutcome::Cancelled(view) | QueueOutcome::CancelRequested(view) => {
-                vec![view]
-            }
+            QueueOutcome::Redriven(view)
+            | QueueOutcome::Edited(view)
+            | QueueOutcome::Cancelled(view)
+            | QueueOutcome::CancelRequested(view) => vec![view],
             _ => return,
         };
         for view in views {
@@ -519,6 +524,10 @@ impl World {
                 let answer = Answer::Stats(Box::new(record::stats(&mut self.names, stats)));
                 vec![Outcome::Answered { at: at(position), answer }]
             }
+            Told::Operations(position, operations) => {
+                let all = operations.iter().map(|operation| record::progress(&mut self.names, operation)).collect();
+                vec![Outcome::Answered { at: at(position), answer: Answer::Operations(all) }]
+            }
             Told::Page { position, found, .. } => found
                 .iter()
                 .map(|view| Outcome::Answered {
@@ -532,7 +541,7 @@ impl World {
         };
         // An empty page shows nothing.
         let is_ok = parts.iter().any(|part| matches!(part, Outcome::Answered { .. }));
-        self.clients.finished += u64::from(is_ok);
+        self.clients.finished += u64::from(is_ok && request.client < DRIVERS);
         self.fold(&[8, number, self.time, u64::from(is_ok)]);
         let t1 = Some(self.time);
         let mut read = |list: &List, view: &TaskView| Call::Read {

@@ -94,6 +94,8 @@ pub enum Event {
     Look(usize, u32, u64),
     /// Its answer reaches the client.
     Answer(u64),
+    /// A process looks for operations on many tasks to carry out.
+    Bulk(usize, u32),
     /// What a paused node has postponed happens, unless it is paused for longer.
     GoOn(usize),
     /// Something is done to the cluster.
@@ -324,6 +326,7 @@ impl World {
             Event::Deadline(number) => self.on_deadline(number),
             Event::Look(node, epoch, number) => self.on_look(node, epoch, number),
             Event::Answer(number) => self.on_answer(number),
+            Event::Bulk(node, epoch) => self.on_bulk(node, epoch),
             Event::GoOn(node) => self.go_on(node),
             Event::Fault(fault) => self.on_fault(fault),
             Event::Phase => {}
@@ -422,6 +425,7 @@ impl World {
         match self.try_open(n, fresh) {
             Ok(process) => {
                 self.nodes[n].state = State::Running(Box::new(process));
+                self.start_bulk(n);
                 for other in 0..self.nodes.len() {
                     if other != n {
                         self.after(0, Event::Connect(n, other));
@@ -566,6 +570,7 @@ impl World {
             receiving: BTreeMap::new(),
             arrived_from: BTreeMap::new(),
             seeds: SplitMix::new(self.rng.next_u64()),
+            going: BTreeMap::new(),
             syncing: false,
             turn_at: None,
             busy_until: time,
@@ -960,6 +965,9 @@ impl World {
         }
         let next_tick = process.next_tick;
         let show = runner.next_show();
+        if show.is_some_and(|moment| moment <= now.mono) {
+            return self.violate("spin", format!("n{} would look again and again whether a round can begin", n + 1));
+        }
         let wakeup = runner.replica.next_wakeup(now).into_iter().chain(show).fold(next_tick, Mono::min);
         if wakeup > now.mono {
             let settled = runner.settle();
