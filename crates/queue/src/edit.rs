@@ -95,9 +95,9 @@ impl QueueMachine {
         let (state, attempt) = (Some(State::Dead), view.attempts);
         let edited = Entry::new(Happening::Edited, self.entry.index, self.clocks.schedule, self.acting.actor);
         let edited = Entry { from: state, to: state, attempt, ..edited };
-        history.push(edited, since, self.policy.history_entries_max);
+        let told = self.tell_task(queue, key, view.created_at, &edited);
+        history.push(edited, &self.telling.bytes[told], since, self.policy.history_entries_max);
         view.history = history.into_bytes();
-        self.tell_task(queue, key, &edited);
         let view = Arc::new(view);
         // If the last save has not taken it over yet, there is nothing in the checkpoint that this one would have to replace.
         let is_saved = match self.ended.recent.get(&key) {

@@ -6,6 +6,8 @@
 //! An event is its length (4 bytes), its kind (1 byte), tenant and queue (text; of an operation the queue is empty), and what its kind has. Nodes do
 //! not exchange these bytes, and keep them in memory only.
 
+use std::ops::Range;
+
 use base::codec::{Malformed, Reader, Write};
 use base::rows::{Row, RowWriter};
 use base::{Index, ScheduleTime, ShardId, Term};
@@ -50,7 +52,7 @@ pub struct Told {
 /// What was told of an entry so far.
 #[derive(Default)]
 pub(crate) struct Telling {
-    bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     count: u32,
     place: u32,
     /// An entry has begun since the state was read.
@@ -167,14 +169,24 @@ impl QueueMachine {
         }
     }
 
-    /// Tells what has happened to a task of this queue.
-    pub(crate) fn tell_task(&mut self, queue: u32, key: u64, entry: &Entry<'_>) {
+    /// Tells what has happened to a task of this queue. Returns where the bytes of the entry are.
+    pub(crate) fn tell_task(
+        &mut self,
+        queue: u32,
+        key: u64,
+        created_at: ScheduleTime,
+        entry: &Entry<'_>,
+    ) -> Range<usize> {
         let id = self.id(key);
         let queue = &self.queues[queue as usize];
+        let mut begin = 0;
         self.telling.put(TASK, &queue.tenant, &queue.command, |bytes| {
             put_id(&id, bytes);
-            entry.put(FROM_THE_BEGINNING, bytes);
+            bytes.put_varint(created_at.0);
+            begin = bytes.len();
+            entry.put((id.key.index(), created_at), bytes);
         });
+        begin..self.telling.bytes.len()
     }
 
     /// Tells that nothing is left of a task.
@@ -182,7 +194,7 @@ impl QueueMachine {
         let reason = self.acting.operation.map(|id| operation_text(&id)).unwrap_or_default();
         let (index, at) = (self.entry.index, self.clocks.schedule);
         let entry = Entry { from, reason: &reason, ..Entry::new(Happening::Deleted, index, at, self.acting.actor) };
-        self.tell_task(queue, key, &entry);
+        self.tell_task(queue, key, ScheduleTime(0), &entry);
     }
 
     pub(crate) fn tell_paused(&mut self, queue: u32, by: &str, reason: &str, until: Option<ScheduleTime>) {
@@ -197,9 +209,6 @@ impl QueueMachine {
         self.telling.put(RESUMED, &queue.tenant, &queue.command, |bytes| told.put(bytes));
     }
 }
-
-/// Entries of events count from nothing.
-const FROM_THE_BEGINNING: (Index, ScheduleTime) = (Index(0), ScheduleTime(0));
 
 impl Telling {
     /// Tells that an operation began on this shard.
@@ -250,7 +259,11 @@ fn read_one<'a>(shard: ShardId, r: &mut Reader<'a>) -> Result<Event<'a>, Malform
     let (tenant, command) = (r.text()?, r.text()?);
     let operation = |r: &Reader<'a>| operations::read(shard, &mut Row(r.rest()).reader()).map(Box::new);
     let body = match kind {
-        TASK => Body::Task { id: id(r)?, entry: Entry::read(FROM_THE_BEGINNING, r)? },
+        TASK => {
+            let id = id(r)?;
+            let created_at = ScheduleTime(r.varint()?);
+            Body::Task { id, entry: Entry::read((id.key.index(), created_at), r)? }
+        }
         PAUSED => Body::Paused(Queue::read(r)?),
         RESUMED => Body::Resumed(Queue::read(r)?),
         PURGED => Body::Purged(Queue::read(r)?),

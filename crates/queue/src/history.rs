@@ -310,9 +310,9 @@ impl History {
         self.bytes
     }
 
-    /// Appends an entry, so that there are at most so many: those in the middle are left out first. A heartbeat behind another one takes its
+    /// Appends an entry, which has these bytes, so that there are at most so many: those in the middle are left out first. A heartbeat behind another one takes its
     /// place.
-    pub(crate) fn push(&mut self, mut entry: Entry<'_>, since: Since, entries_max: u32) {
+    pub(crate) fn push(&mut self, mut entry: Entry<'_>, bytes: &[u8], since: Since, entries_max: u32) {
         if entries_max == 0 {
             *self = History::default();
             return;
@@ -328,7 +328,10 @@ impl History {
             self.leave_out(since, entries_max);
         }
         self.last = self.bytes.len() as u32;
-        entry.put(since, &mut self.bytes);
+        match entry.count {
+            1 => self.bytes.extend_from_slice(bytes),
+            _ => entry.put(since, &mut self.bytes),
+        }
         self.entries += 1;
     }
 
@@ -459,6 +462,12 @@ mod tests {
         }
     }
 
+    fn push(history: &mut History, entry: Entry<'_>, entries_max: u32) {
+        let mut bytes = Vec::new();
+        entry.put(SINCE, &mut bytes);
+        history.push(entry, &bytes, SINCE, entries_max);
+    }
+
     fn read(history: &History) -> Vec<Entry<'_>> {
         let mut reader = Reader::new(history.bytes());
         let mut entries = Vec::new();
@@ -500,7 +509,7 @@ mod tests {
         let mut pushed = 0;
         for (entries_max, until) in [(10, 100), (3, 120), (40, 200), (1, 210), (200, 900)] {
             for number in pushed..until {
-                history.push(entry(number, Happening::Claimed), SINCE, entries_max);
+                push(&mut history, entry(number, Happening::Claimed), entries_max);
                 history = History::read(history.bytes(), SINCE).expect("it reads back");
                 let entries = read(&history);
                 let kept = entries.iter().filter(|entry| entry.what != Happening::Truncated);
@@ -516,7 +525,7 @@ mod tests {
             }
             pushed = until;
         }
-        history.push(entry(pushed, Happening::Claimed), SINCE, 0);
+        push(&mut history, entry(pushed, Happening::Claimed), 0);
         assert!(history.is_empty(), "no entries may be kept");
     }
 
@@ -529,7 +538,7 @@ mod tests {
             .chain([Happening::CancelRequested, Happening::Extended])
             .enumerate()
         {
-            history.push(entry(number as u64, what), SINCE, 200);
+            push(&mut history, entry(number as u64, what), 200);
             history = History::read(history.bytes(), SINCE).expect("it reads back");
         }
         let seen: Vec<_> = read(&history).iter().map(|entry| (entry.what, entry.index.0, entry.count)).collect();

@@ -355,16 +355,16 @@ impl QueueMachine {
             lease: note.lease,
             count: 1,
         };
-        let (queue, key) = (self.tasks.get(slot).queue, self.tasks.get(slot).key);
-        self.tell_task(queue, key, &entry);
+        let task = self.tasks.get(slot);
+        let (queue, key, created_at) = (task.queue, task.key, task.created_at);
+        let told = self.tell_task(queue, key, created_at, &entry);
+        let entries_max = self.policy.history_entries_max;
+        let task = self.tasks.get_mut(slot);
         // How a task began can be read from the task.
-        if what != Happening::Created {
-            let task = self.tasks.get_mut(slot);
-            let since = (TaskKey(task.key).index(), task.created_at);
-            let entries_max = self.policy.history_entries_max;
-            if entries_max > 0 || task.extras.is_some() {
-                task.extras.get_or_insert_default().history.push(entry, since, entries_max);
-            }
+        if what != Happening::Created && (entries_max > 0 || task.extras.is_some()) {
+            let history = &mut task.extras.get_or_insert_default().history;
+            let since = (TaskKey(key).index(), created_at);
+            history.push(entry, &self.telling.bytes[told], since, entries_max);
         }
     }
 
