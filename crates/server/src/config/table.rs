@@ -1057,9 +1057,9 @@ pub static SECTIONS: &[Section] = &[
                 name: "events.maxEntries",
                 flag: None,
                 kind: Kind::Int(1_000, 100_000_000),
-                default: Default::Is("100000"),
+                default: Default::Is("50000"),
                 scope: Scope::Node,
-                meaning: "events of a shard that this node keeps in memory for those who come back to a stream, of about 70 bytes each",
+                meaning: "events of a shard that this node keeps in memory for those who come back to a stream, of about 110 bytes each",
             },
             Setting {
                 name: "events.retention",
