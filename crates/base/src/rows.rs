@@ -156,6 +156,11 @@ impl<'a> RowWriter<'a> {
         self.value(if text.is_empty() { Value::Null } else { Value::Text(text) });
     }
 
+    /// Appends bytes, or null if there are none.
+    pub fn maybe_blob(&mut self, bytes: &[u8]) {
+        self.value(if bytes.is_empty() { Value::Null } else { Value::Blob(bytes) });
+    }
+
     /// Appends bytes: as text if they are UTF-8, so that people can read them, else as a blob.
     pub fn readable(&mut self, bytes: &[u8]) {
         self.value(std::str::from_utf8(bytes).map_or(Value::Blob(bytes), Value::Text));

@@ -101,7 +101,8 @@ pub(crate) fn cluster(command: &ClusterCommand) -> ExitCode {
 
 /// Prints what a node logs from now on, at any level.
 pub(crate) fn monitor(args: &MonitorArgs) -> ExitCode {
-    args.endpoint.follow(&format!("/cluster/monitor?level={}", args.level), |text| {
+    args.endpoint.follow(&format!("/cluster/monitor?level={}", args.level), |event| {
+        let text = event.data;
         output::data(&if args.json { text.to_owned() } else { logged(&parsed(text)) });
     })
 }
@@ -136,9 +137,9 @@ impl LookArgs {
 
     /// Prints what a page goes on to say, until the process is ended.
     fn follow(&self, page: &str, mut shown: impl FnMut(&Value) -> Vec<String>) -> ExitCode {
-        self.endpoint.follow(&format!("{page}?{}", self.query()), |text| match self.output {
-            Form::Json => output::data(text),
-            Form::Table => shown(&parsed(text)).iter().for_each(|line| output::data(line)),
+        self.endpoint.follow(&format!("{page}?{}", self.query()), |event| match self.output {
+            Form::Json => output::data(event.data),
+            Form::Table => shown(&parsed(event.data)).iter().for_each(|line| output::data(line)),
         })
     }
 }

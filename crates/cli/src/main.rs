@@ -9,6 +9,7 @@ mod dev;
 mod dlq;
 mod elections;
 mod endpoint;
+mod events;
 mod file_body;
 mod filter;
 mod flags;
@@ -81,6 +82,11 @@ enum Command {
     /// Looks at work on many tasks that goes on in the background, stops it and lets it go on.
     #[command(subcommand, after_help = "Example:\n  codeq operation list")]
     Operation(operation::OperationCommand),
+    /// Prints what happens to tasks and queues, as it happens, through failures of servers.
+    #[command(
+        after_help = "Examples:\n  codeq events --queue mail --type task.dead\n  codeq events -o json | jq -r .data.taskId"
+    )]
+    Events(events::EventsArgs),
     /// Works on tasks with any program.
     #[command(subcommand, after_help = "Example:\n  codeq worker run --queue greet -- ./greet")]
     Worker(worker::WorkerCommand),
@@ -162,6 +168,7 @@ fn main() -> ExitCode {
         Command::Queue(command) => queue::run(&command),
         Command::Dlq(command) => dlq::run(&command),
         Command::Operation(command) => operation::run(&command),
+        Command::Events(args) => events::run(&args),
         Command::Worker(command) => worker::run(command),
         Command::Completion(args) => shell::completion(&args, Cli::command()),
         Command::Man(args) => shell::man(&args, Cli::command()),

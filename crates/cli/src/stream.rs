@@ -26,6 +26,13 @@ enum Ended {
     Over,
 }
 
+/// An event as it came.
+pub(crate) struct Event<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) kind: &'a str,
+    pub(crate) data: &'a str,
+}
+
 /// Events that have come in pieces.
 #[derive(Default)]
 struct Events {
@@ -35,7 +42,7 @@ struct Events {
 
 impl Events {
     /// Takes a piece. What has become whole is handed over.
-    fn take(&mut self, piece: &[u8], on_event: &mut dyn FnMut(&str)) -> Result<()> {
+    fn take(&mut self, piece: &[u8], on_event: &mut dyn FnMut(Event<'_>)) -> Result<()> {
         self.pending.extend_from_slice(piece);
         while let Some(end) = self.pending.windows(2).position(|two| two == b"\n\n") {
             let block: Vec<u8> = self.pending.drain(..end + 2).collect();
@@ -45,7 +52,7 @@ impl Events {
                 self.last_id = id.into();
             }
             if let Some(data) = field("data: ") {
-                on_event(data);
+                on_event(Event { id: &self.last_id, kind: field("event: ").unwrap_or_default(), data });
             }
         }
         if self.pending.len() > EVENT_BYTES_MAX {
@@ -56,9 +63,9 @@ impl Events {
 }
 
 impl EndpointArgs {
-    /// Hands over the data of each event of a page as it comes, until the process ends. Returns only if the first server that answers
+    /// Hands over each event of a page as it comes, until the process ends. Returns only if the first server that answers
     /// refuses, or none answers at first.
-    pub(crate) fn follow(&self, page: &str, mut on_event: impl FnMut(&str)) -> ExitCode {
+    pub(crate) fn follow(&self, page: &str, mut on_event: impl FnMut(Event<'_>)) -> ExitCode {
         let mut events = Events::default();
         let mut is_first = true;
         loop {
@@ -72,7 +79,7 @@ impl EndpointArgs {
         }
     }
 
-    fn follow_once(&self, page: &str, events: &mut Events, on_event: &mut dyn FnMut(&str)) -> Result<Ended> {
+    fn follow_once(&self, page: &str, events: &mut Events, on_event: &mut dyn FnMut(Event<'_>)) -> Result<Ended> {
         let client = self.operator()?;
         let mut request = AnyRequest::get(page).header("accept", "text/event-stream");
         if !events.last_id.is_empty() {
@@ -103,7 +110,7 @@ mod tests {
         for size in 1..text.len() {
             let (mut events, mut data) = (Events::default(), Vec::new());
             for piece in text.as_bytes().chunks(size) {
-                events.take(piece, &mut |event| data.push(event.to_owned())).unwrap();
+                events.take(piece, &mut |event| data.push(event.data.to_owned())).unwrap();
             }
             assert_eq!((data, events.last_id.as_str()), (vec!["{\"a\":\"→\"}".to_owned(), "{}".to_owned()], "8"));
         }

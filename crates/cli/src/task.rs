@@ -28,6 +28,11 @@ pub(crate) enum TaskCommand {
     /// Prints a task.
     #[command(after_help = "Example:\n  codeq task get 0198c4a2-… -o json | jq .state")]
     Get(TaskArgs),
+    /// Prints what has happened to a task.
+    #[command(
+        after_help = "Example:\n  codeq task history 0198c4a2-…\n  codeq task history 0198c4a2-… -o json | jq -r .type"
+    )]
+    History(HistoryArgs),
     /// Lists tasks, the youngest first.
     #[command(
         after_help = "Examples:\n  codeq task list --queue mail --state LEASED\n  codeq task list --error-contains timeout -o json | jq -r .id"
@@ -109,6 +114,15 @@ pub(crate) struct TaskArgs {
     id: String,
     #[command(flatten)]
     call: CallArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct HistoryArgs {
+    /// So many entries at most.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    limit: u32,
+    #[command(flatten)]
+    task: TaskArgs,
 }
 
 #[derive(Args)]
@@ -256,6 +270,7 @@ pub(crate) fn run(command: TaskCommand) -> ExitCode {
         TaskCommand::Create(args) if args.lines => call(&args.call.endpoint, |client| create_lines(client, &args)),
         TaskCommand::Create(args) => call(&args.call.endpoint, |client| create(client, &args)),
         TaskCommand::Get(args) => call(&args.call.endpoint, |client| get(client, &args)),
+        TaskCommand::History(args) => call(&args.task.call.endpoint, |client| history(client, &args)),
         TaskCommand::List(args) => call(&args.call.endpoint, |client| list(client, &args)),
         TaskCommand::Edit(args) => call(&args.task.call.endpoint, |client| edit(client, &args)),
         TaskCommand::CancelMany(CancelManyArgs { reason, force, states, filter, bulk }) => {
@@ -313,6 +328,33 @@ fn post(task: &TaskArgs, rest: &str, body: &Value, repeat: Repeat) -> ExitCode {
 async fn get(client: Client, args: &TaskArgs) -> Result<(), Trouble> {
     args.call.print(&client.send(AnyRequest::get(&args.path(""))).await?);
     Ok(())
+}
+
+async fn history(client: Client, args: &HistoryArgs) -> Result<(), Trouble> {
+    let header = ["AT", "TYPE", "WHO", "ATTEMPT", "STATE", "DETAILS"];
+    let row = |entry: &Value| {
+        let named = |name: &str, unit: &str| entry[name].as_u64().map(|number| format!("{unit}{number}"));
+        let details = [
+            named("count", "times="),
+            named("leaseMs", "lease_ms="),
+            named("delayMs", "delay_ms="),
+            entry["reason"].as_str().map(|_| cell(entry, "reason")),
+        ];
+        let details: Vec<String> = details.into_iter().flatten().collect();
+        let actor = &entry["actor"];
+        let who = [cell(actor, "kind"), cell(actor, "workerId")].into_iter().filter(|part| part != "-");
+        let who: Vec<String> = who.collect();
+        vec![
+            cell(entry, "at"),
+            cell(entry, "type"),
+            who.join(" "),
+            cell(entry, "attempt"),
+            cell(entry, "to"),
+            details.join(" "),
+        ]
+    };
+    let shown = (&PageArgs { limit: args.limit }, args.task.call.output);
+    print_list(&client, &args.task.path("/history"), Vec::new(), shown, "entries", &header, row).await
 }
 
 async fn list(client: Client, args: &ListArgs) -> Result<(), Trouble> {

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use base::machine::Effects;
 
+use crate::history::Happening;
 use crate::id::TaskKey;
 use crate::machine::QueueMachine;
-use crate::outcome::{Outcome, Rejection};
+use crate::outcome::{Outcome, Rejection, State};
 use crate::slab::Slot;
-use crate::task::{Ending, Stage};
+use crate::task::{Ending, Note, Stage};
 
 impl QueueMachine {
     pub(crate) fn cancel(
@@ -27,7 +28,11 @@ impl QueueMachine {
                 let reason: Arc<str> = self.cut(reason).into();
                 let task = self.tasks.get_mut(slot);
                 task.cancel_requested = true;
-                task.extras.get_or_insert_default().cancel_reason = reason;
+                let attempt = task.attempts;
+                task.extras.get_or_insert_default().cancel_reason = reason.clone();
+                let state = Some(State::Leased);
+                let note = Note { from: state, to: state, attempt, reason: &reason, ..Note::default() };
+                self.note(slot, Happening::CancelRequested, &note);
             }
             return Ok(Outcome::CancelRequested(Box::new(self.view(self.tasks.get(slot)))));
         }

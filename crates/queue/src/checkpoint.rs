@@ -15,7 +15,8 @@ use base::rows::{
 };
 use base::{Incarnation, Index, LeaseTime, ScheduleTime, Stamps};
 
-use crate::id::LeaseToken;
+use crate::history::{History, Terms};
+use crate::id::{LeaseToken, TaskKey};
 use crate::idempotency::Binding;
 use crate::machine::QueueMachine;
 use crate::operations;
@@ -73,6 +74,7 @@ pub(crate) const TABLES: &[Table] = &[
             created_at INTEGER, updated_at INTEGER, place INTEGER, due_lease INTEGER, due_schedule INTEGER,
             worker TEXT, lease_index INTEGER, lease_suffix BLOB, lease_until INTEGER,
             cancel_requested INTEGER, cancel_reason TEXT, error TEXT, webhook TEXT, idempotency_key TEXT, payload_bytes INTEGER,
+            history BLOB,
         },
         indexes: &[
             BY_QUEUE,
@@ -125,7 +127,7 @@ pub(crate) const TABLES: &[Table] = &[
         sliced: false,
         columns: columns! {
             shard INTEGER, lease_clock INTEGER, schedule_clock INTEGER, next_place INTEGER, next_slice INTEGER,
-            live_tasks INTEGER, policy BLOB,
+            live_tasks INTEGER, policy BLOB, terms BLOB,
         },
         indexes: &[],
     },
@@ -445,6 +447,7 @@ impl QueueMachine {
         row.maybe_text(&extras.webhook);
         row.maybe_text(&extras.idempotency_key);
         row.number(task.payload.len() as u64);
+        row.maybe_blob(extras.history.bytes());
     }
 
     fn put_queue(&self, queue: u32, changes: &mut Changes) {
@@ -514,6 +517,7 @@ impl QueueMachine {
             let mut policy = Vec::new();
             self.policy.encode(&mut policy);
             row.value(base::rows::Value::Blob(&policy));
+            row.maybe_blob(&self.terms.encode());
         });
     }
 }
@@ -548,6 +552,7 @@ pub(crate) fn restore(info: ShardInfo, rows: &mut dyn RowSource) -> Result<Queue
         machine.ended.next_slice = row.narrow()?;
         live_tasks = row.number()?;
         machine.policy = Policy::decode(&mut Reader::new(row.maybe_bytes()?.ok_or(Malformed)?))?;
+        machine.terms = Terms::decode(row.maybe_bytes()?.unwrap_or_default())?;
         machine.epochs.clear();
         Ok(())
     })?;
@@ -646,7 +651,7 @@ pub(crate) fn renew(
     })?;
     // Without that row nothing has happened yet: the first epoch begins with the state.
     let Some(now) = now else { return Ok(()) };
-    let key = crate::id::TaskKey::new(first, 0).0;
+    let key = TaskKey::new(first, 0).0;
     changes.put(EPOCHS, 0, key as i64, |row| row.number(incarnation.0));
     let column = |name: &str| TABLES[usize::from(LIVE)].columns.iter().position(|column| column.name == name);
     let (state, deadline) = (column("state"), column("due_lease"));
@@ -728,13 +733,15 @@ fn restore_task(machine: &mut QueueMachine, key: u64, row: &mut base::rows::RowR
         _ => return Err(Malformed),
     };
     let cancel_requested = row.number()? != 0;
-    let extras = Extras {
+    let mut extras = Extras {
         cancel_reason: row.text()?.into(),
         last_error: row.text()?.into(),
         webhook: row.text()?.into(),
         idempotency_key: row.text()?.into(),
+        history: History::default(),
     };
     let payload = Payload::Stored(row.narrow()?);
+    extras.history = History::read(row.maybe_bytes()?.unwrap_or_default(), (TaskKey(key).index(), created_at))?;
     let plain = extras.is_empty();
     if usize::from(priority) >= PRIORITIES || !row.is_empty() {
         return Err(Malformed);

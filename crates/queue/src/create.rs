@@ -3,6 +3,7 @@
 use base::Millis;
 use base::machine::Effects;
 
+use crate::history::{Happening, History};
 use crate::id::TaskKey;
 use crate::idempotency::Binding;
 use crate::machine::QueueMachine;
@@ -12,7 +13,7 @@ use crate::payload::Payload;
 use crate::policy::ATTEMPTS_MAX;
 use crate::record;
 use crate::slab::Slot;
-use crate::task::{Due, Extras, Saving, Stage, Task};
+use crate::task::{Due, Extras, Note, Saving, Stage, Task};
 
 impl QueueMachine {
     pub(crate) fn create(&mut self, create: &Create<'_>, effects: &mut Effects<Self>) -> Result<Outcome, Rejection> {
@@ -67,7 +68,9 @@ impl QueueMachine {
         };
         self.change_queue(queue);
         self.queues[queue as usize].totals.created += 1;
-        self.enter(task, due, effects);
+        let slot = self.enter(task, due, effects);
+        let to = Some(self.tasks.get(slot).state());
+        self.note(slot, Happening::Created, &Note { to, ..Note::default() });
         effects.signals.push(crate::machine::Signal::Created { command: self.queues[queue as usize].command.clone() });
         let id = self.id(key.0);
         Ok(Outcome::Created(Created { id, at, run_at: due.map(|due| self.estimate(due)), max_attempts }))
@@ -84,6 +87,8 @@ impl QueueMachine {
             return Err(Rejection::NotLive);
         };
         let record = record::decode(redrive.record, self.id(key)).map_err(|_| Rejection::RecordChanged)?;
+        let since = (redrive.task.index(), record.created_at);
+        let history = History::read(&record.history, since).map_err(|_| Rejection::RecordChanged)?;
         if *record.tenant != *redrive.tenant {
             return Err(Rejection::NotLive);
         }
@@ -98,6 +103,7 @@ impl QueueMachine {
             webhook: record.webhook,
             idempotency_key: record.idempotency_key,
             last_error: record.error,
+            history,
             ..Extras::default()
         };
         let task = Task {
@@ -117,6 +123,9 @@ impl QueueMachine {
         };
         let due = (redrive.delay > Millis(0)).then(|| Due::Lease(self.clocks.lease + redrive.delay));
         let slot = self.enter(task, due, effects);
+        let (from, to) = (Some(record.state), Some(self.tasks.get(slot).state()));
+        let delay = Some(redrive.delay).filter(|delay| *delay > Millis(0));
+        self.note(slot, Happening::Redriven, &Note { from, to, attempt: attempts, delay, ..Note::default() });
         Ok(Outcome::Redriven(Box::new(self.view(self.tasks.get(slot)))))
     }
 }

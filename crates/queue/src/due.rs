@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use base::machine::{Effects, NextDue, Notice};
 use base::{LeaseTime, ScheduleTime, Stamps};
 
+use crate::history::Happening;
 use crate::machine::{QueueMachine, Signal};
-use crate::task::{Due, LEASE_EXPIRED, Stage, estimate};
+use crate::outcome::State;
+use crate::task::{Due, LEASE_EXPIRED, Note, Stage, estimate};
 
 /// Deadlines of a shard: of all its leases, and of every queue with delayed tasks the one that comes first.
 #[derive(Default)]
@@ -130,6 +132,9 @@ impl QueueMachine {
                 Stage::Delayed(_) => {
                     self.leave_stage(slot);
                     self.become_ready(slot, effects);
+                    let (from, to) = (Some(State::Delayed), Some(State::Ready));
+                    let attempt = self.tasks.get(slot).attempts;
+                    self.note(slot, Happening::Ready, &Note { from, to, attempt, ..Note::default() });
                 }
                 Stage::Leased(_) => {
                     let queue = self.tasks.get(slot).queue;

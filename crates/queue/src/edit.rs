@@ -6,15 +6,16 @@ use std::sync::Arc;
 use base::machine::Effects;
 
 use crate::checkpoint::DEAD;
+use crate::history::{Entry, Happening, History};
 use crate::machine::QueueMachine;
 use crate::op::{Amend, Edit, Schedule};
-use crate::outcome::{Outcome, Rejection};
+use crate::outcome::{Outcome, Rejection, State};
 use crate::payload::Payload;
 use crate::policy::ATTEMPTS_MAX;
 use crate::record;
 use crate::retention::Recent;
 use crate::slab::Slot;
-use crate::task::{Due, Saving, Stage};
+use crate::task::{Due, Note, Saving, Stage};
 
 impl QueueMachine {
     /// Changes a task that waits. Another priority or time puts it at the tail, as if it had come just now.
@@ -24,6 +25,7 @@ impl QueueMachine {
             return Err(Rejection::IsLeased);
         }
         self.change(slot);
+        let from = self.tasks.get(slot).state();
         let task = self.tasks.get_mut(slot);
         if let Some(most) = edit.max_attempts {
             // No attempt is above the maximum.
@@ -37,6 +39,7 @@ impl QueueMachine {
         }
         let moves = edit.priority.is_some_and(|priority| priority.min(9) != self.tasks.get(slot).priority);
         if !moves && edit.schedule.is_none() {
+            self.note_edit(slot, from);
             return Ok(Outcome::Edited(Box::new(self.view(self.tasks.get(slot)))));
         }
         let due = match (edit.schedule, &self.tasks.get(slot).stage) {
@@ -53,7 +56,18 @@ impl QueueMachine {
             None => self.become_ready(slot, effects),
             Some(due) => self.become_delayed(slot, due),
         }
+        self.note_edit(slot, from);
         Ok(Outcome::Edited(Box::new(self.view(self.tasks.get(slot)))))
+    }
+
+    fn note_edit(&mut self, slot: Slot, from: State) {
+        let task = self.tasks.get(slot);
+        let delay = match task.stage {
+            Stage::Delayed(due) => Some(self.estimate(due) - self.clocks.schedule),
+            _ => None,
+        };
+        let (from, to, attempt) = (Some(from), Some(task.state()), task.attempts);
+        self.note(slot, Happening::Edited, &Note { from, to, attempt, delay, ..Note::default() });
     }
 
     /// Puts another record in the place of a dead task's. It stays where it is, and is kept as long as before.
@@ -72,10 +86,18 @@ impl QueueMachine {
             return Err(Rejection::RecordChanged);
         }
         let mut view = record.map_err(|_| Rejection::RecordChanged)?;
+        let since = (amend.task.index(), view.created_at);
+        let mut history = History::read(&view.history, since).map_err(|_| Rejection::RecordChanged)?;
         place.ended_at = self.entry.index;
         let (slice, table, queue) = (place.slice, place.table, place.queue);
         view.ended_at = Some(self.entry.index);
         view.max_attempts = view.max_attempts.clamp(1, ATTEMPTS_MAX);
+        let (state, attempt) = (Some(State::Dead), view.attempts);
+        let edited = Entry::new(Happening::Edited, self.entry.index, self.clocks.schedule, self.acting.actor);
+        let edited = Entry { from: state, to: state, attempt, ..edited };
+        history.push(edited, since, self.policy.history_entries_max);
+        view.history = history.into_bytes();
+        self.tell_task(queue, key, &edited);
         let view = Arc::new(view);
         // If the last save has not taken it over yet, there is nothing in the checkpoint that this one would have to replace.
         let is_saved = match self.ended.recent.get(&key) {
@@ -109,8 +131,10 @@ impl QueueMachine {
         if matches!(self.tasks.get(slot).stage, Stage::Leased(_)) {
             return Err(Rejection::IsLeased);
         }
+        let from = Some(self.tasks.get(slot).state());
         self.leave_stage(slot);
         let task = self.tasks.remove(slot);
+        self.tell_deleted(task.queue, task.key, from);
         self.cache.leave(&task.payload);
         if task.saving.row || task.saving.payload {
             self.saves.removed.push((task.key, task.saving));

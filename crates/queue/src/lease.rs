@@ -6,12 +6,13 @@ use std::sync::Arc;
 use base::machine::Effects;
 use base::{LeaseTime, Millis, planted};
 
+use crate::history::Happening;
 use crate::id::LeaseToken;
 use crate::machine::{QueueMachine, Signal};
 use crate::op::{Claim, Credential, LeaseRef};
-use crate::outcome::{Grant, Outcome, Rejection};
+use crate::outcome::{Grant, Outcome, Rejection, State};
 use crate::slab::Slot;
-use crate::task::{AttemptEnd, Ending, Lease, Task};
+use crate::task::{AttemptEnd, Ending, Lease, Note, Task};
 
 /// Who holds leases of a queue.
 #[derive(Default)]
@@ -71,6 +72,12 @@ impl QueueMachine {
         let deadline = self.clocks.lease + length;
         let until = self.clocks.schedule + length;
         self.become_leased(slot, Lease { worker: worker.into(), token, deadline, until });
+        let (from, to) = (Some(State::Ready), Some(State::Leased));
+        self.note(
+            slot,
+            Happening::Claimed,
+            &Note { from, to, worker, attempt: token.attempt, lease: Some(length), ..Note::default() },
+        );
         Grant { task: self.view(self.tasks.get(slot)), token, length }
     }
 
@@ -99,7 +106,40 @@ impl QueueMachine {
         let remaining = deadline - self.clocks.lease;
         let until = self.clocks.schedule + remaining;
         self.move_deadline(slot, deadline, until);
+        self.note_lease(slot, Happening::Extended, State::Leased, Some(remaining));
         Ok(Outcome::Extended { remaining, until, cancel_requested: self.tasks.get(slot).cancel_requested })
+    }
+
+    /// Notes what the holder of a task does with its lease.
+    fn note_lease(&mut self, slot: Slot, what: Happening, to: State, lease: Option<Millis>) {
+        let task = self.tasks.get(slot);
+        let worker = task.lease().map(|lease| lease.worker.clone()).unwrap_or_default();
+        let (from, attempt) = (Some(State::Leased), task.attempts);
+        self.note(slot, what, &Note { from, to: Some(to), worker: &worker, attempt, lease, ..Note::default() });
+    }
+
+    /// Notes that a result came from somebody who does not hold the task. Nothing else of the task changes, not even when it changed last.
+    fn note_refused(&mut self, lease: &LeaseRef<'_>, why: Rejection) {
+        let Some(slot) = self.live(lease.tenant, lease.task) else { return };
+        let task = self.tasks.get(slot);
+        let (worker, attempt) = match lease.credential {
+            Credential::Token(token) => ("", token.attempt),
+            Credential::Worker(worker) => (worker, task.attempts),
+            Credential::Unknown => ("", task.attempts),
+        };
+        let reason = match why {
+            Rejection::NotOwner => "not_owner",
+            Rejection::NotLeased => "not_in_progress",
+            _ => "lease_lost",
+        };
+        let (state, key) = (Some(task.state()), task.key);
+        self.save(slot);
+        self.changes.note(self.entry.index, key);
+        self.note(
+            slot,
+            Happening::ResultRefused,
+            &Note { from: state, to: state, worker, attempt, reason, ..Note::default() },
+        );
     }
 
     /// M16.
@@ -120,6 +160,7 @@ impl QueueMachine {
             return Ok(Outcome::Cancelled(Box::new(view.as_ref().clone())));
         }
         self.leave_stage(slot);
+        self.note_lease(slot, Happening::Released, State::Ready, None);
         self.tasks.get_mut(slot).attempts -= 1;
         self.become_ready(slot, effects);
         Ok(Outcome::Released)
@@ -146,7 +187,13 @@ impl QueueMachine {
         ending: &Ending<'_>,
         effects: &mut Effects<Self>,
     ) -> Result<Outcome, Rejection> {
-        let slot = self.held(lease)?;
+        let slot = match self.held(lease) {
+            Ok(slot) => slot,
+            Err(why) => {
+                self.note_refused(lease, why);
+                return Err(why);
+            }
+        };
         let attempt = self.tasks.get(slot).attempts;
         self.finish(slot, ending, effects);
         Ok(Outcome::Finished { at: self.clocks.schedule, attempt })

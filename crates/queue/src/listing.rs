@@ -287,6 +287,7 @@ impl Listing {
             let whole = record::decode(&row, view.id).map_err(|Malformed| damaged())?;
             if with_payload {
                 view.payload = whole.payload;
+                view.history = whole.history;
             }
             view.result = whole.result.filter(|_| with_result);
         }

@@ -16,6 +16,8 @@ use crate::changes::RecentChanges;
 use crate::checkpoint::{self, SCHEMA, Saves};
 use crate::codec;
 use crate::due::DueIndex;
+use crate::events::{Telling, Told};
+use crate::history::{Acting, Terms};
 use crate::id::{TaskId, TaskKey};
 use crate::idempotency::Keys;
 use crate::op::{Claim, Op};
@@ -38,6 +40,10 @@ pub struct QueueMachine {
     /// The clocks of the last entry, forced to be non-decreasing.
     pub(crate) clocks: Stamps,
     pub(crate) policy: Policy,
+    pub(crate) terms: Terms,
+    /// Whose operation is applied.
+    pub(crate) acting: Acting,
+    pub(crate) telling: Telling,
     /// The entry being applied.
     pub(crate) entry: EntryInfo,
     pub(crate) creations_in_entry: u16,
@@ -88,6 +94,17 @@ pub enum Signal {
         /// From creation to end.
         lived: Millis,
     },
+    /// The first entry since the state was read: of entries before it no events are known.
+    Begun {
+        /// The shard.
+        shard: ShardId,
+        /// The entry.
+        index: Index,
+        /// Under which its tasks are created.
+        incarnation: Incarnation,
+    },
+    /// Events for those who follow them.
+    Told(Told),
     /// A lease ran out.
     LeaseExpired {
         /// Its queue's name.
@@ -102,6 +119,9 @@ impl QueueMachine {
             epochs: vec![(0, info.incarnation.0)],
             clocks: Stamps::default(),
             policy: Policy::default(),
+            terms: Terms::default(),
+            acting: Acting::SYSTEM,
+            telling: Telling::default(),
             entry: EntryInfo { term: Term(0), index: Index(0), stamps: Stamps::default(), seed: [0; 16] },
             creations_in_entry: 0,
             grants_in_entry: 0,
@@ -236,9 +256,12 @@ impl StateMachine for QueueMachine {
             self.renew_leases();
         }
         self.entry = *entry;
+        self.terms.note(entry.index, entry.term);
+        self.acting = Acting::SYSTEM;
         self.creations_in_entry = 0;
         self.grants_in_entry = 0;
         self.changes.begin(entry.index);
+        self.begin_telling(&mut effects.signals);
         self.clocks.lease = self.clocks.lease.max(entry.stamps.lease);
         self.clocks.schedule = self.clocks.schedule.max(entry.stamps.schedule);
         self.due_phase(effects);
@@ -246,12 +269,15 @@ impl StateMachine for QueueMachine {
         self.saves.freed_keys.extend(freed);
         self.drop_slices();
         self.operations.tidy(self.clocks.schedule);
+        self.hand_over(&mut effects.signals);
         effects.woken.extend(self.changes.take_untold().map(change_of));
     }
 
     fn apply(&mut self, operation: &[u8], effects: &mut Effects<Self>) -> Result<Outcome, UnknownOperation> {
         let op = codec::decode(operation)?;
+        self.acting = Acting::of(&op);
         let outcome = self.apply_op(&op, effects).unwrap_or_else(Outcome::Rejected);
+        self.hand_over(&mut effects.signals);
         effects.woken.extend(self.changes.take_untold().map(change_of));
         Ok(outcome)
     }

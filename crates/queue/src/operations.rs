@@ -12,11 +12,11 @@ use base::machine::Effects;
 use base::rows::{RowReader, RowWriter, Value};
 use base::{Index, Millis, ScheduleTime};
 
-use crate::codec;
 use crate::id::{TaskId, TaskKey};
 use crate::machine::QueueMachine;
 use crate::op::{Begin, Delete, Op, Step};
-use crate::outcome::{Outcome, Rejection};
+use crate::outcome::{Outcome, Rejection, State};
+use crate::{checkpoint, codec};
 
 /// Operations that a shard knows at a time, ended ones included.
 pub const OPERATIONS_MAX: usize = 1_000;
@@ -29,6 +29,11 @@ const KEPT: Millis = Millis(7 * 24 * 3_600_000);
 
 /// Names an operation; chosen at random by whoever asks for it.
 pub type OperationId = [u8; 16];
+
+/// An operation's name as clients see it.
+pub fn operation_text(id: &OperationId) -> String {
+    format!("op-{:032x}", u128::from_be_bytes(*id))
+}
 
 /// What an operation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -239,6 +244,7 @@ impl QueueMachine {
             finished_at: None,
             error: Arc::default(),
         };
+        self.telling.started(&operation);
         self.operations.restore(number, operation);
         self.operations.changed.insert(number);
         Ok(Outcome::Done)
@@ -277,6 +283,7 @@ impl QueueMachine {
         if operation.state != OperationState::Running || operation.steps != step.after {
             return Err(Rejection::OperationState);
         }
+        self.acting.operation = Some(step.id);
         let (mut changed, mut skipped) = (0, 0);
         for item in &step.items {
             // Nothing but what changes one task is encoded as an item.
@@ -295,11 +302,15 @@ impl QueueMachine {
         operation.processed += changed + skipped + step.counted;
         let room = SAMPLES_MAX - operation.samples.len();
         operation.samples.extend(step.samples.iter().take(room));
+        let is_same_second = operation.updated_at.0 / 1_000 == now.0 / 1_000;
         operation.updated_at = now;
         if step.is_last {
             operation.state = OperationState::Succeeded;
             operation.finished_at = Some(now);
+            self.telling.ended(operation);
             self.operations.ended.insert((now, number));
+        } else if !is_same_second {
+            self.telling.progress(operation);
         }
         self.operations.changed.insert(number);
         Ok(Outcome::Done)
@@ -332,6 +343,10 @@ impl QueueMachine {
         operation.updated_at = now;
         operation.finished_at = (to == Failed).then_some(now);
         operation.error = error;
+        match to {
+            Failed => self.telling.ended(operation),
+            _ => self.telling.progress(operation),
+        }
         self.operations.ended.extend(operation.finished_at.map(|end| (end, number)));
         self.operations.changed.insert(number);
         Ok(Outcome::Done)
@@ -353,6 +368,8 @@ impl QueueMachine {
                     return Err(Rejection::RecordChanged);
                 }
                 self.unretain(task.0, place);
+                let from = Some(State::Dead).filter(|_| place.table == checkpoint::DEAD);
+                self.tell_deleted(place.queue, task.0, from);
                 self.changes.note(self.entry.index, task.0);
             }
         }

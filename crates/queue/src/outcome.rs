@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use base::{Index, Millis, ScheduleTime};
 
+use crate::history::Terms;
 use crate::id::{LeaseToken, TaskId};
 use crate::operations::{Operation, OperationId};
 use crate::payload::Payload;
@@ -61,7 +62,7 @@ pub enum Outcome {
     Done,
     /// The settings hold.
     Configured,
-    /// No effect.
+    /// No effect, but that a refused result is noted in its task's history.
     Rejected(Rejection),
 }
 
@@ -216,6 +217,8 @@ pub struct TaskView {
     pub idempotency_key: Arc<str>,
     /// Its holder is asked to stop.
     pub cancel_requested: bool,
+    /// What has happened to it, see [`crate::history`]; empty where that was not asked for.
+    pub history: Vec<u8>,
 }
 
 /// How many tasks of a queue are where.
@@ -331,6 +334,17 @@ pub enum Query {
         /// The entry comes after this one. Of entries long ago it is not known what they have changed: then the answer comes at once.
         index: Index,
     },
+    /// One task with its history, as it is when an entry after this one has changed it, or when it has ended; nothing: as it is now.
+    History {
+        /// Its tenant.
+        tenant: Arc<str>,
+        /// Its id.
+        id: TaskId,
+        /// The entry.
+        after: Option<Index>,
+    },
+    /// When terms began, and what has been applied.
+    Terms,
     /// Whether an operation on the lease would be refused now.
     Lease {
         /// Its tenant.
@@ -382,6 +396,13 @@ pub enum Answer {
     NotLive {
         /// Slices of ended tasks in which the checkpoint may still show this one although it is gone from there.
         dropped: Vec<u32>,
+    },
+    /// When terms began.
+    Terms {
+        /// As far as it is remembered.
+        terms: Terms,
+        /// The last entry applied, as the state machine counts them; nothing: none since its state was read.
+        applied: Option<Index>,
     },
     /// What an operation on the lease would be refused for.
     Lease(Result<(), Rejection>),

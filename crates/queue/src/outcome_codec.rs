@@ -331,6 +331,7 @@ impl Tasks {
             },
             result: fields.when(Fields::RESULT, || r.bytes())?.map(Arc::from),
             cancel_requested: fields.has(Fields::CANCEL_REQUESTED),
+            history: Vec::new(),
         })
     }
 }

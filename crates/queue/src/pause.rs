@@ -57,6 +57,7 @@ impl QueueMachine {
         if self.queues[queue as usize].pause.is_none() {
             self.leave_turns(queue);
         }
+        self.tell_paused(queue, &pause.view.by, &pause.view.reason, pause.view.until);
         self.keep_pause(queue, pause);
         Ok(Outcome::Done)
     }
@@ -82,6 +83,7 @@ impl QueueMachine {
 
     fn end_pause(&mut self, queue: u32, effects: &mut Effects<Self>) {
         self.change_queue(queue);
+        self.tell_resumed(queue);
         self.forget_end(queue);
         self.queues[queue as usize].pause = None;
         self.return_to_turns(queue);

@@ -43,7 +43,12 @@ pub struct Policy {
     pub retention: Retention,
     /// Longest text of an error or reason, in bytes; longer ones are cut at a character boundary.
     pub error_bytes_max: usize,
+    /// Entries of a task's history at most, up to `history::ENTRIES_MAX`; 0: none are kept.
+    pub history_entries_max: u32,
 }
+
+/// What holds where nothing else is said, and in logs and checkpoints that say nothing.
+const HISTORY_ENTRIES_MAX: u32 = 200;
 
 /// No task is delivered more often.
 pub const ATTEMPTS_MAX: u32 = 1_000_000;
@@ -69,6 +74,7 @@ impl Default for Policy {
                 dead: Millis::from_secs(7 * 24 * 3600),
             },
             error_bytes_max: 16 << 10,
+            history_entries_max: HISTORY_ENTRIES_MAX,
         }
     }
 }
@@ -99,6 +105,7 @@ impl Policy {
         }
         bytes.put_varint(u64::from(self.max_attempts));
         bytes.put_varint(self.error_bytes_max as u64);
+        bytes.put_varint(u64::from(self.history_entries_max));
     }
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Policy, Malformed> {
@@ -111,6 +118,24 @@ impl Policy {
             retention: Retention { completed: millis()?, failed: millis()?, dead: millis()? },
             max_attempts: reader.narrow()?,
             error_bytes_max: reader.narrow()?,
+            history_entries_max: if reader.is_empty() { HISTORY_ENTRIES_MAX } else { reader.narrow()? },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: what was written before histories had a limit reads as the default.
+    #[test]
+    fn a_policy_without_a_limit_of_histories_has_the_default() {
+        let policy = Policy { history_entries_max: 7, max_attempts: 9, ..Policy::default() };
+        let mut bytes = Vec::new();
+        policy.encode(&mut bytes);
+        assert_eq!(Policy::decode(&mut Reader::new(&bytes)), Ok(policy));
+        bytes.pop();
+        let before = Policy { history_entries_max: HISTORY_ENTRIES_MAX, ..policy };
+        assert_eq!(Policy::decode(&mut Reader::new(&bytes)), Ok(before));
     }
 }

@@ -3,14 +3,14 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
-use base::ScheduleTime;
 use base::machine::WaitKey;
+use base::{Index, ScheduleTime};
 
 use crate::id::TaskId;
 use crate::machine::QueueMachine;
 use crate::op::{Credential, LeaseRef};
 use crate::operations::OperationState;
-use crate::outcome::{Answer, Depth, OwnedCredential, Query, QueueStats, QueuesOf, Totals};
+use crate::outcome::{Answer, Depth, OwnedCredential, Query, QueueStats, QueuesOf, TaskView, Totals};
 use crate::ready::Queue;
 use crate::retention::Recent;
 use crate::slab::Slot;
@@ -34,6 +34,20 @@ impl QueueMachine {
                 let (answer, _) = self.answer(&Query::Task { tenant: tenant.clone(), id: *id, until_ended: false });
                 let waits = self.find(tenant, *id).is_some() && !self.changes.has_changed(id.key.0, *index);
                 (answer, waits.then(|| change_of(id.key.0)))
+            }
+            Query::History { tenant, id, after } => {
+                let Some(slot) = self.find(tenant, *id) else {
+                    return self.answer(&Query::Task { tenant: tenant.clone(), id: *id, until_ended: false });
+                };
+                let task = self.tasks.get(slot);
+                let history = task.extras.as_ref().map_or(Vec::new(), |extras| extras.history.bytes().to_vec());
+                let waits = after.is_some_and(|after| !self.changes.has_changed(id.key.0, after));
+                let view = TaskView { history, ..self.view(task) };
+                (Answer::Task(Arc::new(view)), waits.then(|| change_of(id.key.0)))
+            }
+            Query::Terms => {
+                let applied = Some(self.entry.index).filter(|index| *index > Index(0));
+                (Answer::Terms { terms: self.terms.clone(), applied }, None)
             }
             Query::Lease { tenant, id, credential } => {
                 let credential = match credential {
@@ -75,7 +89,7 @@ impl QueueMachine {
     }
 
     /// An ended task that the checkpoint may not hold yet.
-    fn recent(&self, tenant: &str, id: TaskId) -> Option<Arc<crate::outcome::TaskView>> {
+    fn recent(&self, tenant: &str, id: TaskId) -> Option<Arc<TaskView>> {
         let key = id.key.0;
         // It may have come back since the save began, and ended again, and be gone by now.
         let in_time = |recent: &&Recent| {

@@ -25,6 +25,7 @@ pub(crate) const COLUMNS: &[Column] = &[
     Column { name: "result", kind: "TEXT" },
     Column { name: "webhook", kind: "TEXT" },
     Column { name: "idempotency_key", kind: "TEXT" },
+    Column { name: "history", kind: "BLOB" },
 ];
 
 /// Writes the row of an ended task.
@@ -49,6 +50,7 @@ pub fn encode(task: &TaskView, row: &mut RowWriter<'_>) {
     }
     row.maybe_text(&task.webhook);
     row.maybe_text(&task.idempotency_key);
+    row.maybe_blob(&task.history);
 }
 
 /// Reads the row of the ended task `id`.
@@ -74,6 +76,7 @@ pub fn decode(row: &[u8], id: TaskId) -> Result<TaskView, Malformed> {
         result: r.maybe_bytes()?.map(Into::into),
         webhook: r.text()?.into(),
         idempotency_key: r.text()?.into(),
+        history: r.maybe_bytes()?.unwrap_or_default().into(),
         updated_at: ScheduleTime(0),
         worker: None,
         lease_until: None,

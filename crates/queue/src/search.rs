@@ -233,6 +233,7 @@ impl<'a> Seen<'a> {
             webhook: self.webhook.into(),
             idempotency_key: self.idempotency_key.into(),
             cancel_requested: self.cancel_requested,
+            history: Vec::new(),
         }
     }
 }

@@ -17,8 +17,10 @@ use base::machine::{Effects, WaitKey};
 use base::{LeaseTime, Millis, ScheduleTime, Stamps};
 
 use crate::checkpoint::Mark;
+use crate::history::{Actor, Entry, Happening, History, REASON_BYTES_MAX};
 use crate::id::{LeaseToken, TaskKey};
 use crate::machine::{QueueMachine, Signal};
+use crate::operations::operation_text;
 use crate::outcome::{State, TaskView};
 use crate::payload::Payload;
 use crate::slab::Slot;
@@ -71,7 +73,7 @@ pub(crate) struct Lease {
     pub(crate) until: ScheduleTime,
 }
 
-/// What most tasks do not have.
+/// What a task does not have that only waits.
 #[derive(Clone, Default)]
 pub(crate) struct Extras {
     pub(crate) webhook: Arc<str>,
@@ -80,6 +82,7 @@ pub(crate) struct Extras {
     pub(crate) last_error: Arc<str>,
     /// Why the holder is asked to stop.
     pub(crate) cancel_reason: Arc<str>,
+    pub(crate) history: History,
 }
 
 /// How a task stands to the checkpoint.
@@ -91,6 +94,19 @@ pub(crate) struct Saving {
     pub(crate) row: bool,
     /// The same for its payload, which is written once.
     pub(crate) payload: bool,
+}
+
+/// What is noted of a change of a task, besides what happened.
+#[derive(Default)]
+pub(crate) struct Note<'a> {
+    pub(crate) from: Option<State>,
+    pub(crate) to: Option<State>,
+    /// Whoever holds the task or wants to.
+    pub(crate) worker: &'a str,
+    pub(crate) attempt: u32,
+    pub(crate) reason: &'a str,
+    pub(crate) delay: Option<Millis>,
+    pub(crate) lease: Option<Millis>,
 }
 
 /// How a task ends.
@@ -110,7 +126,8 @@ pub(crate) const CANCELLED: &str = "CANCELLED";
 
 impl Extras {
     pub(crate) fn is_empty(&self) -> bool {
-        [&self.webhook, &self.idempotency_key, &self.last_error, &self.cancel_reason].iter().all(|text| text.is_empty())
+        let texts = [&self.webhook, &self.idempotency_key, &self.last_error, &self.cancel_reason];
+        texts.iter().all(|text| text.is_empty()) && self.history.is_empty()
     }
 }
 
@@ -247,23 +264,28 @@ impl QueueMachine {
         let backoff = &self.policy.backoff;
         let delay = delay.map_or_else(|| backoff.delay(attempts, random), |delay| delay.min(backoff.max));
         self.leave_stage(slot);
+        let worker = self.tasks.get(slot).lease().map(|lease| lease.worker.clone()).unwrap_or_default();
         self.tasks.get_mut(slot).attempts = attempts;
         let error: Arc<str> = self.cut(error).into();
-        self.tasks.get_mut(slot).extras.get_or_insert_default().last_error = error;
+        self.tasks.get_mut(slot).extras.get_or_insert_default().last_error = error.clone();
         if delay == Millis(0) {
             self.become_ready(slot, effects);
         } else {
             self.become_delayed(slot, Due::Lease(self.clocks.lease + delay));
         }
+        let what = if self.acting.actor == Actor::System { Happening::Expired } else { Happening::Retry };
+        let (from, to) = (Some(State::Leased), Some(self.tasks.get(slot).state()));
+        let note =
+            Note { from, to, worker: &worker, attempt: attempts, reason: &error, delay: Some(delay), lease: None };
+        self.note(slot, what, &note);
         AttemptEnd::Retried { delay, attempts }
     }
 
     /// Ends a task: it leaves memory and is kept for readers until retention ends it.
     pub(crate) fn finish(&mut self, slot: Slot, ending: &Ending<'_>, effects: &mut Effects<Self>) -> Arc<TaskView> {
+        let from = self.tasks.get(slot).state();
         self.leave_stage(slot);
         let mut view = self.view(self.tasks.get(slot));
-        let task = self.tasks.remove(slot);
-        self.cache.leave(&task.payload);
         let now = self.clocks.schedule;
         let (state, error, result) = match *ending {
             Ending::Completed { result, error } => (State::Completed, error, Some(result)),
@@ -273,6 +295,19 @@ impl QueueMachine {
                 (State::Cancelled, if reason.is_empty() { CANCELLED } else { reason }, None)
             }
         };
+        let what = match state {
+            State::Completed => Happening::Completed,
+            State::Failed => Happening::Failed,
+            State::Dead => Happening::Dead,
+            _ => Happening::Cancelled,
+        };
+        let (worker, attempt) = (view.worker.as_deref().unwrap_or_default(), view.attempts);
+        let note = Note { from: Some(from), to: Some(state), worker, attempt, reason: error, ..Note::default() };
+        self.note(slot, what, &note);
+        let mut task = self.tasks.remove(slot);
+        self.cache.leave(&task.payload);
+        view.history =
+            task.extras.as_mut().map(|extras| std::mem::take(&mut extras.history).into_bytes()).unwrap_or_default();
         // M22: a key is free again when its task has ended.
         if base::planted::is(22) && !view.idempotency_key.is_empty() {
             let scope = crate::idempotency::scope_digest(&view.tenant, &view.command, &view.idempotency_key);
@@ -302,8 +337,50 @@ impl QueueMachine {
         view
     }
 
-    /// Notes that a live task is about to change, so that the next checkpoint holds its new state and a save in progress its old one.
+    /// Tells of a live task, which is about to change or has just done so, and appends to its history.
+    pub(crate) fn note(&mut self, slot: Slot, what: Happening, note: &Note<'_>) {
+        let by_operation = self.acting.operation.map(|id| operation_text(&id));
+        let reason = by_operation.as_deref().unwrap_or(note.reason);
+        let entry = Entry {
+            what,
+            index: self.entry.index,
+            at: self.clocks.schedule,
+            actor: self.acting.actor,
+            worker: if self.acting.actor == Actor::Worker { note.worker } else { "" },
+            from: note.from,
+            to: note.to,
+            attempt: note.attempt,
+            reason: &reason[..reason.floor_char_boundary(REASON_BYTES_MAX)],
+            delay: note.delay,
+            lease: note.lease,
+            count: 1,
+        };
+        let (queue, key) = (self.tasks.get(slot).queue, self.tasks.get(slot).key);
+        self.tell_task(queue, key, &entry);
+        // How a task began can be read from the task.
+        if what != Happening::Created {
+            let task = self.tasks.get_mut(slot);
+            let since = (TaskKey(task.key).index(), task.created_at);
+            let entries_max = self.policy.history_entries_max;
+            if entries_max > 0 || task.extras.is_some() {
+                task.extras.get_or_insert_default().history.push(entry, since, entries_max);
+            }
+        }
+    }
+
+    /// Notes that a live task is about to change: for the checkpoint, and for those who look at it or at its queue.
     pub(crate) fn change(&mut self, slot: Slot) {
+        self.save(slot);
+        let now = self.clocks.schedule;
+        let task = self.tasks.get_mut(slot);
+        task.updated_at = now;
+        let (queue, key) = (task.queue, task.key);
+        self.changes.note(self.entry.index, key);
+        self.change_queue(queue);
+    }
+
+    /// Lets the next checkpoint hold what a live task is about to become, and a save in progress what it was.
+    pub(crate) fn save(&mut self, slot: Slot) {
         let mark = self.tasks.get(slot).saving.mark;
         if mark != self.saves.current {
             if mark != Mark::Clean {
@@ -313,12 +390,6 @@ impl QueueMachine {
             task.saving.mark = self.saves.current;
             self.saves.dirty.push(task.key);
         }
-        let now = self.clocks.schedule;
-        let task = self.tasks.get_mut(slot);
-        task.updated_at = now;
-        let (queue, key) = (task.queue, task.key);
-        self.changes.note(self.entry.index, key);
-        self.change_queue(queue);
     }
 
     /// What can be shown of a live task.
@@ -350,6 +421,7 @@ impl QueueMachine {
             webhook: extras.map(|extras| extras.webhook.clone()).unwrap_or_default(),
             idempotency_key: extras.map(|extras| extras.idempotency_key.clone()).unwrap_or_default(),
             cancel_requested: task.cancel_requested,
+            history: Vec::new(),
         }
     }
 

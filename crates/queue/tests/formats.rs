@@ -183,6 +183,7 @@ fn outcomes() -> Vec<Outcome> {
         webhook: "".into(),
         idempotency_key: "".into(),
         cancel_requested: false,
+        history: Vec::new(),
     };
     let full = TaskView {
         payload: Payload::Stored(70_000),

@@ -260,9 +260,9 @@ fn fits(filter: &Filter, task: &TaskView) -> bool {
         && filter.fingerprint.is_none_or(|wanted| fingerprint(&task.command, &task.error) == wanted)
 }
 
-/// What a list shows of a task: all but the payload, of which it has the length.
+/// What a list shows of a task: all but its history and the payload, of which it has the length.
 fn shown(task: &TaskView) -> TaskView {
-    TaskView { payload: Payload::Stored(task.payload.len() as u32), result: None, ..task.clone() }
+    TaskView { payload: Payload::Stored(task.payload.len() as u32), result: None, history: Vec::new(), ..task.clone() }
 }
 
 fn orders() -> [Order; 4] {

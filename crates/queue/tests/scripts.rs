@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 
 use base::{Millis, ScheduleTime};
 use goldenscript::{ArgumentConsumer, Command, Context};
+use queue::history::{Happening, entries, numbered};
 use queue::op::{
     Amend, Begin, Claim, ClaimOrder, Create, Credential, Delete, Edit, IdempotencyKey, LeaseRef, Redrive, Schedule,
     Step,
@@ -358,6 +359,7 @@ impl Script {
                     policy.retention = Retention { completed: kept, failed: kept, dead: kept };
                 }
                 "error_bytes" => policy.error_bytes_max = value.parse()?,
+                "history" => policy.history_entries_max = value.parse()?,
                 _ => return Err(format!("no policy is called {name}").into()),
             }
         }
@@ -488,7 +490,7 @@ impl goldenscript::Runner for Script {
                 let tenant = args.take_key("tenant").unwrap_or("acme");
                 self.apply(&Op::Resume { tenant, command }) + &self.pause_of(tenant, command)
             }
-            // policy [backoff=NAME] [base=D] [max_backoff=D] [lease=D] [max_attempts=N] [window=D] [retention=D] [error_bytes=N]
+            // policy [backoff=NAME] [base=D] [max_backoff=D] [lease=D] [max_attempts=N] [window=D] [retention=D] [error_bytes=N] [history=N]
             "policy" => self.policy(&mut args)?,
             // advance D [clock=wall]: both clocks, or a jump of the wall clock alone
             "advance" => {
@@ -521,6 +523,11 @@ impl goldenscript::Runner for Script {
             "show" => {
                 let id = self.task(args.next_pos())?;
                 self.shard.task(id).map(|task| show(&task)).unwrap_or_else(|| "gone\n".into())
+            }
+            // history tN: what has happened to it
+            "history" => {
+                let id = self.task(args.next_pos())?;
+                self.shard.history(id).map(|task| history(&task)).unwrap_or_else(|| "gone\n".into())
             }
             // stats QUEUE [tenant=T]
             "stats" => {
@@ -570,6 +577,33 @@ fn show(task: &TaskView) -> String {
     }
     if !task.webhook.is_empty() || !task.idempotency_key.is_empty() {
         writeln!(text, "webhook {:?} key {:?}", task.webhook, task.idempotency_key).expect("a string takes all");
+    }
+    text
+}
+
+fn history(task: &TaskView) -> String {
+    let mut text = String::new();
+    for ((index, place), entry) in numbered(entries(task).expect("it reads back")) {
+        let state = |state: Option<State>| state.map_or("-", State::name);
+        write!(text, "{index}.{place} ").expect("a string takes all");
+        if entry.what != Happening::Truncated {
+            let who = [entry.actor.name(), entry.worker].join(" ");
+            let (from, to) = (state(entry.from), state(entry.to));
+            let at = seconds(entry.at.0.saturating_sub(START));
+            write!(text, "{at} by {}: {from} to {to}, attempt {}: ", who.trim_end(), entry.attempt)
+                .expect("a string takes all");
+        }
+        text.push_str(entry.what.name());
+        for (name, time) in [("after", entry.delay), ("for", entry.lease)] {
+            time.into_iter().for_each(|time| write!(text, " {name} {}", seconds(time.0)).expect("a string takes all"));
+        }
+        if entry.count != 1 {
+            write!(text, " × {}", entry.count).expect("a string takes all");
+        }
+        if !entry.reason.is_empty() {
+            write!(text, " {:?}", entry.reason).expect("a string takes all");
+        }
+        text.push('\n');
     }
     text
 }
@@ -641,6 +675,7 @@ scripts! {
     pause { queue, by_itself, turns, restart }
     edit { waiting, payload_memory, amend, delete }
     operations { steps, conflicts, stop, restart, kept }
+    history { life, refused, others, truncated }
     idempotency { repeat, conflict, window, scope, outlives_the_task }
     retention { slices, live_tasks_stay, keyed }
     checkpoint { restart_everywhere, born_and_ended_between, payload_memory }

@@ -66,6 +66,7 @@ families! {
     TURNS Counter "codeq_loop_turns_total" [] "Turns of the loop.";
     INBOX_DEPTH Gauge "codeq_inbox_depth" [] "Requests in front of the loop.";
     WAITERS Gauge "codeq_waiters" [] "Requests that wait for a task or a result.";
+    EVENT_STREAMS Gauge "codeq_event_streams" [] "Streams of what happens to tasks.";
     STORAGE Gauge "codeq_storage_bytes" ["kind"] "Bytes on disk.";
     CHECKPOINT Summary "codeq_checkpoint_seconds" [] "Time spent writing checkpoints.";
     COMMIT Histogram "codeq_raft_commit_seconds" [] "From the proposal of an entry here until it is committed.";

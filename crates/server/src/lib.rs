@@ -9,6 +9,7 @@ mod backups;
 mod bulk;
 pub mod config;
 pub mod families;
+mod feed;
 pub mod http;
 mod log_lines;
 pub mod metrics;

@@ -55,6 +55,8 @@ impl Metrics {
                 Signal::Created { command } => self.counts(&mut commands, &command).created += 1,
                 Signal::Claimed { command } => self.counts(&mut commands, &command).claimed += 1,
                 Signal::LeaseExpired { command } => self.counts(&mut commands, &command).expired += 1,
+                // For those who follow events.
+                Signal::Begun { .. } | Signal::Told(_) => {}
                 Signal::Ended { command, state, lived } => {
                     let counts = self.counts(&mut commands, &command);
                     let latency = if state == State::Completed { &mut counts.completed } else { &mut counts.failed };
@@ -84,12 +86,14 @@ impl Metrics {
         queues: &[QueueStats],
         node: &Handle<QueueMachine>,
         waiting: usize,
+        streams: usize,
         backup: Option<Millis>,
     ) -> String {
         let mut out = String::with_capacity(16 << 10);
         self.render_commands(&mut out);
         self.render_depths(&mut out, queues);
         render_node(&mut out, node, waiting);
+        one(&mut out, &families::EVENT_STREAMS, streams as f64);
         let alarms = node.inspect().alarms();
         head(&mut out, &families::ALARMS);
         for kind in AlarmKind::ALL {

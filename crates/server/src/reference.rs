@@ -61,6 +61,7 @@ fn the_page_of_metrics_is_what_the_families_say() {
 /// Headings of the page of routes, each with the tags of the document that stand there.
 const CHAPTERS: &[(&str, &[&str])] = &[
     ("Create and work", &["tasks"]),
+    ("Follow what happens", &["events"]),
     ("Queues", &["queues", "admin"]),
     ("Dead letters", &["dlq"]),
     ("Background operations", &["operations"]),

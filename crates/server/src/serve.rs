@@ -13,6 +13,7 @@ use queue::QueueMachine;
 use crate::auth::Authenticator;
 use crate::backups::Backups;
 use crate::bulk::Bulk;
+use crate::feed::Feed;
 use crate::http::{Epochs, Listener, STREAMS_MAX, Shared, Threads, describe, give_back, own_status};
 use crate::metrics::Metrics;
 use crate::reload::{Reload, Watch};
@@ -78,6 +79,8 @@ impl Server {
         let (policy, live_tasks_max) = (settings.policy, settings.limits.live_tasks_max);
         let payload_bytes = (settings.limits.payload_cache_bytes / usize::from(settings.node.shards)) as u64;
         let observer = metrics.clone();
+        let feed = Arc::new(Feed::new(settings.limits.events_max, settings.limits.events_kept_for));
+        let fed = feed.clone();
         let epochs = Arc::new(Epochs::default());
         let known = epochs.clone();
         let hooks = Hooks {
@@ -87,7 +90,10 @@ impl Server {
                 machine.limit_payload_memory(payload_bytes);
                 known.set(machine);
             }),
-            observe: Box::new(move |signals| observer.observe(signals)),
+            observe: Box::new(move |signals| {
+                fed.take(signals);
+                observer.observe(signals);
+            }),
             undelivered: Box::new(|reply| match reply {
                 Reply::Applied { position, outcomes } => give_back(position, &outcomes),
                 _ => Vec::new(),
@@ -107,6 +113,8 @@ impl Server {
             name,
             draining: AtomicBool::new(false),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            event_streams: Arc::new(Semaphore::new(settings.limits.event_streams_max)),
+            feed,
             wake_bulk: Arc::default(),
             settings,
         });

@@ -94,6 +94,12 @@ pub struct Limits {
     pub live_tasks_max: u64,
     /// Tasks per second of one operation on many of them.
     pub bulk_rate_max: u64,
+    /// Streams of what happens to tasks, on this node.
+    pub event_streams_max: usize,
+    /// Events of a shard kept for them.
+    pub events_max: usize,
+    /// And for how long.
+    pub events_kept_for: Millis,
     /// Bytes of waiting tasks' payloads held in memory, shared evenly by the shards.
     pub payload_cache_bytes: usize,
 }

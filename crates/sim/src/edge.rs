@@ -331,7 +331,10 @@ impl World {
                     QueueAnswer::Queue(stats) => Told::Queue(position, Rc::new(stats)),
                     QueueAnswer::Policy(_) => return self.show(n, number),
                     QueueAnswer::Operations(operations) => Told::Operations(position, Rc::new(operations)),
-                    QueueAnswer::Lease(_) | QueueAnswer::Queues(_) | QueueAnswer::QueuePage { .. } => return,
+                    QueueAnswer::Lease(_)
+                    | QueueAnswer::Terms { .. }
+                    | QueueAnswer::Queues(_)
+                    | QueueAnswer::QueuePage { .. } => return,
                 };
                 self.conclude(number, told);
             }

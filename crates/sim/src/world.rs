@@ -198,6 +198,7 @@ fn policy(options: &Options) -> Policy {
         idempotency_window: Millis(options.key_window_ms),
         retention: Retention { completed: kept, failed: kept, dead: kept },
         error_bytes_max: 1_024,
+        history_entries_max: 6,
     }
 }
 

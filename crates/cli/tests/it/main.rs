@@ -7,6 +7,7 @@ mod cluster;
 mod config;
 mod dev;
 mod documents;
+mod events;
 mod many;
 mod operate;
 mod process;

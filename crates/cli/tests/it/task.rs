@@ -101,6 +101,11 @@ fn a_task_goes_through_its_life_by_hand() {
     let token = asked.json(&["task", "claim", "mail"])["leaseToken"].as_str().unwrap().to_owned();
     let done = asked.json(&["task", "complete", &id, "--lease-token", &token, r#"{"sent":true}"#]);
     assert_eq!(done["status"], "COMPLETED");
+    let history = asked.run(&["task", "history", &id]);
+    let told: Vec<&str> = history.output.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+    let happened = ["created", "claimed", "extended", "retry", "cancelled", "redriven", "claimed", "released"];
+    assert_eq!(told, [&["TYPE"], &happened[..], &["claimed", "completed"]].concat(), "{history:?}");
+    assert_eq!(asked.run(&["task", "history", &id, "--limit", "2", "-o", "json"]).output.lines().count(), 3);
     let watched = asked.json(&["task", "watch", &id]);
     assert_eq!(watched["result"], serde_json::json!({"sent": true}));
     assert_eq!(stats(), [0, 0, 0, 0]);

@@ -128,9 +128,18 @@ impl Shard {
 
     /// A task wherever it stands: live, ended and in memory, ended and in the checkpoint.
     pub(crate) fn task(&self, id: TaskId) -> Option<TaskView> {
+        self.find(id, |tenant| Query::Task { tenant: tenant.into(), id, until_ended: false })
+    }
+
+    /// The same with its history.
+    pub(crate) fn history(&self, id: TaskId) -> Option<TaskView> {
+        self.find(id, |tenant| Query::History { tenant: tenant.into(), id, after: None })
+    }
+
+    fn find(&self, id: TaskId, query: impl Fn(&str) -> Query) -> Option<TaskView> {
         let mut over = Vec::new();
         for tenant in ["acme", "other"] {
-            match self.query(&Query::Task { tenant: tenant.into(), id, until_ended: false }).0 {
+            match self.query(&query(tenant)).0 {
                 Answer::Task(view) => return Some(view.as_ref().clone()),
                 Answer::NotLive { dropped } => over = dropped,
                 other => panic!("asked for a task, got {other:?}"),

@@ -122,6 +122,9 @@ fn settings_of(values: &Values, Access { addr, auth, encryption, roles }: Access
             waiters_per_tenant_max: values.count("limits.waitersPerTenant"),
             live_tasks_max: values.number("limits.maxLiveTasks"),
             bulk_rate_max: values.number("operations.maxRate"),
+            event_streams_max: values.count("limits.eventStreams"),
+            events_max: values.count("events.maxEntries"),
+            events_kept_for: values.duration("events.retention"),
             payload_cache_bytes: values.count("storage.payloadCacheBytes"),
         },
         follower_redirects: values.text("followerWrites") == "redirect",
@@ -214,6 +217,7 @@ fn policy_of(values: &Values) -> Policy {
             dead: values.duration("queue.retention.deadLettered"),
         },
         error_bytes_max: values.count("limits.maxErrorBytes"),
+        history_entries_max: u32::try_from(values.number("history.maxEntries")).expect("the table bounds it"),
     }
 }
 

@@ -10,7 +10,7 @@ use base::codec::{Reader, Write};
 use base::{Position, ShardId};
 use cluster::{Freshness, Unavailable};
 use queue::op::Begin;
-use queue::operations::{Operation, OperationId, OperationKind, OperationState, SAMPLES_MAX};
+use queue::operations::{Operation, OperationId, OperationKind, OperationState, SAMPLES_MAX, operation_text};
 use queue::outcome::{Outcome as Applied, Rejection};
 use queue::{Answer as Told, Op, Query, codec};
 
@@ -29,10 +29,6 @@ use crate::http::tasks::str_of;
 const LIMIT_DEFAULT: usize = 50;
 
 /// The id of an operation as clients see it.
-pub(crate) fn operation_text(id: &OperationId) -> String {
-    format!("op-{:032x}", u128::from_be_bytes(*id))
-}
-
 fn read_id(text: &str) -> Outcome<OperationId> {
     let not_found = || rejected(&Rejection::NoOperation, Words::Tasks, None);
     let digits = text.strip_prefix("op-").filter(|digits| digits.len() == 32).ok_or_else(not_found)?;
@@ -274,7 +270,7 @@ fn read_place(bytes: &[u8]) -> Outcome<(u64, OperationId)> {
     read.map_err(|_| invalid_cursor())
 }
 
-fn write_operation(operation: &Operation, out: &mut Vec<u8>) {
+pub(crate) fn write_operation(operation: &Operation, out: &mut Vec<u8>) {
     let mut body = Writer::object(out);
     body.plain("operationId", &operation_text(&operation.id));
     body.plain("kind", operation.kind.name());

@@ -22,6 +22,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::auth::{Access, Authenticator, Principal};
 use crate::backups::LastBackup;
+use crate::feed::Feed;
 use crate::http::answer::{Answer, HttpResponse, problem_response};
 use crate::http::call::{Call, Outcome, request_id};
 use crate::http::cluster::is_look_back;
@@ -54,6 +55,10 @@ pub(crate) struct Shared {
     pub(crate) wake_bulk: Arc<Notify>,
     /// Places for answers that go on.
     pub(crate) streams: Arc<Semaphore>,
+    /// Room for streams of what happens to tasks.
+    pub(crate) event_streams: Arc<Semaphore>,
+    /// What has happened lately.
+    pub(crate) feed: Arc<Feed>,
 }
 
 /// One thread's part.
@@ -260,6 +265,9 @@ impl Edge {
             Route::OpenApi => ready(Ok(openapi::answer())),
             Route::GetTask(id) => Box::pin(self.get_task(call, id)),
             Route::GetResult(id) => Box::pin(self.get_result(call, id)),
+            Route::TaskHistory(id) => Box::pin(self.get_history(call, id)),
+            Route::TaskEvents(id) => Box::pin(self.follow_task(call, id)),
+            Route::Events => ready(self.follow_events(call)),
             Route::GetQueue(command) => Box::pin(self.get_queue(call, command)),
             Route::RaftStatus => ready(Ok(self.raft_status())),
             Route::Healthz => ready(Ok(Answer::text(200, "ok"))),

@@ -3,8 +3,7 @@
 use api::{Code, Problem};
 use cluster::{RowsUnavailable, Unavailable};
 use queue::Rejection;
-
-use crate::http::bulk::operation_text;
+use queue::operations::operation_text;
 
 /// Which words a route has for the same rejection: codeQ's texts differ by route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -24,7 +24,7 @@ use crate::http::filter::{bad, read_filter};
 use crate::http::tasks::write_listed;
 
 /// Tasks on a page: if nothing is said, and at most.
-const LIMIT_DEFAULT: usize = 50;
+pub(crate) const LIMIT_DEFAULT: usize = 50;
 pub(crate) const LIMIT_MAX: usize = 500;
 
 /// How long a list waits for the newest state to be shown, if an older one will do.

@@ -35,11 +35,13 @@ enum Shown {
     Text,
     Html,
     Lines,
+    /// Server-sent events.
+    Stream,
     Tar,
     Nothing,
 }
 
-use Shown::{Html, Json, Lines, Nothing, Plain, Tar, Text};
+use Shown::{Html, Json, Lines, Nothing, Plain, Stream, Tar, Text};
 
 const READ: &[&str] = &["consistency", "minPosition", "maxStaleness", "wait"];
 
@@ -59,6 +61,9 @@ rows! {
     POST "/v1/codeq/tasks/claim/batch" "Claim several tasks" [] Some("ClaimBatch") => [(200, Json("ClaimedTasks")), (204, Nothing)];
     POST "/v1/codeq/tasks/batch/results" "Submit several results" [] Some("Results") => [(200, Json("SubmittedResults"))];
     GET "/v1/codeq/tasks/{id}" "Read a task, or wait for its end" ["waitSeconds", "waitFor", "read"] None => [(200, Json("Task"))];
+    GET "/v1/codeq/tasks/{id}/events" "Follow what happens to a task" ["after", "read"] None => [(200, Stream)];
+    GET "/v1/codeq/events" "Follow what happens" ["events", "after"] None => [(200, Stream)];
+    GET "/v1/codeq/tasks/{id}/history" "What has happened to a task" ["page", "read"] None => [(200, Json("History"))];
     GET "/v1/codeq/tasks/{id}/result" "Read a result, or wait for it" ["waitSeconds", "read"] None => [(200, Json("TaskAndResult"))];
     POST "/v1/codeq/tasks/{id}/heartbeat" "Extend a lease" [] Some("Heartbeat") => [(200, Json("Extended"))];
     POST "/v1/codeq/tasks/{id}/abandon" "Give a task back unharmed" [] Some("Abandon") => [(200, Json("Abandoned"))];
@@ -234,6 +239,7 @@ fn response(shown: Shown) -> Value {
         Text => content("text/plain", text),
         Html => content("text/html", text),
         Lines => content("application/x-ndjson", text),
+        Stream => content("text/event-stream", text),
         Tar => content("application/x-tar", json!({})),
         Nothing => json!({"description": "nothing to claim"}),
     }
@@ -290,6 +296,10 @@ fn parameters(name: &str) -> Vec<Value> {
         "groupLimit" => vec![one("limit", integer(1, 200))],
         "operationKind" => vec![choice("kind", &KINDS)],
         "operationState" => vec![choice("state", &OPERATION_STATES)],
+        "events" => vec![
+            list("command", json!({"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"})),
+            list("type", json!({"type": "string", "pattern": "^(task|queue|operation)\\.[a-z_]+$"})),
+        ],
         "paused" | "nonEmpty" => vec![one(name, json!({"type": "boolean"}))],
         "waitSeconds" => vec![one(name, json!({"type": "number", "minimum": 0, "maximum": 60}))],
         "waitFor" => vec![choice(name, &["finished", "change"])],
@@ -493,6 +503,16 @@ fn schemas_of_many() -> Value {
             ("processed", integer()), ("changed", integer()), ("skipped", integer()), ("startedAt", time()), ("updatedAt", time()),
             ("startedBy", text()), ("finishedAt", time()), ("estimatedTotal", integer()), ("sampleIds", list(text())), ("error", text()),
         ], 11),
+        "History": closed(&[("entries", list(reference("HistoryEntry"))), ("nextCursor", text()), ("partial", flag())], 1),
+        "HistoryEntry": closed(&[
+            ("type", json!({"type": "string", "enum": queue::history::Happening::NAMES.map(|(_, name)| name)})),
+            ("position", text()), ("at", time()), ("from", json!({"type": "string", "enum": STATES})),
+            ("to", json!({"type": "string", "enum": STATES})), ("attempt", integer()), ("reason", text()),
+            ("delayMs", integer()), ("leaseMs", integer()), ("count", integer()),
+            ("actor", closed(&[
+                ("kind", json!({"type": "string", "enum": queue::history::Actor::NAMES.map(|(_, name)| name)})), ("workerId", text()),
+            ], 1)),
+        ], 1),
         "OperationPage": closed(&[("operations", list(reference("Operation"))), ("nextCursor", text()), ("partial", flag())], 1),
     })
 }

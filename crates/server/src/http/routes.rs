@@ -43,6 +43,9 @@ pub(crate) enum Route<'a> {
     Redrive(Cow<'a, str>),
     GetTask(Cow<'a, str>),
     GetResult(Cow<'a, str>),
+    TaskHistory(Cow<'a, str>),
+    TaskEvents(Cow<'a, str>),
+    Events,
     GetQueue(Cow<'a, str>),
     RaftStatus,
     /// A page of the cluster, by its path.
@@ -87,6 +90,7 @@ impl Route<'_> {
             Route::Nack(_) => Access::Worker(scope::NACK),
             Route::SubmitResult(_) | Route::BatchResults => Access::Worker(scope::RESULT),
             Route::GetTask(_) | Route::GetResult(_) | Route::RaftStatus => Access::Any,
+            Route::TaskHistory(_) | Route::TaskEvents(_) | Route::Events => Access::Any,
             Route::ListTasks
             | Route::ListDead
             | Route::DeadGroups
@@ -264,6 +268,9 @@ fn of_path<'a>(path: &'a str, method: &Method) -> Option<(Route<'a>, Method)> {
         [Some("tasks"), Some(id), Some("redrive")] => (Route::Redrive(decode(id)?), post),
         [Some("tasks"), Some(id), Some("result")] if *method == post => (Route::SubmitResult(decode(id)?), post),
         [Some("tasks"), Some(id), Some("result")] => (Route::GetResult(decode(id)?), get),
+        [Some("events"), None, None] => (Route::Events, get),
+        [Some("tasks"), Some(id), Some("events")] => (Route::TaskEvents(decode(id)?), get),
+        [Some("tasks"), Some(id), Some("history")] => (Route::TaskHistory(decode(id)?), get),
         [Some("admin"), Some("queues"), Some(command)] => (Route::GetQueue(decode(command)?), get),
         [Some("raft"), Some("status"), None] => (Route::RaftStatus, get),
         _ => return None,
@@ -351,6 +358,9 @@ mod tests {
         check(get, "/v1/codeq/tasks/x/result", &Ok(Route::GetResult("x".into())));
         check(get, "/v1/codeq/tasks/x", &Ok(Route::GetTask("x".into())));
         check(&Method::HEAD, "/v1/codeq/tasks/x", &Ok(Route::GetTask("x".into())));
+        check(get, "/v1/codeq/events", &Ok(Route::Events));
+        check(get, "/v1/codeq/tasks/x/events", &Ok(Route::TaskEvents("x".into())));
+        check(get, "/v1/codeq/tasks/x/history", &Ok(Route::TaskHistory("x".into())));
         check(get, "/v1/codeq/admin/queues/a%3Ab", &Ok(Route::GetQueue("a:b".into())));
         check(get, "/v1/codeq/raft/status", &Ok(Route::RaftStatus));
         check(get, "/healthz", &Ok(Route::Healthz));

@@ -41,7 +41,9 @@ pub(crate) async fn metrics(shared: &Shared, lane: Option<LaneId>) -> Option<Str
             }
         }
     }
-    let mut text = shared.metrics.render(&queues, &shared.node, shared.waiting.len(), shared.last_backup.age());
+    let streams = shared.settings.limits.event_streams_max - shared.event_streams.available_permits();
+    let (waiting, backup) = (shared.waiting.len(), shared.last_backup.age());
+    let mut text = shared.metrics.render(&queues, &shared.node, waiting, streams, backup);
     render_certificates(&mut text, &shared.reload.certificates());
     Some(text)
 }

@@ -8,6 +8,7 @@ use api::{Code, Problem};
 use bytes::Bytes;
 use cluster::http::{Following, Form, KEEP_ALIVE};
 use queue::QueueMachine;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::channel;
 use tokio::time::{sleep, timeout};
 use tracing::Level;
@@ -28,14 +29,19 @@ const PIECES_MAX: usize = 4;
 const NOTICE: Duration = Duration::from_millis(50);
 
 /// Where the pieces of a stream come from.
-trait Source: Send + 'static {
-    /// The next piece.
-    fn next(&mut self) -> impl Future<Output = Vec<u8>> + Send;
+pub(crate) trait Source: Send + 'static {
+    /// The next piece; nothing: the stream ends.
+    fn next(&mut self) -> impl Future<Output = Option<Vec<u8>>> + Send;
+
+    /// Done when more waits for the client than should; never, where nothing does.
+    fn overflows(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
 }
 
 impl Source for Following<QueueMachine> {
-    fn next(&mut self) -> impl Future<Output = Vec<u8>> + Send {
-        Following::next(self)
+    async fn next(&mut self) -> Option<Vec<u8>> {
+        Some(Following::next(self).await)
     }
 }
 
@@ -48,9 +54,9 @@ struct Monitored {
 }
 
 impl Source for Monitored {
-    async fn next(&mut self) -> Vec<u8> {
+    async fn next(&mut self) -> Option<Vec<u8>> {
         let Ok((line, lost)) = timeout(KEEP_ALIVE, self.lines.next()).await else {
-            return self.form.keep_alive().to_vec();
+            return Some(self.form.keep_alive().to_vec());
         };
         let mut piece = Vec::new();
         let mut write = |kind, line: &str| {
@@ -61,7 +67,7 @@ impl Source for Monitored {
             write("lost", &format!("{{\"level\":\"warn\",\"event\":\"monitor.lost\",\"lost\":{lost}}}"));
         }
         write("line", &line);
-        piece
+        Some(piece)
     }
 }
 
@@ -96,10 +102,20 @@ impl Edge {
         self.stream(form, Monitored { lines: log_lines().watch(level), form, count: 0 })
     }
 
-    fn stream(&self, form: Form, mut source: impl Source) -> Outcome<Answer> {
-        let Ok(place) = self.shared.streams.clone().try_acquire_owned() else {
-            let detail = format!("{STREAMS_MAX} streams go out already; try another node");
-            return Err(Box::new(Problem::new(Code::Overloaded, detail).retry_after(1000)));
+    fn stream(&self, form: Form, source: impl Source) -> Outcome<Answer> {
+        let detail = format!("{STREAMS_MAX} streams go out already; try another node");
+        self.stream_in(&self.shared.streams, detail, form, source)
+    }
+
+    /// A stream of what happens to tasks.
+    pub(crate) fn stream_events(&self, source: impl Source) -> Outcome<Answer> {
+        let detail = "limits.eventStreams is reached; try another node".to_owned();
+        self.stream_in(&self.shared.event_streams, detail, Form::Events, source)
+    }
+
+    fn stream_in(&self, places: &Arc<Semaphore>, full: String, form: Form, mut source: impl Source) -> Outcome<Answer> {
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            return Err(Box::new(Problem::new(Code::Overloaded, full).retry_after(1000)));
         };
         if self.is_draining() {
             return Err(Box::new(Problem::new(Code::Draining, "the server stops").retry_after(0)));
@@ -113,9 +129,12 @@ impl Edge {
                         piece = source.next() => piece,
                         () = sender.closed() => return,
                     };
-                    // The client may have gone.
-                    if sender.send(Ok(Bytes::from(piece))).await.is_err() {
-                        return;
+                    let Some(piece) = piece else { return };
+                    tokio::select! {
+                        biased;
+                        // The client may have gone.
+                        sent = sender.send(Ok(Bytes::from(piece))) => if sent.is_err() { return },
+                        () = source.overflows() => return,
                     }
                 }
             };

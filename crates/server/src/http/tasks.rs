@@ -133,6 +133,8 @@ impl Edge {
             let asked = self.node.ask(id.shard, query.clone(), freshness, wait, Some(self.lane)).await;
             let (position, answer) = asked.map_err(unavailable)?;
             let dropped = match answer {
+                // Whoever asks for a history does not ask for the payload.
+                Answer::Task(view) if matches!(query, Query::History { .. }) => return Ok((position, Some(view))),
                 Answer::Task(view) => match self.with_payload(view).await {
                     Err(Unread::Missing(_)) if last.is_none() => {
                         last = Some(position);

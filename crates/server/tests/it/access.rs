@@ -48,6 +48,7 @@ fn routes(id: &str) -> Vec<(Group, &'static str, String, Value)> {
         (Worker(4), "POST", api("/tasks/batch/results"), json!({"results": [done]})),
         (Any, "GET", of_task(""), json!(null)),
         (Any, "GET", of_task("/result"), json!(null)),
+        (Any, "GET", of_task("/history"), json!(null)),
         (Any, "GET", api("/raft/status"), json!(null)),
         (Any, "GET", api("/tasks"), json!(null)),
         (Any, "GET", api("/dlq"), json!(null)),

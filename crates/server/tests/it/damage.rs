@@ -78,6 +78,7 @@ async fn an_impossible_row_of_an_ended_task_stops_the_server() {
                 ValueRef::Null => Value::Null,
                 ValueRef::Integer(number) => Value::Int(number),
                 ValueRef::Text(text) => Value::Text(std::str::from_utf8(text).expect("it is text")),
+                ValueRef::Blob(bytes) => Value::Blob(bytes),
                 other => panic!("{other:?} in a completed task"),
             });
         }
