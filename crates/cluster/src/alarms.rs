@@ -280,7 +280,7 @@ fn look_at_cluster<S: StateMachine>(common: &Common<S>, learners: &mut BTreeMap<
 }
 
 /// A sync that takes longer is slow.
-const SYNC_MAX: Millis = Millis(1_000);
+pub(crate) const SYNC_MAX: Millis = Millis(1_000);
 
 /// A disk that has been slow for so long is an alarm.
 const SLOW_MAX: Millis = Millis(5_000);

@@ -5,7 +5,7 @@
 //! sync of the next one begins.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -14,13 +14,13 @@ use base::machine::StateMachine;
 use base::{Incarnation, Index, Millis, Mono, ShardId, Term};
 use replica::leadership::{Leadership, Promotion};
 use replica::{
-    Election, Event, Happening, Installed, Job, Jobs, Members, Message, Now, Replica, ReplicaConfig, RestoreStep, Role,
-    Runner, RunnerConfig, Told, Transition,
+    Election, Event, Halt, Happening, Installed, Job, Jobs, Members, Message, Now, Replica, ReplicaConfig, RestoreStep,
+    Role, Runner, RunnerConfig, Told, Transition,
 };
 use storage::checkpoint::RowReader;
 use storage::disk::Disk;
 
-use crate::alarms::{AlarmKind, Slowness};
+use crate::alarms::{AlarmKind, SYNC_MAX, Slowness};
 use crate::checkpoints::{Background, READERS, Saved};
 use crate::clock::Clock;
 use crate::events::counts::Standing;
@@ -42,9 +42,6 @@ use crate::rows::{Fail, Rows};
 /// Nothing sleeps longer: the loop shows that it lives.
 const SLEEP_MAX: Duration = Duration::from_millis(1_000);
 
-/// A sync that takes longer is slow.
-const SYNC_SLOW: Duration = Duration::from_millis(1_000);
-
 /// A group being handed over.
 struct HandingOver {
     to: u64,
@@ -54,6 +51,8 @@ struct HandingOver {
 }
 
 pub(crate) struct Driver<S: StateMachine, D: Disk> {
+    /// Where the data is; nothing: in memory.
+    folder: Option<PathBuf>,
     config: NodeConfig,
     clock: Clock,
     common: Arc<Common<S>>,
@@ -151,6 +150,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         };
         let now = clock.now();
         let mut driver = Driver {
+            folder: folder.map(Path::to_owned),
             config,
             clock,
             common,
@@ -221,7 +221,11 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                 seed
             };
             let (begun, applied_before) = (Instant::now(), self.runner.replica.applied_entries());
-            self.runner.begin(now, seeds, &self.prepare, &mut self.background).map_err(NodeError::Fault)?;
+            let begun_turn = self.runner.begin(now, seeds, &self.prepare, &mut self.background);
+            begun_turn.map_err(|halt| match halt {
+                Halt::Fault(fault) => NodeError::Fault(fault),
+                Halt::Lost(shard, lost) => lost_log(self.folder.as_deref(), shard, lost),
+            })?;
             self.swap();
             self.measure(begun, applied_before);
             self.common.counters.turns.fetch_add(1, Ordering::Relaxed);
@@ -270,8 +274,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         self.lead_first(now);
         self.give_up_restore(now);
         self.log_status(now);
-        let stage = if self.stopping { Stage::Draining } else { Stage::Running };
-        self.publish(stage);
+        self.publish(self.stage());
     }
 
     /// Asks for votes in a new cluster at once, again and again until there is a leader: the others may still be getting ready to hear it.
@@ -434,8 +437,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             }
             // That this node gives a group away is known here before it is known anywhere else.
             if changes {
-                let stage = if self.stopping { Stage::Draining } else { Stage::Running };
-                self.publish(stage);
+                self.publish(self.stage());
             }
         }
     }
@@ -507,8 +509,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
                     Transition::Role { .. } => {}
                 }
             }
-            let stage = if self.stopping { Stage::Draining } else { Stage::Running };
-            self.publish(stage);
+            self.publish(self.stage());
         }
         if !self.runner.effects.signals.is_empty() {
             (self.observe)(&mut self.runner.effects.signals);
@@ -775,7 +776,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
 
     /// Tells of a disk that is slow, until a sync is fast again.
     fn tell_slow(&mut self, now: Now, took: Duration) {
-        if let Some(Said::Began | Said::Lasts(_)) = self.slow_sync.look(now.mono, took > SYNC_SLOW) {
+        if let Some(Said::Began | Said::Lasts(_)) = self.slow_sync.look(now.mono, took > SYNC_MAX.to_std()) {
             let ms = took.as_millis() as u64;
             let slow = Draft::new(Level::Warn, "storage.slow", format!("writing and syncing the log took {ms} ms"));
             self.common.events.tell(slow.with("op", "sync").with("ms", ms));
@@ -822,6 +823,10 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         Ok(())
     }
 
+    fn stage(&self) -> Stage {
+        if self.stopping { Stage::Draining } else { Stage::Running }
+    }
+
     fn publish(&self, stage: Stage) {
         let shards = self.runner.replica.status();
         let led = shards.iter().filter(|shard| shard.consensus.role == Role::Leader);
@@ -865,7 +870,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         let wakeup = self.runner.replica.next_wakeup(now).into_iter().chain(show).fold(self.next_tick, Mono::min);
         let idle = wakeup - now.mono;
         if idle > Millis(0) {
-            self.runner.settle(now).map_err(NodeError::Storage)?;
+            self.runner.settle().map_err(NodeError::Storage)?;
             self.common.inbox.sleep(idle.to_std().min(SLEEP_MAX));
         }
         Ok(())

@@ -175,6 +175,8 @@ pub struct Group {
     /// For how many ticks it has left it to them since it could have campaigned.
     left: usize,
     story: Story,
+    /// What the leader has shown to be gone from the log.
+    lost: Option<LostLog>,
 }
 
 impl Group {
@@ -242,6 +244,7 @@ impl Group {
             out: false,
             left: 0,
             story: Story::default(),
+            lost: None,
         };
         group.tame_timeout();
         Ok(group)
@@ -314,10 +317,23 @@ impl Group {
         if counts && raft.prs().get(self.config.id).is_none() {
             return;
         }
+        // A leader says no more than this member has acknowledged; the `raft` crate gives up where that is not there.
+        let heartbeat = message.0.get_msg_type() == MessageType::MsgHeartbeat && message.0.term >= raft.term;
+        if heartbeat && message.0.commit > raft.raft_log.last_index() {
+            let (last, committed) = (Index(raft.raft_log.last_index()), Index(message.0.commit));
+            self.lost = Some(LostLog::Short { last, committed });
+            return;
+        }
         // The only errors are messages from unknown members and local ones, which must not disturb.
         let facts = Facts::of(&message.0, &self.node);
         self.watched(&Trigger::Step(facts), |node| drop(node.step(message.0)));
         self.commit_too_much();
+    }
+
+    /// What was acknowledged once, and is not there any more: the log was damaged so that it could not be seen when it was opened. This
+    /// member must not go on.
+    pub fn lost(&self) -> Option<LostLog> {
+        self.lost
     }
 
     /// Asks for votes without waiting for the timeout. Useful where nobody else can be leading, as in a group of one.

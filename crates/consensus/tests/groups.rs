@@ -322,6 +322,30 @@ fn a_restarted_member_goes_on_with_its_term_and_log() {
     assert_eq!(Group::new(config(1, 1), &short).err(), Some(lost));
 }
 
+/// Goal: a member whose log has lost what it had acknowledged, without a trace, says so as soon as the leader speaks, and neither follows nor
+/// ends.
+#[test]
+fn a_loss_that_cannot_be_seen_in_the_log_is_noticed() {
+    let mut cluster = Cluster::new(1);
+    cluster.tick(40);
+    let leader = cluster.leader().expect("a leader within two election timeouts");
+    cluster.propose(leader, "acknowledged");
+    cluster.tick(4);
+    let follower = (leader + 1) % 3;
+    let status = cluster.members[follower].group.status();
+    let mut entries = cluster.members[follower].applied.clone();
+    let committed = entries.pop().expect("it has applied something").index;
+    let last = entries.last().map_or(Index(1), |entry| entry.index);
+    let hard_state = HardState { term: status.term, vote: status.vote, commit: last };
+    let from = Restored { hard_state, entries, ..restored(&[1, 2, 3]) };
+    cluster.members[follower].group =
+        Group::new(config(follower as u64 + 1, 1), &from).expect("nothing shows the loss");
+    assert_eq!(cluster.members[follower].group.lost(), None);
+    cluster.tick(4);
+    assert_eq!(cluster.members[follower].group.lost(), Some(LostLog::Short { last, committed }));
+    assert_eq!(cluster.members[follower].group.status().last, last);
+}
+
 /// A member alone becomes three, one learner at a time, while it goes on; then it leaves, and the others go on without it.
 #[test]
 fn members_come_and_go() {
@@ -359,6 +383,32 @@ fn members_come_and_go() {
         let expected = Configuration { voters: vec![2, 3], ..Configuration::default() };
         assert_eq!(sorted(cluster.members[2].group.configuration()), expected, "seed {seed}");
         assert_eq!(cluster.members[2].applied, cluster.members[1].applied, "seed {seed}");
+    }
+}
+
+/// Goal: a leader that removes itself outlives the acknowledgements that come behind its removal, and the others go on with all it has proposed.
+#[test]
+fn a_leader_that_has_removed_itself_counts_nothing_more() {
+    for seed in 0..20 {
+        let mut cluster = Cluster::new(seed);
+        cluster.tick(40);
+        let leader = cluster.leader().expect("a leader within two election timeouts");
+        let id = leader as u64 + 1;
+        let group = &mut cluster.members[leader].group;
+        let term = group.status().term;
+        // Two messages for each of the others: the removal is applied before the second is acknowledged.
+        group.propose_members(term, &[MemberChange::Remove(id)], b"note").expect("it leads");
+        group.propose(term, operations("behind it")).expect("it leads");
+        cluster.settle();
+        assert!(!cluster.members[leader].group.configuration().voters.contains(&id), "seed {seed}: it is removed");
+        cluster.cut_off = Some(id);
+        cluster.tick(60);
+        let next = cluster.leader().expect("the others elect a leader");
+        assert_ne!(next, leader, "seed {seed}");
+        for member in (0..3).filter(|member| *member != leader) {
+            let behind = cluster.members[member].applied.iter().any(|entry| *entry.data == *operations("behind it"));
+            assert!(behind, "seed {seed}: what it had proposed is applied");
+        }
     }
 }
 

@@ -43,6 +43,17 @@ pub(crate) fn answer(
             (view(found, expected), told("a redrive"), Some(redrive.task))
         }
         (Call::Redrive(redrive), ..) => ("S8", told("a redrive"), Some(redrive.task)),
+        (Call::Edit(edit), ..) => {
+            let foreign = model.view(edit.task).is_some_and(|view| view.tenant != edit.tenant);
+            let id = match (answer, expected) {
+                (Answer::Edited(found), Answer::Edited(expected)) => view(found, expected),
+                _ if foreign => "S18",
+                (Answer::Edited(_), Answer::Rejected(Rejection::IsLeased)) => "S4",
+                (Answer::Rejected(Rejection::NotLive), Answer::Edited(_)) => "S1",
+                _ => "S16",
+            };
+            (id, told("an edit"), Some(edit.task))
+        }
         (Call::Read { tenant, task, .. }, ..) => {
             let id = match (answer, expected) {
                 (Answer::Found(found), Answer::Found(expected)) => view(found, expected),
@@ -51,6 +62,9 @@ pub(crate) fn answer(
                 _ => "S2",
             };
             (id, told("a read"), Some(*task))
+        }
+        (Call::Operations { .. }, Answer::Operations(_), Answer::Operations(_)) => {
+            ("I6", told("operations on many tasks"), None)
         }
         _ => ("S16", told("an answer"), None),
     }
@@ -74,6 +88,9 @@ fn claimed(
             Some(_) if later => ("S12", "a grant out of order"),
             Some(view) => match view.state {
                 State::Delayed => ("S11", "a grant before its time"),
+                State::Ready if model.stats(view.tenant, view.command).pause.is_some() => {
+                    ("S12", "a grant from a paused queue")
+                }
                 State::Ready => ("S12", "a grant out of order"),
                 State::Leased => ("S4", "a grant of a task that is held"),
                 State::Cancelled => ("S20", "a grant of a cancelled task"),
@@ -201,6 +218,11 @@ pub(crate) fn export(model: &Model, export: &Export) -> Result<(), Blame> {
     if queues != export.queues {
         let differs = queues.iter().find(|queue| !export.queues.contains(queue));
         return Err(("I6", format!("the numbers of a queue must be {differs:?}, among {:?}", export.queues), None));
+    }
+    if !model.operations().eq(export.operations.iter().cloned()) {
+        let differs = model.operations().find(|operation| !export.operations.contains(operation));
+        let what = format!("an operation on many tasks must be {differs:?}, among {:?}", export.operations);
+        return Err(("I6", what, None));
     }
     Ok(())
 }

@@ -214,7 +214,7 @@ impl History {
     fn push_op(&mut self, op: &Op) {
         let kind = match op.call {
             Call::Claim(_) => Kind::Claim,
-            Call::Read { level, .. } | Call::Stats { level, .. } => match level {
+            Call::Read { level, .. } | Call::Stats { level, .. } | Call::Operations { level, .. } => match level {
                 Level::Linearizable => Kind::Linearizable,
                 Level::AtLeast(_) => Kind::AtLeast,
                 Level::Stale => Kind::Stale,

@@ -43,7 +43,7 @@ pub struct Summary {
 }
 
 /// Something that must not be.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Finding {
     /// The property.
     pub(crate) id: &'static str,

@@ -6,13 +6,17 @@
 //!
 //! It knows of a token only its attempt and its entry. The secret part is learned from the first answer that shows it ([`Model::learn`]).
 
+mod operations;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use base::rng::{mix_all, scale};
 
+use self::operations::Operation;
+pub use self::operations::Wrong;
 use crate::record::{
-    Answer, Backoff, Bound, Call, Claim, Create, Digest, Grant, Lease, Name, Order, Policy, Redrive, Rejection, Right,
-    Run, Schedule, State, Stats, Task, Token, Totals, View,
+    Answer, Backoff, Bound, Call, Claim, Create, Digest, Edit, Grant, Lease, Name, Order, Policy, Redrive, Rejection,
+    Right, Run, Schedule, State, Stats, Task, Token, Totals, View,
 };
 
 /// One shard's queues.
@@ -39,11 +43,19 @@ pub struct Model {
     /// The bindings in order of time, for tidying.
     bindings: VecDeque<(u64, Queue, Name)>,
     queues: BTreeMap<Queue, Numbers>,
+    /// When pauses end by themselves: time, and the rank of the queue among all that became known.
+    pauses: BTreeSet<(u64, usize, Queue)>,
+    ended_pauses: u32,
     /// The round in which a queue is served next at a priority, and the one in which its tenant was served last.
     rounds: BTreeMap<(Queue, u8), u64>,
     served: BTreeMap<(Name, u8), u64>,
     slices: Vec<Slice>,
     next_slice: u32,
+    /// Operations on many tasks, in the order in which they began.
+    operations: Vec<Operation>,
+    /// What the last step did to single tasks, and what it must not have done.
+    items: Vec<(Call, Answer)>,
+    wrong: Option<Wrong>,
 }
 
 /// A queue: its tenant and its command.
@@ -83,6 +95,10 @@ struct Binding {
 
 #[derive(Clone, Default)]
 struct Numbers {
+    /// How many queues were known before it.
+    rank: usize,
+    /// When its pause ends by itself, if it does, and why there is one.
+    pause: Option<(Option<u64>, Digest)>,
     delayed: u64,
     leased: u64,
     dead: u64,
@@ -137,10 +153,15 @@ impl Model {
             bound: BTreeMap::new(),
             bindings: VecDeque::new(),
             queues: BTreeMap::new(),
+            pauses: BTreeSet::new(),
+            ended_pauses: 0,
             rounds: BTreeMap::new(),
             served: BTreeMap::new(),
             slices: Vec::new(),
             next_slice: 0,
+            operations: Vec::new(),
+            items: Vec::new(),
+            wrong: None,
         }
     }
 
@@ -150,7 +171,8 @@ impl Model {
         self.lease = self.lease.max(lease);
         self.schedule = self.schedule.max(schedule);
         let mut expired = Vec::new();
-        for _ in 0..self.due_per_entry {
+        self.ended_pauses = self.end_pauses();
+        for _ in self.ended_pauses..self.due_per_entry {
             let Some(key) = self.next_due() else { break };
             if matches!(self.tasks[&key].stage, Stage::Leased { .. }) {
                 self.numbers(key).totals.expired += 1;
@@ -176,12 +198,18 @@ impl Model {
 
     /// Whether the last entry's clocks have made more due than one entry ends.
     pub fn is_overdue(&self) -> bool {
-        self.next_due().is_some()
+        self.next_due().is_some() || self.pauses.first().is_some_and(|(end, ..)| *end <= self.lease)
     }
 
     /// Applies an operation of the entry begun last, or answers a question. Tokens in the answer have no secret part.
     pub fn apply(&mut self, call: &Call) -> Answer {
-        let answer = match call {
+        self.items.clear();
+        self.wrong = None;
+        self.apply_one(call).unwrap_or_else(Answer::Rejected)
+    }
+
+    fn apply_one(&mut self, call: &Call) -> Result<Answer, Rejection> {
+        match call {
             Call::Create(create) => self.create(create),
             Call::Claim(claim) => Ok(Answer::Claimed(self.claim(claim).into())),
             Call::Extend { lease, length } => self.extend(lease, *length),
@@ -191,6 +219,12 @@ impl Model {
             Call::Fail { lease, result, error } => self.finish(lease, State::Failed, *result, *error),
             Call::Cancel { tenant, task, reason, force } => self.cancel(*tenant, *task, *reason, *force),
             Call::Redrive(redrive) => self.redrive(redrive),
+            Call::Edit(edit) => self.edit(edit),
+            Call::Pause { tenant, command, length, reason } => Ok(self.pause((*tenant, *command), *length, *reason)),
+            Call::Resume { tenant, command } => {
+                self.end_pause((*tenant, *command));
+                Ok(Answer::Done)
+            }
             Call::Configure(policy) => {
                 self.policy = **policy;
                 Ok(Answer::Configured)
@@ -200,8 +234,12 @@ impl Model {
                 None => Answer::Missing,
             }),
             Call::Stats { tenant, command, .. } => Ok(Answer::Stats(Box::new(self.stats(*tenant, *command)))),
-        };
-        answer.unwrap_or_else(Answer::Rejected)
+            Call::Begin(begin) => self.begin_operation(begin),
+            Call::Turn { tenant, operation, to } => self.turn(*tenant, *operation, *to),
+            Call::Step(step) => self.step(step),
+            Call::Delete(delete) => self.delete(delete),
+            Call::Operations { tenant, .. } => Ok(Answer::Operations(self.operations_of(*tenant))),
+        }
     }
 
     /// Takes note of a token that an answer has shown.
@@ -221,6 +259,22 @@ impl Model {
     /// Whether a claim would find a task.
     pub fn has_work(&self, claim: &Claim) -> bool {
         self.next(claim).is_some()
+    }
+
+    /// Whether it would find one in a queue that is paused.
+    pub fn has_paused_work(&self, claim: &Claim) -> bool {
+        let is_asked =
+            |queue: &Queue| queue.0 == claim.tenant && (claim.commands.is_empty() || claim.commands.contains(&queue.1));
+        let has_ready = |queue: Queue| {
+            (0..10).any(|priority| self.ready.get(&(queue, priority)).is_some_and(|list| !list.is_empty()))
+        };
+        let paused = self.queues.iter().filter(|(queue, numbers)| numbers.pause.is_some() && is_asked(queue));
+        paused.into_iter().any(|(queue, _)| has_ready(*queue))
+    }
+
+    /// How many pauses the last entry's clocks have ended.
+    pub fn ended_pauses(&self) -> u32 {
+        self.ended_pauses
     }
 
     /// The length of a lease for which so much was asked, ms.
@@ -294,6 +348,7 @@ impl Model {
             delayed: numbers.delayed,
             leased: numbers.leased,
             dead: numbers.dead,
+            pause: numbers.pause.map(|(_, reason)| reason),
             totals: numbers.totals,
         }
     }
@@ -315,6 +370,52 @@ impl Model {
     fn live(&self, tenant: Name, task: Task) -> Option<u64> {
         let item = self.tasks.get(&task.key).filter(|_| task.shard == self.shard)?;
         (item.tenant == tenant && !matches!(item.stage, Stage::Ended { .. })).then_some(task.key)
+    }
+
+    /// A queue is known from its first task or pause on.
+    fn open(&mut self, queue: Queue) -> &mut Numbers {
+        let rank = self.queues.len();
+        self.queues.entry(queue).or_insert_with(|| Numbers { rank, ..Numbers::default() })
+    }
+
+    // Pauses.
+
+    fn pause(&mut self, queue: Queue, length: Option<u64>, reason: Digest) -> Answer {
+        let end = length.map(|length| self.lease.saturating_add(length));
+        let numbers = self.open(queue);
+        let (rank, before) = (numbers.rank, numbers.pause.replace((end, reason)));
+        if let Some((Some(end), _)) = before {
+            self.pauses.remove(&(end, rank, queue));
+        }
+        self.pauses.extend(end.map(|end| (end, rank, queue)));
+        Answer::Done
+    }
+
+    /// Whatever waits in the queue takes turns with the others again, from the round that is being served.
+    fn end_pause(&mut self, queue: Queue) {
+        let Some(numbers) = self.queues.get_mut(&queue) else { return };
+        let Some((end, _)) = numbers.pause.take() else { return };
+        let rank = numbers.rank;
+        if let Some(end) = end {
+            self.pauses.remove(&(end, rank, queue));
+        }
+        for priority in 0..10 {
+            if self.ready.get(&(queue, priority)).is_some_and(|list| !list.is_empty()) {
+                self.join_round(queue, priority);
+            }
+        }
+    }
+
+    /// Ends the pauses whose time is over, as many as an entry may; says how many that were.
+    fn end_pauses(&mut self) -> u32 {
+        let mut ended = 0;
+        while let Some((_, _, queue)) = self.pauses.first().copied().filter(|(end, ..)| *end <= self.lease)
+            && ended < self.due_per_entry
+        {
+            self.end_pause(queue);
+            ended += 1;
+        }
+        ended
     }
 
     // Ways into and out of a stage.
@@ -356,13 +457,17 @@ impl Model {
         let item = self.item(key);
         item.stage = Stage::Ready { place };
         let (queue, priority) = ((item.tenant, item.command), item.priority);
-        let list = self.ready.entry((queue, priority)).or_default();
-        if list.is_empty() {
-            let served = self.served.get(&(queue.0, priority)).copied().unwrap_or_default();
-            let round = self.rounds.entry((queue, priority)).or_default();
-            *round = served.max(*round);
+        if self.ready.entry((queue, priority)).or_default().is_empty() {
+            self.join_round(queue, priority);
         }
-        list.insert(place, key);
+        self.ready.get_mut(&(queue, priority)).expect("it was just made").insert(place, key);
+        self.notice(key);
+    }
+
+    fn join_round(&mut self, queue: Queue, priority: u8) {
+        let served = self.served.get(&(queue.0, priority)).copied().unwrap_or_default();
+        let round = self.rounds.entry((queue, priority)).or_default();
+        *round = served.max(*round);
     }
 
     fn become_delayed(&mut self, key: u64, stage: Stage) {
@@ -373,6 +478,7 @@ impl Model {
         };
         self.item(key).stage = stage;
         self.numbers(key).delayed += 1;
+        self.notice(key);
     }
 
     fn become_ready_after(&mut self, key: u64, delay: u64) {
@@ -417,6 +523,7 @@ impl Model {
             }
             _ => numbers.totals.cancelled += 1,
         }
+        self.notice(key);
     }
 
     fn free_keys(&mut self) {
@@ -481,7 +588,7 @@ impl Model {
             self.bindings.push_back((self.lease, queue, name));
         }
         let max_attempts = create.max_attempts.unwrap_or(self.policy.max_attempts).clamp(1, 1_000_000);
-        self.queues.entry(queue).or_default().totals.created += 1;
+        self.open(queue).totals.created += 1;
         let item = Item {
             tenant: create.tenant,
             command: create.command,
@@ -527,6 +634,7 @@ impl Model {
             let numbers = self.numbers(key);
             numbers.leased += 1;
             numbers.totals.claimed += 1;
+            self.notice(key);
             let task = self.view(self.task(key)).expect("it is leased");
             grants.push(Grant { task, token: Token { attempt, index, suffix: 0 }, length });
         }
@@ -542,8 +650,9 @@ impl Model {
             claim.commands.clone()
         };
         // The head of each queue.
+        let is_open = |queue: &Queue| self.queues.get(queue).is_some_and(|numbers| numbers.pause.is_none());
         let mut heads = commands.iter().filter_map(|command| {
-            let queue = (claim.tenant, *command);
+            let queue = Some((claim.tenant, *command)).filter(is_open)?;
             (0..10).rev().find_map(|priority| {
                 let (place, key) = self.ready.get(&(queue, priority))?.first_key_value()?;
                 Some((priority, queue, *place, *key))
@@ -692,9 +801,43 @@ impl Model {
         // With its attempts kept and used up, a task gets one more, for good.
         item.max_attempts = item.max_attempts.max(item.attempts.saturating_add(1));
         item.priority = redrive.priority.unwrap_or(item.priority).min(9);
+        item.payload = redrive.payload;
         self.become_ready_after(key, redrive.delay);
         let view = self.view(redrive.task).expect("it is live");
         Ok(Answer::Redriven(Box::new(view)))
+    }
+
+    fn edit(&mut self, edit: &Edit) -> Result<Answer, Rejection> {
+        let key = self.live(edit.tenant, edit.task).ok_or(Rejection::NotLive)?;
+        let (lease, schedule) = (self.lease, self.schedule);
+        let item = self.item(key);
+        if let Stage::Leased { .. } = item.stage {
+            return Err(Rejection::IsLeased);
+        }
+        if let Some(most) = edit.max_attempts {
+            item.max_attempts = most.clamp(1, 1_000_000).max(item.attempts.saturating_add(1));
+        }
+        item.webhook = edit.webhook.unwrap_or(item.webhook);
+        item.payload = edit.payload.unwrap_or(item.payload);
+        let priority = edit.priority.unwrap_or(item.priority).min(9);
+        if priority != item.priority || edit.schedule.is_some() {
+            // What a delayed task waits for stays if no other time is named.
+            let waits_for = match (edit.schedule, &item.stage) {
+                (None, Stage::DelayedByLease(_) | Stage::DelayedBySchedule(_)) => Some(item.stage.clone()),
+                (None | Some(Schedule::Now), _) => None,
+                (Some(Schedule::After(delay)), _) => {
+                    (delay > 0).then(|| Stage::DelayedByLease(lease.saturating_add(delay)))
+                }
+                (Some(Schedule::At(time)), _) => (time > schedule).then_some(Stage::DelayedBySchedule(time)),
+            };
+            self.leave(key);
+            self.item(key).priority = priority;
+            match waits_for {
+                Some(stage) => self.become_delayed(key, stage),
+                None => self.become_ready(key),
+            }
+        }
+        Ok(Answer::Edited(Box::new(self.view(edit.task).expect("it is live"))))
     }
 }
 

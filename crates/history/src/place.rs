@@ -206,9 +206,9 @@ fn as_asked<'a>(logged: &LoggedBytes<'a>) -> Cow<'a, [u8]> {
     }
 }
 
-/// What the server proposes by itself: settings, and the return of a grant that could not be delivered.
+/// What the server proposes by itself: settings, steps of operations on many tasks, and the return of a grant that could not be delivered.
 fn is_the_servers(call: &[u8]) -> bool {
-    matches!(decode(call), Call::Configure(_) | Call::Release { .. })
+    matches!(decode(call), Call::Configure(_) | Call::Step(_) | Call::Release { .. })
 }
 
 /// A claim that found nothing and waited on: it stands in the log again when something has come up, and is answered from there. That it was

@@ -212,6 +212,41 @@ pub enum Call {
     },
     /// The ended task is wanted again.
     Redrive(Redrive),
+    /// A task that waits is to be another one.
+    Edit(Edit),
+    /// Claims are to pass a queue over.
+    Pause {
+        /// Its tenant.
+        tenant: Name,
+        /// Its name.
+        command: Name,
+        /// When that ends by itself, ms from now on; absent: never.
+        length: Option<u64>,
+        /// Why.
+        reason: Digest,
+    },
+    /// Claims are to see a queue again.
+    Resume {
+        /// Its tenant.
+        tenant: Name,
+        /// Its name.
+        command: Name,
+    },
+    /// An operation on many tasks is to begin.
+    Begin(Box<Begin>),
+    /// One is to stop, or to go on.
+    Turn {
+        /// Its tenant.
+        tenant: Name,
+        /// Its name.
+        operation: u64,
+        /// How it stands from here on: running or stopped.
+        to: Stands,
+    },
+    /// The next step of one. Only the server asks for that: there is no `op` line for it.
+    Step(Box<Step>),
+    /// A task is to go. Only steps ask for that.
+    Delete(Delete),
     /// Other settings. Only the server asks for that: there is no `op` line for it.
     Configure(Box<Policy>),
     /// One task.
@@ -229,6 +264,13 @@ pub enum Call {
         tenant: Name,
         /// Its name.
         command: Name,
+        /// How new the answer must be.
+        level: Level,
+    },
+    /// How the operations of a tenant stand on a shard.
+    Operations {
+        /// Their tenant.
+        tenant: Name,
         /// How new the answer must be.
         level: Level,
     },
@@ -335,6 +377,143 @@ pub struct Redrive {
     pub delay: u64,
     /// Another priority.
     pub priority: Option<u8>,
+    /// The payload's that it comes back with: its own, or another one.
+    pub payload: Digest,
+}
+
+/// A task that waits is to be another one. What is absent stays.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Edit {
+    /// Its tenant.
+    pub tenant: Name,
+    /// The task.
+    pub task: Task,
+    /// Another priority.
+    pub priority: Option<u8>,
+    /// Another time at which it becomes ready.
+    pub schedule: Option<Schedule>,
+    /// Another payload's.
+    pub payload: Option<Digest>,
+    /// So many deliveries, but at least one more than there have been.
+    pub max_attempts: Option<u32>,
+    /// Another webhook.
+    pub webhook: Option<Digest>,
+}
+
+/// What an operation on many tasks does to each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Bulk {
+    /// Dead tasks come back.
+    Redrive {
+        /// They do not begin anew.
+        keep_attempts: bool,
+        /// Until they become ready, ms.
+        delay: u64,
+        /// Another priority.
+        priority: Option<u8>,
+    },
+    /// Dead tasks go.
+    PurgeDead,
+    /// Tasks that wait go.
+    Purge,
+    /// Tasks are cancelled.
+    Cancel {
+        /// Why.
+        reason: Digest,
+        /// Leased or not.
+        force: bool,
+    },
+}
+
+/// An operation on many tasks, as one shard is asked for it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Begin {
+    /// Whose tasks.
+    pub tenant: Name,
+    /// Its name, unique in the history.
+    pub operation: u64,
+    /// What it does.
+    pub does: Bulk,
+    /// To tasks of these queues; none: all of the tenant.
+    pub commands: Vec<Name>,
+    /// In these states.
+    pub states: Vec<State>,
+    /// With so many deliveries, from and to.
+    pub attempts: Option<(u32, u32)>,
+    /// With these priorities, from and to.
+    pub priority: Option<(u8, u8)>,
+    /// It only counts.
+    pub dry_run: bool,
+    /// It takes every task of its queues that its kind can take.
+    pub all: bool,
+}
+
+/// The next step of an operation on many tasks.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Step {
+    /// Whose operation.
+    pub tenant: Name,
+    /// Which.
+    pub operation: u64,
+    /// Steps before this one.
+    pub after: u64,
+    /// There is none behind it.
+    pub last: bool,
+    /// What it does to single tasks: [`Call::Redrive`], [`Call::Delete`], [`Call::Cancel`].
+    pub items: Vec<Call>,
+    /// Tasks that it only counts.
+    pub counted: u64,
+    /// Some of those.
+    pub samples: Vec<Task>,
+}
+
+/// A task is to go: one that waits, or a dead one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Delete {
+    /// Its tenant.
+    pub tenant: Name,
+    /// The task.
+    pub task: Task,
+    /// The entry that ended it; absent: it must wait.
+    pub ended_at: Option<u64>,
+    /// Its idempotency key, which is free from here on.
+    pub key: Option<Name>,
+}
+
+/// How an operation on many tasks stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stands {
+    /// Steps are taken.
+    Running,
+    /// Somebody has stopped it.
+    Stopped,
+    /// It has met everything.
+    Succeeded,
+}
+
+/// How far an operation on many tasks is on a shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Its tenant.
+    pub tenant: Name,
+    /// Its name.
+    pub operation: u64,
+    /// How it stands.
+    pub stands: Stands,
+    /// Steps made.
+    pub steps: u64,
+    /// Tasks met.
+    pub processed: u64,
+    /// Tasks changed, or that would be.
+    pub changed: u64,
+    /// Tasks that did not fit any more.
+    pub skipped: u64,
+    /// How many there would be, if that is known.
+    pub expected: Option<u64>,
+    /// Some that would be changed.
+    pub samples: Vec<Task>,
 }
 
 /// How new the state must be that a read reflects.
@@ -431,6 +610,10 @@ pub enum Answer {
     CancelRequested,
     /// The task lives again.
     Redriven(Box<View>),
+    /// The task as it waits now.
+    Edited(Box<View>),
+    /// It is as was asked for.
+    Done,
     /// The settings hold.
     Configured,
     /// No effect.
@@ -441,6 +624,8 @@ pub enum Answer {
     Missing,
     /// A queue's numbers.
     Stats(Box<Stats>),
+    /// Operations on many tasks, in the order in which they began.
+    Operations(Box<[Progress]>),
 }
 
 /// One task leased.
@@ -478,6 +663,17 @@ pub enum Rejection {
     NotEnded,
     /// The task has ended again since it was read.
     RecordChanged,
+    /// Somebody holds the task.
+    IsLeased,
+    /// There is no such operation on many tasks.
+    NoOperation,
+    /// It is in a state in which this cannot be asked of it.
+    OperationState,
+    /// Another one does the same to the same queues.
+    OperationConflict {
+        /// Its name.
+        with: u64,
+    },
 }
 
 /// Where a task stands in its life.
@@ -553,6 +749,9 @@ pub struct Stats {
     pub leased: u64,
     /// Dead tasks that are kept.
     pub dead: u64,
+    /// Why claims pass it over, if they do.
+    #[serde(default)]
+    pub pause: Option<Digest>,
     /// What has happened since the queue began.
     pub totals: Totals,
 }
@@ -707,6 +906,9 @@ pub struct Export {
     pub keys: Vec<Bound>,
     /// Every queue that has had a task.
     pub queues: Vec<Stats>,
+    /// Operations on many tasks, in the order in which they began.
+    #[serde(default)]
+    pub operations: Vec<Progress>,
 }
 
 /// An idempotency key and what it is bound to.

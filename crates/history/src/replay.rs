@@ -127,8 +127,8 @@ impl Replay<'_> {
         let Outcome::Answered { answer, .. } = history.outcome(row) else { panic!("it was answered") };
         let expected = match &call {
             Call::Claim(claim) if self.model.has_work(claim) => self.model.clone().apply(&call),
-            Call::Claim(_) => {
-                self.reached.nothing(&self.model);
+            Call::Claim(claim) => {
+                self.reached.nothing(claim, &self.model);
                 Answer::Claimed(Box::default())
             }
             _ => self.model.apply(&call),
@@ -203,6 +203,7 @@ impl Replay<'_> {
             self.reached.asked(&call, &self.model);
             let expected = self.model.apply(&call);
             self.reached.answered(&call, &expected);
+            self.reached.stepped(&call, &expected, &self.model);
             let answer_of = |place: u32| {
                 let row = history.rows.get(place as usize).filter(|row| row.came == Came::Answered)?;
                 match history.outcome(row) {
@@ -228,6 +229,13 @@ impl Replay<'_> {
                 if let Answer::Claimed(grants) = answer {
                     grants.iter().for_each(|grant| self.model.learn(grant.task.task, &grant.token));
                 }
+            }
+            if let Some((id, what, task)) = self.model.wrong() {
+                let finding = Finding::new(id, what.clone()).at(self.shard, index);
+                return Err(task.map_or(finding.clone(), |task| finding.of(task)));
+            }
+            for (item, answer) in self.model.items().to_vec() {
+                self.look_at_the_clock(NOBODY, &item, &answer, index)?;
             }
             self.claimed_once(place, &expected, index)?;
             self.look_at_the_clock(place, &call, &expected, index)?;
@@ -290,6 +298,13 @@ impl Replay<'_> {
             (Call::Redrive(redrive), Answer::Redriven(_)) => {
                 let real = self.real.entry(redrive.task.key).or_default();
                 *real = Real { delayed: after(redrive.delay), since: place, closed: real.closed, ..Real::default() };
+            }
+            (Call::Edit(edit), Answer::Edited(_)) => {
+                if let Some(schedule) = edit.schedule {
+                    let real = self.real.entry(edit.task.key).or_default();
+                    let delayed = if let Schedule::After(delay) = schedule { after(delay) } else { 0 };
+                    (real.delayed, real.since) = (delayed, place);
+                }
             }
             (Call::Nack { lease, .. } | Call::Release { lease }, Answer::Retried { .. } | Answer::Released) => {
                 let delay = if let Answer::Retried { delay, .. } = answer { *delay } else { 0 };

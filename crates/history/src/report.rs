@@ -117,7 +117,18 @@ fn task_of(call: &Call) -> Option<Task> {
         | Call::Fail { lease, .. } => Some(lease.task),
         Call::Cancel { task, .. } | Call::Read { task, .. } => Some(*task),
         Call::Redrive(redrive) => Some(redrive.task),
-        Call::Create(_) | Call::Claim(_) | Call::Configure(_) | Call::Stats { .. } => None,
+        Call::Edit(edit) => Some(edit.task),
+        Call::Create(_)
+        | Call::Claim(_)
+        | Call::Configure(_)
+        | Call::Stats { .. }
+        | Call::Pause { .. }
+        | Call::Resume { .. }
+        | Call::Begin(_)
+        | Call::Turn { .. }
+        | Call::Step(_)
+        | Call::Operations { .. } => None,
+        Call::Delete(delete) => Some(delete.task),
     }
 }
 

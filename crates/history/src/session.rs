@@ -43,8 +43,9 @@ fn positions(history: &History) -> Result<(), Finding> {
         }
         parts.push(place);
         if kind == Kind::AtLeast
-            && let Call::Read { level: Level::AtLeast(asked), .. } | Call::Stats { level: Level::AtLeast(asked), .. } =
-                history.call(row(place))
+            && let Call::Read { level: Level::AtLeast(asked), .. }
+            | Call::Stats { level: Level::AtLeast(asked), .. }
+            | Call::Operations { level: Level::AtLeast(asked), .. } = history.call(row(place))
             && index < asked
         {
             let what = format!("{number} asked for {shard}:{asked} at least, and was answered from {index}");

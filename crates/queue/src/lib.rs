@@ -35,6 +35,7 @@ pub mod record;
 mod retention;
 pub mod search;
 mod slab;
+pub mod steps;
 mod task;
 
 pub use backoff::{Backoff, BackoffPolicy};

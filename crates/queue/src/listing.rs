@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 
-use base::codec::Malformed;
+use base::codec::{Malformed, Reader, Write};
 use base::rows::{Look, Row, RowWriter, Scan, TableId, Value, Wanted};
 use base::{Incarnation, LeaseTime, ScheduleTime, ShardId, Stamps};
 
@@ -58,6 +58,31 @@ pub struct Place {
     pub order: i64,
     /// The task's key.
     pub key: i64,
+}
+
+/// Places in the lists of shards, as bytes.
+pub fn encode_places(places: &BTreeMap<ShardId, Place>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (shard, place) in places {
+        bytes.put_varint(u64::from(shard.0));
+        bytes.put_signed(place.order);
+        bytes.put_signed(place.key);
+    }
+    bytes
+}
+
+/// The same places again.
+///
+/// # Errors
+/// [`encode_places`] has not made these bytes.
+pub fn decode_places(bytes: &[u8]) -> Result<BTreeMap<ShardId, Place>, Malformed> {
+    let mut reader = Reader::new(bytes);
+    let mut places = BTreeMap::new();
+    while !reader.is_empty() {
+        let shard = ShardId(reader.narrow()?);
+        places.insert(shard, Place { order: reader.signed()?, key: reader.signed()? });
+    }
+    Ok(places)
 }
 
 /// Payloads and results of a page, in bytes, at most; a task that is larger alone makes a page.

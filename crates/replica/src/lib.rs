@@ -45,5 +45,5 @@ pub use replica::{Replica, ReplicaConfig, RestoreShard};
 pub use restore::{FIRST, lost_log, restore};
 pub use restores::{RestoreId, RestoreStep, Restores};
 pub use runner::{Arrived, Installed, Job, Jobs, Runner, RunnerConfig, TellSaved, TellShown};
-pub use shard::Fault;
+pub use shard::{Fault, Halt};
 pub use tokens::{JoinToken, Joining, TokenStep};

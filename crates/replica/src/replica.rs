@@ -10,7 +10,7 @@ use consensus::{Configuration, Group, GroupConfig, LostLog, Message, Progress, R
 
 use crate::event::{AfterSync, Client, Effects, Event, Now, ShardStatus};
 use crate::members::{Members, encode_note};
-use crate::shard::{Fault, Question, Shard, Start};
+use crate::shard::{Halt, Question, Shard, Start};
 
 /// The group that says which restores there are.
 const RECORDS: ShardId = ShardId(0);
@@ -180,8 +180,8 @@ impl<S: StateMachine, C: Client> Replica<S, C> {
     /// Does what has come up, for all shards together. `seeds` yields 128 unpredictable bits for each entry proposed.
     ///
     /// # Errors
-    /// A committed entry cannot be applied: the node must stop.
-    pub fn poll(&mut self, now: Now, mut seeds: impl FnMut() -> [u8; 16], fx: &mut Effects<S, C>) -> Result<(), Fault> {
+    /// A committed entry cannot be applied, or a part of the log is gone: the node must stop.
+    pub fn poll(&mut self, now: Now, mut seeds: impl FnMut() -> [u8; 16], fx: &mut Effects<S, C>) -> Result<(), Halt> {
         for id in self.shards() {
             let first = *self.members(RECORDS).restores();
             let shard = self.shard_mut(id);

@@ -19,7 +19,7 @@ use storage::wal::{Spare, SpareJob, Wal};
 use crate::event::{Client, Effects, Event, MustSync, Now, Swap, Write};
 use crate::members::Members;
 use crate::replica::Replica;
-use crate::shard::Fault;
+use crate::shard::Halt;
 use consensus::Message;
 
 /// Rows collected for a checkpoint in one turn: about 0.2 ms.
@@ -98,9 +98,6 @@ struct Asked {
     /// For any that readers see.
     shows: Vec<TellShown>,
 }
-
-/// Under load each write shows that those before it were synced; without one for so long, the log says it by itself.
-const QUIET: Millis = Millis(20);
 
 /// To show readers what is new takes no more than this part of the time, unless they would wait for long.
 const SHOW_SHARE: u64 = 10;
@@ -256,7 +253,7 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
     /// Does what has come up. What leaves at once is in [`Runner::effects`] then.
     ///
     /// # Errors
-    /// A committed entry cannot be applied: the node must stop.
+    /// A committed entry cannot be applied, or a part of the log is gone: the node must stop.
     ///
     /// # Panics
     /// Consensus accepts a snapshot that has not arrived.
@@ -266,7 +263,7 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
         seeds: impl FnMut() -> [u8; 16],
         prepare: impl Fn(&mut S),
         jobs: &mut impl Jobs<D>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Halt> {
         self.replica.poll(now, seeds, &mut self.effects)?;
         self.install(now, prepare, jobs);
         Ok(())
@@ -416,9 +413,10 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
         self.asked[1].shows.drain(..).for_each(|tell| tell());
     }
 
-    /// When a round begins that somebody has asked for.
+    /// When a round begins that somebody has asked for. Nothing: nobody has, or one is under way, and its end is the moment to look again.
     pub fn next_show(&self) -> Option<Mono> {
-        (!self.asked[0].shows.is_empty()).then_some(self.show_from)
+        let is_free = self.saving.is_none() && self.to_save.is_empty();
+        (is_free && !self.asked[0].shows.is_empty()).then_some(self.show_from)
     }
 
     /// Collects a few rows of the checkpoint under way and hands them over.
@@ -533,12 +531,12 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
         self.saved_since_stop
     }
 
-    /// Nothing is to be done just now. If nothing has been synced for [`QUIET`] either, the log notes how far it is synced.
+    /// Nothing is to be done just now: the log notes how far it is synced.
     ///
     /// # Errors
     /// The disk failed: the node must stop.
-    pub fn settle(&mut self, now: Now) -> Result<(), StorageError> {
-        if now.mono - self.last_sync >= QUIET { self.wal.settle() } else { Ok(()) }
+    pub fn settle(&mut self) -> Result<(), StorageError> {
+        self.wal.settle()
     }
 
     /// The node stops: everything written becomes durable.

@@ -8,7 +8,9 @@ use base::log::{Entry, HardState};
 use base::machine::{Admission, Effects as MachineEffects, EntryInfo, StateMachine, WaitKey};
 use base::{Index, Mono, Position, ShardId, Stamps, Term, planted};
 use consensus::codec::{ELECTION, MEMBERS, OPERATIONS, RESTORE, TOKEN};
-use consensus::{Group, MemberChange, Message, Progress, Refused, Role, SnapshotOf, Status, Ticket, decode_changes};
+use consensus::{
+    Group, LostLog, MemberChange, Message, Progress, Refused, Role, SnapshotOf, Status, Ticket, decode_changes,
+};
 
 use crate::batch::{Batch, Operations, Pending, Retry, operations, read_entry};
 use crate::deadlines::{Clocks, next_proposal};
@@ -31,6 +33,21 @@ pub struct Fault {
     pub shard: ShardId,
     /// The entry.
     pub index: Index,
+}
+
+/// Why a node must not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Halt {
+    /// An entry cannot be applied.
+    Fault(Fault),
+    /// A part of a shard's log is gone.
+    Lost(ShardId, LostLog),
+}
+
+impl From<Fault> for Halt {
+    fn from(fault: Fault) -> Halt {
+        Halt::Fault(fault)
+    }
 }
 
 /// A question, and who asks it.
@@ -469,7 +486,10 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         now: Now,
         seeds: &mut impl FnMut() -> [u8; 16],
         fx: &mut Effects<S, C>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Halt> {
+        if let Some(lost) = self.group.lost() {
+            return Err(Halt::Lost(self.id, lost));
+        }
         self.heard.get_or_insert(now.mono);
         if self.strayed && self.restoring.is_some() {
             // It is asked again until it can be.
@@ -487,7 +507,7 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         self.give_up_late(now, fx);
         self.propose(now, seeds, fx);
         self.group.tell_commit();
-        self.work(now, fx)
+        Ok(self.work(now, fx)?)
     }
 
     /// Whether another turn has something to do at once.

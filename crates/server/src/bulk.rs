@@ -8,20 +8,17 @@ use std::time::{Duration, Instant};
 use api::{Code, Problem};
 use base::{Millis, ShardId};
 use cluster::{Freshness, Handle, Readers, Stage, Time};
-use queue::id::shard_of;
-use queue::listing::{Listing, Order, Place, Reached, Search};
-use queue::op::{Delete, Op, Redrive, Step};
-use queue::operations::{Operation, OperationId, OperationKind, OperationState, SAMPLES_MAX};
+use queue::listing::{Place, Reached, decode_places};
+use queue::op::Op;
+use queue::operations::{Operation, OperationId, OperationKind, OperationState};
 use queue::outcome::{Outcome as Applied, State};
-use queue::search::Filter;
-use queue::{Answer as Told, Query, QueueMachine, TaskView, codec, idempotency, record};
+use queue::steps::{Page, Plan};
+use queue::{Answer as Told, Query, QueueMachine, codec};
 use serde_json::{Map, Value};
 use tokio::sync::{Notify, oneshot};
 
 use crate::auth::EventTypes;
 use crate::http::call::Outcome;
-
-use crate::http::cursor::{decode_places, encode_places};
 use crate::http::error::invalid_body;
 use crate::http::filter::read_filter;
 
@@ -30,13 +27,6 @@ const RATE_DEFAULT: u64 = 100;
 
 /// Bytes of a request: it is kept with the operation.
 const REQUEST_BYTES_MAX: usize = 16 << 10;
-
-/// Tasks in one step, and in one step of an operation that only counts.
-const STEP_MAX: usize = 500;
-const COUNTED_MAX: usize = 5_000;
-
-/// Steps of an operation follow each other at this distance, or further apart if it is slow.
-const STEP: Duration = Duration::from_millis(100);
 
 /// How often it is looked whether there is something to do: another node may have taken the request.
 const LOOK: Duration = Duration::from_millis(500);
@@ -49,17 +39,8 @@ const SHOW_MAX: Millis = Millis(2_000);
 
 /// What is asked for, understood.
 #[derive(Debug)]
-pub(crate) struct Plan {
-    kind: OperationKind,
-    filter: Filter,
-    keep_attempts: bool,
-    priority: Option<u8>,
-    delay: Millis,
-    reason: String,
-    force: bool,
-    /// Tasks per second.
-    rate: u64,
-    pub(crate) dry_run: bool,
+pub(crate) struct Request {
+    pub(crate) plan: Plan,
     /// Nothing but queues is asked for.
     pub(crate) takes_all: bool,
 }
@@ -76,7 +57,7 @@ pub(crate) struct Bounds {
 /// What was accepted is carried out, whatever this node's own bounds are.
 const ACCEPTED: Bounds = Bounds { rate_max: u64::MAX, delay_max: Millis(u64::MAX) };
 
-impl Plan {
+impl Request {
     /// Reads a request for an operation of this kind; `command`: the queue that its path names.
     ///
     /// # Errors
@@ -87,7 +68,7 @@ impl Plan {
         command: Option<&str>,
         request: &[u8],
         bounds: &Bounds,
-    ) -> Outcome<Plan> {
+    ) -> Outcome<Request> {
         use OperationKind::{Cancel, DeadPurge, DeadRedrive, QueuePurge};
         if request.len() > REQUEST_BYTES_MAX {
             return Err(invalid_body(format!("a request for an operation has at most {REQUEST_BYTES_MAX} bytes")));
@@ -173,7 +154,7 @@ impl Plan {
             let detail = format!("to delete tasks for good, confirm must be {word:?}");
             return Err(Box::new(Problem::new(Code::ConfirmationRequired, detail).field("confirm")));
         }
-        Ok(Plan {
+        let plan = Plan {
             kind,
             filter,
             keep_attempts,
@@ -183,72 +164,8 @@ impl Plan {
             force: fields.flag("force")?,
             rate: rate.unwrap_or(RATE_DEFAULT.min(bounds.rate_max)),
             dry_run,
-            takes_all,
-        })
-    }
-
-    /// The queues that it may touch; none: all of the tenant.
-    pub(crate) fn commands(&self) -> Vec<&str> {
-        self.filter.commands.iter().flatten().map(|command| &**command).collect()
-    }
-
-    /// The shards in which such tasks can be.
-    pub(crate) fn shards(&self, count: u16) -> BTreeSet<ShardId> {
-        match &self.filter.commands {
-            Some(commands) => commands.iter().map(|command| shard_of(&self.filter.tenant, command, count)).collect(),
-            None => (0..count).map(ShardId).collect(),
-        }
-    }
-
-    /// How many tasks a step has, and how long it takes, where so many shards share the rate.
-    fn pace(&self, shards: usize) -> (usize, Duration) {
-        if self.dry_run {
-            return (COUNTED_MAX, Duration::ZERO);
-        }
-        let rate = (self.rate as f64 / shards.max(1) as f64).max(0.1);
-        let tasks = (rate * STEP.as_secs_f64()).clamp(1.0, STEP_MAX as f64).floor();
-        (tasks as usize, Duration::from_secs_f64(tasks / rate))
-    }
-
-    fn order(&self) -> Order {
-        match self.kind {
-            OperationKind::DeadRedrive | OperationKind::DeadPurge => Order::Finished { descending: false },
-            OperationKind::QueuePurge | OperationKind::Cancel => Order::Created { descending: false },
-        }
-    }
-
-    /// What is done to one task, unless nothing is left to do.
-    fn item(&self, task: &TaskView) -> Option<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let (tenant, key) = (&*self.filter.tenant, task.id.key);
-        let scope = || idempotency::scope_digest(tenant, &task.command, &task.idempotency_key);
-        match self.kind {
-            OperationKind::DeadRedrive => {
-                let mut row = Vec::new();
-                record::encode(task, &mut base::rows::RowWriter::new(&mut row));
-                let redrive = Redrive {
-                    tenant,
-                    task: key,
-                    ended_at: task.ended_at.unwrap_or_default(),
-                    record: &row,
-                    keep_attempts: self.keep_attempts,
-                    delay: self.delay,
-                    priority: self.priority,
-                };
-                codec::encode(&Op::Redrive(redrive), &mut bytes);
-            }
-            OperationKind::DeadPurge | OperationKind::QueuePurge => {
-                let key_scope = (!task.idempotency_key.is_empty()).then(scope);
-                let delete = Delete { tenant, task: key, ended_at: task.ended_at, key: key_scope };
-                codec::encode(&Op::Delete(delete), &mut bytes);
-            }
-            OperationKind::Cancel if task.cancel_requested && !self.force => return None,
-            OperationKind::Cancel => {
-                let cancel = Op::Cancel { tenant, task: key, reason: &self.reason, force: self.force };
-                codec::encode(&cancel, &mut bytes);
-            }
-        }
-        Some(bytes)
+        };
+        Ok(Request { plan, takes_all })
     }
 }
 
@@ -357,13 +274,6 @@ struct Run {
     going: HashMap<(ShardId, OperationId), Going>,
 }
 
-/// A page of an operation's tasks.
-struct Page {
-    tasks: Vec<TaskView>,
-    places: BTreeMap<ShardId, Place>,
-    is_last: bool,
-}
-
 impl Run {
     async fn run(&mut self, wake: &Notify) {
         loop {
@@ -410,13 +320,15 @@ impl Run {
     async fn advance(&mut self, shard: ShardId, operation: &Operation) -> bool {
         let key = (shard, operation.id);
         let tenant = &operation.tenant;
-        let plan = Plan::read(operation.kind, tenant, command_of(operation), &operation.request, &ACCEPTED);
-        let plan = match plan {
-            Ok(plan) => plan,
+        let request = Request::read(operation.kind, tenant, command_of(operation), &operation.request, &ACCEPTED);
+        let plan = match request {
+            Ok(request) => request.plan,
             Err(problem) => {
                 // It was accepted by another build.
                 let turn = Op::Turn { tenant, id: operation.id, to: OperationState::Failed, error: &problem.detail };
-                return self.propose(shard, &turn).await;
+                let mut bytes = Vec::new();
+                codec::encode(&turn, &mut bytes);
+                return self.propose(shard, &bytes).await;
             }
         };
         let Some(going) = self.going.get_mut(&key) else { return false };
@@ -437,27 +349,12 @@ impl Run {
             going.places = Some(page.places);
             return true;
         }
-        let items: Vec<Vec<u8>> =
-            if plan.dry_run { Vec::new() } else { page.tasks.iter().filter_map(|task| plan.item(task)).collect() };
-        let samples = page.tasks.iter().map(|task| task.id).take(if plan.dry_run { SAMPLES_MAX } else { 0 });
-        let step = Step {
-            tenant,
-            id: operation.id,
-            after: operation.steps,
-            cursor: &encode_places(&page.places),
-            is_last: page.is_last,
-            items: items.iter().map(Vec::as_slice).collect(),
-            counted: if plan.dry_run { page.tasks.len() as u64 } else { 0 },
-            samples: samples.collect(),
-        };
         going.due = Instant::now() + pace;
-        self.propose(shard, &Op::Step(step)).await
+        self.propose(shard, &plan.step(operation, &page)).await
     }
 
-    async fn propose(&self, shard: ShardId, op: &Op<'_>) -> bool {
-        let mut bytes = Vec::new();
-        codec::encode(op, &mut bytes);
-        matches!(self.node.propose(shard, &bytes).await, Ok((_, Applied::Done)))
+    async fn propose(&self, shard: ShardId, operation: &[u8]) -> bool {
+        matches!(self.node.propose(shard, operation).await, Ok((_, Applied::Done)))
     }
 
     /// The next tasks of an operation. Nothing: the checkpoint cannot be read just now.
@@ -469,32 +366,21 @@ impl Run {
         limit: usize,
         places: BTreeMap<ShardId, Place>,
     ) -> Option<Page> {
-        let with_payload = plan.kind == OperationKind::DeadRedrive && !plan.dry_run;
-        let search =
-            Search { filter: plan.filter.clone(), order: plan.order(), limit, with_payload, with_result: false };
-        let mut listing = Listing::new(search, places);
+        let mut listing = plan.listing(limit, places);
         let look = move |readers: &mut Readers, time: &Time| {
             let Some(reader) = readers.get_mut(&shard) else { return Ok(Some(None)) };
             match listing.read(vec![(shard, &mut *reader.rows)], &|| time.is_left()) {
                 Ok(Reached::OutOfTime) if !time.is_last() => Ok(None),
                 Ok(reached) => {
-                    let tasks = std::mem::take(&mut listing.found);
-                    Ok(Some(Some(Page { tasks, places: listing.places.clone(), is_last: reached == Reached::End })))
+                    let found = std::mem::take(&mut listing.found);
+                    Ok(Some(Some((found, listing.places.clone(), reached))))
                 }
                 Err(queue::listing::Unlisted::Rows(error)) => Err(error),
                 Err(queue::listing::Unlisted::Damaged { .. }) => Ok(Some(None)),
             }
         };
-        let mut page = self.node.look(look).await.ok().flatten()?;
-        // In their order, nothing that was there when it began follows what came later.
-        let since = |task: &TaskView| task.ended_at.unwrap_or_else(|| task.id.key.index());
-        let came_later = |task: &TaskView| match task.ended_at {
-            Some(_) => task.finished_at.is_some_and(|time| time > operation.started_at),
-            None => !operation.was_there(since(task)),
-        };
-        page.is_last |= page.tasks.last().is_some_and(came_later);
-        page.tasks.retain(|task| operation.was_there(since(task)));
-        Some(page)
+        let (found, places, reached) = self.node.look(look).await.ok().flatten()?;
+        Some(Page::of(operation, found, places, &reached))
     }
 }
 
@@ -502,31 +388,31 @@ impl Run {
 mod tests {
     use super::*;
 
-    fn read(kind: OperationKind, command: Option<&str>, request: &str) -> Result<Plan, (Code, String)> {
+    fn read(kind: OperationKind, command: Option<&str>, request: &str) -> Result<Request, (Code, String)> {
         let bounds = Bounds { rate_max: 500, delay_max: Millis(1_000_000) };
-        Plan::read(kind, &"acme".into(), command, request.as_bytes(), &bounds)
+        Request::read(kind, &"acme".into(), command, request.as_bytes(), &bounds)
             .map_err(|problem| (problem.code, problem.field.unwrap_or_default()))
     }
 
     #[test]
     fn requests_are_understood() {
-        let plan = read(OperationKind::DeadRedrive, None, "").expect("everything is asked for");
-        assert!(plan.takes_all && plan.commands().is_empty() && plan.shards(4).len() == 4);
+        let Request { plan, takes_all } = read(OperationKind::DeadRedrive, None, "").expect("everything is asked for");
+        assert!(takes_all && plan.commands().is_empty() && plan.shards(4).len() == 4);
         assert_eq!(plan.rate, 100);
         let request = r#"{"filter": {"command": ["a", "b"], "attempts": 3, "errorContains": "No"}, "attempts": "keep",
             "priority": 9, "delaySeconds": 1.5, "ratePerSecond": 500, "dryRun": true}"#;
-        let plan = read(OperationKind::DeadRedrive, None, request).expect("it is one");
+        let Request { plan, takes_all } = read(OperationKind::DeadRedrive, None, request).expect("it is one");
         assert_eq!(plan.commands(), ["a", "b"]);
         assert_eq!((plan.keep_attempts, plan.priority, plan.delay), (true, Some(9), Millis(1_500)));
         assert_eq!((plan.filter.attempts.clone(), plan.filter.error_part.as_deref()), (Some(3..=3), Some("no")));
         assert_eq!(plan.filter.states, [State::Dead].into());
-        assert!(plan.dry_run && !plan.takes_all);
-        let plan =
-            read(OperationKind::QueuePurge, Some("a"), r#"{"confirm": "a", "states": ["READY"]}"#).expect("it is one");
+        assert!(plan.dry_run && !takes_all);
+        let request = r#"{"confirm": "a", "states": ["READY"]}"#;
+        let Request { plan, takes_all } = read(OperationKind::QueuePurge, Some("a"), request).expect("it is one");
         assert_eq!((plan.commands(), plan.filter.states.clone()), (vec!["a"], [State::Ready].into()));
-        assert!(!plan.takes_all);
-        let plan =
-            read(OperationKind::Cancel, None, r#"{"filter": {"command": "a", "state": "LEASED"}}"#).expect("it is one");
+        assert!(!takes_all);
+        let request = r#"{"filter": {"command": "a", "state": "LEASED"}}"#;
+        let Request { plan, .. } = read(OperationKind::Cancel, None, request).expect("it is one");
         assert_eq!(plan.filter.states, [State::Leased].into());
     }
 
@@ -559,15 +445,5 @@ mod tests {
         }
         let long = format!(r#"{{"filter": {{"ids": "{}"}}}}"#, "x".repeat(REQUEST_BYTES_MAX));
         assert_eq!(read(Cancel, None, &long).map(|_| ()), Err((Code::InvalidBody, String::new())));
-    }
-
-    #[test]
-    fn shards_share_the_rate() {
-        let plan = |rate: u64| {
-            read(OperationKind::DeadRedrive, None, &format!(r#"{{"ratePerSecond": {rate}}}"#)).expect("it is one")
-        };
-        for (rate, shards, tasks, ms) in [(100, 1, 10, 100), (100, 4, 2, 80), (1, 1, 1, 1_000), (1, 4, 1, 4_000)] {
-            assert_eq!(plan(rate).pace(shards), (tasks, Duration::from_millis(ms)), "{rate} in {shards}");
-        }
     }
 }

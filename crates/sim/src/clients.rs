@@ -1,9 +1,9 @@
-//! Who uses the cluster: producers, workers of every kind, readers, and those who cancel and bring back.
+//! Who uses the cluster: producers, workers of every kind, readers, those who cancel and bring back, and operators.
 //!
 //! A client does one thing at a time. Payloads, reasons and the names of workers carry the number of their operation, so that the log tells
 //! which of those whose outcome nobody knows have happened.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,11 +13,14 @@ use base::{Index, Millis, ScheduleTime, ShardId};
 use history::record::{Call, Level, Line, Work};
 use queue::id::shard_of;
 use queue::listing::{Order, Search};
-use queue::op::{Claim, ClaimOrder, Create, Credential, IdempotencyKey, LeaseRef, Redrive, Schedule};
+use queue::op::{Begin, Claim, ClaimOrder, Create, Credential, Edit, IdempotencyKey, LeaseRef, Redrive, Schedule};
+use queue::operations::{OperationId, OperationKind, OperationState};
 use queue::search::Filter;
-use queue::{LeaseToken, Op, Outcome, Query, State, TaskId, TaskView, codec, idempotency, record as rows};
+use queue::steps::Plan;
+use queue::{LeaseToken, Op, Outcome, Payload, Query, State, TaskId, TaskView, codec, idempotency, record as rows};
 use replica::{Freshness, Operations};
 
+use crate::bulk::DRIVERS;
 use crate::clock::EPOCH_MS;
 use crate::edge::{Asked, Request, Told};
 use crate::lists::List;
@@ -28,6 +31,9 @@ use crate::world::{Event, World};
 
 /// Tasks that readers and others remember.
 const KNOWN_MAX: usize = 400;
+
+/// Operations on many tasks that operators remember.
+const MANY_MAX: usize = 20;
 
 /// How a worker behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +105,20 @@ enum Kind {
     Meddler {
         wanted: Option<Rc<TaskView>>,
     },
+    /// With the operation on many tasks of which it does not know whether it has begun, and the queue that is resumed next, when all is
+    /// healed.
+    Operator {
+        again: Option<Many>,
+        next: u64,
+    },
+}
+
+/// An operation on many tasks, as somebody has asked for it.
+#[derive(Clone)]
+struct Many {
+    tenant: String,
+    shard: ShardId,
+    id: OperationId,
 }
 
 struct Client {
@@ -114,6 +134,8 @@ pub struct Clients {
     list: Vec<Client>,
     rng: SplitMix,
     known: Vec<(String, TaskId)>,
+    /// Operations on many tasks that somebody has asked for last.
+    many: VecDeque<Many>,
     /// Operations that were answered.
     pub(crate) finished: u64,
     /// Operations asked for.
@@ -143,10 +165,12 @@ impl Clients {
         }
         (0..options.readers).for_each(|_| add(Kind::Reader { next: None }));
         (0..options.meddlers).for_each(|_| add(Kind::Meddler { wanted: None }));
+        (0..options.operators).for_each(|_| add(Kind::Operator { again: None, next: 0 }));
         Clients {
             list,
             rng,
             known: Vec::new(),
+            many: VecDeque::new(),
             finished: 0,
             asked: 0,
             overload_until: 0,
@@ -235,6 +259,7 @@ impl World {
             Kind::Worker { .. } => self.work(client),
             Kind::Reader { .. } => !drains && self.read(client),
             Kind::Meddler { .. } => !drains && self.meddle(client),
+            Kind::Operator { .. } => self.operate(client),
         };
         if !acted {
             let pause = self.pause().max(1_000);
@@ -280,7 +305,7 @@ impl World {
         self.ask((client, session), node, shard, calls, asked, number);
     }
 
-    fn number(&mut self) -> u64 {
+    pub(crate) fn number(&mut self) -> u64 {
         self.next_number += 1;
         self.next_number
     }
@@ -354,6 +379,11 @@ impl World {
             self.act(client, action);
             return true;
         }
+        if actions.len() > 1 && !drains && happens(&mut self.clients.rng, self.options.beats) {
+            self.beat(client);
+            return true;
+        }
+        let Kind::Worker { actions, .. } = &mut self.clients.list[client].kind else { return false };
         if actions.len() >= 20 {
             let next = actions.first_key_value().map_or(time, |((at, _), _)| *at);
             self.plan(next, Event::Client(client));
@@ -361,6 +391,25 @@ impl World {
         }
         self.claim(client);
         true
+    }
+
+    /// Extends all leases that a worker holds in one of the shards.
+    fn beat(&mut self, client: usize) {
+        let number = self.number();
+        let Kind::Worker { actions, style, .. } = &self.clients.list[client].kind else { return };
+        let held: Vec<Action> = actions.values().cloned().collect();
+        let tokenless = *style == Style::Tokenless;
+        let shard = held[0].id.shard;
+        let here = held.iter().filter(|action| action.id.shard == shard);
+        let extend = here.map(|Action { tenant, id, token, worker, length, .. }| {
+            let credential = if tokenless { Credential::Worker(worker) } else { Credential::Token(*token) };
+            Op::Extend { lease: LeaseRef { tenant, task: id.key, credential }, length: Some(Millis(*length)) }
+        });
+        let ops: Vec<Op<'_>> = extend.collect();
+        if ops.len() > 1 {
+            self.reach("beats");
+        }
+        self.submit(client, shard, &ops, number, None);
     }
 
     fn claim(&mut self, client: usize) {
@@ -568,8 +617,15 @@ impl World {
         let Kind::Meddler { wanted } = &mut self.clients.list[client].kind else { return false };
         if let Some(view) = wanted.take() {
             let mut row = Vec::new();
-            rows::encode(&view, &mut RowWriter::new(&mut row));
             let rng = &mut self.clients.rng;
+            // Now and then it is to come back with another payload.
+            let view = if self.options.operators > 0 && rng.one_in(3) {
+                let another = payload(number, 0, rng);
+                Rc::new(TaskView { payload: Payload::Resident(another.into()), ..view.as_ref().clone() })
+            } else {
+                view
+            };
+            rows::encode(&view, &mut RowWriter::new(&mut row));
             let op = Op::Redrive(Redrive {
                 tenant: &view.tenant,
                 task: view.id.key,
@@ -597,14 +653,179 @@ impl World {
         true
     }
 
+    // Operators.
+
+    fn operate(&mut self, client: usize) -> bool {
+        let number = self.number();
+        if self.healed.is_some() {
+            let queues = self.options.queues;
+            let Kind::Operator { next, .. } = &mut self.clients.list[client].kind else { return false };
+            let place = *next;
+            *next = (place + 1) % (queues * self.options.tenants);
+            let (tenant, command) = (format!("t{}", place / queues), format!("q{}", place % queues));
+            self.resume_queue(client, &tenant, &command, number);
+            return true;
+        }
+        let (tenant, command) = self.queue_name();
+        let Kind::Operator { again, .. } = &mut self.clients.list[client].kind else { return false };
+        if let Some(many) = again.take() {
+            self.begin_many(client, many, number);
+            return true;
+        }
+        match self.clients.rng.below(20) {
+            0..2 => {
+                let many = self.plan_many(&tenant, &command, number);
+                self.begin_many(client, many, number);
+                true
+            }
+            2..4 => {
+                let known = self.clients.many.len() as u64;
+                if known == 0 {
+                    return false;
+                }
+                let many = self.clients.many[self.clients.rng.below(known) as usize].clone();
+                let to = if self.clients.rng.one_in(3) { OperationState::Stopped } else { OperationState::Running };
+                let op = Op::Turn { tenant: &many.tenant, id: many.id, to, error: "" };
+                self.submit(client, many.shard, std::slice::from_ref(&op), number, None);
+                true
+            }
+            4..6 => {
+                let shard = self.shard_of(&tenant, &command);
+                let (freshness, level) = match self.clients.rng.one_in(2) {
+                    true => (Freshness::STALE, Level::Stale),
+                    false => (Freshness::Linearizable, Level::Linearizable),
+                };
+                let call = Call::Operations { tenant: self.names.of(&tenant), level };
+                let query = Query::Operations { tenant: Some(tenant.into()), running: false };
+                self.begin(client, shard, vec![call], Asked::Question(query, freshness), number);
+                true
+            }
+            6..8 => {
+                let shard = self.shard_of(&tenant, &command);
+                let rng = &mut self.clients.rng;
+                let length = rng.one_in(2).then(|| Millis(1 + rng.below(10_000)));
+                let reason = format!("n={number}");
+                let op = Op::Pause { tenant: &tenant, command: &command, length, reason: &reason, by: "somebody" };
+                self.submit(client, shard, std::slice::from_ref(&op), number, None);
+                true
+            }
+            8..13 => {
+                self.resume_queue(client, &tenant, &command, number);
+                true
+            }
+            _ => self.edit(client, number),
+        }
+    }
+
+    /// Thinks of something to do to many tasks.
+    fn plan_many(&mut self, tenant: &str, command: &str, number: u64) -> Many {
+        let shard = self.shard_of(tenant, command);
+        let rng = &mut self.clients.rng;
+        let (kind, _) = OperationKind::NAMES[rng.below(OperationKind::NAMES.len() as u64) as usize];
+        let mut filter = Filter::of(&tenant.into());
+        // Who purges a queue names it; others may mean all of the tenant that stand in this shard.
+        if kind == OperationKind::QueuePurge || rng.one_in(2) {
+            filter.commands = Some([command.into()].into());
+        }
+        let states: &[State] = match kind {
+            OperationKind::DeadRedrive | OperationKind::DeadPurge => &[State::Dead],
+            OperationKind::QueuePurge => &[State::Ready, State::Delayed],
+            OperationKind::Cancel => &[State::Ready, State::Delayed, State::Leased],
+        };
+        let one = states[rng.below(states.len() as u64) as usize];
+        filter.states = if rng.one_in(3) { [one].into() } else { states.iter().copied().collect() };
+        filter.attempts = rng.one_in(4).then(|| rng.below(2)..=1 + rng.below(3));
+        filter.priority = rng.one_in(4).then(|| rng.below(6)..=5 + rng.below(5));
+        let plan = Plan {
+            kind,
+            filter,
+            keep_attempts: rng.one_in(3),
+            priority: rng.one_in(3).then(|| rng.below(10) as u8),
+            delay: Millis(if rng.one_in(2) { rng.below(1_000) } else { 0 }),
+            reason: format!("many {number}"),
+            force: rng.one_in(3),
+            rate: 20 + rng.below(480),
+            dry_run: rng.one_in(5),
+        };
+        let mut id = OperationId::default();
+        id[..8].copy_from_slice(&rng.next_u64().to_le_bytes());
+        self.names.note_plan(id, plan);
+        Many { tenant: tenant.to_owned(), shard, id }
+    }
+
+    fn begin_many(&mut self, client: usize, many: Many, number: u64) {
+        let plan = self.names.plan(&many.id).expect("somebody has thought of it").clone();
+        let request = format!("n={number}");
+        let all = match plan.kind {
+            OperationKind::DeadRedrive | OperationKind::DeadPurge => 1,
+            OperationKind::QueuePurge => 2,
+            OperationKind::Cancel => 3,
+        };
+        let filter = &plan.filter;
+        let op = Op::Begin(Begin {
+            tenant: &many.tenant,
+            id: many.id,
+            kind: plan.kind,
+            commands: plan.commands(),
+            request: request.as_bytes(),
+            dry_run: plan.dry_run,
+            takes_all: filter.attempts.is_none() && filter.priority.is_none() && filter.states.len() == all,
+            by: "somebody",
+        });
+        self.submit(client, many.shard, std::slice::from_ref(&op), number, None);
+        if !self.clients.many.iter().any(|known| known.id == many.id) {
+            if self.clients.many.len() == MANY_MAX {
+                self.clients.many.pop_front();
+            }
+            self.clients.many.push_back(many.clone());
+        }
+        if let Kind::Operator { again, .. } = &mut self.clients.list[client].kind {
+            *again = Some(many);
+        }
+    }
+
+    fn resume_queue(&mut self, client: usize, tenant: &str, command: &str, number: u64) {
+        let shard = self.shard_of(tenant, command);
+        self.submit(client, shard, &[Op::Resume { tenant, command }], number, None);
+    }
+
+    /// Changes a task, if it waits.
+    fn edit(&mut self, client: usize, number: u64) -> bool {
+        let Some((tenant, id)) = self.known() else { return false };
+        let (wall, delay) = (EPOCH_MS + self.time / 1_000, self.options.delay_ms);
+        let rng = &mut self.clients.rng;
+        let schedule = match rng.below(6) {
+            0 => Some(Schedule::Now),
+            1 => Some(Schedule::After(Millis(rng.below(delay + 1)))),
+            2 => Some(Schedule::At(ScheduleTime(wall + rng.below(delay + 1)))),
+            _ => None,
+        };
+        let another = rng.one_in(2).then(|| payload(number, 0, rng));
+        let edit = Edit {
+            tenant: &tenant,
+            task: id.key,
+            priority: rng.one_in(3).then(|| rng.below(10) as u8),
+            schedule,
+            payload: another.as_deref(),
+            max_attempts: rng.one_in(4).then(|| 1 + rng.below(4) as u32),
+            webhook: rng.one_in(8).then_some("http://somewhere/"),
+        };
+        self.submit(client, id.shard, &[Op::Edit(edit)], number, None);
+        true
+    }
+
     // Answers.
 
     /// A client has its answer.
     pub(crate) fn on_told(&mut self, client: usize, number: u64, request: &Request, told: Told) {
+        if let Some(n) = client.checked_sub(DRIVERS) {
+            return self.on_stepped(n, number, &told);
+        }
         self.clients.list[client].busy = false;
         if let Told::Applied(position, _)
         | Told::Task(position, _)
         | Told::Queue(position, _)
+        | Told::Operations(position, _)
         | Told::Page { position, .. } = &told
         {
             let is_stale = match &request.asked {
@@ -638,6 +859,17 @@ impl World {
                     self.reach("redriven");
                 }
             }
+            Kind::Operator { .. } => {
+                // Whether or not it has begun, the same is asked for again.
+                let is_known = !matches!(told, Told::Unknown | Told::Silent);
+                let repeats = self.clients.rng.one_in(10);
+                if let Kind::Operator { again, .. } = &mut self.clients.list[client].kind
+                    && is_known
+                    && !repeats
+                {
+                    *again = None;
+                }
+            }
             Kind::Reader { .. } => {
                 if let (Told::Page { next: Some(places), .. }, Asked::List(list)) = (&told, &request.asked)
                     && !self.clients.rng.one_in(5)
@@ -649,6 +881,12 @@ impl World {
             }
         }
         let pause = self.pause();
+        // Operators have time, and little to do when all is healed.
+        let pause = match self.clients.list[client].kind {
+            Kind::Operator { .. } if self.healed.is_some() => pause.max(500_000),
+            Kind::Operator { .. } => pause * 3,
+            _ => pause,
+        };
         self.after(pause, Event::Client(client));
     }
 

@@ -11,9 +11,11 @@ use base::{Index, Millis, Position, ShardId, Term};
 use bytes::Bytes;
 use history::record::{Answer, Call, Line, Op, Outcome, Refusal};
 use queue::listing::Place;
+use queue::operations::Operation;
 use queue::{Answer as QueueAnswer, Outcome as QueueOutcome, Payload, Query, QueueMachine, TaskView};
 use replica::{Event as ReplicaEvent, Freshness, Operations, Reply, Unavailable, Wait};
 
+use crate::bulk::DRIVERS;
 use crate::lists::List;
 use crate::network::Packet;
 use crate::process::{Caller, Control};
@@ -40,6 +42,8 @@ pub enum Told {
     Task(Position, Option<Rc<TaskView>>),
     /// A queue's numbers.
     Queue(Position, Rc<queue::outcome::QueueStats>),
+    /// Operations on many tasks.
+    Operations(Position, Rc<Vec<Operation>>),
     /// A page of a list.
     Page {
         /// What it was read at.
@@ -135,9 +139,8 @@ impl World {
             return;
         };
         let (node, first) = (request.node, request.epoch == 0);
-        if self.nodes[node].paused_until > self.time {
-            let until = self.nodes[node].paused_until;
-            return self.plan(until, Event::Retry(number));
+        if self.is_paused(node, || Event::Retry(number)) {
+            return;
         }
         let (epoch, runs) = (self.nodes[node].epoch, self.nodes[node].process().is_some());
         if first {
@@ -327,10 +330,8 @@ impl World {
                     }
                     QueueAnswer::Queue(stats) => Told::Queue(position, Rc::new(stats)),
                     QueueAnswer::Policy(_) => return self.show(n, number),
-                    QueueAnswer::Lease(_)
-                    | QueueAnswer::Queues(_)
-                    | QueueAnswer::QueuePage { .. }
-                    | QueueAnswer::Operations(_) => return,
+                    QueueAnswer::Operations(operations) => Told::Operations(position, Rc::new(operations)),
+                    QueueAnswer::Lease(_) | QueueAnswer::Queues(_) | QueueAnswer::QueuePage { .. } => return,
                 };
                 self.conclude(number, told);
             }
@@ -353,9 +354,10 @@ impl World {
     fn with_payloads(&mut self, n: usize, shard: ShardId, outcome: &mut QueueOutcome) {
         let views: Vec<&mut TaskView> = match outcome {
             QueueOutcome::Claimed(grants) => grants.iter_mut().map(|grant| &mut grant.task).collect(),
-            QueueOutcome::Redriven(view) | QueueOutcome::Cancelled(view) | QueueOutcome::CancelRequested(view) => {
-                vec![view]
-            }
+            QueueOutcome::Redriven(view)
+            | QueueOutcome::Edited(view)
+            | QueueOutcome::Cancelled(view)
+            | QueueOutcome::CancelRequested(view) => vec![view],
             _ => return,
         };
         for view in views {
@@ -431,13 +433,11 @@ impl World {
 
     pub(crate) fn on_edge_timeout(&mut self, number: u64) {
         let Some(request) = self.requests.get(&number).filter(|request| request.told.is_none()) else { return };
-        let node = request.node;
-        if self.nodes[node].paused_until > self.time {
-            let until = self.nodes[node].paused_until;
-            return self.plan(until, Event::EdgeTimeout(number));
+        let (node, handed, gone) = (request.node, request.handed, request.gone.clone());
+        if self.is_paused(node, || Event::EdgeTimeout(number)) {
+            return;
         }
-        let handed = request.handed;
-        request.gone.set(true);
+        gone.set(true);
         self.forget(node, number);
         self.conclude(number, if handed { Told::Unknown } else { Told::Refused(Refusal::NoLeader) });
     }
@@ -521,6 +521,10 @@ impl World {
                 let answer = Answer::Stats(Box::new(record::stats(&mut self.names, stats)));
                 vec![Outcome::Answered { at: at(position), answer }]
             }
+            Told::Operations(position, operations) => {
+                let all = operations.iter().map(|operation| record::progress(&mut self.names, operation)).collect();
+                vec![Outcome::Answered { at: at(position), answer: Answer::Operations(all) }]
+            }
             Told::Page { position, found, .. } => found
                 .iter()
                 .map(|view| Outcome::Answered {
@@ -532,8 +536,9 @@ impl World {
             Told::Unknown => vec![Outcome::Unknown; request.calls.len()],
             Told::Silent => vec![Outcome::Silent; request.calls.len()],
         };
-        let is_ok = matches!(told, Told::Applied(..) | Told::Task(..) | Told::Queue(..) | Told::Page { .. });
-        self.clients.finished += u64::from(is_ok);
+        // An empty page shows nothing.
+        let is_ok = parts.iter().any(|part| matches!(part, Outcome::Answered { .. }));
+        self.clients.finished += u64::from(is_ok && request.client < DRIVERS);
         self.fold(&[8, number, self.time, u64::from(is_ok)]);
         let t1 = Some(self.time);
         let mut read = |list: &List, view: &TaskView| Call::Read {

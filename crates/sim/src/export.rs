@@ -130,6 +130,8 @@ impl World {
         let machine = process.runner.replica.machine_mut(shard);
         let now = machine.stamps().lease.0;
         let (Answer::Queues(queues), _) = machine.query(&Query::Queues) else { return None };
+        let all = Query::Operations { tenant: None, running: false };
+        let (Answer::Operations(operations), _) = machine.query(&all) else { return None };
         let mut views: Vec<TaskView> = Vec::new();
         for (key, tenant) in live {
             let id = TaskId::new(incarnation, shard, TaskKey(key));
@@ -150,8 +152,9 @@ impl World {
             .filter_map(|(scope, key, _)| self.names.bound(scope, history::record::Task { shard: shard.0, key: *key }));
         let keys = keys.collect();
         let queues = queues.iter().map(|stats| record::stats(&mut self.names, stats)).collect();
+        let operations = operations.iter().map(|operation| record::progress(&mut self.names, operation)).collect();
         let at = record::position(Position { shard, term: Term(term.0), index });
-        Some(Export { node: n as u16, at, tasks, keys, queues })
+        Some(Export { node: n as u16, at, tasks, keys, queues, operations })
     }
 
     /// Lets the checker judge the run. Nothing is wrong if it says nothing.

@@ -607,6 +607,8 @@ impl World {
                 node.paused_until = self.time;
                 node.clock.resume(self.time);
                 let epoch = node.epoch;
+                self.plan(self.time, Event::GoOn(n));
+                let node = &mut self.nodes[n];
                 if let Some(process) = node.process_mut()
                     && process.turn_at.is_some()
                 {

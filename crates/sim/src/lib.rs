@@ -1,11 +1,12 @@
 //! A whole cluster in one thread, from one seed: real queue, consensus, replica and log over a simulated disk, network and clock.
 //!
 //! Reading order: [`options`] says what a seed draws, [`world`] lets things happen, [`process`] is one node and [`edge`] with [`lists`] its
-//! face to [`clients`]; [`network`], [`disk`], [`checkpoint`] and [`clock`] stand in for what is outside; [`faults`] does harm; [`invariants`] looks
+//! face to [`clients`], and carries out operations on many tasks;  [`network`], [`disk`], [`checkpoint`] and [`clock`] stand in for what is outside; [`faults`] does harm; [`invariants`] looks
 //! after every step, [`record`] writes down what clients saw, [`run`] puts a run together and [`export`] has it judged; [`restores`] comes
 //! behind that; [`script`] plays scenarios; [`shrink`] makes a
 //! failing run smaller, and [`regressions`] keeps those that found something.
 
+mod bulk;
 pub mod checkpoint;
 pub mod clients;
 pub mod clock;

@@ -88,7 +88,9 @@ impl World {
 
     /// Reads a page, unless its client has it or has gone.
     fn look(&mut self, n: usize, number: u64) {
-        let Some(request) = self.requests.get(&number).filter(|request| request.is_open()) else { return };
+        let Some(request) = self.requests.get(&number).filter(|request| request.is_open()) else {
+            return self.on_shown(n, number);
+        };
         let (Asked::List(list), shard) = (&request.asked, request.shard) else { return };
         let mut listing = Listing::new(list.search.clone(), list.places.clone());
         let process = self.nodes[n].process_mut().expect("it has shown something");

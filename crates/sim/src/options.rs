@@ -64,6 +64,7 @@ options! {
     workers "Workers."
     readers "Readers."
     meddlers "Who cancels and redrives."
+    operators "Who pauses queues and changes what waits."
     pace_ms "Mean time between two operations of a client."
     queues "Queues per tenant."
     tenants "Tenants."
@@ -72,6 +73,7 @@ options! {
     keyed "Chance that a creation has a key."
     delayed "Chance that a creation is delayed."
     bad_workers "Chance that a worker is not honest."
+    beats "Chance that a worker extends all its leases at once."
     latency_us "Base latency of a link."
     jitter_us "Mean of what comes on top."
     spike "Chance that a message takes 100 to 800 ms."
@@ -202,6 +204,7 @@ impl Options {
             workers: 3,
             readers: 1,
             meddlers: 1,
+            operators: 0,
             pace_ms: 200,
             queues: 2,
             tenants: 1,
@@ -271,6 +274,7 @@ impl Options {
             workers,
             readers,
             meddlers,
+            operators: between(small, 0, 2),
             pace_ms: clients * 1_000 / rate,
             queues: between(rng, 1, 4),
             tenants: between(rng, 1, 2),
@@ -279,6 +283,7 @@ impl Options {
             keyed: rng.below(1_000_000),
             delayed: rng.below(600_000),
             bad_workers: rng.below(700_000),
+            beats: if small.one_in(2) { small.below(200_000) } else { 0 },
             latency_us: log_uniform(rng, 50, 5_000),
             jitter_us: log_uniform(rng, 50, 30_000),
             spike: log_uniform(rng, 10, 5_000),

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use base::log::Entry;
 use base::rng::SplitMix;
 use base::{Incarnation, Index, Mono, ShardId, Term};
+use queue::operations::OperationId;
 use queue::{Policy, QueueMachine};
 use replica::forming::{ClusterId, Forming, Proposal};
 use replica::leadership::Leadership;
@@ -17,6 +18,7 @@ use replica::{
 };
 use storage::checkpoint::{Incoming, MemoryCheckpoint, Outgoing, RowReader, Snapshots};
 
+use crate::bulk::Going;
 use crate::checkpoint::SimCheckpoint;
 use crate::clock::Clock;
 use crate::disk::SimDisk;
@@ -136,6 +138,8 @@ pub struct Process {
     /// Who has sent a snapshot that is being installed, by which connection.
     pub(crate) arrived_from: BTreeMap<ShardId, (usize, u32)>,
     pub(crate) seeds: SplitMix,
+    /// Operations on many tasks that it carries out.
+    pub(crate) going: BTreeMap<(ShardId, OperationId), Going>,
     /// A turn's second half is under way.
     pub(crate) syncing: bool,
     /// When the next turn begins.
@@ -326,6 +330,8 @@ pub struct Node {
     pub(crate) clock: Clock,
     /// Nothing runs until then.
     pub(crate) paused_until: u64,
+    /// What was to happen before.
+    pub(crate) postponed: Vec<crate::world::Event>,
     /// By how much the processor is slower, until when.
     pub(crate) slow: (u64, u64),
     /// How long a sync takes, until when.

@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 
 use base::ScheduleTime;
 use history::record::{
-    Answer, Backoff, Body, Bound, Call, Claim, Create, Digest, Entry, Grant, Lease, Logged, Name, NameText, Order,
-    Policy, Position, Redrive, Rejection, Right, Schedule, State, Stats, Task, Token, Totals, View,
+    Answer, Backoff, Begin, Body, Bound, Bulk, Call, Claim, Create, Delete, Digest, Edit, Entry, Grant, Lease, Logged,
+    Name, NameText, Order, Policy, Position, Progress, Redrive, Rejection, Right, Schedule, Stands, State, Stats, Step,
+    Task, Token, Totals, View,
 };
 use queue::op::{ClaimOrder, Credential};
+use queue::operations::{Operation, OperationId, OperationKind, OperationState};
 use queue::outcome::QueueStats;
+use queue::steps::Plan;
 use queue::{BackoffPolicy, LeaseToken, Op, Outcome, Payload, TaskId, TaskKey, TaskView, codec};
 
 /// Texts and their numbers.
@@ -17,6 +20,8 @@ pub struct Names {
     numbers: BTreeMap<String, Name>,
     /// By the scope of an idempotency key: whose it is.
     keys: BTreeMap<[u8; 16], (Name, Name, Name)>,
+    /// What operations on many tasks are asked for.
+    plans: BTreeMap<OperationId, Plan>,
 }
 
 impl Names {
@@ -41,6 +46,16 @@ impl Names {
     /// The key whose scope this is, bound to a task.
     pub fn bound(&self, scope: &[u8; 16], task: Task) -> Option<Bound> {
         self.keys.get(scope).map(|(tenant, command, key)| Bound { tenant: *tenant, command: *command, key: *key, task })
+    }
+
+    /// Takes note of what an operation on many tasks is asked for, whose request says it in words that nobody reads here.
+    pub fn note_plan(&mut self, id: OperationId, plan: Plan) {
+        self.plans.insert(id, plan);
+    }
+
+    /// What this operation is asked for.
+    pub fn plan(&self, id: &OperationId) -> Option<&Plan> {
+        self.plans.get(id)
     }
 
     /// All texts.
@@ -113,11 +128,7 @@ pub fn call(names: &mut Names, shard: u16, op: &Op<'_>) -> Call {
             command: names.of(create.command),
             priority: create.priority,
             payload: digest(create.payload),
-            schedule: match create.schedule {
-                queue::op::Schedule::Now => Schedule::Now,
-                queue::op::Schedule::After(delay) => Schedule::After(delay.0),
-                queue::op::Schedule::At(time) => Schedule::At(time.0),
-            },
+            schedule: schedule(create.schedule),
             webhook: digest(create.webhook.as_bytes()),
             max_attempts: create.max_attempts,
             key: create.key.as_ref().map(|key| names.of_key(create.tenant, create.command, key.text)),
@@ -162,18 +173,119 @@ pub fn call(names: &mut Names, shard: u16, op: &Op<'_>) -> Call {
             keep_attempts: redrive.keep_attempts,
             delay: redrive.delay.0,
             priority: redrive.priority,
+            payload: payload_of(redrive),
         }),
+        Op::Edit(edit) => Call::Edit(Edit {
+            tenant: names.of(edit.tenant),
+            task: Task { shard, key: edit.task.0 },
+            priority: edit.priority,
+            schedule: edit.schedule.map(schedule),
+            payload: edit.payload.map(digest),
+            max_attempts: edit.max_attempts,
+            webhook: edit.webhook.map(|webhook| digest(webhook.as_bytes())),
+        }),
+        Op::Pause { tenant, command, length, reason, .. } => Call::Pause {
+            tenant: names.of(tenant),
+            command: names.of(command),
+            length: length.map(|length| length.0),
+            reason: digest(reason.as_bytes()),
+        },
+        Op::Resume { tenant, command } => Call::Resume { tenant: names.of(tenant), command: names.of(command) },
         Op::Configure(settings) => Call::Configure(Box::new(policy(settings))),
-        Op::Edit(_)
-        | Op::Amend(_)
-        | Op::Delete(_)
-        | Op::Begin(_)
-        | Op::Step(_)
-        | Op::Turn { .. }
-        | Op::Pause { .. }
-        | Op::Resume { .. } => {
-            panic!("no client asks for that")
+        Op::Amend(_) => panic!("no client asks for that"),
+        Op::Delete(delete) => Call::Delete(Delete {
+            tenant: names.of(delete.tenant),
+            task: Task { shard, key: delete.task.0 },
+            ended_at: delete.ended_at.map(|index| index.0),
+            key: delete.key.and_then(|scope| names.keys.get(&scope).map(|(.., key)| *key)),
+        }),
+        Op::Begin(begin) => Call::Begin(Box::new(self::begin(names, begin))),
+        Op::Step(step) => Call::Step(Box::new(Step {
+            tenant: names.of(step.tenant),
+            operation: operation(&step.id),
+            after: step.after,
+            last: step.is_last,
+            items: step
+                .items
+                .iter()
+                .map(|item| call(names, shard, &codec::decode(item).expect("it was encoded here")))
+                .collect(),
+            counted: step.counted,
+            samples: step.samples.iter().map(task).collect(),
+        })),
+        Op::Turn { tenant, id, to, .. } => {
+            Call::Turn { tenant: names.of(tenant), operation: operation(id), to: stands(*to) }
         }
+    }
+}
+
+/// The name of an operation on many tasks.
+fn operation(id: &OperationId) -> u64 {
+    u64::from_le_bytes(*id.first_chunk().expect("16 bytes have 8"))
+}
+
+fn stands(state: OperationState) -> Stands {
+    match state {
+        OperationState::Running => Stands::Running,
+        OperationState::Stopped => Stands::Stopped,
+        OperationState::Succeeded => Stands::Succeeded,
+        OperationState::Failed => panic!("what was asked for here can be carried out"),
+    }
+}
+
+fn begin(names: &mut Names, begin: &queue::op::Begin<'_>) -> Begin {
+    let plan = names.plans.get(&begin.id).expect("it was noted").clone();
+    let narrow = |range: &std::ops::RangeInclusive<u64>| (*range.start() as u32, *range.end() as u32);
+    Begin {
+        tenant: names.of(begin.tenant),
+        operation: operation(&begin.id),
+        does: match begin.kind {
+            OperationKind::DeadRedrive => {
+                Bulk::Redrive { keep_attempts: plan.keep_attempts, delay: plan.delay.0, priority: plan.priority }
+            }
+            OperationKind::DeadPurge => Bulk::PurgeDead,
+            OperationKind::QueuePurge => Bulk::Purge,
+            OperationKind::Cancel => Bulk::Cancel { reason: digest(plan.reason.as_bytes()), force: plan.force },
+        },
+        commands: begin.commands.iter().map(|command| names.of(command)).collect(),
+        states: plan.filter.states.iter().map(|of| state(*of)).collect(),
+        attempts: plan.filter.attempts.as_ref().map(narrow),
+        priority: plan.filter.priority.as_ref().map(|range| (*range.start() as u8, *range.end() as u8)),
+        dry_run: begin.dry_run,
+        all: begin.takes_all,
+    }
+}
+
+/// How an operation on many tasks stands.
+pub fn progress(names: &mut Names, of: &Operation) -> Progress {
+    Progress {
+        tenant: names.of(&of.tenant),
+        operation: operation(&of.id),
+        stands: stands(of.state),
+        steps: of.steps,
+        processed: of.processed,
+        changed: of.changed,
+        skipped: of.skipped,
+        expected: of.estimated_total,
+        samples: of.samples.iter().map(task).collect(),
+    }
+}
+
+fn schedule(schedule: queue::op::Schedule) -> Schedule {
+    match schedule {
+        queue::op::Schedule::Now => Schedule::Now,
+        queue::op::Schedule::After(delay) => Schedule::After(delay.0),
+        queue::op::Schedule::At(time) => Schedule::At(time.0),
+    }
+}
+
+/// The payload in the record that a redrive carries.
+fn payload_of(redrive: &queue::op::Redrive<'_>) -> Digest {
+    let id = TaskId { incarnation: 0, shard: base::ShardId(0), key: redrive.task };
+    match queue::record::decode(redrive.record, id).map(|view| view.payload) {
+        Ok(Payload::Resident(bytes)) => digest(&bytes),
+        // A record has its payload.
+        Ok(Payload::Stored(_)) | Err(_) => Digest(u64::MAX),
     }
 }
 
@@ -197,7 +309,9 @@ fn number_of(op: &Op<'_>) -> (u64, u16) {
         Op::Create(create) if create.key.is_some() => (0, 0),
         Op::Create(create) => number_in(create.payload),
         Op::Claim(claim) => number_in(claim.worker.as_bytes()),
-        Op::Nack { reason, .. } | Op::Cancel { reason, .. } => number_in(reason.as_bytes()),
+        Op::Nack { reason, .. } | Op::Cancel { reason, .. } | Op::Pause { reason, .. } => number_in(reason.as_bytes()),
+        Op::Edit(edit) => edit.payload.map_or((0, 0), number_in),
+        Op::Begin(begin) => number_in(begin.request),
         Op::Complete { error, .. } | Op::Fail { error, .. } => number_in(error.as_bytes()),
         _ => (0, 0),
     }
@@ -272,6 +386,7 @@ pub fn stats(names: &mut Names, stats: &QueueStats) -> Stats {
         delayed: stats.depth.delayed,
         leased: stats.depth.leased,
         dead: stats.depth.dead,
+        pause: stats.pause.as_ref().map(|pause| digest(pause.reason.as_bytes())),
         totals: Totals {
             created: totals.created,
             claimed: totals.claimed,
@@ -308,7 +423,8 @@ pub fn answer(names: &mut Names, outcome: &Outcome) -> Answer {
         Outcome::CancelRequested(_) => Answer::CancelRequested,
         Outcome::Redriven(shown) => Answer::Redriven(Box::new(view(names, shown))),
         Outcome::Configured => Answer::Configured,
-        Outcome::Edited(_) | Outcome::Done => panic!("no client asks for that"),
+        Outcome::Edited(shown) => Answer::Edited(Box::new(view(names, shown))),
+        Outcome::Done => Answer::Done,
         Outcome::Rejected(why) => Answer::Rejected(match why {
             queue::Rejection::NotLive => Rejection::NotLive,
             queue::Rejection::NotLeased => Rejection::NotLeased,
@@ -317,6 +433,10 @@ pub fn answer(names: &mut Names, outcome: &Outcome) -> Answer {
             queue::Rejection::KeyConflict { first } => Rejection::KeyConflict { first: task(first) },
             queue::Rejection::NotEnded => Rejection::NotEnded,
             queue::Rejection::RecordChanged => Rejection::RecordChanged,
+            queue::Rejection::IsLeased => Rejection::IsLeased,
+            queue::Rejection::NoOperation => Rejection::NoOperation,
+            queue::Rejection::OperationState => Rejection::OperationState,
+            queue::Rejection::OperationConflict { with } => Rejection::OperationConflict { with: operation(with) },
             other => panic!("no client asks for what is refused with {other:?}"),
         }),
     }

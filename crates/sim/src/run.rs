@@ -166,12 +166,13 @@ pub(crate) fn drain(world: &mut World) {
     }
 }
 
-/// Tasks of a shard that have not ended.
+/// Tasks of a shard that have not ended, and operations on many.
 fn waiting(world: &mut World, n: usize, shard: ShardId) -> u64 {
     let process = world.nodes[n].process_mut().expect("it leads");
     let machine = process.runner.replica.machine_mut(shard);
     let (Answer::Queues(queues), _) = base::machine::StateMachine::query(machine, &Query::Queues) else { return 0 };
-    queues.iter().map(|queue| queue.depth.ready_total() + queue.depth.delayed + queue.depth.leased).sum()
+    let tasks = queues.iter().map(|queue| queue.depth.ready_total() + queue.depth.delayed + queue.depth.leased);
+    tasks.sum::<u64>() + crate::bulk::count_running(process, shard)
 }
 
 /// How many entries that leaders have applied are not applied at members that run. `None`: a shard has no leader.

@@ -35,6 +35,7 @@ pub fn shrink(seed: u64, options: &Options, limit: Duration, tell: &mut impl FnM
     let until = at / 1_000 + 1;
     attempt(&mut best, "what comes after", &|options| options.storm_ms = options.storm_ms.min(until));
     attempt(&mut best, "meddlers", &|options| options.meddlers = 0);
+    attempt(&mut best, "operators", &|options| (options.operators, options.beats) = (0, 0));
     attempt(&mut best, "readers", &|options| options.readers = 0);
     attempt(&mut best, "more than one producer", &|options| options.producers = 1);
     attempt(&mut best, "more than two workers", &|options| options.workers = options.workers.min(2));

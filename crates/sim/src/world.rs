@@ -17,7 +17,7 @@ use queue::{Backoff, BackoffPolicy, Policy, QueueMachine};
 use replica::forming::{Forming, Greeting, Plan, Proposal, Step, cluster_id};
 use replica::leadership::{Leadership, Promotion, RECORDS};
 use replica::{
-    Arrived, Event as ReplicaEvent, FIRST, Job, Joining, Member, MemberChange, Members, Message, Now, Replica,
+    Arrived, Event as ReplicaEvent, FIRST, Halt, Job, Joining, Member, MemberChange, Members, Message, Now, Replica,
     ReplicaConfig, Role, Runner, RunnerConfig, SnapshotOf, Transition, Write,
 };
 use storage::checkpoint::{Checkpoint, MemoryCheckpoint, Meta};
@@ -94,6 +94,10 @@ pub enum Event {
     Look(usize, u32, u64),
     /// Its answer reaches the client.
     Answer(u64),
+    /// A process looks for operations on many tasks to carry out.
+    Bulk(usize, u32),
+    /// What a paused node has postponed happens, unless it is paused for longer.
+    GoOn(usize),
     /// Something is done to the cluster.
     Fault(Fault),
     /// A phase of the run ends.
@@ -209,6 +213,7 @@ impl World {
                 epoch: 0,
                 clock: Clock::new(0, drift(&mut rng, options.drift_ppm), drift(&mut rng, options.wall_drift_ppm)),
                 paused_until: 0,
+                postponed: Vec::new(),
                 slow: (1, 0),
                 slow_disk_until: 0,
                 dies_at: None,
@@ -320,6 +325,8 @@ impl World {
             Event::Deadline(number) => self.on_deadline(number),
             Event::Look(node, epoch, number) => self.on_look(node, epoch, number),
             Event::Answer(number) => self.on_answer(number),
+            Event::Bulk(node, epoch) => self.on_bulk(node, epoch),
+            Event::GoOn(node) => self.go_on(node),
             Event::Fault(fault) => self.on_fault(fault),
             Event::Phase => {}
         }
@@ -417,6 +424,7 @@ impl World {
         match self.try_open(n, fresh) {
             Ok(process) => {
                 self.nodes[n].state = State::Running(Box::new(process));
+                self.start_bulk(n);
                 for other in 0..self.nodes.len() {
                     if other != n {
                         self.after(0, Event::Connect(n, other));
@@ -561,6 +569,7 @@ impl World {
             receiving: BTreeMap::new(),
             arrived_from: BTreeMap::new(),
             seeds: SplitMix::new(self.rng.next_u64()),
+            going: BTreeMap::new(),
             syncing: false,
             turn_at: None,
             busy_until: time,
@@ -654,9 +663,23 @@ impl World {
         let until = self.nodes[n].paused_until;
         let paused = until > self.time;
         if paused {
-            self.plan(until, event());
+            if self.nodes[n].postponed.is_empty() {
+                self.plan(until, Event::GoOn(n));
+            }
+            self.nodes[n].postponed.push(event());
         }
         paused
+    }
+
+    /// A pause is over, or was to be.
+    pub(crate) fn go_on(&mut self, n: usize) {
+        let until = self.nodes[n].paused_until.max(self.time);
+        if until > self.time {
+            return self.plan(until, Event::GoOn(n));
+        }
+        for event in std::mem::take(&mut self.nodes[n].postponed) {
+            self.plan(until, event);
+        }
     }
 
     fn slowness(&self, n: usize) -> u64 {
@@ -819,7 +842,21 @@ impl World {
             seed
         };
         let begun = process.runner.begin(now, seed, |machine| own.prepare(machine), &mut process.jobs);
-        begun.map_err(|fault| format!("entry {} of shard {} cannot be applied", fault.index, fault.shard))?;
+        match begun {
+            Ok(()) => {}
+            Err(Halt::Fault(fault)) => {
+                return Err(format!("entry {} of shard {} cannot be applied", fault.index, fault.shard));
+            }
+            Err(Halt::Lost(shard, lost)) => {
+                let why = replica::lost_log("its log".into(), shard, lost).to_string();
+                if self.nodes[n].directory.damaged {
+                    self.reach("noticed-loss");
+                } else {
+                    self.violate("I4", format!("n{}: {why}", n + 1));
+                }
+                return Err(why);
+            }
+        }
         self.swap(n);
         let process = self.nodes[n].process_mut().expect("it runs");
         let effects = &mut process.runner.effects;
@@ -927,9 +964,12 @@ impl World {
         }
         let next_tick = process.next_tick;
         let show = runner.next_show();
+        if show.is_some_and(|moment| moment <= now.mono) {
+            return self.violate("spin", format!("n{} would look again and again whether a round can begin", n + 1));
+        }
         let wakeup = runner.replica.next_wakeup(now).into_iter().chain(show).fold(next_tick, Mono::min);
         if wakeup > now.mono {
-            let settled = runner.settle(now);
+            let settled = runner.settle();
             let log_bytes = runner.wal().stats().bytes;
             self.nodes[n].directory.log_grew_to(log_bytes);
             if let Err(error) = settled {

@@ -5,6 +5,7 @@
 mod fill;
 mod lists;
 mod load;
+mod redrive;
 mod sections;
 mod three;
 
@@ -47,6 +48,8 @@ enum Section {
     LongPoll,
     /// Pages of lists beside the work, and what they cost it.
     Lists,
+    /// A hundred thousand dead letters brought back beside the work, and what they cost it.
+    Redrive,
     /// Three nodes against one.
     Three,
     /// Reads at a follower against reads at the leader.
@@ -83,6 +86,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
             Section::Restart => sections::restart(&bench)?,
             Section::LongPoll => sections::long_poll(&bench)?,
             Section::Lists => lists::lists(&bench)?,
+            Section::Redrive => redrive::redrive(&bench)?,
             Section::Three => three::against_one(&bench)?,
             Section::FollowerReads => three::follower_reads(&bench)?,
             Section::Shards => sections::shards(&bench)?,

@@ -46,7 +46,7 @@ struct Arrows {
 const ARROWS: &[Arrows] = &[
     Arrows { from: "base", to: &[], tests: &[] },
     // Its tests compare it with the reference model.
-    Arrows { from: "queue", to: &["base"], tests: &["history"] },
+    Arrows { from: "queue", to: &["base"], tests: &[] },
     Arrows { from: "consensus", to: &["base"], tests: &[] },
     // Its tests run on the simulated disk.
     Arrows { from: "storage", to: &["base"], tests: &["sim"] },

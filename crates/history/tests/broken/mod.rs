@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use history::record::{
-    Answer, Body, Bound, Call, Create, Digest, Entry, Export, Grant, Level, Line, Logged, Name, Op, Outcome, Position,
-    Refusal, Rejection, Right, Schedule, State, Task, Token, View, Work,
+    Answer, Begin, Body, Bound, Bulk, Call, Create, Digest, Entry, Export, Grant, Level, Line, Logged, Name, Op,
+    Outcome, Position, Progress, Refusal, Rejection, Right, Schedule, Stands, State, Step, Task, Token, View, Work,
 };
 
 /// What is broken, the property that does not hold then, and how. False: the history has no place for it.
@@ -291,6 +291,211 @@ pub(crate) const WAYS: &[Way] = &[
                 })
             },
         )
+    }),
+    ("a paused queue is claimed from", "S12", |lines| {
+        // The pause comes too late for whoever claimed meanwhile: it stands in the log, and nobody minds it.
+        let paused = |op: &Op| match (&op.call, answer(op), &op.outcome) {
+            (Call::Pause { tenant, command, .. }, Some(Answer::Done), Outcome::Answered { at, .. }) => {
+                Some((*tenant, *command, *at))
+            }
+            _ => None,
+        };
+        let pauses: Vec<_> = answered(lines).filter_map(paused).collect();
+        let mut found = None;
+        for (tenant, command, at) in pauses {
+            let in_queue = |grant: &&Grant| (grant.task.tenant, grant.task.command) == (tenant, command);
+            let next = answered(lines).filter_map(|op| match &op.outcome {
+                Outcome::Answered { at: other, .. } if other.shard == at.shard && other.index < at.index => {
+                    let grant = grants(op)?.iter().find(in_queue)?;
+                    Some((other.index, grant.task.task))
+                }
+                _ => None,
+            });
+            found = next.max().map(|(index, task)| (at, index, task)).or(found);
+        }
+        let Some((at, index, _)) = found else { return false };
+        let mut pause = None;
+        bodies(lines, |key, body| {
+            if key == (at.shard, at.index) {
+                let place = body.operations.iter().position(|logged| matches!(logged.call, Call::Pause { .. }));
+                pause = place.map(|place| body.operations.remove(place));
+            }
+        });
+        let Some(pause) = pause else { return false };
+        let number = pause.number;
+        bodies(lines, |key, body| {
+            if key == (at.shard, index) {
+                body.operations.insert(0, pause.clone());
+            }
+        });
+        let term = term_at(lines, at.shard, index);
+        for line in lines.iter_mut() {
+            if let Line::Op(op) = line
+                && op.number == number
+                && let Outcome::Answered { at, .. } = &mut op.outcome
+            {
+                (at.index, at.term) = (index, term);
+            }
+        }
+        true
+    }),
+    ("a queue is shown as paused after its time", "I6", |lines| {
+        exports(lines, |export| export.queues[0].pause = Some(Digest(1)));
+        true
+    }),
+    ("a held task is edited", "S4", |lines| {
+        let views: BTreeMap<Task, View> =
+            answered(lines).filter_map(grants).flatten().map(|grant| (grant.task.task, grant.task.clone())).collect();
+        let found = ops(lines).find_map(|(place, op)| match &op.call {
+            Call::Edit(edit) if is(op, &Answer::Rejected(Rejection::IsLeased)) => {
+                Some((place, views.get(&edit.task)?.clone()))
+            }
+            _ => None,
+        });
+        found.is_some_and(|(place, view)| answer_with(lines, place, Answer::Edited(Box::new(view))))
+    }),
+    ("an edited task keeps its payload", "S2", |lines| {
+        change(
+            lines,
+            |op| {
+                matches!(&op.call, Call::Edit(edit) if edit.payload.is_some())
+                    && matches!(answer(op), Some(Answer::Edited(_)))
+            },
+            |_, answer| {
+                if let Answer::Edited(view) = answer {
+                    view.payload = Digest(9);
+                }
+            },
+        )
+    }),
+    ("an edited task keeps its priority", "S12", |lines| {
+        change(
+            lines,
+            |op| {
+                matches!(&op.call, Call::Edit(edit) if edit.priority.is_some())
+                    && matches!(answer(op), Some(Answer::Edited(_)))
+            },
+            |_, answer| {
+                if let Answer::Edited(view) = answer {
+                    view.priority ^= 1;
+                }
+            },
+        )
+    }),
+    ("a task comes back with another payload than was asked for", "S2", |lines| {
+        change(
+            lines,
+            |op| matches!(answer(op), Some(Answer::Redriven(_))),
+            |_, answer| {
+                if let Answer::Redriven(view) = answer {
+                    view.payload = Digest(9);
+                }
+            },
+        )
+    }),
+    ("an operation on many tasks deals with one of them twice", "S8", |lines| {
+        change_step(lines, |step| !step.items.is_empty(), |step| step.items.push(step.items[0].clone()))
+    }),
+    ("an operation on many tasks deals with one that it does not mean", "S2", |lines| {
+        change_step(
+            lines,
+            |step| matches!(step.items[..], [Call::Delete(_), ..]),
+            |step| {
+                if let Call::Delete(delete) = &mut step.items[0] {
+                    delete.task.key += 3;
+                }
+            },
+        )
+    }),
+    ("an operation on many tasks does something else than it is for", "S2", |lines| {
+        change_step(
+            lines,
+            |step| matches!(step.items[..], [Call::Cancel { .. }, ..]),
+            |step| {
+                if let Call::Cancel { force, .. } = &mut step.items[0] {
+                    *force = !*force;
+                }
+            },
+        )
+    }),
+    ("an operation on many tasks ends and has missed one", "S13", |lines| {
+        change_step(lines, |step| step.last && step.items.len() > 1, |step| step.items.clear())
+    }),
+    ("an operation on many tasks counts one that does not fit", "I6", |lines| {
+        change_step(lines, |step| step.last && step.counted > 0, |step| step.counted += 1_000)
+    }),
+    ("an operation on many tasks shows other numbers than it has come to", "I6", |lines| {
+        change(
+            lines,
+            |op| matches!(answer(op), Some(Answer::Operations(all)) if all.iter().any(|progress| progress.changed > 0)),
+            |_, answer| {
+                if let Answer::Operations(all) = answer {
+                    all.iter_mut().for_each(|progress| progress.changed *= 2);
+                }
+            },
+        )
+    }),
+    ("a node has forgotten an operation on many tasks", "I6", |lines| {
+        exports(lines, |export| drop(export.operations.pop()));
+        true
+    }),
+    ("an operation on many tasks never ends", "L4", |lines| {
+        // All is well but for one that begins at the very end.
+        let tenant = Name(77);
+        let begin = Begin {
+            tenant,
+            operation: 7,
+            does: Bulk::PurgeDead,
+            commands: Vec::new(),
+            states: vec![State::Dead],
+            attempts: None,
+            priority: None,
+            dry_run: false,
+            all: true,
+        };
+        let progress = Progress {
+            tenant,
+            operation: 7,
+            stands: Stands::Running,
+            steps: 0,
+            processed: 0,
+            changed: 0,
+            skipped: 0,
+            expected: Some(0),
+            samples: Vec::new(),
+        };
+        let logs = lines.iter().filter_map(|line| match line {
+            Line::Log(entry) if entry.shard == 0 => Some(&**entry),
+            _ => None,
+        });
+        let by_index: BTreeMap<u64, &Entry> = logs.map(|entry| (entry.index, entry)).collect();
+        let last = by_index.values().next_back().map(|entry| (entry.index, entry.term));
+        let clocks = by_index.values().rev().find_map(|entry| entry.body.clone());
+        let (Some((index, term)), Some(clocks)) = (last, clocks) else { return false };
+        let at = Position { shard: 0, term, index: index + 1 };
+        let logged = Logged { number: 99_999_996, part: 0, call: Call::Begin(Box::new(begin.clone())) };
+        let body = Body { proposed_in: at.term, operations: vec![logged], ..clocks };
+        let entry = Entry { node: 1, shard: 0, index: at.index, term: at.term, digest: Digest(4), body: Some(body) };
+        lines.push(Line::Log(Box::new(entry)));
+        exports(lines, |export| {
+            if export.at.shard == 0 {
+                export.at = at;
+                export.operations.push(progress.clone());
+            }
+        });
+        let end = answered(lines).filter_map(|op| op.t1).max().unwrap_or_default();
+        lines.push(Line::Op(Box::new(Op {
+            number: 99_999_996,
+            part: 0,
+            client: STRANGER,
+            session: 0,
+            node: 1,
+            t0: end + 1,
+            t1: Some(end + 2),
+            call: Call::Begin(Box::new(begin)),
+            outcome: Outcome::Answered { at, answer: Answer::Done },
+        })));
+        true
     }),
     ("a claim finds nothing while there is something", "S13", |lines| {
         change(
@@ -658,6 +863,24 @@ fn completed(lines: &[Line]) -> Vec<(Task, Right)> {
 fn is_plain_creation(op: &Op) -> bool {
     matches!(&op.call, Call::Create(Create { schedule: Schedule::Now, key: None, .. }))
         && matches!(answer(op), Some(Answer::Created { .. }))
+}
+
+/// Changes the first such step that stands some way into a log.
+fn change_step(lines: &mut [Line], fits: impl Fn(&Step) -> bool, change: impl Fn(&mut Step)) -> bool {
+    let mut found = false;
+    bodies(lines, |key, body| {
+        let steps = body.operations.iter_mut().filter_map(|logged| match &mut logged.call {
+            Call::Step(step) => Some(step),
+            _ => None,
+        });
+        for step in steps {
+            if !found && key.1 > 60 && fits(step) {
+                found = true;
+                change(step);
+            }
+        }
+    });
+    found
 }
 
 /// Changes the first answer that `fits`, some way into the history.

@@ -4,8 +4,9 @@
 use base::rng::{SplitMix, mix_all};
 use history::model::Model;
 use history::record::{
-    Answer, Backoff, Body, Call, Claim, Create, Digest, Entry, Event, Export, Held, Lease, Level, Line, Logged, Name,
-    NameText, Op, Order, Outcome, Policy, Position, Redrive, Refusal, Right, Run, Schedule, State, Task, Token, Work,
+    Answer, Backoff, Begin, Body, Bulk, Call, Claim, Create, Delete, Digest, Edit, Entry, Event, Export, Held, Lease,
+    Level, Line, Logged, Name, NameText, Op, Order, Outcome, Policy, Position, Redrive, Refusal, Right, Run, Schedule,
+    Stands, State, Step, Task, Token, View, Work,
 };
 
 const SHARDS: u16 = 2;
@@ -53,6 +54,8 @@ struct Shard {
     /// The lease clock stands still when nobody leads.
     lost: u64,
     pending: Vec<Pending>,
+    /// Operations on many tasks, the entries that began them, and the keys of the tasks that they have met last.
+    many: Vec<(Begin, u64, u64)>,
 }
 
 /// An operation that its client waits for.
@@ -94,6 +97,7 @@ pub(crate) fn good(seed: u64, operations: u64, sink: &mut dyn FnMut(Line)) {
         term: 1,
         lost: 0,
         pending: Vec::new(),
+        many: Vec::new(),
     });
     let mut world = World {
         rng: SplitMix::new(seed),
@@ -128,7 +132,8 @@ impl World<'_> {
 
     fn is_live(&self) -> bool {
         let waits = |stats: history::record::Stats| stats.delayed + stats.leased + stats.ready.iter().sum::<u64>() > 0;
-        self.shards.iter().any(|shard| !shard.pending.is_empty() || shard.model.queues().any(waits))
+        let goes_on = |shard: &Shard| shard.model.operations().any(|progress| progress.stands == Stands::Running);
+        self.shards.iter().any(|shard| !shard.pending.is_empty() || goes_on(shard) || shard.model.queues().any(waits))
     }
 
     /// Time passes, clients ask, and each shard answers some.
@@ -144,6 +149,8 @@ impl World<'_> {
                 self.change_leader(shard);
             } else if self.chance(60) {
                 self.answer_some(shard);
+            } else if self.chance(50) {
+                self.step_some(shard);
             }
         }
     }
@@ -199,7 +206,8 @@ impl World<'_> {
                     return (task.shard, Call::Read { tenant, task, level });
                 }
             }
-            42..44 => return (shard, Call::Stats { tenant, command, level: Level::Linearizable }),
+            42 => return (shard, Call::Stats { tenant, command, level: Level::Linearizable }),
+            43 => return (shard, Call::Operations { tenant, level: Level::Linearizable }),
             44..47 => {
                 if let Some((task, tenant)) = self.known_task() {
                     let reason = Digest::of(&(self.number + 1).to_le_bytes());
@@ -208,7 +216,11 @@ impl World<'_> {
             }
             47..50 if !self.draining => {
                 if let Some((task, tenant)) = self.known_task() {
+                    // Whoever asks has read the task, and may want another payload.
+                    let own = self.shards[usize::from(task.shard)].model.view(task).map(|view| view.payload);
+                    let another = Digest::of(&(self.number + 1).to_le_bytes());
                     let redrive = Redrive {
+                        payload: own.filter(|_| self.chance(70)).unwrap_or(another),
                         tenant,
                         task,
                         ended_at: 0,
@@ -217,6 +229,34 @@ impl World<'_> {
                         priority: self.chance(20).then_some(8),
                     };
                     return (task.shard, Call::Redrive(redrive));
+                }
+            }
+            50..52 if self.draining => return (shard, Call::Resume { tenant, command }),
+            54 if !self.draining => return (shard, self.some_many(shard, tenant, command)),
+            50 if self.chance(50) => return (shard, Call::Resume { tenant, command }),
+            50 | 51 => {
+                let length = self.chance(50).then(|| self.rng.below(60));
+                let reason = Digest::of(&(self.number + 1).to_le_bytes());
+                return (shard, Call::Pause { tenant, command, length, reason });
+            }
+            52..54 if !self.draining => {
+                if let Some((task, tenant)) = self.known_task() {
+                    let schedule = match self.rng.below(6) {
+                        0 => Some(Schedule::Now),
+                        1 => Some(Schedule::After(self.rng.below(60))),
+                        2 => Some(Schedule::At(WALL + self.now / 1_000 + self.rng.below(60))),
+                        _ => None,
+                    };
+                    let edit = Edit {
+                        tenant,
+                        task,
+                        priority: self.chance(30).then(|| self.rng.below(12) as u8),
+                        schedule,
+                        payload: self.chance(30).then(|| Digest::of(&(self.number + 1).to_le_bytes())),
+                        max_attempts: self.chance(20).then(|| self.rng.below(4) as u32),
+                        webhook: self.chance(20).then(|| Digest::of(b"http://a/")),
+                    };
+                    return (task.shard, Call::Edit(edit));
                 }
             }
             50..75 => {
@@ -247,6 +287,82 @@ impl World<'_> {
         let (task, tenant) = self.tasks[recent + self.rng.below(range as u64) as usize];
         // Now and then somebody asks for another tenant's.
         Some((task, if self.chance(5) { Name(1 - tenant.0) } else { tenant }))
+    }
+
+    /// Something about many tasks: an operation begins, stops or goes on.
+    fn some_many(&mut self, shard: u16, tenant: Name, command: Name) -> Call {
+        let known: Vec<u64> = self.shards[usize::from(shard)].model.operations().map(|of| of.operation).collect();
+        if !known.is_empty() && self.chance(50) {
+            let operation = known[self.rng.below(known.len() as u64) as usize];
+            let to = if self.chance(40) { Stands::Stopped } else { Stands::Running };
+            return Call::Turn { tenant, operation, to };
+        }
+        let (does, states) = match self.rng.below(4) {
+            0 => {
+                let (keep_attempts, delay) = (self.chance(50), self.rng.below(3) * 5);
+                (Bulk::Redrive { keep_attempts, delay, priority: None }, vec![State::Dead])
+            }
+            1 => (Bulk::PurgeDead, vec![State::Dead]),
+            2 => (Bulk::Purge, vec![State::Delayed, State::Ready]),
+            _ => {
+                let reason = Digest::of(b"many");
+                let states = vec![State::Delayed, State::Ready, State::Leased];
+                (Bulk::Cancel { reason, force: self.chance(30) }, states)
+            }
+        };
+        let priority = self.chance(20).then_some((0, 4));
+        Call::Begin(Box::new(Begin {
+            tenant,
+            operation: self.number + 1,
+            does,
+            commands: if self.chance(60) { vec![command] } else { vec![] },
+            states,
+            attempts: None,
+            priority,
+            dry_run: self.chance(20),
+            all: priority.is_none(),
+        }))
+    }
+
+    /// Whoever leads takes the next steps of operations on many tasks, now and then twice.
+    fn step_some(&mut self, shard: u16) {
+        for place in 0..self.shards[usize::from(shard)].many.len() {
+            let this = &self.shards[usize::from(shard)];
+            let (begin, begun, met) = this.many[place].clone();
+            let progress = this.model.operations().find(|progress| progress.operation == begin.operation);
+            let Some(progress) = progress.filter(|progress| progress.stands == Stands::Running) else { continue };
+            let means = |view: &View| {
+                let since = view.ended_at.unwrap_or(view.task.key / 65_536);
+                view.task.key > met
+                    && since < begun
+                    && view.tenant == begin.tenant
+                    && (begin.commands.is_empty() || begin.commands.contains(&view.command))
+                    && begin.states.contains(&view.state)
+                    && begin.priority.is_none_or(|(least, most)| (least..=most).contains(&view.priority))
+            };
+            let mut met: Vec<View> = this.model.tasks().filter(means).collect();
+            let last = met.len() <= 3;
+            met.truncate(3);
+            let step = Step {
+                tenant: begin.tenant,
+                operation: begin.operation,
+                after: progress.steps,
+                last,
+                items: if begin.dry_run { vec![] } else { met.iter().filter_map(|view| item(&begin, view)).collect() },
+                counted: if begin.dry_run { met.len() as u64 } else { 0 },
+                samples: if begin.dry_run { met.iter().map(|view| view.task).collect() } else { vec![] },
+            };
+            if let Some(view) = met.last() {
+                self.shards[usize::from(shard)].many[place].2 = view.task.key;
+            }
+            let logged = Logged { number: 0, part: 0, call: Call::Step(Box::new(step)) };
+            let times = if self.chance(10) { 2 } else { 1 };
+            let body = self.body(shard, vec![logged; times]);
+            let this = &mut self.shards[usize::from(shard)];
+            this.model.begin(this.index + 1, body.lease, body.schedule);
+            body.operations.iter().for_each(|logged| drop(this.model.apply(&logged.call)));
+            self.log(shard, Some(&body));
+        }
     }
 
     /// Something about a lease that the client has, or had.
@@ -326,6 +442,8 @@ impl World<'_> {
         let named = match &call {
             Call::Create(create) => create.key.is_none(),
             Call::Nack { .. } | Call::Complete { .. } | Call::Fail { .. } | Call::Cancel { .. } => true,
+            Call::Pause { .. } | Call::Begin(_) => true,
+            Call::Edit(edit) => edit.payload.is_some(),
             _ => false,
         };
         Logged { number: if named { pending.number } else { 0 }, part: 0, call }
@@ -338,7 +456,7 @@ impl World<'_> {
         self.shards[usize::from(shard)].pending = later;
         let (mut writes, mut questions) = (Vec::new(), Vec::new());
         for pending in pending {
-            let is_question = matches!(pending.call, Call::Read { .. } | Call::Stats { .. });
+            let is_question = matches!(pending.call, Call::Read { .. } | Call::Stats { .. } | Call::Operations { .. });
             if !self.draining && self.chance(3) {
                 let refusal = [Refusal::NoLeader, Refusal::Overloaded, Refusal::TooStale][self.rng.below(3) as usize];
                 self.end(pending, Outcome::Refused(refusal));
@@ -376,6 +494,9 @@ impl World<'_> {
                 continue;
             }
             let mut answer = self.shards[usize::from(shard)].model.apply(&logged.call);
+            if let (Call::Begin(begin), Answer::Done) = (&logged.call, &answer) {
+                self.shards[usize::from(shard)].many.push(((**begin).clone(), index, 0));
+            }
             if let Answer::Claimed(grants) = &mut answer {
                 for (rank, grant) in grants.iter_mut().enumerate() {
                     grant.token.suffix = mix_all(&[u64::from(shard), index, kept.len() as u64, rank as u64]);
@@ -461,6 +582,7 @@ impl World<'_> {
                 tasks: this.model.tasks().collect(),
                 keys: this.model.bound().collect(),
                 queues: this.model.queues().collect(),
+                operations: this.model.operations().collect(),
             };
             assert!(export.tasks.iter().all(|view| view.state >= State::Completed), "everything is drained");
             for node in 1..=3 {
@@ -468,6 +590,20 @@ impl World<'_> {
             }
         }
     }
+}
+
+/// What an operation on many tasks does to one.
+fn item(begin: &Begin, view: &View) -> Option<Call> {
+    let (tenant, task) = (begin.tenant, view.task);
+    Some(match begin.does {
+        Bulk::Redrive { keep_attempts, delay, priority } => {
+            let (ended_at, payload) = (view.ended_at.unwrap_or_default(), view.payload);
+            Call::Redrive(Redrive { tenant, task, ended_at, keep_attempts, delay, priority, payload })
+        }
+        Bulk::PurgeDead | Bulk::Purge => Call::Delete(Delete { tenant, task, ended_at: view.ended_at, key: view.key }),
+        Bulk::Cancel { force: false, .. } if view.cancel_requested => return None,
+        Bulk::Cancel { reason, force } => Call::Cancel { tenant, task, reason, force },
+    })
 }
 
 fn worker(client: u32) -> Name {

@@ -14,7 +14,7 @@ use queue::operations::{Operation, OperationId, OperationKind, OperationState, S
 use queue::outcome::{Outcome as Applied, Rejection};
 use queue::{Answer as Told, Op, Query, codec};
 
-use crate::bulk::Plan;
+use crate::bulk::Request;
 use crate::http::answer::Answer;
 use crate::http::call::{Call, Consistency, Outcome};
 use crate::http::cursor::{ListOf, invalid_cursor};
@@ -55,7 +55,7 @@ impl Edge {
     ) -> Outcome<Answer> {
         let command = command.map(|command| crate::http::create::check_command(command, false)).transpose()?;
         let (tenant, bounds) = (&call.principal.tenant, self.shared.settings.bulk_bounds());
-        let plan = Plan::read(kind, tenant, command, &call.body, &bounds)?;
+        let Request { plan, takes_all } = Request::read(kind, tenant, command, &call.body, &bounds)?;
         self.check_running()?;
         let commands = plan.commands();
         let shards = plan.shards(self.node.identity().shards);
@@ -74,7 +74,7 @@ impl Edge {
             commands,
             request: &call.body,
             dry_run: plan.dry_run,
-            takes_all: plan.takes_all,
+            takes_all,
             by: &call.principal.subject,
         };
         let mut positions = Vec::new();

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 
 use api::{Code, Problem};
 use base::ShardId;
-use base::codec::{Malformed, Reader, Write};
+use base::codec::Malformed;
 use data_encoding::HEXLOWER;
-use queue::listing::Place;
+use queue::listing::{Place, decode_places};
 use sha2::{Digest, Sha256};
 
 use crate::http::call::Outcome;
@@ -68,33 +68,18 @@ pub(crate) fn invalid_cursor() -> Box<Problem> {
     Box::new(Problem::new(Code::InvalidCursor, detail).field("cursor"))
 }
 
-/// Places in the lists of shards, as bytes.
-pub(crate) fn encode_places(places: &BTreeMap<ShardId, Place>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for (shard, place) in places {
-        bytes.put_varint(u64::from(shard.0));
-        bytes.put_signed(place.order);
-        bytes.put_signed(place.key);
-    }
-    bytes
-}
-
-/// The same places again.
-pub(crate) fn decode_places(bytes: &[u8]) -> Outcome<BTreeMap<ShardId, Place>> {
-    let read = || -> Result<BTreeMap<ShardId, Place>, Malformed> {
-        let mut reader = Reader::new(bytes);
-        let mut places = BTreeMap::new();
-        while !reader.is_empty() {
-            let shard = ShardId(reader.narrow()?);
-            places.insert(shard, Place { order: reader.signed()?, key: reader.signed()? });
-        }
-        Ok(places)
-    };
-    read().map_err(|Malformed| invalid_cursor())
+/// The places of which a cursor consists.
+///
+/// # Errors
+/// It is not one of places.
+pub(crate) fn places_of(bytes: &[u8]) -> Outcome<BTreeMap<ShardId, Place>> {
+    decode_places(bytes).map_err(|Malformed| invalid_cursor())
 }
 
 #[cfg(test)]
 mod tests {
+    use queue::listing::encode_places;
+
     use super::*;
 
     #[test]
@@ -111,7 +96,7 @@ mod tests {
         let here = list("acme", &[("command", "a"), ("state", "READY")]);
         let cursor = here.seal(&encode_places(&places));
         let opened = |list: &ListOf, cursor: &str| {
-            list.open(cursor).and_then(|rest| decode_places(&rest)).map_err(|problem| problem.code)
+            list.open(cursor).and_then(|rest| places_of(&rest)).map_err(|problem| problem.code)
         };
         assert_eq!(opened(&here, &cursor), Ok(places.clone()));
         assert_eq!(opened(&list("acme", &[("state", "READY"), ("command", "a")]), &cursor), Ok(places));

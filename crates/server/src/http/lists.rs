@@ -10,14 +10,14 @@ use base::rows::TableId;
 use base::{Millis, Position, ShardId};
 use cluster::{Readers, StorageError, Time};
 use queue::id::shard_of;
-use queue::listing::{Listing, Order, Reached, Search, Unlisted};
+use queue::listing::{Listing, Order, Reached, Search, Unlisted, encode_places};
 use queue::outcome::State;
 use queue::search::Filter;
 use queue::{Query, TaskView};
 
 use crate::http::answer::Answer;
 use crate::http::call::{Call, Consistency, LastContact, Outcome, Reading};
-use crate::http::cursor::{ListOf, decode_places, encode_places};
+use crate::http::cursor::{ListOf, places_of};
 use crate::http::edge::Edge;
 use crate::http::error::{damaged, rows_unavailable, unavailable};
 use crate::http::filter::{bad, read_filter};
@@ -91,7 +91,7 @@ impl Edge {
             }
         }
         let places = match &cursor {
-            Some(cursor) => decode_places(&list.open(cursor)?)?,
+            Some(cursor) => places_of(&list.open(cursor)?)?,
             None => Default::default(),
         };
         let shards = self.shards_with(&filter);

@@ -21,8 +21,11 @@ fn hash(machine: &QueueMachine) -> u64 {
             parts.extend([queue.depth.delayed, queue.depth.leased, queue.depth.dead]);
             let totals = queue.totals;
             parts.extend([totals.created, totals.claimed, totals.completed, totals.failed]);
-            parts.extend([totals.dead, totals.cancelled, totals.expired]);
+            parts.extend([totals.dead, totals.cancelled, totals.expired, u64::from(queue.pause.is_some())]);
         }
+    }
+    if let (Answer::Operations(running), _) = machine.query(&Query::Operations { tenant: None, running: true }) {
+        running.iter().for_each(|operation| parts.extend([operation.steps, operation.changed, operation.skipped]));
     }
     mix_all(&parts)
 }
