@@ -56,11 +56,11 @@ fn hold<T: Ord + Copy>(of_queue: &mut BTreeSet<(T, u64)>, heads: &mut Heads<T>, 
 
 /// Takes one away, and lets the next of its queue take its place among the heads.
 fn free<T: Ord + Copy>(of_queue: &mut BTreeSet<(T, u64)>, heads: &mut Heads<T>, queue: u32, (time, key): (T, u64)) {
+    let was_head = of_queue.first() == Some(&(time, key));
     assert!(of_queue.remove(&(time, key)), "the deadline of a task is in the index");
-    if heads.remove(&(time, key, queue))
-        && let Some((time, key)) = of_queue.first()
-    {
-        heads.insert((*time, *key, queue));
+    if was_head {
+        heads.remove(&(time, key, queue));
+        heads.extend(of_queue.first().map(|(time, key)| (*time, *key, queue)));
     }
 }
 

@@ -1,9 +1,7 @@
 //! Claims and leases: who may act on a task, and until when.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use base::machine::Effects;
+use base::map::IdMap;
 use base::{LeaseTime, Millis, planted};
 
 use crate::history::Happening;
@@ -11,33 +9,33 @@ use crate::id::LeaseToken;
 use crate::machine::{QueueMachine, Signal};
 use crate::op::{Claim, Credential, LeaseRef};
 use crate::outcome::{Grant, Outcome, Rejection, State};
+use crate::ready::hash;
 use crate::slab::Slot;
 use crate::task::{AttemptEnd, Ending, Lease, Note, Task};
 
 /// Who holds leases of a queue.
 #[derive(Default)]
 pub(crate) struct Holders {
-    /// How many each worker holds, by its identity; none: it is not here.
-    by_worker: BTreeMap<Arc<str>, u32>,
+    /// How many each worker holds, by the hash of its identity, since every claim and every end comes by here; none: it is not here. Two
+    /// with one hash would be counted as one.
+    by_worker: IdMap<u32>,
     /// How many there are.
     pub(crate) leases: u64,
 }
 
 impl Holders {
-    pub(crate) fn add(&mut self, worker: &Arc<str>) {
+    pub(crate) fn add(&mut self, worker: &str) {
         self.leases += 1;
-        match self.by_worker.get_mut(worker) {
-            Some(leases) => *leases += 1,
-            None => drop(self.by_worker.insert(worker.clone(), 1)),
-        }
+        *self.by_worker.entry(hash(&[worker]).0).or_default() += 1;
     }
 
-    pub(crate) fn remove(&mut self, worker: &Arc<str>) {
+    pub(crate) fn remove(&mut self, worker: &str) {
         self.leases -= 1;
-        let leases = self.by_worker.get_mut(worker).expect("who holds a lease is known");
+        let worker = hash(&[worker]).0;
+        let leases = self.by_worker.get_mut(&worker).expect("who holds a lease is known");
         *leases -= 1;
         if *leases == 0 {
-            self.by_worker.remove(worker);
+            self.by_worker.remove(&worker);
         }
     }
 

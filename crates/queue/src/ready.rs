@@ -144,7 +144,7 @@ pub(crate) fn work_of(tenant: &str) -> WaitKey {
 }
 
 /// Names are chosen by clients, so the hash is one in which nobody can look for a name with a given hash.
-fn hash(parts: &[&str]) -> WaitKey {
+pub(crate) fn hash(parts: &[&str]) -> WaitKey {
     let mut hasher = SipHasher24::new();
     parts.iter().for_each(|part| hasher.write(part.as_bytes()));
     WaitKey(hasher.finish())

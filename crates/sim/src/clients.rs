@@ -657,6 +657,9 @@ impl World {
 
     fn operate(&mut self, client: usize) -> bool {
         let number = self.number();
+        if self.is_drained {
+            return false;
+        }
         if self.healed.is_some() {
             let queues = self.options.queues;
             let Kind::Operator { next, .. } = &mut self.clients.list[client].kind else { return false };

@@ -149,6 +149,7 @@ pub(crate) fn drain(world: &mut World) {
         }
         let now = shards.iter().zip(&leaders).map(|(shard, leader)| leader.map(|n| waiting(world, n, *shard)));
         let (Some(now), Some(missing)) = (now.sum::<Option<u64>>(), missing(world, shards)) else { continue };
+        world.is_drained = now == 0;
         if (now, missing) != left {
             (left, moved) = ((now, missing), world.time);
             world.tell(|| format!("{now} tasks wait, members lack {missing} entries"));

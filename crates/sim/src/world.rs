@@ -172,6 +172,8 @@ pub struct World {
     pub(crate) quiet: bool,
     /// Everything is healed from then on.
     pub(crate) healed: Option<u64>,
+    /// Nothing waits any more, when it was looked at last.
+    pub(crate) is_drained: bool,
     pub(crate) next_number: u64,
     /// What an operator has put by.
     pub(crate) backup: Option<BTreeMap<ShardId, MemoryCheckpoint>>,
@@ -258,6 +260,7 @@ impl World {
             violation: None,
             quiet: false,
             healed: None,
+            is_drained: false,
             next_number: 1,
             backup: None,
             trace: None,

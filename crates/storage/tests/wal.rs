@@ -242,6 +242,26 @@ fn a_hard_state_that_waits_shows_what_was_synced_before_it() {
     assert!(matches!(opened, Err(StorageError::Damaged { .. })), "{opened:?}");
 }
 
+/// Goal: a segment is freed only when the hard states in the last one are durable.
+#[test]
+fn a_vote_outlives_the_segment_that_it_was_written_to() {
+    let disk = SimDisk::new();
+    let (mut wal, _) = open(&disk, SMALL);
+    let state = HardState { term: Term(7), vote: 3, commit: Index(1) };
+    wal.append_hard_state(ShardId(0), state);
+    wal.flush(true).expect("it is written");
+    for index in 2..19 {
+        wal.append(ShardId(0), entry(index, &[1; 700]));
+        wal.flush(false).expect("it is written");
+    }
+    assert!(disk.lengths().iter().filter(|(name, _)| name.starts_with("wal-")).count() > 1, "another segment was begun");
+    wal.release(&BTreeMap::from([(ShardId(0), Index(19))])).expect("the disk does not fail");
+    drop(wal);
+    disk.crash(Survival::Nothing, &mut SplitMix::new(1));
+    let (_, recovered) = open(&disk, SMALL);
+    assert_eq!(recovered.shards[&ShardId(0)].hard_state, state);
+}
+
 #[test]
 fn a_flipped_bit_below_a_later_mark_is_damage() {
     let disk = SimDisk::new();

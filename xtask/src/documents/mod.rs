@@ -1,7 +1,8 @@
 //! `cargo xtask documents`: the commands of the documents are run, as they stand there, with the ports, paths and names that stand there.
 //!
 //! They run in a network and a view of the disk of their own, so that nothing else on the machine is touched or in the way: `/var/lib` and
-//! `/mnt` are empty in it, and `node-a` to `node-d` are addresses of the loopback. What a comment in front of a block says:
+//! `/mnt` are empty in it, and `node-a` to `node-d` are addresses of the loopback. A line fails if it says so, and if a server answers curl
+//! with an error. What a comment in front of a block says:
 //!
 //! ```text
 //! <!-- run: stopped; with codeq dev -->
@@ -166,6 +167,8 @@ fn walk(program: &Path) -> Result<()> {
 fn set_apart(folder: &Folder, here: &Path, program: &Path) -> Result<()> {
     std::fs::create_dir_all(here.join("bin"))?;
     std::os::unix::fs::symlink(program, here.join("bin/codeq"))?;
+    // An error that a server answers is one of the document.
+    std::fs::write(here.join("bin/.curlrc"), "fail-with-body\n")?;
     let hosts = folder.within("hosts");
     std::fs::write(&hosts, HOSTS)?;
     printed(Command::new("ip").args(["link", "set", "lo", "up"]))?;
@@ -195,7 +198,7 @@ fn session(here: &Path) -> Result<usize> {
             ("skip", _) => continue,
             ("ready", addresses) => {
                 for address in addresses.split(' ') {
-                    script += &format!("until curl -sf -o /dev/null http://{address}/readyz; do sleep 0.1; done\n");
+                    script += &format!("until curl -s -o /dev/null http://{address}/readyz; do sleep 0.1; done\n");
                 }
             }
             ("", _) => {}
@@ -206,7 +209,8 @@ fn session(here: &Path) -> Result<usize> {
     }
     let mut command = Command::new("timeout");
     command.args([SESSION_MAX, "bash", "-e", "-c", &script]).current_dir(here).env_clear();
-    let Output { status, stdout, stderr } = ended(command.env("PATH", PROGRAMS).env("HOME", here))?;
+    command.env("PATH", PROGRAMS).env("HOME", here).env("CURL_HOME", here.join("bin"));
+    let Output { status, stdout, stderr } = ended(&mut command)?;
     let both = [stdout, stderr].concat();
     ensure!(status.success(), "{status}:\n{}\n{script}", String::from_utf8_lossy(&both));
     println!("     {:6.2} s  {count} blocks in one session", begun.elapsed().as_secs_f64());
@@ -270,7 +274,7 @@ impl Stage {
         let path = format!("{}:{PROGRAMS}", self.here.join("bin").display());
         // A failed line ends it, also on the left of a pipe's end.
         command.args(["-e", "-c", lines]).current_dir(&self.here).env_clear();
-        command.env("PATH", path).env("HOME", &self.here).envs(variables);
+        command.env("PATH", path).env("HOME", &self.here).env("CURL_HOME", self.here.join("bin")).envs(variables);
         command
     }
 
@@ -397,7 +401,9 @@ fn exists(command: &str, program: &Path) -> Result<()> {
         }
     }
     let help = help.with_context(|| format!("there is no command {}", names.join(" ")))?;
-    for flag in words.iter().filter(|word| word.starts_with("--")) {
+    // What a chore passes on is another program's.
+    let passes_on = help.contains("[ARGUMENTS]...");
+    for flag in words.iter().filter(|word| word.starts_with("--") && !passes_on) {
         let flag = flag.split('=').next().unwrap_or(flag);
         ensure!(help.contains(flag), "it has no {flag}");
     }

@@ -299,6 +299,10 @@ impl<D: Disk> Wal<D> {
         if free == 0 {
             return Ok(());
         }
+        // The hard states that the last one begins with take the place of those that go.
+        if self.synced == SECTOR {
+            self.sync()?;
+        }
         for segment in self.segments.drain(..free) {
             let failed = |cause| StorageError::failed("recycle", &self.disk.describe(&segment.name), cause);
             if self.spares.len() < SPARES_MAX && segment.length == self.options.segment_bytes {
