@@ -54,7 +54,11 @@ impl World {
             return self.violate("I2", what);
         }
         let rejects = bytes_reject(bytes);
+        // What was acknowledged in an earlier term may have been replaced by a later one's leader in the same turn. That one was elected by a
+        // majority that had what was committed, so what it replaces was not, and is never by this answer.
+        let is_present = term == written.durable_term;
         if kind == APPEND_RESPONSE
+            && is_present
             && !rejects
             && index > written.checkpoint
             && !written.entries.get(&index).is_some_and(|(_, durable)| *durable)
