@@ -144,11 +144,12 @@ impl World {
     }
 
     /// Whether damage to a node's data leaves a majority of every shard's voters undamaged, with all that is committed, and with all that this
-    /// node has: a leader may count it as soon as it hears so. A node that is away, and one that has not caught up since its last damage, count
-    /// as damaged.
+    /// node has: a leader may count it as soon as it hears so. A node that is away, one that was removed from the cluster and is still a voter of a
+    /// shard, and one that has not caught up since its last damage, count as damaged.
     fn may_damage(&self, n: usize) -> bool {
         let Some(leader) = self.leader(RECORDS).and_then(|leader| self.nodes[leader].process()) else { return false };
         let shards = leader.runner.replica.shards();
+        let of_cluster = leader.runner.replica.members(RECORDS);
         shards.iter().all(|shard| {
             let Some(leader) = self.leader(*shard).filter(|leader| *leader != n) else { return false };
             let process = self.nodes[leader].process().expect("it leads");
@@ -166,7 +167,8 @@ impl World {
                     let has_own = own.is_none_or(|(index, term)| written.has_durably(index, term));
                     has_own && self.watch.has_all(*shard, written)
                 });
-                other != n && node.directory.id == **id && !node.directory.damaged && has && committed > 0
+                let stays = other != n && node.directory.id == **id && !of_cluster.was_removed(**id);
+                stays && !node.directory.damaged && has && committed > 0
             };
             2 * voters.iter().filter(sound).count() > voters.len()
         })

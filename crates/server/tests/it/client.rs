@@ -62,9 +62,14 @@ impl Client {
         Connection { stream, read: Vec::new() }
     }
 
-    /// Whether anybody takes connections there.
-    pub(crate) async fn is_refused(&self) -> bool {
-        TcpStream::connect(self.addr).await.is_err()
+    /// Waits until nobody takes connections there any more.
+    pub(crate) async fn until_refused(&self) {
+        let wait = async {
+            while TcpStream::connect(self.addr).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, wait).await.expect("nobody listens any more");
     }
 
     /// The bytes of a request; with a body they say how long it is.
