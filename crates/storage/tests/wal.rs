@@ -254,7 +254,10 @@ fn a_vote_outlives_the_segment_that_it_was_written_to() {
         wal.append(ShardId(0), entry(index, &[1; 700]));
         wal.flush(false).expect("it is written");
     }
-    assert!(disk.lengths().iter().filter(|(name, _)| name.starts_with("wal-")).count() > 1, "another segment was begun");
+    assert!(
+        disk.lengths().iter().filter(|(name, _)| name.starts_with("wal-")).count() > 1,
+        "another segment was begun"
+    );
     wal.release(&BTreeMap::from([(ShardId(0), Index(19))])).expect("the disk does not fail");
     drop(wal);
     disk.crash(Survival::Nothing, &mut SplitMix::new(1));
