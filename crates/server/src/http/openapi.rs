@@ -239,7 +239,11 @@ fn response(shown: Shown) -> Value {
         Text => content("text/plain", text),
         Html => content("text/html", text),
         Lines => content("application/x-ndjson", text),
-        Stream => content("text/event-stream", text),
+        // The schema is that of each event.
+        Stream => {
+            let event = json!({"type": "object", "properties": {"id": text, "event": text, "data": text}});
+            content("text/event-stream", event)
+        }
         Tar => content("application/x-tar", json!({})),
         Nothing => json!({"description": "nothing to claim"}),
     }
