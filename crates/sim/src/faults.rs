@@ -145,7 +145,8 @@ impl World {
 
     /// Whether damage to a node's data leaves a majority of every shard's voters undamaged, with all that is committed, and with all that this
     /// node has: a leader may count it as soon as it hears so. A node that is away, one that was removed from the cluster and is still a voter of a
-    /// shard, and one that has not caught up since its last damage, count as damaged.
+    /// shard, and one that has not caught up since its last damage, count as damaged. A learner may be given a vote before its leader knows that
+    /// it is gone.
     fn may_damage(&self, n: usize) -> bool {
         let Some(leader) = self.leader(RECORDS).and_then(|leader| self.nodes[leader].process()) else { return false };
         let shards = leader.runner.replica.shards();
@@ -170,7 +171,8 @@ impl World {
                 let stays = other != n && node.directory.id == **id && !of_cluster.was_removed(**id);
                 stays && !node.directory.damaged && has && committed > 0
             };
-            2 * voters.iter().filter(sound).count() > voters.len()
+            let soon = members.configuration.learners.contains(&self.nodes[n].directory.id);
+            2 * voters.iter().filter(sound).count() > voters.len() + usize::from(soon)
         })
     }
 
