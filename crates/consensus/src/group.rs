@@ -317,6 +317,10 @@ impl Group {
         if counts && raft.prs().get(self.config.id).is_none() {
             return;
         }
+        if message.0.get_msg_type() == MessageType::MsgReadIndex && self.has_left_one_voter() {
+            return;
+        }
+        let raft = &self.node.raft;
         // A leader says no more than this member has acknowledged; the `raft` crate gives up where that is not there.
         let heartbeat = message.0.get_msg_type() == MessageType::MsgHeartbeat && message.0.term >= raft.term;
         if heartbeat && message.0.commit > raft.raft_log.last_index() {
@@ -465,12 +469,23 @@ impl Group {
     /// No leader is known, or this node leads and has not committed an entry of its term yet: reads must wait for that.
     pub fn confirm_read(&mut self, context: Vec<u8>) -> Result<(), NotLeader> {
         let raft = &self.node.raft;
-        let asks = if raft.state == StateRole::Leader { raft.commit_to_current_term() } else { raft.leader_id != 0 };
+        let asks = match raft.state {
+            StateRole::Leader => raft.commit_to_current_term() && !self.has_left_one_voter(),
+            _ => raft.leader_id != 0,
+        };
         if !asks {
             return Err(NotLeader);
         }
         self.node.read_index(context);
         Ok(())
+    }
+
+    /// Whether this node leads, and another one is the only voter: it may lead already. The `raft` crate takes the one voter of a group for
+    /// whoever leads, and confirms reads without asking it.
+    fn has_left_one_voter(&self) -> bool {
+        let raft = &self.node.raft;
+        let voters = raft.prs().conf().voters().ids();
+        raft.state == StateRole::Leader && voters.len() == 1 && !voters.contains(self.config.id)
     }
 
     /// Whether this node alone decides: it leads, nobody else votes, and it has committed an entry of its term. Then its reads are confirmed.

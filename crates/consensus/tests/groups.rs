@@ -412,6 +412,27 @@ fn a_leader_that_has_removed_itself_counts_nothing_more() {
     }
 }
 
+/// Goal: a leader that has removed itself from a group of two confirms no read by itself: the other one may lead already.
+#[test]
+fn a_leader_that_has_left_one_voter_confirms_nothing() {
+    let mut cluster = Cluster::of(1, &[restored(&[1, 2]), restored(&[1, 2])]);
+    cluster.members[0].group.campaign();
+    cluster.settle();
+    let group = &mut cluster.members[0].group;
+    let term = group.status().term;
+    group.propose_members(term, &[MemberChange::Remove(1)], b"note").expect("it leads");
+    cluster.settle();
+    cluster.cut_off = Some(1);
+    cluster.members[1].group.campaign();
+    cluster.settle();
+    assert_eq!(cluster.members[1].group.status().role, Role::Leader);
+    let left = &mut cluster.members[0].group;
+    assert_eq!((left.status().role, left.configuration().voters), (Role::Leader, vec![2]));
+    assert_eq!(left.confirm_read(b"mine".to_vec()), Err(NotLeader));
+    cluster.settle();
+    assert!(cluster.members[0].reads.is_empty());
+}
+
 /// A dead voter is replaced by a learner in one change, which both majorities decide and which is left by a second entry.
 #[test]
 fn a_voter_is_replaced_in_one_change() {

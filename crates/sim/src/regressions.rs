@@ -16,6 +16,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("restart-unsaid", include_str!("../regressions/restart-unsaid.txt")),
     ("leader-without-itself", include_str!("../regressions/leader-without-itself.txt")),
     ("claim-before-it-began", include_str!("../regressions/claim-before-it-began.txt")),
+    ("leader-that-left-one-voter", include_str!("../regressions/leader-that-left-one-voter.txt")),
     ("shown-too-soon", include_str!("../regressions/shown-too-soon.txt")),
 ];
 
