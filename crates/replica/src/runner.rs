@@ -222,8 +222,12 @@ impl<S: StateMachine, C: Client, D: Disk> Runner<S, C, D> {
         self.replica.on_event(now, event, &mut self.effects);
     }
 
-    /// Takes note of a snapshot, for the next turn.
+    /// Takes note of a snapshot, for the next turn. While another one takes the place of the shard's checkpoint, or is about to, nobody wants
+    /// it: consensus would accept it, and ask for it when it is not here any more.
     pub fn on_arrived(&mut self, now: Now, arrived: Box<Arrived<S>>) {
+        if self.installing.contains_key(&arrived.shard) || self.arrived.contains_key(&arrived.shard) {
+            return;
+        }
         self.on_event(now, Event::Message { shard: arrived.shard, message: arrived.message.clone() });
         self.arrived.insert(arrived.shard, arrived);
     }

@@ -17,6 +17,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("leader-without-itself", include_str!("../regressions/leader-without-itself.txt")),
     ("claim-before-it-began", include_str!("../regressions/claim-before-it-began.txt")),
     ("leader-that-left-one-voter", include_str!("../regressions/leader-that-left-one-voter.txt")),
+    ("two-snapshots-at-a-time", include_str!("../regressions/two-snapshots-at-a-time.txt")),
     ("shown-too-soon", include_str!("../regressions/shown-too-soon.txt")),
 ];
 
