@@ -15,7 +15,7 @@ struct Shown {
 }
 
 /// Where the tests are.
-const PACKAGES: [&str; 6] = ["storage", "consensus", "queue", "replica", "cluster", "server"];
+const PACKAGES: [&str; 7] = ["storage", "consensus", "queue", "replica", "cluster", "server", "sim"];
 
 const ROWS: &[Shown] = &[
     Shown {
@@ -63,7 +63,7 @@ const ROWS: &[Shown] = &[
         number: "CQ44",
         check: "apply: create, finish, mixed in one entry, empty, undecodable",
         tests: &[
-            "the_state_machine_and_the_naive_model_agree",
+            "the_state_machine_and_the_reference_model_agree",
             "other_bytes_are_no_entry",
             "lifecycle::create",
             "lifecycle::complete",
