@@ -9,7 +9,7 @@ use base::{Millis, ShardId};
 use crate::codec;
 use crate::id::shard_of;
 use crate::idempotency;
-use crate::listing::{Listing, Order, Place, Reached, Search, encode_places};
+use crate::listing::{Listing, Order, Place, Reached, Search, decode_places, encode_places};
 use crate::op::{Delete, Op, Redrive, Step};
 use crate::operations::{Operation, OperationKind, SAMPLES_MAX};
 use crate::outcome::TaskView;
@@ -55,6 +55,26 @@ pub struct Page {
     pub places: BTreeMap<ShardId, Place>,
     /// There is none.
     pub is_last: bool,
+}
+
+/// How far whoever makes the steps has looked without finding a task.
+#[derive(Clone, Debug, Default)]
+pub struct Ahead(Option<(u64, BTreeMap<ShardId, Place>)>);
+
+impl Ahead {
+    /// A look behind so many steps has come so far, and found nothing.
+    pub fn found_nothing(&mut self, steps: u64, places: BTreeMap<ShardId, Place>) {
+        self.0 = Some((steps, places));
+    }
+
+    /// Where an operation of so many steps goes on: where the last look has ended, or where the last step says if it was taken since then,
+    /// by whoever led meanwhile.
+    pub fn places(&mut self, steps: u64, cursor: &[u8]) -> BTreeMap<ShardId, Place> {
+        match self.0.take() {
+            Some((before, places)) if before == steps => places,
+            _ => decode_places(cursor).unwrap_or_default(),
+        }
+    }
 }
 
 impl Plan {
@@ -169,6 +189,18 @@ impl Page {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Goal: who has looked ahead, and comes back when others have taken steps, goes on behind these.
+    #[test]
+    fn what_was_looked_at_before_a_step_is_forgotten() {
+        let places = |key: i64| BTreeMap::from([(ShardId(0), Place { order: key, key })]);
+        let mut ahead = Ahead::default();
+        assert_eq!(ahead.places(0, &[]), BTreeMap::new());
+        ahead.found_nothing(2, places(7));
+        assert_eq!(ahead.places(2, &encode_places(&places(5))), places(7));
+        ahead.found_nothing(2, places(7));
+        assert_eq!(ahead.places(3, &encode_places(&places(9))), places(9));
+    }
 
     #[test]
     fn shards_share_the_rate() {

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use api::{Code, Problem};
 use base::{Millis, ShardId};
 use cluster::{Freshness, Handle, Readers, Stage, Time};
-use queue::listing::{Place, Reached, decode_places};
+use queue::listing::{Place, Reached};
 use queue::op::Op;
 use queue::operations::{Operation, OperationId, OperationKind, OperationState};
 use queue::outcome::{Outcome as Applied, State};
-use queue::steps::{Page, Plan};
+use queue::steps::{Ahead, Page, Plan};
 use queue::{Answer as Told, Query, QueueMachine, codec};
 use serde_json::{Map, Value};
 use tokio::sync::{Notify, oneshot};
@@ -263,8 +263,7 @@ impl Bulk {
 /// What this node knows of an operation that it carries out.
 struct Going {
     due: Instant,
-    /// Where it goes on, if that is further than its last step says.
-    places: Option<BTreeMap<ShardId, Place>>,
+    ahead: Ahead,
     /// Readers see everything that was there when it began.
     is_shown: bool,
 }
@@ -302,7 +301,7 @@ impl Run {
         self.going.retain(|key, _| known.contains(key));
         for (shard, operation) in &running {
             let key = (*shard, operation.id);
-            let begin = || Going { due: Instant::now(), places: None, is_shown: false };
+            let begin = || Going { due: Instant::now(), ahead: Ahead::default(), is_shown: false };
             let going = self.going.entry(key).or_insert_with(begin);
             if going.due > Instant::now() {
                 continue;
@@ -339,14 +338,11 @@ impl Run {
             }
         }
         let (limit, pace) = plan.pace(plan.shards(self.node.identity().shards).len());
-        let places = match going.places.take() {
-            Some(places) => places,
-            None => decode_places(&operation.cursor).unwrap_or_default(),
-        };
+        let places = going.ahead.places(operation.steps, &operation.cursor);
         let Some(page) = self.find(shard, operation, &plan, limit, places).await else { return false };
         let Some(going) = self.going.get_mut(&key) else { return false };
         if page.tasks.is_empty() && !page.is_last {
-            going.places = Some(page.places);
+            going.ahead.found_nothing(operation.steps, page.places);
             return true;
         }
         going.due = Instant::now() + pace;

@@ -1,13 +1,10 @@
 //! Operations on many tasks, carried out by the nodes as real ones do: whoever leads a shard has its readers shown what is applied, looks for
 //! the next tasks, and proposes the next step by its own edge. A process that ends forgets all of that, and a new leader goes on.
 
-use std::collections::BTreeMap;
-
 use base::ShardId;
 use base::machine::StateMachine;
-use queue::listing::{Place, decode_places};
 use queue::operations::{Operation, OperationId, OperationKind};
-use queue::steps::Page;
+use queue::steps::{Ahead, Page};
 use queue::{Answer, Outcome, Query};
 use replica::Operations;
 
@@ -33,8 +30,7 @@ const SHOW_MAX: u64 = 2_000_000;
 pub(crate) struct Going {
     /// The next step is taken then at the earliest.
     due: u64,
-    /// Where it goes on, if that is further than its last step says.
-    places: Option<BTreeMap<ShardId, Place>>,
+    ahead: Ahead,
     /// Readers see everything that was there when it began.
     is_shown: bool,
     /// What it waits for, and since when.
@@ -129,9 +125,7 @@ impl World {
         let process = self.nodes[n].process_mut().expect("it runs");
         let Some(operation) = running(process, shard).into_iter().find(|operation| operation.id == id) else { return };
         let going = process.going.get_mut(&key).expect("it is known");
-        let places = going.places.take();
-        let places = places.unwrap_or_else(|| decode_places(&operation.cursor).expect("it was encoded here"));
-        let mut listing = plan.listing(limit, places);
+        let mut listing = plan.listing(limit, going.ahead.places(operation.steps, &operation.cursor));
         let reader = process.readers.get_mut(&shard).expect("every shard has a reader");
         reader.begin().expect("a checkpoint in memory can be read");
         let reached = listing.read(vec![(shard, &mut **reader)], &|| has_time);
@@ -142,7 +136,7 @@ impl World {
         };
         let page = Page::of(&operation, listing.found, listing.places, &reached);
         if page.tasks.is_empty() && !page.is_last {
-            going.places = Some(page.places);
+            going.ahead.found_nothing(operation.steps, page.places);
             return;
         }
         going.due = time + pace.as_micros() as u64;

@@ -18,6 +18,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("claim-before-it-began", include_str!("../regressions/claim-before-it-began.txt")),
     ("leader-that-left-one-voter", include_str!("../regressions/leader-that-left-one-voter.txt")),
     ("two-snapshots-at-a-time", include_str!("../regressions/two-snapshots-at-a-time.txt")),
+    ("steps-behind-a-look", include_str!("../regressions/steps-behind-a-look.txt")),
     ("shown-too-soon", include_str!("../regressions/shown-too-soon.txt")),
 ];
 
