@@ -301,7 +301,7 @@ impl<D: Disk> Wal<D> {
         }
         // The hard states that the last one begins with take the place of those that go.
         if self.synced == SECTOR {
-            self.sync()?;
+            self.flush(true)?;
         }
         for segment in self.segments.drain(..free) {
             let failed = |cause| StorageError::failed("recycle", &self.disk.describe(&segment.name), cause);
