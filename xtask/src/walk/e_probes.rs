@@ -5,12 +5,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use crate::disks::Disk;
 use crate::process::Folder;
 use crate::walk::e::Stage;
 use crate::walk::nodes::{Driver, Nodes, eventually};
 use crate::walk::page::Page;
-use crate::walk::{READY_MAX, Skip, TASKS, expect};
+use crate::walk::{READY_MAX, TASKS, expect};
 
 /// From a change until a node knows of it.
 const NOTICED_MAX: Duration = Duration::from_secs(5);
@@ -65,14 +64,7 @@ const HANDED_OVER_MAX: Duration = Duration::from_secs(5);
 pub(super) fn frozen_disk(stage: &Stage) -> Result<String> {
     let mut nodes = Nodes::of(Page::Listed, Driver::Process, &stage.codeq, "walk-frozen")?;
     let folder = Folder::new("walk-frozen-disks")?;
-    let disk = |place: usize| Disk::mount(folder.within(nodes.name(place)), DISK_BYTES);
-    let Some(disks) = (0..3).map(disk).collect::<Result<Option<Vec<_>>>>()? else {
-        return Err(Skip("file systems cannot be mounted here").into());
-    };
-    for (place, disk) in disks.iter().enumerate() {
-        nodes.keeps_data_on(place, disk)?;
-        nodes.set(place, "CODEQ_STORAGE_SEGMENT_BYTES", "4MiB");
-    }
+    let disks = nodes.with_disks(&folder, DISK_BYTES)?;
     nodes.up()?;
     nodes.ready(&[0, 1, 2], READY_MAX)?;
     let task = json!({ "command": "E14", "payload": 1 });

@@ -22,8 +22,8 @@ use crate::docker::{docker, ended, logs};
 use crate::http::{Answer, Client};
 use crate::image::{self, TAGS};
 use crate::process::{Folder, target};
-use crate::walk::bad_config;
 use crate::walk::page::Page;
+use crate::walk::{Skip, bad_config};
 
 /// The services of codeQ's page.
 pub(crate) const NAMES: [&str; 3] = ["node-a", "node-b", "node-c"];
@@ -306,11 +306,27 @@ impl Nodes {
         self.nodes[place].without.insert(name.into());
     }
 
+    /// Gives each of three nodes a disk of so many bytes below `folder`, and a log of small segments.
+    ///
+    /// # Errors
+    /// [`Skip`]: none may be mounted here.
+    pub(crate) fn with_disks(&mut self, folder: &Folder, bytes: u64) -> Result<Vec<Disk>> {
+        let disk = |place: usize| Disk::mount(folder.within(self.name(place)), bytes);
+        let Some(disks) = (0..3).map(disk).collect::<Result<Option<Vec<_>>>>()? else {
+            return Err(Skip("file systems cannot be mounted here").into());
+        };
+        for (place, disk) in disks.iter().enumerate() {
+            self.keeps_data_on(place, disk)?;
+            self.set(place, "CODEQ_STORAGE_SEGMENT_BYTES", "4MiB");
+        }
+        Ok(disks)
+    }
+
     /// From its next start on, a node keeps its data on this disk.
     ///
     /// # Errors
     /// There is no room on it.
-    pub(crate) fn keeps_data_on(&mut self, place: usize, disk: &Disk) -> Result<()> {
+    fn keeps_data_on(&mut self, place: usize, disk: &Disk) -> Result<()> {
         let (name, data) = (self.name(place), disk.folder().join("data"));
         match &mut self.host {
             Host::Processes(_) => self.set(place, "CODEQ_DATA_DIR", &data.display().to_string()),

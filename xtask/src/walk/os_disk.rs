@@ -10,7 +10,7 @@ use crate::docker::docker;
 use crate::process::Folder;
 use crate::walk::nodes::{Driver, Nodes, allowed, eventually};
 use crate::walk::os::{Story, all, only_leader};
-use crate::walk::{READY_MAX, Skip, TASKS, expect, list, text};
+use crate::walk::{READY_MAX, TASKS, expect, list, text};
 
 /// Bytes of a node's disk: a few segments of its log and its checkpoint, several times.
 const DISK_BYTES: u64 = 256 << 20;
@@ -46,13 +46,8 @@ impl Stage {
             story.nodes.down()?;
         }
         let folder = Folder::new(&format!("{name}-disks"))?;
-        let disk = |place: usize| Disk::mount(folder.within(nodes.name(place)), DISK_BYTES);
-        let Some(disks) = (0..3).map(disk).collect::<Result<Option<Vec<_>>>>()? else {
-            return Err(Skip("file systems cannot be mounted here").into());
-        };
-        for (place, disk) in disks.iter().enumerate() {
-            nodes.keeps_data_on(place, disk)?;
-            nodes.set(place, "CODEQ_STORAGE_SEGMENT_BYTES", "4MiB");
+        let disks = nodes.with_disks(&folder, DISK_BYTES)?;
+        for place in 0..3 {
             ["CODEQ_DISK_LOW", "CODEQ_DISK_CRITICAL"].iter().for_each(|name| nodes.unset(place, name));
         }
         nodes.up()?;

@@ -30,7 +30,7 @@ use crate::http::create::check_command;
 use crate::http::edge::Edge;
 use crate::http::error::{Words, task_not_found};
 use crate::http::filter::bad;
-use crate::http::history::{Known, unknown_parameter, write_entry};
+use crate::http::history::{Known, unknown_parameter, write_actor, write_entry};
 use crate::http::lists::is_reading;
 use crate::http::streams::Source;
 use crate::http::tasks::{has_ended, str_of};
@@ -363,14 +363,7 @@ fn shown(event: &Event<'_>, position: Position) -> String {
         body.text("command", event.command);
         body.plain("position", &position.to_string());
         body.time("at", queue.at.0);
-        body.value("actor", |out| {
-            let mut actor = Writer::object(out);
-            actor.plain("kind", queue.actor.name());
-            if !queue.by.is_empty() {
-                actor.text("subject", queue.by);
-            }
-            actor.end();
-        });
+        write_actor(queue.actor, "subject", queue.by, &mut body);
         if !queue.reason.is_empty() {
             body.text("reason", queue.reason);
         }

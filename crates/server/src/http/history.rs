@@ -7,7 +7,7 @@ use api::{Code, Problem};
 use base::codec::{Reader, Write};
 use base::{Index, Position};
 use cluster::Freshness;
-use queue::history::{Entry, Happening, Terms, entries, numbered};
+use queue::history::{Actor, Entry, Happening, Terms, entries, numbered};
 use queue::{Answer as Told, Query, TaskId, TaskView};
 
 use crate::http::answer::Answer;
@@ -113,6 +113,18 @@ fn read_number(bytes: &[u8]) -> Outcome<(Index, u32)> {
     number.map_err(|_| invalid_cursor())
 }
 
+/// Appends who has done something, with its name under `named` if it has one.
+pub(crate) fn write_actor(actor: Actor, named: &str, name: &str, body: &mut Writer<'_>) {
+    body.value("actor", |out| {
+        let mut object = Writer::object(out);
+        object.plain("kind", actor.name());
+        if !name.is_empty() {
+            object.text(named, name);
+        }
+        object.end();
+    });
+}
+
 /// Appends the members of an entry, which stands at this position of the log.
 pub(crate) fn write_entry(entry: &Entry<'_>, position: Position, body: &mut Writer<'_>) {
     let is_known = entry.what != Happening::Truncated;
@@ -122,14 +134,7 @@ pub(crate) fn write_entry(entry: &Entry<'_>, position: Position, body: &mut Writ
     }
     body.plain("type", entry.what.name());
     if is_known {
-        body.value("actor", |out| {
-            let mut actor = Writer::object(out);
-            actor.plain("kind", entry.actor.name());
-            if !entry.worker.is_empty() {
-                actor.text("workerId", entry.worker);
-            }
-            actor.end();
-        });
+        write_actor(entry.actor, "workerId", entry.worker, body);
         for (name, state) in [("from", entry.from), ("to", entry.to)] {
             if let Some(state) = state {
                 body.plain(name, state.name());
