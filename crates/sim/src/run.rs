@@ -91,14 +91,24 @@ fn play(world: &mut World) {
     world.start_clients();
     world.start_faults();
     world.run_until(begun + world.options.storm_ms * 1_000);
-    // No fault begins any more, and clients go on until the run shows something.
+    // No fault begins any more.
     world.quiet = true;
     world.run_until(world.time + world.options.quiet_ms * 1_000);
+    await_answers(world);
+    if world.clients.finished < world.options.operations {
+        // It lacks a majority that does not come back by itself.
+        world.mend();
+        await_answers(world);
+    }
+    settle(world);
+}
+
+/// Lets clients go on until the run shows something.
+fn await_answers(world: &mut World) {
     let patience = world.time + QUIET_MAX;
     while world.violation.is_none() && world.clients.finished < world.options.operations && world.time < patience {
         world.run_until(world.time + 1_000_000);
     }
-    settle(world);
 }
 
 fn shards(world: &World) -> Vec<ShardId> {
