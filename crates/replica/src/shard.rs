@@ -25,6 +25,7 @@ use crate::restores::{RestoreStep, Restores};
 use crate::stamp::Stamper;
 use crate::tokens::{Joining, TokenStep};
 use crate::waiters::{Waiter, Waiters, Wants};
+use crate::writes::in_order;
 
 /// A committed entry that this build cannot apply. The node must stop: it would no longer agree with the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -566,9 +567,8 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
                     fx.must_sync = MustSync::Vote;
                 }
                 self.hard_state = state;
-                fx.writes.push(Write::HardState(shard, before_entries(state, &work.entries)));
             }
-            fx.writes.extend(work.entries.into_iter().map(|entry| Write::Entry(shard, entry)));
+            fx.writes.extend(in_order(shard, work.hard_state, work.entries));
             fx.after_sync.tickets.extend(work.ticket.map(|ticket| (shard, ticket)));
             // A sole voter leads in the turn in which it takes its new term. If it said so and forgot, it would lead in that term again, with
             // other entries.
@@ -1031,9 +1031,8 @@ impl<S: StateMachine, C: Client> Shard<S, C> {
         let mut writes = vec![Write::Restart(shard, snapshot.index, snapshot.term)];
         if let Some(state) = hard_state {
             self.hard_state = state;
-            writes.push(Write::HardState(shard, before_entries(state, &entries)));
         }
-        writes.extend(entries.into_iter().map(|entry| Write::Entry(shard, entry)));
+        writes.extend(in_order(shard, hard_state, entries));
         self.installing = Some(Installing { snapshot, ticket, writes, messages_after_sync });
     }
 
@@ -1130,11 +1129,4 @@ impl<S: StateMachine, C> Claimed<S, C> {
 
 fn refuse<S: StateMachine, C>(fx: &mut Effects<S, C>, client: C, why: Unavailable) {
     fx.replies.push((client, Reply::Unavailable(why)));
-}
-
-/// A hard state as it is written before entries that came with it. A write may be torn between the two: a commit index in it that counted
-/// them would say that a log is lost which never was.
-fn before_entries(state: HardState, entries: &[Entry]) -> HardState {
-    let limit = entries.first().map_or(state.commit, |first| Index(first.index.0 - 1));
-    HardState { commit: state.commit.min(limit), ..state }
 }

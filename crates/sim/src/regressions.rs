@@ -19,6 +19,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("leader-that-left-one-voter", include_str!("../regressions/leader-that-left-one-voter.txt")),
     ("two-snapshots-at-a-time", include_str!("../regressions/two-snapshots-at-a-time.txt")),
     ("steps-behind-a-look", include_str!("../regressions/steps-behind-a-look.txt")),
+    ("voters-of-long-ago", include_str!("../regressions/voters-of-long-ago.txt")),
     ("shown-too-soon", include_str!("../regressions/shown-too-soon.txt")),
 ];
 

@@ -242,6 +242,26 @@ fn a_hard_state_that_waits_shows_what_was_synced_before_it() {
     assert!(matches!(opened, Err(StorageError::Damaged { .. })), "{opened:?}");
 }
 
+/// Goal: a segment does not begin with a commit index that counts entries which are about to be written to it. Method: a write of both that
+/// begins one, with everything behind its first sector lost.
+#[test]
+fn a_segment_begins_with_what_was_written_before() {
+    let disk = SimDisk::new();
+    let (mut wal, _) = open(&disk, SMALL);
+    let state = |commit| HardState { term: Term(1), vote: 3, commit: Index(commit) };
+    wal.append(ShardId(0), entry(2, &[1; 9_000]));
+    wal.append_hard_state(ShardId(0), state(2));
+    wal.flush(true).expect("it is written");
+    wal.append(ShardId(0), entry(3, &[1; 9_000]));
+    wal.append_hard_state(ShardId(0), state(3));
+    wal.flush(false).expect("it is written");
+    drop(wal);
+    disk.overwrite("wal-0000000000000002.log", 1_024, &[0; 15 << 10]);
+    let (_, recovered) = open(&disk, SMALL);
+    assert_eq!(indexes(&recovered, 0), [2]);
+    assert_eq!(recovered.shards[&ShardId(0)].hard_state, state(2));
+}
+
 /// Goal: a segment is freed only when the hard states in the last one are durable.
 #[test]
 fn a_vote_outlives_the_segment_that_it_was_written_to() {
