@@ -54,6 +54,15 @@ pub(crate) fn answer(
             };
             (id, told("an edit"), Some(edit.task))
         }
+        (Call::Amend(amend), ..) => {
+            let foreign = model.view(amend.task).is_some_and(|view| view.tenant != amend.tenant);
+            let id = match (answer, expected) {
+                (Answer::Edited(found), Answer::Edited(expected)) => view(found, expected),
+                _ if foreign => "S18",
+                _ => "S16",
+            };
+            (id, told("a change of a dead task"), Some(amend.task))
+        }
         (Call::Read { tenant, task, .. }, ..) => {
             let id = match (answer, expected) {
                 (Answer::Found(found), Answer::Found(expected)) => view(found, expected),

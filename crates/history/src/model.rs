@@ -15,8 +15,8 @@ use base::rng::{mix_all, scale};
 use self::operations::Operation;
 pub use self::operations::Wrong;
 use crate::record::{
-    Answer, Backoff, Bound, Call, Claim, Create, Digest, Edit, Grant, Lease, Name, Order, Policy, Redrive, Rejection,
-    Right, Run, Schedule, State, Stats, Task, Token, Totals, View,
+    Amend, Answer, Backoff, Bound, Call, Claim, Create, Digest, Edit, Grant, Lease, Name, Order, Policy, Redrive,
+    Rejection, Right, Run, Schedule, State, Stats, Task, Token, Totals, View,
 };
 
 /// One shard's queues.
@@ -220,6 +220,7 @@ impl Model {
             Call::Cancel { tenant, task, reason, force } => self.cancel(*tenant, *task, *reason, *force),
             Call::Redrive(redrive) => self.redrive(redrive),
             Call::Edit(edit) => self.edit(edit),
+            Call::Amend(amend) => self.amend(amend),
             Call::Pause { tenant, command, length, reason } => Ok(self.pause((*tenant, *command), *length, *reason)),
             Call::Resume { tenant, command } => {
                 self.end_pause((*tenant, *command));
@@ -838,6 +839,26 @@ impl Model {
             }
         }
         Ok(Answer::Edited(Box::new(self.view(edit.task).expect("it is live"))))
+    }
+
+    fn amend(&mut self, amend: &Amend) -> Result<Answer, Rejection> {
+        if self.live(amend.tenant, amend.task).is_some() {
+            return Err(Rejection::NotEnded);
+        }
+        let (shard, index) = (self.shard, self.index);
+        let item = self.tasks.get_mut(&amend.task.key).ok_or(Rejection::NotLive)?;
+        if item.tenant != amend.tenant || amend.task.shard != shard {
+            return Err(Rejection::NotLive);
+        }
+        let Stage::Ended { state: State::Dead, at, .. } = &mut item.stage else { return Err(Rejection::NotLive) };
+        if *at != amend.ended_at {
+            return Err(Rejection::RecordChanged);
+        }
+        *at = index;
+        item.payload = amend.payload;
+        item.max_attempts = amend.max_attempts.clamp(1, 1_000_000);
+        self.notice(amend.task.key);
+        Ok(Answer::Edited(Box::new(self.view(amend.task).expect("it is dead"))))
     }
 }
 

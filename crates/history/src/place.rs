@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use crate::History;
 use crate::history::{Came, Kind, LoggedBytes, Row, decode, encode};
 use crate::judge::{Finding, Stop, Summary};
-use crate::record::{Answer, Call, Outcome, Redrive};
+use crate::record::{Amend, Answer, Call, Outcome, Redrive};
 
 /// Whose operations the log holds.
 #[derive(Default)]
@@ -198,10 +198,11 @@ fn must_be_in_log(history: &History, row: &Row, found: bool) -> bool {
     }
 }
 
-/// What the client asked for: it does not know which entry ended the task that it wants back.
+/// What the client asked for: it does not know which entry ended the task that it wants back or changed.
 fn as_asked<'a>(logged: &LoggedBytes<'a>) -> Cow<'a, [u8]> {
     match decode(logged.call) {
         Call::Redrive(redrive) => Cow::Owned(encode(&Call::Redrive(Redrive { ended_at: 0, ..redrive }))),
+        Call::Amend(amend) => Cow::Owned(encode(&Call::Amend(Amend { ended_at: 0, ..amend }))),
         _ => Cow::Borrowed(logged.call),
     }
 }

@@ -88,6 +88,8 @@ impl Reached {
             (Call::Nack { .. }, Answer::Deadlettered { .. }) => self.mark("K07-nack"),
             (Call::Edit(_), Answer::Edited(_)) if self.with_another => self.mark("K23-moved"),
             (Call::Edit(_), Answer::Rejected(Rejection::IsLeased)) => self.mark("K23-held"),
+            (Call::Amend(_), Answer::Edited(_)) => self.mark("K23-dead"),
+            (Call::Amend(_), Answer::Rejected(Rejection::RecordChanged)) => self.mark("K23-changed"),
             (Call::Redrive(_), Answer::Redriven(_)) if self.with_another => self.mark("K24"),
             (Call::Create(create), Answer::Created { task, .. }) if create.key.is_some() => {
                 self.keyed.insert(task.key, self.term);

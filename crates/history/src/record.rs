@@ -214,6 +214,8 @@ pub enum Call {
     Redrive(Redrive),
     /// A task that waits is to be another one.
     Edit(Edit),
+    /// A dead task is to have another record.
+    Amend(Amend),
     /// Claims are to pass a queue over.
     Pause {
         /// Its tenant.
@@ -398,6 +400,21 @@ pub struct Edit {
     pub max_attempts: Option<u32>,
     /// Another webhook.
     pub webhook: Option<Digest>,
+}
+
+/// Another record for a dead task.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Amend {
+    /// Its tenant.
+    pub tenant: Name,
+    /// The task.
+    pub task: Task,
+    /// Index of the entry that ended it or changed its record, as whoever asks has read it. In an `op` line 0: its client does not know.
+    pub ended_at: u64,
+    /// The payload's in the new record.
+    pub payload: Digest,
+    /// The deliveries in it.
+    pub max_attempts: u32,
 }
 
 /// What an operation on many tasks does to each.

@@ -118,6 +118,7 @@ fn task_of(call: &Call) -> Option<Task> {
         Call::Cancel { task, .. } | Call::Read { task, .. } => Some(*task),
         Call::Redrive(redrive) => Some(redrive.task),
         Call::Edit(edit) => Some(edit.task),
+        Call::Amend(amend) => Some(amend.task),
         Call::Create(_)
         | Call::Claim(_)
         | Call::Configure(_)

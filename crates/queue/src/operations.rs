@@ -280,7 +280,9 @@ impl QueueMachine {
     pub(crate) fn step(&mut self, step: &Step<'_>, effects: &mut Effects<Self>) -> Result<Outcome, Rejection> {
         let number = self.operations.find(step.tenant, &step.id)?;
         let operation = &self.operations.all[&number];
-        if operation.state != OperationState::Running || operation.steps != step.after {
+        // M27: a step that was taken is taken again.
+        let is_next = operation.steps == step.after || base::planted::is(27);
+        if operation.state != OperationState::Running || !is_next {
             return Err(Rejection::OperationState);
         }
         self.acting.operation = Some(step.id);

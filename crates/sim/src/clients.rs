@@ -13,7 +13,9 @@ use base::{Index, Millis, ScheduleTime, ShardId};
 use history::record::{Call, Level, Line, Work};
 use queue::id::shard_of;
 use queue::listing::{Order, Search};
-use queue::op::{Begin, Claim, ClaimOrder, Create, Credential, Edit, IdempotencyKey, LeaseRef, Redrive, Schedule};
+use queue::op::{
+    Amend, Begin, Claim, ClaimOrder, Create, Credential, Edit, IdempotencyKey, LeaseRef, Redrive, Schedule,
+};
 use queue::operations::{OperationId, OperationKind, OperationState};
 use queue::search::Filter;
 use queue::steps::Plan;
@@ -283,9 +285,10 @@ impl World {
         for op in ops {
             operations.push(|bytes| codec::encode(op, bytes));
             let call = record::call(&mut self.names, shard.0, op);
-            // Whoever redrives does not know the entry that its edge has read.
+            // Whoever redrives or changes the dead does not know the entry that its edge has read.
             let call = match call {
                 Call::Redrive(redrive) => Call::Redrive(history::record::Redrive { ended_at: 0, ..redrive }),
+                Call::Amend(amend) => Call::Amend(history::record::Amend { ended_at: 0, ..amend }),
                 call => call,
             };
             calls.push(call);
@@ -618,6 +621,23 @@ impl World {
         if let Some(view) = wanted.take() {
             let mut row = Vec::new();
             let rng = &mut self.clients.rng;
+            if view.state == State::Dead && self.options.amends > 0 && happens(rng, self.options.amends) {
+                // It may go by what it has read once more.
+                if rng.one_in(4) {
+                    *wanted = Some(view.clone());
+                }
+                let mut view = view.as_ref().clone();
+                if rng.one_in(2) {
+                    view.payload = Payload::Resident(payload(number, 0, rng).into());
+                } else {
+                    view.max_attempts = 1 + rng.below(6) as u32;
+                }
+                rows::encode(&view, &mut RowWriter::new(&mut row));
+                let ended_at = view.ended_at.unwrap_or_default();
+                let op = Op::Amend(Amend { tenant: &view.tenant, task: view.id.key, ended_at, record: &row });
+                self.submit(client, view.id.shard, std::slice::from_ref(&op), number, None);
+                return true;
+            }
             // Now and then it is to come back with another payload.
             let view = if self.options.operators > 0 && rng.one_in(3) {
                 let another = payload(number, 0, rng);
@@ -856,10 +876,16 @@ impl World {
                     && let Kind::Meddler { wanted } = &mut self.clients.list[client].kind
                 {
                     *wanted = Some(view.clone());
-                } else if let Told::Applied(_, outcomes) = &told
-                    && matches!(*outcomes[0], Outcome::Redriven(_))
-                {
-                    self.reach("redriven");
+                } else if let Told::Applied(_, outcomes) = &told {
+                    match &*outcomes[0] {
+                        Outcome::Redriven(_) => self.reach("redriven"),
+                        Outcome::Edited(view) => {
+                            if let Kind::Meddler { wanted } = &mut self.clients.list[client].kind {
+                                wanted.get_or_insert_with(|| Rc::new(view.as_ref().clone()));
+                            }
+                        }
+                        _ => {}
+                    }
                 }
             }
             Kind::Operator { .. } => {

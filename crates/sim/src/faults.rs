@@ -531,12 +531,9 @@ impl World {
                 matches!(node.state, State::Down) && !node.stays_down && node.directory.cluster.is_none()
             })
             .collect();
-        let up = |id: &&u64| {
-            let place = self.place_of(**id);
-            place.is_some_and(|n| n == leader || (self.nodes[n].process().is_some() && self.links[leader][n].up))
-        };
         // Somebody may go if the others can still decide.
-        let spare = voters.len() > 1 && 2 * (voters.iter().filter(up).count() - 1) > voters.len() - 1;
+        let up = voters.iter().filter(|id| self.is_near(leader, **id)).count();
+        let spare = voters.len() > 1 && 2 * (up - 1) > voters.len() - 1;
         if !idle.is_empty() && (!spare || self.faults.rng.one_in(2)) {
             let n = idle[self.faults.rng.below(idle.len() as u64) as usize];
             self.done("join", || format!("n{} joins", n + 1));
@@ -546,7 +543,25 @@ impl World {
             return;
         }
         let id = voters[self.faults.rng.below(voters.len() as u64) as usize];
-        self.take_vote(id);
+        if self.can_spare(leader, id) {
+            self.take_vote(id);
+        }
+    }
+
+    /// Whether a member runs, as far as a leader can tell.
+    fn is_near(&self, leader: usize, id: u64) -> bool {
+        let place = self.place_of(id);
+        place.is_some_and(|n| n == leader || (self.nodes[n].process().is_some() && self.links[leader][n].up))
+    }
+
+    /// Whether the other voters of each group can still decide without this one: groups may not have followed the first one yet.
+    fn can_spare(&self, leader: usize, id: u64) -> bool {
+        let replica = &self.nodes[leader].process().expect("it leads").runner.replica;
+        replica.shards().into_iter().all(|shard| {
+            let voters = &replica.members(shard).configuration.voters;
+            let rest = || voters.iter().filter(|voter| **voter != id);
+            2 * rest().filter(|voter| self.is_near(leader, **voter)).count() > rest().count()
+        })
     }
 
     /// A member is to go: its vote first.

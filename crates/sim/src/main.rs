@@ -124,6 +124,8 @@ const MARKS: &[&str] = &[
     "K22",
     "K23-moved",
     "K23-held",
+    "K23-dead",
+    "K23-changed",
     "K24",
     "K25-redrive",
     "K25-purge-dead",

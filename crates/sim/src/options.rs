@@ -73,6 +73,7 @@ options! {
     keyed "Chance that a creation has a key."
     delayed "Chance that a creation is delayed."
     bad_workers "Chance that a worker is not honest."
+    amends "Chance that a dead task is changed before it is wanted again."
     beats "Chance that a worker extends all its leases at once."
     latency_us "Base latency of a link."
     jitter_us "Mean of what comes on top."
@@ -205,6 +206,7 @@ impl Options {
             readers: 1,
             meddlers: 1,
             operators: 0,
+            amends: 0,
             pace_ms: 200,
             queues: 2,
             tenants: 1,
@@ -283,6 +285,7 @@ impl Options {
             keyed: rng.below(1_000_000),
             delayed: rng.below(600_000),
             bad_workers: rng.below(700_000),
+            amends: SplitMix::new(base::rng::mix_all(&[seed, 0x0071_0059])).below(500_000),
             beats: if small.one_in(2) { small.below(200_000) } else { 0 },
             latency_us: log_uniform(rng, 50, 5_000),
             jitter_us: log_uniform(rng, 50, 30_000),

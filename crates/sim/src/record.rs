@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use base::ScheduleTime;
 use history::record::{
-    Answer, Backoff, Begin, Body, Bound, Bulk, Call, Claim, Create, Delete, Digest, Edit, Entry, Grant, Lease, Logged,
-    Name, NameText, Order, Policy, Position, Progress, Redrive, Rejection, Right, Schedule, Stands, State, Stats, Step,
-    Task, Token, Totals, View,
+    Amend, Answer, Backoff, Begin, Body, Bound, Bulk, Call, Claim, Create, Delete, Digest, Edit, Entry, Grant, Lease,
+    Logged, Name, NameText, Order, Policy, Position, Progress, Redrive, Rejection, Right, Schedule, Stands, State,
+    Stats, Step, Task, Token, Totals, View,
 };
 use queue::op::{ClaimOrder, Credential};
 use queue::operations::{Operation, OperationId, OperationKind, OperationState};
@@ -173,7 +173,7 @@ pub fn call(names: &mut Names, shard: u16, op: &Op<'_>) -> Call {
             keep_attempts: redrive.keep_attempts,
             delay: redrive.delay.0,
             priority: redrive.priority,
-            payload: payload_of(redrive),
+            payload: payload_of(&in_record(redrive.task, redrive.record)),
         }),
         Op::Edit(edit) => Call::Edit(Edit {
             tenant: names.of(edit.tenant),
@@ -192,7 +192,16 @@ pub fn call(names: &mut Names, shard: u16, op: &Op<'_>) -> Call {
         },
         Op::Resume { tenant, command } => Call::Resume { tenant: names.of(tenant), command: names.of(command) },
         Op::Configure(settings) => Call::Configure(Box::new(policy(settings))),
-        Op::Amend(_) => panic!("no client asks for that"),
+        Op::Amend(amend) => {
+            let view = in_record(amend.task, amend.record);
+            Call::Amend(Amend {
+                tenant: names.of(amend.tenant),
+                task: Task { shard, key: amend.task.0 },
+                ended_at: amend.ended_at.0,
+                payload: payload_of(&view),
+                max_attempts: view.map_or(0, |view| view.max_attempts),
+            })
+        }
         Op::Delete(delete) => Call::Delete(Delete {
             tenant: names.of(delete.tenant),
             task: Task { shard, key: delete.task.0 },
@@ -279,13 +288,16 @@ fn schedule(schedule: queue::op::Schedule) -> Schedule {
     }
 }
 
-/// The payload in the record that a redrive carries.
-fn payload_of(redrive: &queue::op::Redrive<'_>) -> Digest {
-    let id = TaskId { incarnation: 0, shard: base::ShardId(0), key: redrive.task };
-    match queue::record::decode(redrive.record, id).map(|view| view.payload) {
-        Ok(Payload::Resident(bytes)) => digest(&bytes),
+/// The task in a record that an operation carries.
+fn in_record(task: TaskKey, record: &[u8]) -> Option<TaskView> {
+    queue::record::decode(record, TaskId { incarnation: 0, shard: base::ShardId(0), key: task }).ok()
+}
+
+fn payload_of(view: &Option<TaskView>) -> Digest {
+    match view.as_ref().map(|view| &view.payload) {
+        Some(Payload::Resident(bytes)) => digest(bytes),
         // A record has its payload.
-        Ok(Payload::Stored(_)) | Err(_) => Digest(u64::MAX),
+        Some(Payload::Stored(_)) | None => Digest(u64::MAX),
     }
 }
 

@@ -368,6 +368,17 @@ pub(crate) const WAYS: &[Way] = &[
             },
         )
     }),
+    ("a dead task keeps its payload", "S2", |lines| {
+        change(
+            lines,
+            |op| matches!(&op.call, Call::Amend(_)) && matches!(answer(op), Some(Answer::Edited(_))),
+            |_, answer| {
+                if let Answer::Edited(view) = answer {
+                    view.payload = Digest(9);
+                }
+            },
+        )
+    }),
     ("an edited task keeps its priority", "S12", |lines| {
         change(
             lines,

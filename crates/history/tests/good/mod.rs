@@ -4,9 +4,9 @@
 use base::rng::{SplitMix, mix_all};
 use history::model::Model;
 use history::record::{
-    Answer, Backoff, Begin, Body, Bulk, Call, Claim, Create, Delete, Digest, Edit, Entry, Event, Export, Held, Lease,
-    Level, Line, Logged, Name, NameText, Op, Order, Outcome, Policy, Position, Redrive, Refusal, Right, Run, Schedule,
-    Stands, State, Step, Task, Token, View, Work,
+    Amend, Answer, Backoff, Begin, Body, Bulk, Call, Claim, Create, Delete, Digest, Edit, Entry, Event, Export, Held,
+    Lease, Level, Line, Logged, Name, NameText, Op, Order, Outcome, Policy, Position, Redrive, Refusal, Right, Run,
+    Schedule, Stands, State, Step, Task, Token, View, Work,
 };
 
 const SHARDS: u16 = 2;
@@ -216,6 +216,11 @@ impl World<'_> {
             }
             47..50 if !self.draining => {
                 if let Some((task, tenant)) = self.known_task() {
+                    if self.chance(30) {
+                        let payload = Digest::of(&(self.number + 1).to_le_bytes());
+                        let max_attempts = 1 + self.rng.below(5) as u32;
+                        return (task.shard, Call::Amend(Amend { tenant, task, ended_at: 0, payload, max_attempts }));
+                    }
                     // Whoever asks has read the task, and may want another payload.
                     let own = self.shards[usize::from(task.shard)].model.view(task).map(|view| view.payload);
                     let another = Digest::of(&(self.number + 1).to_le_bytes());
@@ -435,9 +440,9 @@ impl World<'_> {
 
     fn logged(&self, pending: &Pending) -> Logged {
         let mut call = pending.call.clone();
-        if let Call::Redrive(redrive) = &mut call {
-            let model = &self.shards[usize::from(redrive.task.shard)].model;
-            redrive.ended_at = model.view(redrive.task).and_then(|view| view.ended_at).unwrap_or_default();
+        if let Call::Redrive(Redrive { task, ended_at, .. }) | Call::Amend(Amend { task, ended_at, .. }) = &mut call {
+            let model = &self.shards[usize::from(task.shard)].model;
+            *ended_at = model.view(*task).and_then(|view| view.ended_at).unwrap_or_default();
         }
         let named = match &call {
             Call::Create(create) => create.key.is_none(),

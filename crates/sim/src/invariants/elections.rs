@@ -42,12 +42,15 @@ impl World {
         if leases && term.0 > 1 {
             self.reach("K01");
         }
-        // Entries of this term and later ones are not for it to have.
+        // What is committed in this term or a later one is not for it to have: it may learn late that it was elected.
         let written = &self.nodes[n].directory.written[&shard];
         let last = self.watch.committed_to(shard);
         let mut missing = None;
         for index in written.checkpoint + 1..=last {
-            let Some(committed) = self.watch.entry(shard, index).filter(|entry| entry.term < term) else { continue };
+            if self.watch.committed_in(shard, index).is_none_or(|of| of >= term) {
+                continue;
+            }
+            let Some(committed) = self.watch.entry(shard, index) else { continue };
             if written.entries.get(&index).is_none_or(|(entry, _)| entry.term != committed.term) {
                 missing = Some(index);
                 break;

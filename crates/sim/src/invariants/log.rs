@@ -72,7 +72,7 @@ impl World {
                         let what = format!("n{} applies entry {index} of shard {shard}, but none before it", n + 1);
                         return self.violate("R4", what);
                     }
-                    self.watch.push(shard, entry.clone());
+                    self.watch.push(shard, entry.clone(), status.consensus.term);
                     new.push(index);
                     if let Ok(Some((header, _))) = replica::entry_operations(&entry)
                         && header.term != entry.term
@@ -93,7 +93,7 @@ impl World {
     }
 
     /// A majority of the voters must have a committed entry: of those whom the last change before it has made voters, or, as long as its
-    /// leader may not have applied that change, of those before.
+    /// leader may not have applied that change, of those before. Once later changes are committed, their voters do as well.
     pub(super) fn check_majority(&mut self, n: usize, shard: ShardId, index: u64, id: &str) {
         let Some(term) = self.watch.entry(shard, index).map(|entry| entry.term) else { return };
         let last = self.watch.change_before(shard, index);
@@ -102,7 +102,9 @@ impl World {
             let configuration = self.watch.configurations.get(&(shard, change));
             configuration.is_none_or(|configuration| self.is_held(configuration, shard, index, term))
         };
-        if !held(last) && !earlier.is_some_and(held) {
+        let latest = self.watch.change_before(shard, self.watch.committed_to(shard) + 1);
+        let later = (latest > last && self.watch.configurations.contains_key(&(shard, latest))).then_some(latest);
+        if !held(last) && !earlier.is_some_and(held) && !later.is_some_and(held) {
             let voters = &self.watch.configurations[&(shard, last)];
             let what = format!(
                 "entry {index} of shard {shard} is committed, as n{} says, and no majority has it durably: {voters:?}",

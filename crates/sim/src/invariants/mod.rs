@@ -24,6 +24,8 @@ pub(crate) const FIRST_ENTRY: u64 = 2;
 pub struct Watch {
     /// By shard: what is committed, from [`FIRST_ENTRY`] on.
     pub(crate) committed: Vec<Vec<Entry>>,
+    /// By shard: the term in which each of these was known as committed first. It was committed in this one or an earlier one.
+    committed_in: Vec<Vec<Term>>,
     /// By shard: indexes of committed entries that change the members.
     changes: Vec<Vec<u64>>,
     /// Who has led in a term, by shard and term.
@@ -52,6 +54,7 @@ impl Watch {
     pub fn new(shards: u16) -> Watch {
         Watch {
             committed: vec![Vec::new(); usize::from(shards)],
+            committed_in: vec![Vec::new(); usize::from(shards)],
             changes: vec![Vec::new(); usize::from(shards)],
             leaders: BTreeMap::new(),
             states: BTreeMap::new(),
@@ -82,12 +85,19 @@ impl Watch {
         before.checked_sub(1).map_or(0, |last| changes[last])
     }
 
-    /// The next entry of a shard is committed.
-    fn push(&mut self, shard: ShardId, entry: Entry) {
+    /// The term in which an entry was known as committed first.
+    fn committed_in(&self, shard: ShardId, index: u64) -> Option<Term> {
+        let place = index.checked_sub(FIRST_ENTRY)?;
+        self.committed_in[usize::from(shard.0)].get(place as usize).copied()
+    }
+
+    /// The next entry of a shard is committed, as somebody knows in this term.
+    fn push(&mut self, shard: ShardId, entry: Entry, term: Term) {
         if entry.data.first() == Some(&MEMBERS) {
             self.changes[usize::from(shard.0)].push(entry.index.0);
         }
         self.committed[usize::from(shard.0)].push(entry);
+        self.committed_in[usize::from(shard.0)].push(term);
     }
 
     /// Whether a log holds all that is committed, durably.
