@@ -1,5 +1,5 @@
 //! The state machine against the reference model of crate `history`: the same random operations go to both, and after each of them both
-//! must say the same, as the simulator's records put it.
+//! must say the same, as the simulator's records put it. The history of each task must tell how it came to stand as the model says.
 //!
 //! Now and then the state machine is saved while operations go on, and then restarted from the checkpoint and the operations since. One run
 //! covers at least 100,000 operations; `CODEQ_MODEL_SEED=<n>` changes the seed, `CODEQ_MODEL_CASES=<n>` the number of sequences. A failing
@@ -8,6 +8,7 @@
 #[path = "../../queue/tests/support/mod.rs"]
 mod support;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base::machine::StateMachine;
@@ -18,8 +19,11 @@ use history::model::Model;
 use history::record::{Answer, Progress, Run};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use queue::history::{Happening, entries};
 use queue::listing::decode_places;
-use queue::op::{Begin, Claim, ClaimOrder, Create, Credential, Edit, IdempotencyKey, LeaseRef, Redrive, Schedule};
+use queue::op::{
+    Amend, Begin, Claim, ClaimOrder, Create, Credential, Edit, IdempotencyKey, LeaseRef, Redrive, Schedule,
+};
 use queue::operations::{OperationId, OperationKind, OperationState};
 use queue::outcome::{Outcome, Query, State, TaskView};
 use queue::policy::{LeaseBounds, Retention};
@@ -102,6 +106,13 @@ enum Step {
         max: Option<u8>,
         webhook: Option<bool>,
     },
+    /// Another record for a dead task, made from what was read now or from an older one.
+    Amend {
+        task: u16,
+        payload: u8,
+        max: Option<u8>,
+        late: bool,
+    },
     Pause {
         tenant: u8,
         command: u8,
@@ -172,6 +183,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(task, priority, schedule, payload, max, webhook)| Step::Edit {
                 task, priority, schedule, payload, max, webhook
             }),
+        2 => (any::<u16>(), 0..2u8, proptest::option::of(0..6u8), proptest::bool::weighted(0.2))
+            .prop_map(|(task, payload, max, late)| Step::Amend { task, payload, max, late }),
         1 => (0..2u8, 0..3u8, proptest::option::of(0..8_000u16))
             .prop_map(|(tenant, command, length)| Step::Pause { tenant, command, length }),
         2 => (0..2u8, 0..3u8).prop_map(|(tenant, command)| Step::Resume { tenant, command }),
@@ -199,6 +212,30 @@ fn policy(backoff: BackoffPolicy, kept: u64) -> Policy {
     }
 }
 
+/// An entry of a task's history: the log entry, what, the states before and after, the attempt, how many heartbeats.
+type Line = (u64, Happening, Option<State>, Option<State>, u32, u64);
+
+/// What may happen to a task in a state, and what that makes of it.
+fn may_happen(what: Happening, from: State, to: State) -> bool {
+    use State::{Cancelled, Completed, Dead, Delayed, Failed, Leased, Ready};
+    let waits = |state| matches!(state, Ready | Delayed);
+    match what {
+        Happening::Ready => (from, to) == (Delayed, Ready),
+        Happening::Claimed => (from, to) == (Ready, Leased),
+        Happening::Extended | Happening::CancelRequested => (from, to) == (Leased, Leased),
+        Happening::Released => (from, to) == (Leased, Ready),
+        Happening::Retry | Happening::Expired => from == Leased && waits(to),
+        Happening::Completed => (from, to) == (Leased, Completed),
+        Happening::Failed => (from, to) == (Leased, Failed),
+        Happening::Dead => (from, to) == (Leased, Dead),
+        Happening::Cancelled => (waits(from) || from == Leased) && to == Cancelled,
+        Happening::Redriven => matches!(from, Dead | Failed | Cancelled) && waits(to),
+        Happening::Edited => (waits(from) && waits(to)) || (from, to) == (Dead, Dead),
+        Happening::ResultRefused => from == to,
+        Happening::Created | Happening::Deleted | Happening::Truncated => false,
+    }
+}
+
 /// Both sides, and what names things.
 struct World {
     shard: Shard,
@@ -209,6 +246,10 @@ struct World {
     tokens: Vec<(TaskId, LeaseToken)>,
     /// Operations on many tasks, with whose they are.
     many: Vec<(&'static str, OperationId)>,
+    /// What was known to have happened to each task when histories were looked at last, and in which entry that was.
+    told: BTreeMap<TaskId, Vec<Line>>,
+    looked_at: u64,
+    steps: u64,
     /// A save in progress: rows per step, the model at the freeze, and the rows so far.
     save: Option<(usize, Model, Changes)>,
     /// Further operations may join the entry begun last.
@@ -232,8 +273,9 @@ impl World {
             healed: None,
         };
         let (model, names) = (Model::new(0, &run), Names::default());
-        let (created, tokens, many) = (Vec::new(), Vec::new(), Vec::new());
-        let mut world = World { shard, model, names, created, tokens, many, save: None, open: false };
+        let (created, tokens, many, told) = (Vec::new(), Vec::new(), Vec::new(), BTreeMap::new());
+        let mut world =
+            World { shard, model, names, created, tokens, many, told, looked_at: 0, steps: 0, save: None, open: false };
         world.apply(&Op::Configure(settings), false).expect("settings are taken");
         world
     }
@@ -266,6 +308,10 @@ impl World {
             _ => self.ask(step, joined)?,
         }
         self.save_a_little()?;
+        self.steps += 1;
+        if self.steps.is_multiple_of(8) {
+            self.look_at_histories()?;
+        }
         self.compare()
     }
 
@@ -420,6 +466,16 @@ impl World {
                 };
                 self.apply(&Op::Edit(edit), joined)
             }
+            Step::Amend { task, payload, max, late } => {
+                let Some(mut view) = self.some_task(*task).and_then(|id| self.shard.history(id)) else { return Ok(()) };
+                let ended_at = view.ended_at.unwrap_or_default();
+                view.payload = Payload::Resident(PAYLOADS[usize::from(*payload)].as_bytes().into());
+                view.max_attempts = max.map_or(view.max_attempts, u32::from);
+                let record = self.shard.record(view.clone());
+                let ended_at = if *late { base::Index(ended_at.0.saturating_sub(1)) } else { ended_at };
+                let amend = Amend { tenant: &view.tenant, task: view.id.key, ended_at, record: &record };
+                self.apply(&Op::Amend(amend), joined)
+            }
             Step::Pause { tenant, command, length } => {
                 let (tenant, command) = (TENANTS[usize::from(*tenant)], COMMANDS[usize::from(*command)]);
                 let length = length.map(|length| Millis(u64::from(length)));
@@ -539,14 +595,27 @@ impl World {
         drop(self.shard.machine.saved());
         let mut copy = Shard::new(START);
         copy.store = self.shard.store.clone();
+        copy.catch_up_with(&self.shard);
         copy.machine = QueueMachine::restore(support::INFO, &mut copy.store).expect("the checkpoint reads back");
         let unchanged = frozen.tasks().eq(self.model.tasks()) && frozen.clocks() == self.model.clocks();
         let created = self.created.clone();
         let names = Names::default();
-        let (tokens, many) = (Vec::new(), Vec::new());
-        let mut restored = World { shard: copy, model: frozen, names, created, tokens, many, save: None, open: false };
+        let (tokens, many, told) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let mut restored = World {
+            shard: copy,
+            model: frozen,
+            names,
+            created,
+            tokens,
+            many,
+            told,
+            looked_at: 0,
+            steps: 0,
+            save: None,
+            open: false,
+        };
         std::mem::swap(&mut restored.names, &mut self.names);
-        let compared = restored.compare();
+        let compared = restored.compare().and_then(|()| restored.look_at_histories());
         std::mem::swap(&mut restored.names, &mut self.names);
         compared?;
         // If nothing has happened since, the machine goes on from its checkpoint.
@@ -555,6 +624,61 @@ impl World {
             self.shard.machine = QueueMachine::restore(support::INFO, &mut self.shard.store).expect("it reads back");
             self.shard.machine.limit_payload_memory(3);
             self.open = false;
+        }
+        Ok(())
+    }
+
+    fn look_at_histories(&mut self) -> Result<(), TestCaseError> {
+        self.created.clone().into_iter().try_for_each(|id| self.look_at_history(id))?;
+        self.looked_at = self.shard.entry().0;
+        Ok(())
+    }
+
+    /// A task's history leads, by things that may happen, to how it stands, and has changed only by what came last.
+    fn look_at_history(&mut self, id: TaskId) -> Result<(), TestCaseError> {
+        let Some(view) = self.shard.history(id) else {
+            self.told.remove(&id);
+            return Ok(());
+        };
+        let entries = entries(&view).expect("a history can be read");
+        let line = |entry: &queue::history::Entry<'_>| {
+            (entry.index.0, entry.what, entry.from, entry.to, entry.attempt, entry.count)
+        };
+        let lines: Vec<Line> = entries.iter().map(line).collect();
+        let first = lines[0];
+        prop_assert_eq!((first.0, first.1, first.2), (id.key.index().0, Happening::Created, None));
+        let (mut state, mut attempts, mut before) = (first.3, 0, first);
+        for (entry, line) in entries.iter().zip(&lines).skip(1) {
+            let (index, what, from, to, attempt, count) = *line;
+            let (Some(was), Some(is)) = (from, to) else { return Err(TestCaseError::fail(format!("{lines:?}"))) };
+            prop_assert!(state == from && may_happen(what, was, is), "{what:?} in {lines:?}");
+            prop_assert!(index >= before.0 && index <= self.shard.entry().0, "{lines:?}");
+            prop_assert!(entry.at <= self.shard.stamps().schedule);
+            prop_assert!(count == 1 || what == Happening::Extended, "{lines:?}");
+            match what {
+                Happening::Claimed => {
+                    prop_assert_eq!(attempt, attempts + 1, "{:?}", lines);
+                    prop_assert!(WORKERS.contains(&entry.worker) && entry.lease.is_some());
+                }
+                Happening::Redriven => prop_assert!(attempt == 0 || attempt == attempts, "{lines:?}"),
+                // The attempt that a late result is of.
+                Happening::ResultRefused => {}
+                _ => prop_assert_eq!(attempt, attempts, "{:?}", lines),
+            }
+            match what {
+                Happening::Released => attempts -= 1,
+                Happening::ResultRefused => {}
+                _ => attempts = attempt,
+            }
+            (state, before) = (to, *line);
+        }
+        prop_assert_eq!((state, attempts), (Some(view.state), view.attempts), "{:?}", lines);
+        if let Some(told) = self.told.insert(id, lines.clone()) {
+            // A heartbeat behind another takes its place.
+            let same = told.iter().zip(&lines).take_while(|(told, line)| told == line).count();
+            let counted = |told: &[Line]| matches!(told, [(_, Happening::Extended, .., count)] if lines.get(same).is_some_and(|line| line.1 == Happening::Extended && line.5 > *count));
+            prop_assert!(told[same..].is_empty() || counted(&told[same..]), "{told:?} became {lines:?}");
+            prop_assert!(lines[same..].iter().all(|line| line.0 >= self.looked_at), "{told:?} became {lines:?}");
         }
         Ok(())
     }

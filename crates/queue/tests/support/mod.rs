@@ -33,6 +33,11 @@ impl Shard {
         shard
     }
 
+    /// Goes on at the time and the entry of another one.
+    pub(crate) fn catch_up_with(&mut self, other: &Shard) {
+        (self.stamps, self.next) = (other.stamps, other.next);
+    }
+
     /// Applies one operation in an entry of its own.
     pub(crate) fn apply(&mut self, op: &Op<'_>) -> Outcome {
         let mut outcomes = self.apply_all(std::slice::from_ref(op));
