@@ -36,36 +36,45 @@ impl Look for SqliteReader {
         let table_name = name(&self.schema, table, slice);
         let fixed = values(beginning).len();
         let columns = index.group.join(", ");
-        let from = |behind: bool| {
-            let same: Vec<String> = index.group[..fixed].iter().map(|column| format!("{column} = ?")).collect();
-            let rest = &index.group[fixed..];
-            let places = vec!["?"; rest.len()].join(", ");
-            let later = (behind && !rest.is_empty()).then(|| format!("({}) > ({places})", rest.join(", ")));
-            let conditions: Vec<String> = same.into_iter().chain(later).collect();
+        let by = index_name(&table_name, index);
+        // The first group with so many values of a given one and, if it is to be another one, a later value behind them. Each is one step
+        // down the index: for all values at once, `(a, b) > (?, ?)`, SQLite would begin with that group and pass over all of it.
+        let statement = |same: usize, later: bool| {
+            let equal = index.group[..same].iter().map(|column| format!("{column} = ?"));
+            let above = later.then(|| format!("{} > ?", index.group[same]));
+            let conditions: Vec<String> = equal.chain(above).collect();
             let conditions = if conditions.is_empty() { "1".into() } else { conditions.join(" AND ") };
-            let by = index_name(&table_name, index);
             format!("SELECT {columns} FROM {table_name} INDEXED BY {by} WHERE {conditions} ORDER BY {columns} LIMIT 1")
         };
-        let (first, next) = (from(false), from(true));
-        let mut groups: Vec<Vec<u8>> = Vec::new();
-        loop {
-            let sql = if groups.is_empty() { &first } else { &next };
+        let first = statement(fixed, false);
+        let next: Vec<String> = (fixed..index.group.len()).rev().map(|same| statement(same, true)).collect();
+        let find = |sql: &str, given: &[Value<'_>]| {
             let mut statement = self.connection.prepare_cached(sql).map_err(&failed)?;
-            let given = groups.last().map_or(beginning, |last| Row(last));
             bind_from(&mut statement, 1, given).map_err(&failed)?;
             let mut rows = statement.raw_query();
-            let Some(row) = rows.next().map_err(&failed)? else { return Ok(Some(groups)) };
-            if groups.len() == max {
-                return Ok(None);
-            }
+            let Some(row) = rows.next().map_err(&failed)? else { return Ok(None) };
             let mut group = Vec::new();
             let mut writer = RowWriter::new(&mut group);
             (0..index.group.len()).try_for_each(|place| put_value(row, place, &mut writer)).map_err(&failed)?;
-            groups.push(group);
-            if fixed == index.group.len() {
-                return Ok(Some(groups));
+            Ok(Some(group))
+        };
+        let mut groups: Vec<Vec<u8>> = Vec::new();
+        let mut found = find(&first, &values(beginning))?;
+        while let Some(group) = found {
+            if groups.len() == max {
+                return Ok(None);
             }
+            let last = values(Row(&group));
+            found = None;
+            for (place, sql) in next.iter().enumerate() {
+                found = find(sql, &last[..last.len() - place])?;
+                if found.is_some() {
+                    break;
+                }
+            }
+            groups.push(group);
         }
+        Ok(Some(groups))
     }
 
     fn scan(
@@ -105,7 +114,7 @@ impl Look for SqliteReader {
         let mut statement = self.connection.prepare_cached(&sql).map_err(&failed)?;
         let mut place = 1;
         if let Some((_, group)) = scan.index {
-            place = bind_from(&mut statement, place, group).map_err(&failed)?;
+            place = bind_from(&mut statement, place, &values(group)).map_err(&failed)?;
         }
         if let Some((after, key)) = scan.after {
             let both = [after, key];
@@ -138,10 +147,10 @@ fn values(row: Row<'_>) -> Vec<Value<'_>> {
     values
 }
 
-/// Binds the values of a row from this place on; returns the place behind them.
-fn bind_from(statement: &mut Statement<'_>, mut place: usize, row: Row<'_>) -> rusqlite::Result<usize> {
-    for value in values(row) {
-        match value {
+/// Binds values from this place on; returns the place behind them.
+fn bind_from(statement: &mut Statement<'_>, mut place: usize, values: &[Value<'_>]) -> rusqlite::Result<usize> {
+    for value in values {
+        match *value {
             Value::Int(number) => statement.raw_bind_parameter(place, number)?,
             Value::Text(text) => statement.raw_bind_parameter(place, text)?,
             Value::Blob(blob) => statement.raw_bind_parameter(place, blob)?,
