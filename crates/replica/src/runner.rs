@@ -100,10 +100,10 @@ struct Asked {
 }
 
 /// To show readers what is new takes no more than this part of the time, unless they would wait for long.
-const SHOW_SHARE: u64 = 10;
+const SHOW_SHARE: u64 = 20;
 
 /// Nor is it held back for longer.
-const SHOW_PAUSE_MAX: Millis = Millis(100);
+const SHOW_PAUSE_MAX: Millis = Millis(500);
 
 /// A checkpoint being collected or written.
 struct Saving {

@@ -16,7 +16,7 @@ use crate::process::{Caller, Control};
 use crate::world::{Event, World};
 
 /// How long a list waits for the newest state to be shown, if an older one will do, µs.
-const SHOW_MAX: u64 = 15_000;
+const SHOW_MAX: u64 = 5_000;
 
 /// A page that a client asks for.
 #[derive(Clone, Debug)]

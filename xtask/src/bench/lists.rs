@@ -48,7 +48,7 @@ pub(super) fn lists(bench: &Bench) -> Result<String> {
     Fill { tasks: bench.many(), payload_bytes: 100 }.create(addr)?;
     few(addr)?;
     let load = Load { duration: bench.duration(CYCLES.duration * 2), ..CYCLES };
-    let steady = Load { rate: Some(3 * CYCLES_PER_SECOND), duration: load.duration, ..CYCLES };
+    let steady = Load { rate: Some(3 * CYCLES_PER_SECOND), duration: load.duration * 4, ..CYCLES };
     note("lists: pages beside a steady load");
     let pages = beside(addr, || steady.run(&bench.codeq, &server.url()).map(drop))?.1;
     let mut rows = String::new();

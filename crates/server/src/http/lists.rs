@@ -28,7 +28,7 @@ pub(crate) const LIMIT_DEFAULT: usize = 50;
 pub(crate) const LIMIT_MAX: usize = 500;
 
 /// How long a list waits for the newest state to be shown, if an older one will do.
-const SHOW_MAX: Millis = Millis(15);
+const SHOW_MAX: Millis = Millis(5);
 
 /// A row that the state machine cannot have written.
 pub(crate) struct Damaged {
