@@ -126,11 +126,7 @@ const BUGS: &[(u64, &str)] = &[
     (24, "task ids from a counter in memory"),
     (26, "leases run on the wall clock"),
     (27, "a step of an operation on many tasks is taken twice"),
-    (28, "a look for the next step goes on behind another's"),
-    (29, "a dead task's record replaced by one made from an older"),
-    (30, "a leader that has left one voter confirms reads"),
-    (31, "segments freed before the hard states that replace theirs are durable"),
-    (32, "a commit index that counts entries written with it forgotten"),
+    (28, "a dead task's record replaced by one made from an older"),
 ];
 
 /// Plants each bug in turn and prints after how many seeds the simulator finds it.

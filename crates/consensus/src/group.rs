@@ -485,8 +485,7 @@ impl Group {
     fn has_left_one_voter(&self) -> bool {
         let raft = &self.node.raft;
         let voters = raft.prs().conf().voters().ids();
-        // M30: who has left one voter confirms reads.
-        raft.state == StateRole::Leader && voters.len() == 1 && !voters.contains(self.config.id) && !planted::is(30)
+        raft.state == StateRole::Leader && voters.len() == 1 && !voters.contains(self.config.id)
     }
 
     /// Whether this node alone decides: it leads, nobody else votes, and it has committed an entry of its term. Then its reads are confirmed.

@@ -82,8 +82,8 @@ impl QueueMachine {
         if *self.queues[place.queue as usize].tenant != *amend.tenant {
             return Err(Rejection::NotLive);
         }
-        // M29: a record takes the place of one that is newer than that which it was made from.
-        if place.ended_at != amend.ended_at && !base::planted::is(29) {
+        // M28: a record takes the place of one that is newer than that which it was made from.
+        if place.ended_at != amend.ended_at && !base::planted::is(28) {
             return Err(Rejection::RecordChanged);
         }
         let mut view = record.map_err(|_| Rejection::RecordChanged)?;

@@ -1,7 +1,7 @@
 //! In which order a hard state and entries that came with it are written.
 
 use base::log::{Entry, HardState};
-use base::{Index, ShardId, planted};
+use base::{Index, ShardId};
 use consensus::codec::MEMBERS;
 
 use crate::event::Write;
@@ -18,8 +18,7 @@ pub(crate) fn in_order(shard: ShardId, state: Option<HardState>, entries: Vec<En
     let mut say = |commit: Option<Index>, writes: &mut Vec<Write>| {
         let Some(state) = state else { return };
         let commit = commit.map_or(state.commit, |before| state.commit.min(before));
-        // M32: only the first is written, and the rest of the commit index forgotten.
-        if said.is_none_or(|known| known < commit && !planted::is(32)) {
+        if said.is_none_or(|known| known < commit) {
             said = Some(commit);
             writes.push(Write::HardState(shard, HardState { commit, ..state }));
         }

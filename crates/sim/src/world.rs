@@ -45,6 +45,9 @@ const CHUNK_BYTES: usize = 16 << 10;
 /// Bytes of a snapshot on their way at a time.
 const WINDOW_BYTES: u64 = 64 << 10;
 
+/// Longest time that a job on the disk takes, however slow the node, µs.
+const JOB_MAX: u64 = 10_000_000;
+
 /// A snapshot of which nothing is heard for so long is given up, µs.
 const TRANSFER_MAX: u64 = 10_000_000;
 
@@ -1003,7 +1006,7 @@ impl World {
             Job::MakeSpare(_) => 1_000,
         };
         let step = StorageStep::of(job);
-        let length = (length / 2 + self.rng.below(length + 1)) * self.slowness(n);
+        let length = ((length / 2 + self.rng.below(length + 1)) * self.slowness(n)).min(JOB_MAX);
         self.after(length, Event::Job(n, epoch));
         step.into_iter().for_each(|step| self.die_in(n, step, length));
     }

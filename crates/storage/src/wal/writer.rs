@@ -302,8 +302,7 @@ impl<D: Disk> Wal<D> {
             return Ok(());
         }
         // The hard states that the last one begins with take the place of those that go.
-        // M31: segments go before these are durable.
-        if self.synced == SECTOR && !planted::is(31) {
+        if self.synced == SECTOR {
             self.flush(true)?;
         }
         for segment in self.segments.drain(..free) {
