@@ -109,10 +109,15 @@ pub(super) fn only_leader(nodes: &Nodes) -> Result<usize> {
     Ok(leaders[0])
 }
 
+/// The leader, once there is one again: rows before may have stopped some.
+pub(super) fn leader_of(nodes: &Nodes) -> Result<usize> {
+    eventually(READY_MAX, || only_leader(nodes))
+}
+
 fn leader_check(story: &mut Story) -> Result<String> {
     let begun = Instant::now();
     story.nodes.up()?;
-    let leader = eventually(READY_MAX, || only_leader(&story.nodes))?;
+    let leader = leader_of(&story.nodes)?;
     story.nodes.ready(&[0, 1, 2], READY_MAX)?;
     Ok(format!(
         "{} \"OK\" 200, the others \"Not leader\" 404, after {} ms",
@@ -122,7 +127,7 @@ fn leader_check(story: &mut Story) -> Result<String> {
 }
 
 fn other_checks(story: &mut Story) -> Result<String> {
-    let leader = only_leader(&story.nodes)?;
+    let leader = leader_of(&story.nodes)?;
     for place in 0..3 {
         let nodes = &story.nodes;
         let expected = |no| if place == leader { 200 } else { no };
@@ -141,7 +146,7 @@ const STATUS_EVERY: Duration = Duration::from_secs(5);
 
 fn logs(story: &mut Story) -> Result<String> {
     let nodes = &mut story.nodes;
-    let leader = only_leader(nodes)?;
+    let leader = leader_of(nodes)?;
     let lines = |nodes: &Nodes, place, text: &str| -> Result<Vec<String>> {
         Ok(nodes.log(place)?.into_iter().filter(|line| line.contains(text)).collect())
     };
@@ -172,7 +177,7 @@ fn logs(story: &mut Story) -> Result<String> {
 
 fn pages(story: &mut Story) -> Result<String> {
     let nodes = &story.nodes;
-    let leader = only_leader(nodes)?;
+    let leader = leader_of(nodes)?;
     for place in 0..3 {
         for path in ["/", "/web/status"] {
             let page = nodes.get(place, path)?;
@@ -219,7 +224,7 @@ fn questions(story: &mut Story) -> Result<String> {
 
 fn tasks(story: &mut Story) -> Result<String> {
     let nodes = &story.nodes;
-    let leader = nodes.name(only_leader(nodes)?);
+    let leader = nodes.name(leader_of(nodes)?);
     for place in 0..3 {
         let command = format!("OS11-{place}");
         let created = nodes.post(place, TASKS, &json!({ "command": command, "payload": 1 }))?;
@@ -249,7 +254,7 @@ fn old_actions(story: &mut Story) -> Result<String> {
 const NOTICED_MAX: Duration = Duration::from_secs(10);
 
 fn stop_follower(story: &mut Story) -> Result<String> {
-    let leader = only_leader(&story.nodes)?;
+    let leader = leader_of(&story.nodes)?;
     let (follower, other) = ((leader + 1) % 3, (leader + 2) % 3);
     let name = story.nodes.name(follower);
     story.nodes.stop(follower)?;
@@ -280,7 +285,7 @@ const CUT_MAX: Duration = Duration::from_secs(2);
 
 fn disconnect(story: &mut Story) -> Result<String> {
     let nodes = &mut story.nodes;
-    let leader = only_leader(nodes)?;
+    let leader = leader_of(nodes)?;
     let survivors = [(leader + 1) % 3, (leader + 2) % 3];
     let name = nodes.name(leader);
     let Some(project) = nodes.project() else { return Err(Skip("it needs containers").into()) };
@@ -346,7 +351,7 @@ const VOTER_MAX: Duration = Duration::from_secs(20);
 
 fn empty_volume(story: &mut Story) -> Result<String> {
     let nodes = &mut story.nodes;
-    let leader = only_leader(nodes)?;
+    let leader = leader_of(nodes)?;
     let follower = (leader + 1) % 3;
     let path = format!("/cluster/nodes/{}", nodes.name(follower));
     let before = nodes.page(leader, &path)?["id"].clone();

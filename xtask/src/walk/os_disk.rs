@@ -9,7 +9,7 @@ use crate::disks::Disk;
 use crate::docker::docker;
 use crate::process::Folder;
 use crate::walk::nodes::{Driver, Nodes, allowed, eventually};
-use crate::walk::os::{Story, all, only_leader};
+use crate::walk::os::{Story, all, leader_of};
 use crate::walk::{READY_MAX, TASKS, expect, list, text};
 
 /// Bytes of a node's disk: a few segments of its log and its checkpoint, several times.
@@ -80,7 +80,7 @@ pub(super) fn of_leader(story: &mut Story) -> Result<String> {
     let nodes = &mut stage.nodes;
     let task = json!({ "command": "OS16", "payload": 1 });
     expect(&nodes.post(0, TASKS, &task)?, 202)?;
-    let full = only_leader(nodes)?;
+    let full = leader_of(nodes)?;
     let others = [(full + 1) % 3, (full + 2) % 3];
     let begun = Instant::now();
     stage.disks[full].fill(CRITICAL_BYTES)?;
@@ -96,7 +96,7 @@ pub(super) fn of_leader(story: &mut Story) -> Result<String> {
     stage.disks[full].make_room()?;
     eventually(NOTICED_MAX, || expect(&nodes.post(full, TASKS, &task)?, 202))?;
 
-    let broken = only_leader(nodes)?;
+    let broken = leader_of(nodes)?;
     let others = [(broken + 1) % 3, (broken + 2) % 3];
     if let Some(project) = nodes.project() {
         // Started again, it would tell of its second start.

@@ -12,7 +12,7 @@ use crate::docker::{docker, printed};
 use crate::http::Client;
 use crate::process::Folder;
 use crate::walk::nodes::{Driver, Nodes, eventually, send_as};
-use crate::walk::os::{Story, all, only_leader};
+use crate::walk::os::{Story, all, leader_of, only_leader};
 use crate::walk::{READY_MAX, STATUS, Skip, TASKS, expect, list, text};
 
 /// What a command prints that must end with 0.
@@ -39,7 +39,7 @@ pub(super) fn quoted_names(story: &mut Story) -> Result<String> {
     }
     let begun = Instant::now();
     nodes.up()?;
-    let leader = eventually(READY_MAX, || only_leader(nodes))?;
+    let leader = leader_of(nodes)?;
     nodes.ready(&[0, 1, 2], READY_MAX)?;
     Ok(format!("RAFT_NODES={names}: {} leads after {} ms", nodes.name(leader), begun.elapsed().as_millis()))
 }
@@ -136,7 +136,7 @@ pub(super) fn another_leader(story: &mut Story) -> Result<String> {
     nodes.up()?;
     nodes.ready(&[0, 1, 2], READY_MAX)?;
     let mut seen = Vec::new();
-    let leader = only_leader(nodes)?;
+    let leader = leader_of(nodes)?;
     let (to, asked) = ((leader + 1) % 3, (leader + 2) % 3);
     let transfer = "/cluster/leader/transfer";
     let done = expect(&nodes.post(asked, transfer, &json!({ "to": nodes.name(to) }))?, 200)?;
@@ -169,7 +169,7 @@ const MEMBER_MAX: Duration = Duration::from_secs(20);
 pub(super) fn members(story: &mut Story) -> Result<String> {
     let nodes = &mut story.nodes;
     let saved = expect(&nodes.post(0, "/cluster/snapshot/trigger", &json!({}))?, 200)?;
-    let leader = only_leader(nodes)?;
+    let leader = leader_of(nodes)?;
     let (gone, other) = ((leader + 1) % 3, (leader + 2) % 3);
     let name = nodes.name(gone);
     let removed = nodes.send(other, "DELETE", &format!("/cluster/members/{name}"), "")?;
@@ -299,7 +299,7 @@ pub(super) fn away_for_long(story: &mut Story) -> Result<String> {
     (0..3).for_each(|place| nodes.set(place, "CODEQ_STORAGE_TRAILING_LOG_BYTES", LOG_KEPT));
     nodes.up()?;
     nodes.ready(&[0, 1, 2], READY_MAX)?;
-    let leader = only_leader(nodes)?;
+    let leader = leader_of(nodes)?;
     let away = (leader + 1) % 3;
     nodes.stop(away)?;
     let mut client = Client::connect(nodes.http(leader))?;
