@@ -233,7 +233,9 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             self.hand_out_replies();
             self.send_messages();
             self.write_log(now)?;
-            self.runner.checkpoint(now, self.stopping, &mut self.background);
+            // Who leads nothing any more stops with one round: with more, who is sent entries all the time would never end.
+            let saves_last = self.stopping && (self.leads() || !self.runner.has_saved_since_stop());
+            self.runner.checkpoint(now, saves_last, &mut self.background);
             if self.is_done() {
                 return self.finish();
             }
@@ -840,6 +842,10 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
         self.common.status.send_replace(NodeStatus { stage, shards, progress, voters, restores, leader_since, at });
     }
 
+    fn leads(&self) -> bool {
+        self.runner.replica.shards().into_iter().any(|shard| self.runner.replica.leader(shard) == self.common.me)
+    }
+
     /// Asked to stop, everything taken is finished, and a checkpoint holds it.
     fn is_done(&self) -> bool {
         let given_away = || self.leadership.is_given_away(self.clock.now(), self.common.me, &self.runner.replica);
@@ -847,9 +853,7 @@ impl<S: StateMachine, D: Disk> Driver<S, D> {
             return false;
         }
         let all_saved = self.runner.has_saved_all();
-        let leads =
-            self.runner.replica.shards().into_iter().any(|shard| self.runner.replica.leader(shard) == self.common.me);
-        if leads {
+        if self.leads() {
             return all_saved && self.common.inbox.is_empty() && self.runner.replica.is_idle();
         }
         // Others go on writing, and what they send would always leave something to save: it is in the log.
