@@ -72,9 +72,13 @@ pub(crate) fn hooks() -> Hooks<Register> {
 }
 
 pub(crate) async fn write(node: &Handle<Register>, line: &str) -> Result<u64, Unavailable> {
+    write_to(node, SHARD, line).await
+}
+
+async fn write_to(node: &Handle<Register>, shard: ShardId, line: &str) -> Result<u64, Unavailable> {
     let mut operations = Operations::default();
     operations.push(|bytes| bytes.extend_from_slice(line.as_bytes()));
-    node.submit(SHARD, operations, None, None).await.map(|(_, outcomes)| outcomes[0])
+    node.submit(shard, operations, None, None).await.map(|(_, outcomes)| outcomes[0])
 }
 
 pub(crate) async fn read(node: &Handle<Register>) -> Vec<String> {
@@ -185,6 +189,31 @@ async fn any_node_serves_and_one_may_go() {
     (0..3).for_each(|place| three.start(place));
     three.ready().await;
     assert_eq!(read(three.node(0)).await, expected);
+}
+
+/// A node that is asked to stop while others go on writing ends, although entries come to it all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_stops_while_others_write() {
+    let mut three = Three::with_shards(16).await;
+    let leader = three.leader();
+    let (end, ended) = tokio::sync::watch::channel(());
+    let writers: Vec<_> = (0..64)
+        .map(|writer| {
+            let (leader, ended) = (three.node(leader).clone(), ended.clone());
+            tokio::spawn(async move {
+                while ended.has_changed().is_ok() {
+                    let written = write_to(&leader, ShardId(writer % 16), &format!("line of {writer}")).await;
+                    written.expect("two of three go on");
+                }
+            })
+        })
+        .collect();
+    let stopped = tokio::time::timeout(Duration::from_secs(20), three.stop((leader + 1) % 3)).await;
+    drop(end);
+    for writer in writers {
+        writer.await.expect("no write fails");
+    }
+    stopped.expect("a stop does not wait until nobody writes any more");
 }
 
 /// A node that was away for longer than the log goes back gets a snapshot, while the others go on, and has everything.
