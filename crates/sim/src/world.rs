@@ -45,8 +45,9 @@ const CHUNK_BYTES: usize = 16 << 10;
 /// Bytes of a snapshot on their way at a time.
 const WINDOW_BYTES: u64 = 64 << 10;
 
-/// Longest time that a job on the disk takes, however slow the node, µs.
-const JOB_MAX: u64 = 10_000_000;
+/// Longest time that a sync or a job on the disk takes, however slow the node and its disk, µs: one that is on when everything is healed
+/// holds up the node no longer than a cluster may be without a leader then.
+const DISK_MAX: u64 = 10_000_000;
 
 /// A snapshot of which nothing is heard for so long is given up, µs.
 const TRANSFER_MAX: u64 = 10_000_000;
@@ -734,7 +735,7 @@ impl World {
                 self.nodes[n].process_mut().expect("it runs").syncing = true;
                 let slow = if time < self.nodes[n].slow_disk_until { self.options.slow_sync_us } else { 0 };
                 let latency = (self.options.sync_us + slow) * self.slowness(n);
-                let latency = latency / 2 + self.rng.below(latency + 1);
+                let latency = (latency / 2 + self.rng.below(latency + 1)).min(DISK_MAX);
                 self.after(latency, Event::Synced(n, epoch));
                 self.die_in(n, StorageStep::Write, latency);
             }
@@ -1006,7 +1007,7 @@ impl World {
             Job::MakeSpare(_) => 1_000,
         };
         let step = StorageStep::of(job);
-        let length = ((length / 2 + self.rng.below(length + 1)) * self.slowness(n)).min(JOB_MAX);
+        let length = ((length / 2 + self.rng.below(length + 1)) * self.slowness(n)).min(DISK_MAX);
         self.after(length, Event::Job(n, epoch));
         step.into_iter().for_each(|step| self.die_in(n, step, length));
     }
