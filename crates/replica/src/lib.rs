@@ -5,10 +5,10 @@
 //! [`Effects`] asks for. A replica never waits: what takes time comes back as an event.
 //!
 //! Reading order: [`event`] says what goes in and comes out, `shard` joins the parts, and the parts are one file each: `batch` forms
-//! entries, `stamp` keeps the clocks, `writes` orders what goes to the log, `deadlines` says when to wake up, `waiters` holds requests open, `reads` confirms questions, `members`
-//! says who is in the group, `elections` who was elected when. `runner` joins a replica with its log and its checkpoints: the order in
-//! which a turn does things; `restore` says what a shard goes on from. [`forming`] and [`leadership`] decide how a cluster begins and who
-//! should lead. `restores` says how a backup takes the place of all data.
+//! entries, `stamp` keeps the clocks, `writes` orders what goes to the log, `deadlines` says when to wake up, `waiters` holds requests open,
+//! `reads` confirms questions, `members` says who is in the group, `elections` who was elected when. `runner` joins a replica with its log
+//! and its checkpoints: the order in which a turn does things; `restore` says what a shard goes on from. [`forming`] and [`leadership`]
+//! decide how a cluster begins and who should lead. `restores` says how a backup takes the place of all data.
 //! `replay` applies entries where there is no group any more.
 
 mod batch;
