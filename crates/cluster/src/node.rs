@@ -883,6 +883,11 @@ impl<S: StateMachine> Handle<S> {
         matches!(tokio::time::timeout(up_to.to_std(), shown).await, Ok(Ok(())))
     }
 
+    /// Whether those who look through checkpoints see what was applied at this position.
+    pub fn has_shown(&self, position: Position) -> bool {
+        self.common.shown.get(position.shard).is_some_and(|(index, _)| index >= position.index)
+    }
+
     /// Looks through the checkpoints of this node on a thread for that. `read` is called with all of them and the time it has; while that is
     /// not the last, it may give nothing, and is called again with more time and the checkpoints as they are by then.
     ///

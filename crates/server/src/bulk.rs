@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::{Code, Problem};
-use base::{Millis, ShardId};
+use base::{Millis, Position, ShardId};
 use cluster::{Freshness, Handle, Readers, Stage, Time};
 use queue::listing::{Place, Reached};
 use queue::op::Op;
@@ -34,7 +34,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// After a step that failed.
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// How long it may take to show what was applied when the operation began.
+/// How long is waited at a time until what was applied when the operation began is shown.
 const SHOW_MAX: Millis = Millis(2_000);
 
 /// What is asked for, understood.
@@ -264,8 +264,8 @@ impl Bulk {
 struct Going {
     due: Instant,
     ahead: Ahead,
-    /// Readers see everything that was there when it began.
-    is_shown: bool,
+    /// Readers must see everything up to here: what was there when it began.
+    needs: Position,
 }
 
 struct Run {
@@ -292,24 +292,29 @@ impl Run {
                 continue;
             }
             let query = Query::Operations { tenant: None, running: true };
-            if let Ok((_, Told::Operations(found))) = self.node.read(shard, query, Freshness::STALE).await {
-                running.extend(found.into_iter().map(|operation| (shard, operation)));
+            if let Ok((applied, Told::Operations(found))) = self.node.read(shard, query, Freshness::STALE).await {
+                running.extend(found.into_iter().map(|operation| (applied, operation)));
             }
         }
         let known: BTreeSet<(ShardId, OperationId)> =
-            running.iter().map(|(shard, operation)| (*shard, operation.id)).collect();
+            running.iter().map(|(applied, operation)| (applied.shard, operation.id)).collect();
         self.going.retain(|key, _| known.contains(key));
-        for (shard, operation) in &running {
-            let key = (*shard, operation.id);
-            let begin = || Going { due: Instant::now(), ahead: Ahead::default(), is_shown: false };
-            let going = self.going.entry(key).or_insert_with(begin);
+        for (applied, operation) in &running {
+            let key = (applied.shard, operation.id);
+            let begin = |due| Going { due, ahead: Ahead::default(), needs: *applied };
+            let going = self.going.entry(key).or_insert_with(|| begin(Instant::now()));
             if going.due > Instant::now() {
                 continue;
             }
-            if !self.advance(*shard, operation).await
+            if !self.node.has_shown(going.needs) {
+                self.node.show(SHOW_MAX).await;
+            }
+            if !self.node.has_shown(going.needs) {
+                going.due = Instant::now() + AGAIN;
+            } else if !self.advance(applied.shard, operation).await
                 && let Some(going) = self.going.get_mut(&key)
             {
-                *going = Going { due: Instant::now() + AGAIN, ..begin() };
+                *going = begin(Instant::now() + AGAIN);
             }
         }
         self.going.values().map(|going| going.due).min()
@@ -331,12 +336,6 @@ impl Run {
             }
         };
         let Some(going) = self.going.get_mut(&key) else { return false };
-        if !going.is_shown {
-            going.is_shown = self.node.show(SHOW_MAX).await;
-            if !going.is_shown {
-                return false;
-            }
-        }
         let (limit, pace) = plan.pace(plan.shards(self.node.identity().shards).len());
         let places = going.ahead.places(operation.steps, &operation.cursor);
         let Some(page) = self.find(shard, operation, &plan, limit, places).await else { return false };

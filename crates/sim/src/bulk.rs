@@ -1,8 +1,8 @@
 //! Operations on many tasks, carried out by the nodes as real ones do: whoever leads a shard has its readers shown what is applied, looks for
 //! the next tasks, and proposes the next step by its own edge. A process that ends forgets all of that, and a new leader goes on.
 
-use base::ShardId;
 use base::machine::StateMachine;
+use base::{Index, ShardId};
 use queue::operations::{Operation, OperationId, OperationKind};
 use queue::steps::{Ahead, Page};
 use queue::{Answer, Outcome, Query};
@@ -26,15 +26,20 @@ const AGAIN: u64 = 200_000;
 const SHOW_MAX: u64 = 2_000_000;
 
 /// What a process knows of an operation that it carries out.
-#[derive(Default)]
 pub(crate) struct Going {
     /// The next step is taken then at the earliest.
     due: u64,
     ahead: Ahead,
-    /// Readers see everything that was there when it began.
-    is_shown: bool,
+    /// Readers must see everything up to here: what was there when it began.
+    needs: Index,
     /// What it waits for, and since when.
     waits: Option<(u64, u64)>,
+}
+
+impl Going {
+    fn begin(needs: Index, due: u64) -> Going {
+        Going { due, ahead: Ahead::default(), needs, waits: None }
+    }
 }
 
 fn running(process: &mut Process, shard: ShardId) -> Vec<Operation> {
@@ -75,9 +80,11 @@ impl World {
         process.going.retain(|key, _| known.contains(key));
         let mut due = Vec::new();
         for key in known {
-            let going = process.going.entry(key).or_default();
-            if !going.is_shown && going.waits.is_some_and(|(_, since)| time - since > SHOW_MAX) {
-                *going = Going { due: time + AGAIN, ..Going::default() };
+            let applied = process.runner.replica.applied(key.0);
+            let going = process.going.entry(key).or_insert_with(|| Going::begin(applied, 0));
+            let is_shown = process.runner.shown(key.0).is_some_and(|(index, _)| index >= going.needs);
+            if !is_shown && going.waits.is_some_and(|(_, since)| time - since > SHOW_MAX) {
+                (going.due, going.waits) = (time + AGAIN, None);
             }
             if going.waits.is_none() && going.due <= time {
                 due.push(key);
@@ -96,7 +103,7 @@ impl World {
         let time = self.time;
         let process = self.nodes[n].process_mut().expect("it runs");
         let going = process.going.get_mut(&key).expect("it is known");
-        if going.is_shown {
+        if process.runner.shown(key.0).is_some_and(|(index, _)| index >= going.needs) {
             return self.take_step(n, key, number);
         }
         going.waits = Some((number, time));
@@ -109,10 +116,9 @@ impl World {
         let Some(process) = self.nodes[n].process_mut() else { return };
         let waits = |going: &Going| going.waits.is_some_and(|(waits, _)| waits == number);
         let Some((key, going)) = process.going.iter_mut().find(|(_, going)| waits(going)) else { return };
-        (going.is_shown, going.waits) = (true, None);
+        going.waits = None;
         let key = *key;
-        let number = self.number();
-        self.take_step(n, key, number);
+        self.advance(n, key);
     }
 
     fn take_step(&mut self, n: usize, key: (ShardId, OperationId), number: u64) {
@@ -154,12 +160,12 @@ impl World {
         let time = self.time;
         let Some(process) = self.nodes[n].process_mut() else { return };
         let waits = |going: &Going| going.waits.is_some_and(|(waits, _)| waits == number);
-        let Some(going) = process.going.values_mut().find(|going| waits(going)) else { return };
+        let Some((key, going)) = process.going.iter_mut().find(|(_, going)| waits(going)) else { return };
         let is_done = matches!(told, Told::Applied(_, outcomes) if *outcomes[0] == Outcome::Done);
         if is_done {
             going.waits = None;
         } else {
-            *going = Going { due: time + AGAIN, ..Going::default() };
+            *going = Going::begin(process.runner.replica.applied(key.0), time + AGAIN);
             self.reach("step-again");
         }
     }
