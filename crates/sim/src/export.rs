@@ -14,8 +14,8 @@ use crate::process::Node;
 use crate::record;
 use crate::world::World;
 
-/// Saves are waited for so long, ms.
-const SAVES_MAX: u64 = 10_000;
+/// Saves and leaders are waited for so long, ms.
+const WAIT_MAX: u64 = 10_000;
 
 impl World {
     /// The whole history of the run. The run is over then: exports end the nodes' saves.
@@ -31,16 +31,18 @@ impl World {
             operations_min: self.options.operations as u32,
             healed: self.healed,
         })));
-        // Saves under way must end before exports begin others. Then nothing goes on.
+        // Saves under way must end before exports begin others, and leaders say who is a member. Then nothing goes on.
         let saves = |node: &Node| node.process().is_some_and(|process| process.runner.is_saving());
-        for _ in 0..SAVES_MAX {
-            if !self.nodes.iter().any(saves) {
+        let shards = self.options.shards as u16;
+        let shards = || (0..shards).map(ShardId);
+        for _ in 0..WAIT_MAX {
+            if !self.nodes.iter().any(saves) && shards().all(|shard| self.leader(shard).is_some()) {
                 break;
             }
             self.run_until(self.time + 1_000);
         }
-        for number in 0..self.options.shards as u16 {
-            let shard = ShardId(number);
+        for shard in shards() {
+            let number = shard.0;
             for n in self.running() {
                 if let Some(export) = self.export(n, shard) {
                     history.push(Line::Export(Box::new(export)));

@@ -1,6 +1,6 @@
 //! What is done to the cluster while it works.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base::ShardId;
 use base::machine::StateMachine;
@@ -69,12 +69,14 @@ pub struct Faults {
     rng: SplitMix,
     /// How often what was done.
     pub(crate) counts: BTreeMap<&'static str, u64>,
+    /// Members whose votes are being taken: groups may not know it yet.
+    leaving: BTreeSet<u64>,
 }
 
 impl Faults {
     /// One that draws from this seed.
     pub fn new(seed: u64, _options: &Options) -> Faults {
-        Faults { rng: SplitMix::new(mix_all(&[seed, 3])), counts: BTreeMap::new() }
+        Faults { rng: SplitMix::new(mix_all(&[seed, 3])), counts: BTreeMap::new(), leaving: BTreeSet::new() }
     }
 
     /// Notes a fault.
@@ -144,8 +146,8 @@ impl World {
     }
 
     /// Whether damage to a node's data leaves a majority of every shard's voters undamaged, with all that is committed, and with all that this
-    /// node has: a leader may count it as soon as it hears so. A node that is away, one that was removed from the cluster and is still a voter of a
-    /// shard, and one that has not caught up since its last damage, count as damaged. A learner may be given a vote before its leader knows that
+    /// node has: a leader may count it as soon as it hears so. A node that is away, one that is to go and may still be a voter of a shard, and one
+    /// that has not caught up since its last damage, count as damaged. A learner may be given a vote before its leader knows that
     /// it is gone.
     fn may_damage(&self, n: usize) -> bool {
         let Some(leader) = self.leader(RECORDS).and_then(|leader| self.nodes[leader].process()) else { return false };
@@ -168,7 +170,8 @@ impl World {
                     let has_own = own.is_none_or(|(index, term)| written.has_durably(index, term));
                     has_own && self.watch.has_all(*shard, written)
                 });
-                let stays = other != n && node.directory.id == **id && !of_cluster.was_removed(**id);
+                let goes = of_cluster.was_removed(**id) || self.faults.leaving.contains(*id);
+                let stays = other != n && node.directory.id == **id && !goes;
                 stays && !node.directory.damaged && has && committed > 0
             };
             let soon = members.configuration.learners.contains(&self.nodes[n].directory.id);
@@ -533,7 +536,7 @@ impl World {
             .collect();
         // Somebody may go if the others can still decide.
         let up = voters.iter().filter(|id| self.is_near(leader, **id)).count();
-        let spare = voters.len() > 1 && 2 * (up - 1) > voters.len() - 1;
+        let spare = voters.len() > 1 && 2 * up > voters.len() + 1;
         if !idle.is_empty() && (!spare || self.faults.rng.one_in(2)) {
             let n = idle[self.faults.rng.below(idle.len() as u64) as usize];
             self.done("join", || format!("n{} joins", n + 1));
@@ -548,10 +551,10 @@ impl World {
         }
     }
 
-    /// Whether a member runs, as far as a leader can tell.
+    /// Whether a leader can go on with this member: it runs, is reached, and its data is not damaged.
     fn is_near(&self, leader: usize, id: u64) -> bool {
-        let place = self.place_of(id);
-        place.is_some_and(|n| n == leader || (self.nodes[n].process().is_some() && self.links[leader][n].up))
+        let is_up = |n: usize| n == leader || (self.nodes[n].process().is_some() && self.links[leader][n].up);
+        self.place_of(id).is_some_and(|n| is_up(n) && !self.nodes[n].directory.damaged)
     }
 
     /// Whether the other voters of each group can still decide without this one: groups may not have followed the first one yet.
@@ -569,6 +572,7 @@ impl World {
         let Some(leader) = self.leader(RECORDS) else { return };
         let Some(n) = self.place_of(id) else { return };
         self.done("remove", || format!("n{} is removed", n + 1));
+        self.faults.leaving.insert(id);
         let process = self.nodes[leader].process_mut().expect("it leads");
         process.controls.push_back(Control::Change(vec![MemberChange::AddLearner(id)], Vec::new()));
         self.wake(leader);
