@@ -26,14 +26,14 @@ use crate::events::{Draft, Level};
 use crate::inbox::Control;
 use crate::peer::{Link, Shared};
 
-/// Bytes of a snapshot in one frame.
-const CHUNK_BYTES: usize = 256 << 10;
+/// Bytes of a snapshot in one frame: what others are sent waits behind one.
+const CHUNK_BYTES: usize = 64 << 10;
 
 /// Bytes that may be on their way: more wait until some have arrived.
 const WINDOW_BYTES: u64 = 1 << 20;
 
 /// Bytes of one snapshot sent in a second: the disks and the network belong to those who wait for answers.
-const BYTES_PER_SECOND_MAX: f64 = (64 << 20) as f64;
+const BYTES_PER_SECOND_MAX: f64 = (32 << 20) as f64;
 
 /// A snapshot is given up when nothing of it arrives for so long, and when it is not installed after so long.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(10);
