@@ -290,6 +290,9 @@ const BATCH: usize = 100;
 /// The same log as far back as the node needs would do; it is kept short.
 const LOG_KEPT: &str = "1MiB";
 
+/// A leader keeps more of its log for a member that it has heard from a moment ago: after so long that is over, however fast the writes.
+const GONE: Duration = Duration::from_secs(3);
+
 /// From a start to everything that was missed.
 const CAUGHT_UP_MAX: Duration = Duration::from_secs(60);
 
@@ -307,6 +310,7 @@ pub(super) fn away_for_long(story: &mut Story) -> Result<String> {
     for _ in 0..MISSED / BATCH {
         expect(&client.post(&format!("{TASKS}/batch"), &body)?, 200)?;
     }
+    std::thread::sleep(GONE);
     // One member is away, which the command says.
     nodes.codeq_at(leader, &["snapshot", "trigger"])?;
     let begun = Instant::now();
